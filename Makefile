@@ -1,0 +1,66 @@
+# Everything a contributor needs; `make` alone lists it. Needs Python >= 3.11 with venv, and nothing else.
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run test cover lint types lab bench docs build wheel-check format clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@
+
+# One stamp for each set of packages; pyproject.toml newer than the stamp means installing again.
+$(VENV)/.run: pyproject.toml $(VENV)/.made
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.bench: $(VENV)/.%: pyproject.toml $(VENV)/.run
+	$(PIP) install --group $*
+	@touch $@
+
+run: $(VENV)/.run ## set up and serve in the foreground (ARGS="--listen tcp:8088" adds options)
+	$(VENV)/bin/twistd --nodaemon --pidfile= greetsvc $(ARGS)
+
+test: $(VENV)/.test ## set up and run every test that needs nothing but Python (ARGS="-k name" selects)
+	$(VENV)/bin/python -m pytest -m 'not lab' $(ARGS)
+
+cover: $(VENV)/.test ## the same with branch coverage, at least 95 %
+	$(VENV)/bin/python -m pytest -m 'not lab' --cov --cov-fail-under=95 $(ARGS)
+
+lint: $(VENV)/.lint ## ruff, and the floors of the house
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.lint ## let ruff lay out and mend what it can
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+types: $(VENV)/.lint ## mypy, strict
+	$(VENV)/bin/mypy -p greetsvc
+	$(VENV)/bin/mypy twisted/plugins tests
+
+lab: $(VENV)/.test ## tests with real programs: needs root and Debian packages, which it installs
+	sh tests/lab/install.sh
+	$(VENV)/bin/python -m pytest -m lab $(ARGS)
+
+bench: $(VENV)/.bench ## measure side by side with others, into bench/results/
+	$(VENV)/bin/python -m bench $(ARGS)
+
+docs: $(VENV)/.docs ## show what the next changelog entry would say
+	$(VENV)/bin/towncrier build --draft --version next
+
+build: $(VENV)/.test ## build the wheel into dist/
+	$(PIP) wheel --no-deps --wheel-dir dist .
+
+wheel-check: build ## install the wheel in a clean environment and use it from another folder
+	PYTHON=$(PYTHON) sh tests/wheel-check.sh
+
+clean: ## remove what the commands above made
+	rm -rf $(VENV) dist build .hypothesis .mypy_cache .ruff_cache .coverage htmlcov
