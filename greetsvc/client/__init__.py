@@ -1,0 +1,1 @@
+"""Asking for a greeting, and saying what the network did to it."""

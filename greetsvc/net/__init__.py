@@ -1,0 +1,1 @@
+"""Networking parts that know nothing of greetings: sockets, listeners, transports and what they measure."""
