@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from greetsvc._version import __version__
 
 if TYPE_CHECKING:
-    from greetsvc.client import Greeting, GreetFailed, greet, greet_ex
+    from greetsvc.client import GreetFailed, Greeting, greet, greet_ex
 
 __all__ = ["GreetFailed", "Greeting", "__version__", "greet", "greet_ex"]
 

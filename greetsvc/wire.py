@@ -6,7 +6,16 @@ answerer sends the mark; so it is always answered (the UDP rule, CVE-2024-2169).
 
 from __future__ import annotations
 
-__all__ = ["MARK", "MARKED_MINIMUM", "MAX_ANSWER", "MAX_PAID_ANSWER", "MAX_REQUEST", "is_free", "nonce_of", "request"]
+__all__ = [
+    "MARK",
+    "MARKED_MINIMUM",
+    "MAX_ANSWER",
+    "MAX_PAID_ANSWER",
+    "MAX_REQUEST",
+    "is_free",
+    "nonce_of",
+    "request",
+]
 
 MARK = b"GREET/1 "
 NONCE_DIGITS = 16
