@@ -1,0 +1,91 @@
+"""The greeter ``text``: a template filled in for each visit."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+from string import Formatter
+
+from greetsvc.visit import Address, Visit
+
+__all__ = ["DEFAULT", "FIELDS", "TextGreeter"]
+
+DEFAULT = r"Thank you for connecting\r\n"
+
+FIELDS: dict[str, tuple[str, Callable[[Visit], str]]] = {
+    "peer_host": ("peer", lambda visit: visit.peer.host),
+    "peer_port": ("peer", lambda visit: str(visit.peer.port)),
+    "local_host": ("local", lambda visit: visit.local.host),
+    "local_port": ("local", lambda visit: str(visit.local.port)),
+    "hostname": ("", lambda _visit: socket.gethostname()),
+    "number": ("number", lambda visit: str(visit.number)),
+    "time": ("when", lambda visit: datetime.fromtimestamp(visit.when, UTC).isoformat(timespec="seconds")),
+    "transport": ("transport", lambda visit: visit.transport),
+    "name": ("name", lambda visit: visit.name or ""),
+}
+"""Each template field: the part of the visit that it reads (none for what is the same for all), and its text."""
+
+_ESCAPES = {r"\r": "\r", r"\n": "\n", r"\t": "\t", r"\\": "\\"}
+_NOBODY = Visit("tcp", Address("", 0), Address("", 0))
+
+
+class TextGreeter:
+    r"""Fills a template: literal text, ``{field}`` for each of `FIELDS`, ``{{`` and ``}}`` for braces.
+
+    Raises `ValueError` for an unknown field, a format or conversion behind a field, a lone brace, an escape other
+    than ``\r \n \t \\``, and literal text that the encoding has no bytes for. What it has no bytes for in the
+    value of a field becomes its replacement character.
+    """
+
+    def __init__(self, template: str = DEFAULT, encoding: str = "utf-8") -> None:
+        self._pieces = list(_parse(_unescape(template)))
+        self._encoding = encoding
+        self.needs = frozenset(FIELDS[piece][0] for literal, piece in self._pieces if not literal) - {""}
+        try:
+            "".join(piece for literal, piece in self._pieces if literal).encode(encoding)
+            self.greet(_NOBODY)
+        except UnicodeError as error:
+            raise ValueError(f"{template!r} cannot be written in {encoding}: {error}") from error
+
+    @classmethod
+    def from_argument(cls, argument: str, encoding: str) -> TextGreeter:
+        """A template that is filled in for each visit; without one, "Thank you for connecting"."""
+        return cls(argument or DEFAULT, encoding)
+
+    def greet(self, visit: Visit) -> bytes:
+        """The template with the fields of this visit."""
+        filled = (piece if literal else FIELDS[piece][1](visit) for literal, piece in self._pieces)
+        return "".join(filled).encode(self._encoding, "replace")
+
+
+def _unescape(template: str) -> str:
+    def replace(found: re.Match[str]) -> str:
+        escape = found.group()
+        if escape not in _ESCAPES:
+            raise ValueError(rf"{escape!s} is not one of the escapes \r \n \t \\")
+        return _ESCAPES[escape]
+
+    return re.sub(r"\\.?", replace, template, flags=re.DOTALL)
+
+
+def _parse(template: str) -> list[tuple[bool, str]]:
+    """The template as pieces: literal text, and names of fields."""
+    pieces = []
+    try:
+        for literal, name, form, conversion in Formatter().parse(template):
+            if literal:
+                pieces.append((True, literal))
+            if name is None:
+                continue
+            if name not in FIELDS:
+                raise ValueError(
+                    f"{{{name}}} is not a field; there are {' '.join(f'{{{field}}}' for field in FIELDS)}"
+                )
+            if form or conversion:
+                raise ValueError(f"{{{name}}} takes neither a format nor a conversion")
+            pieces.append((False, name))
+    except ValueError as error:
+        raise ValueError(f"template {template!r}: {error}") from error
+    return pieces

@@ -1,0 +1,67 @@
+"""A file whose content is read again when the file changes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from twisted.logger import Logger
+
+__all__ = ["LONGEST", "WatchedFile"]
+
+LONGEST = 1024 * 1024
+"""The longest file that is read, in bytes."""
+
+Content = TypeVar("Content")
+_Identity = tuple[int, int, int, int]
+
+
+class WatchedFile(Generic[Content]):
+    """Holds what ``parse`` made of a file, and makes it anew once the file is another or has changed.
+
+    The first reading raises `OSError` or `ValueError` with one line. Afterwards what cannot be read (gone, out of
+    reach after privileges were dropped, too long, refused by ``parse``) leaves the old content in place, and the
+    log says so once for each time this begins.
+    """
+
+    _log = Logger()
+
+    def __init__(self, path: str, parse: Callable[[bytes], Content]) -> None:
+        if not path:
+            raise ValueError("a path is missing")
+        self.path = Path(path).absolute()
+        self._parse = parse
+        self._trouble = ""
+        self._identity, self._content = self._read()
+
+    def content(self) -> Content:
+        """The content as of now."""
+        try:
+            if _identity(self.path.stat()) != self._identity:
+                self._identity, self._content = self._read()
+        except (OSError, ValueError) as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._log.warn("{path}: {error}; the last good content is kept", path=str(self.path), error=error)
+        else:
+            self._trouble = ""
+        return self._content
+
+    def _read(self) -> tuple[_Identity, Content]:
+        # A FIFO must not block the reactor, and what is no plain file has no end.
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - pathlib takes no descriptor
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError(f"{str(self.path)!r} is not a plain file")
+            data = file.read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise ValueError(f"{str(self.path)!r} is longer than {LONGEST} bytes")
+        return _identity(found), self._parse(data)
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
