@@ -53,11 +53,13 @@ class WatchedFile(Generic[Content]):
     def _read(self) -> tuple[_Identity, Content]:
         # A FIFO must not block the reactor, and what is no plain file has no end.
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - pathlib takes no descriptor
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise ValueError(f"{str(self.path)!r} is not a plain file")
-            data = file.read(LONGEST + 1)
+            data = os.read(descriptor, LONGEST + 1)
+        finally:
+            os.close(descriptor)
         if len(data) > LONGEST:
             raise ValueError(f"{str(self.path)!r} is longer than {LONGEST} bytes")
         return _identity(found), self._parse(data)

@@ -33,7 +33,6 @@ __all__ = ["BATCH", "DatagramPort"]
 BATCH = 64
 """Datagrams read in one turn of the reactor."""
 
-_PASSING = {errno.EAGAIN, errno.EINTR, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOBUFS}
 _IP_PKTINFO = 8 if sys.platform == "linux" else 0  # socket.IP_PKTINFO came with Python 3.14
 _IN_PKTINFO = struct.Struct("=I4s4s")
 _IN6_PKTINFO = struct.Struct("=16sI")
@@ -49,8 +48,8 @@ class DatagramPort:
     socket is bound to one address, which then is the one), ``group`` says that it went to a broadcast or
     multicast address, and ``write`` answers from ``asked``.
 
-    ``longest`` bounds a datagram in bytes: longer ones are counted in ``oversize`` and dropped. A send that
-    fails is counted by errno in ``failed`` and raises nothing.
+    ``longest`` bounds a datagram in bytes: longer ones are counted in ``oversize`` and dropped. Errors that the
+    kernel reports in place of a datagram are counted by errno in ``failed``.
     """
 
     def __init__(
@@ -164,11 +163,11 @@ class DatagramPort:
                 return
 
     def _is_over(self, error: OSError) -> bool:
-        """Whether reading ends for this turn; errors of earlier sends are only counted (ip(7), udp(7))."""
+        """Whether reading ends for this turn. An error of an earlier send is only counted (ip(7), udp(7))."""
         if error.errno == errno.EAGAIN:
             return True
         self.failed[error.errno or 0] += 1
-        return error.errno not in _PASSING
+        return False
 
     def _note_destination(self, level: int, kind: int, value: bytes, peer: tuple[Any, ...]) -> None:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
@@ -197,17 +196,14 @@ class DatagramPort:
     # IUDPTransport, as far as a protocol that answers needs it
 
     def write(self, datagram: bytes, addr: Any = None) -> None:
-        """Send to ``addr``, while a datagram is received from the address that it was sent to.
+        """Send to ``addr``; while a datagram is received, from the address that it was sent to.
 
-        Errors are counted in ``failed``, not raised: a peer must not be able to fill the log.
+        Raises `OSError` where the kernel refuses, as Twisted's port does.
         """
-        try:
-            if self._reply:
-                self._sock.sendmsg((datagram,), self._reply, 0, addr)
-            else:
-                self._sock.sendto(datagram, addr)
-        except OSError as error:
-            self.failed[error.errno or 0] += 1
+        if self._reply:
+            self._sock.sendmsg((datagram,), self._reply, 0, addr)
+        else:
+            self._sock.sendto(datagram, addr)
 
 
 _log = Logger()

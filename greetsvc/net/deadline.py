@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ class Deadlines(Generic[Key]):
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._ends)
 
     def add(self, key: Key) -> None:
         """Start (or start again) the time of ``key``."""

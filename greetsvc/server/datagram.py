@@ -1,0 +1,91 @@
+"""Greeting over datagrams: UDP and UNIX sockets."""
+
+from __future__ import annotations
+
+import time
+from errno import errorcode
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.protocol import DatagramProtocol
+
+from greetsvc.ledger import Ledger
+from greetsvc.server.sources import plain_host
+from greetsvc.server.stream import address_of
+from greetsvc.server.udprule import UdpRule
+from greetsvc.visit import Address, Visit
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IUDPTransport
+
+    from greetsvc.greeters import Greeter
+
+__all__ = ["GreetingDatagramProtocol"]
+
+
+class GreetingDatagramProtocol(DatagramProtocol):
+    """Answers each request with a greeting, as far as the UDP rule lets it.
+
+    Works on Twisted's own UDP ports as well as on `greetsvc.net.datagram.DatagramPort`, which besides tells it the
+    address that was asked. Over a UNIX socket (``transport="unixgram"``) sources cannot be forged, and the rule
+    does not apply; a peer without a name cannot be answered.
+    """
+
+    noisy = False
+    transport: IUDPTransport
+
+    def __init__(
+        self, greeter: Greeter, *, ledger: Ledger | None = None, rule: UdpRule | None = None, transport: str = "udp"
+    ) -> None:
+        self.greeter = greeter
+        self.ledger = Ledger() if ledger is None else ledger
+        self.rule = UdpRule(time.monotonic) if rule is None else rule
+        self.kind = transport
+        self._constant: bytes | None = None
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """Answer a request from ``addr``: host and port (IPv6 with flow and scope), or the path of a UNIX socket."""
+        peer = Address(plain_host(addr[0]), addr[1]) if isinstance(addr, tuple) else Address(_path(addr), 0)
+        if self.kind == "udp":
+            reason = self.rule.never(peer.port, group=getattr(self.transport, "group", False))
+        else:
+            reason = None if peer.host else "no-address"
+        if reason is None:
+            greeting = self.greeting(peer, datagram)
+            if self.kind == "udp":
+                reason = self.rule.refusal(datagram, greeting, peer.host, peer.port)
+        if reason is not None:
+            self.ledger.refuse(reason)
+            return
+        try:
+            self.transport.write(greeting, addr)
+        except OSError as error:
+            self.ledger.refuse(f"send-{errorcode.get(error.errno or 0, 'unknown')}")
+            return
+        self.ledger.greet(self.kind, peer)
+
+    def greeting(self, peer: Address, request: bytes) -> bytes:
+        """The greeting for this request; one that needs nothing of the visit is rendered once."""
+        if self._constant is not None:
+            return self._constant
+        greeting = self.greeter.greet(self._visit(peer, request))
+        if not self.greeter.needs:
+            self._constant = greeting
+        return greeting
+
+    def _visit(self, peer: Address, request: bytes) -> Visit:
+        local = address_of(self.transport.getHost())
+        asked = getattr(self.transport, "asked", None)
+        return Visit(
+            transport=self.kind,
+            peer=peer,
+            local=local if asked is None else Address(plain_host(asked), local.port),
+            number=self.ledger.number(),
+            when=time.time(),
+            size=len(request),
+        )
+
+
+def _path(name: str | bytes | None) -> str:
+    """The path of a UNIX socket; one in Linux's abstract namespace begins with a NUL byte, shown as ``@``."""
+    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name or ""
+    return text.replace("\0", "@")

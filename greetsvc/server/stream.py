@@ -1,0 +1,173 @@
+"""Greeting over streams: TCP, TLS and UNIX sockets."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, cast
+
+from twisted.internet.interfaces import (
+    IAddress,
+    IHandshakeListener,
+    IReactorTime,
+    ISSLTransport,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from greetsvc.ledger import Ledger
+from greetsvc.net.deadline import Deadlines
+from greetsvc.server.admission import Admission, Source
+from greetsvc.server.sources import plain_host
+from greetsvc.visit import Address, Visit
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from greetsvc.greeters import Greeter
+
+__all__ = ["GreetingFactory", "GreetingProtocol", "address_of"]
+
+
+def address_of(address: IAddress | None) -> Address:
+    """A Twisted address as an `Address`: a UNIX socket's path with port 0, mapped IPv4 as IPv4."""
+    host = getattr(address, "host", None)
+    if host is not None:
+        return Address(plain_host(host), cast(int, getattr(address, "port", 0)))
+    name = getattr(address, "name", None) or b""
+    return Address(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name), 0)
+
+
+@implementer(IHandshakeListener)
+class GreetingProtocol(Protocol):
+    """Greets, and closes in a way that lets the greeting arrive whole.
+
+    Over TLS the greeting waits for the handshake. Override `greeting` to say something else, or `greet` to go on
+    talking; a subclass works in any Twisted program, on Twisted's own transports too.
+    """
+
+    factory: GreetingFactory
+    transport: ITCPTransport
+    peer: Address
+    source: Source = ()
+
+    def connectionMade(self) -> None:
+        """Count the connection, start its deadline, and greet unless a handshake comes first."""
+        self.factory.enter(self)
+        if not ISSLTransport.providedBy(self.transport):
+            self.greet()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up: greet."""
+        self.greet()
+
+    def greeting(self) -> bytes:
+        """What this peer reads."""
+        return self.factory.greeting(self)
+
+    def greet(self) -> None:
+        """Say the greeting and close."""
+        self.transport.write(self.greeting())
+        self.factory.greeted(self)
+        self.transport.loseConnection()
+
+    def expire(self) -> None:
+        """The deadline passed: end the connection at once."""
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is over, for us; its socket may linger."""
+        self.factory.leave(self)
+
+
+class GreetingFactory(Factory):
+    """Makes a `GreetingProtocol` for each connection that is admitted.
+
+    ``deadline`` bounds the life of a connection in seconds. ``transport`` is what visits say they came over:
+    ``tcp``, ``tls`` or ``unix``. ``reactor`` is a clock and a timer; the global one when left out.
+    """
+
+    # A narrower type than Factory's: what is made here has our factory, and never none.
+    protocol: type[GreetingProtocol] = GreetingProtocol  # type: ignore[assignment]
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self,
+        greeter: Greeter,
+        *,
+        ledger: Ledger | None = None,
+        admission: Admission | None = None,
+        deadline: float = 10.0,
+        transport: str = "tcp",
+        reactor: IReactorTime | None = None,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor as global_reactor
+
+            reactor = cast(IReactorTime, global_reactor)
+        self.greeter = greeter
+        self.ledger = Ledger() if ledger is None else ledger
+        self.admission = Admission() if admission is None else admission
+        self.transport = transport
+        self._deadlines: Deadlines[GreetingProtocol] = Deadlines(reactor, deadline, self._expire)
+        self._constant: bytes | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> GreetingProtocol | None:  # type: ignore[override]
+        """A protocol for the peer at ``addr``, or None where it is not admitted: it is then closed at once."""
+        peer = address_of(addr)
+        source = self.admission.source(peer.host)
+        reason = self.admission.refusal(source)
+        if reason is not None:
+            self.ledger.refuse(reason)
+            return None
+        protocol = self.protocol()
+        protocol.factory = self
+        protocol.peer = peer
+        protocol.source = source
+        return protocol
+
+    def enter(self, protocol: GreetingProtocol) -> None:
+        """A connection was made: it counts until its socket is closed, and its deadline runs."""
+        self.admission.enter(protocol.source)
+        self._deadlines.add(protocol)
+
+    def leave(self, protocol: GreetingProtocol) -> None:
+        """A connection is over."""
+        self._deadlines.discard(protocol)
+        self.admission.leave(protocol.source)
+
+    def greeting(self, protocol: GreetingProtocol) -> bytes:
+        """The greeting for this visit; one that needs nothing of the visit is rendered once."""
+        if self._constant is not None:
+            return self._constant
+        greeting = self.greeter.greet(self._visit(protocol))
+        if not self.greeter.needs:
+            self._constant = greeting
+        return greeting
+
+    def greeted(self, protocol: GreetingProtocol) -> None:
+        """The greeting was handed to the transport."""
+        self.ledger.greet(self.transport, protocol.peer)
+
+    def _visit(self, protocol: GreetingProtocol) -> Visit:
+        return Visit(
+            transport=self.transport,
+            peer=protocol.peer,
+            local=address_of(protocol.transport.getHost()),
+            number=self.ledger.number(),
+            when=time.time(),
+        )
+
+    def _expire(self, protocol: GreetingProtocol) -> None:
+        self.ledger.end("deadline")
+        protocol.expire()
+
+    def abort(self) -> None:
+        """End every connection at once."""
+        for protocol in tuple(self._deadlines):
+            protocol.expire()
+
+    def stopFactory(self) -> None:
+        """No listener uses this factory any more, and its timer ends with the last connection."""

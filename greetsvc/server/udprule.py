@@ -1,0 +1,117 @@
+"""The UDP rule: which request datagram may be answered, so that an answer is neither a weapon nor half of a loop.
+
+Sources of datagrams can be forged (CVE-2024-2169). A request that carries the mark and is longer than its answer
+is free. Every other answer is paid for twice: in number, to one address and port, which ends a loop however slow it
+is; and in bytes, to a prefix and in total, which bounds what a forged source can be sent. No sockets; the clock is
+passed in; the tables have a fixed size.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Collection
+
+from greetsvc import wire
+from greetsvc.server.sources import Hasher, prefix
+
+__all__ = ["BURST", "LOOP_MOST", "LOOP_SILENCE", "OVERHEAD", "PREFIXES_IN_TOTAL", "UdpRule"]
+
+LOOP_MOST = 8
+"""Paid answers to one address and port until it was silent."""
+
+LOOP_SILENCE = 10.0
+"""How long an address and port must be silent before it is answered again, in seconds."""
+
+OVERHEAD = 28
+"""Bytes of IPv4 and UDP headers that each answer costs besides itself (RFC 791, RFC 768)."""
+
+BURST = 4
+"""How many seconds of its budget a prefix may spend at once."""
+
+PREFIXES_IN_TOTAL = 64
+"""The budget of all prefixes together, in budgets of one."""
+
+ENTRIES = 65536
+_LOWEST_PORT = 1024
+
+
+class _Budgets:
+    """Token buckets in bytes, one for each entry of a table of fixed size."""
+
+    def __init__(self, clock: Callable[[], float], rate: float, entries: int) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._left = array("d", [rate * BURST]) * entries
+        self._as_of = array("d", [clock()]) * entries
+
+    def left(self, index: int) -> float:
+        now = self._clock()
+        earned = max(0.0, now - self._as_of[index]) * self._rate
+        self._as_of[index] = now
+        self._left[index] = left = min(self._left[index] + earned, self._rate * BURST)
+        return left
+
+    def spend(self, index: int, cost: float) -> None:
+        self._left[index] -= cost
+
+
+class UdpRule:
+    """Judges requests; what it lets pass is charged at once.
+
+    ``budget`` is in bytes a second for each IPv4 /24 or IPv6 /56; ``own_ports`` are the UDP ports of this service.
+    ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], *, budget: float = 1024.0, own_ports: Collection[int] = frozenset()
+    ) -> None:
+        self.own_ports = own_ports
+        self._clock = clock
+        self._hasher = Hasher(ENTRIES)
+        self._count = array("B", bytes(ENTRIES))
+        self._last = array("d", [clock() - LOOP_SILENCE]) * ENTRIES
+        self._budgets = _Budgets(clock, budget, ENTRIES)
+        self._total = _Budgets(clock, budget * PREFIXES_IN_TOTAL, 1)
+
+    def never(self, port: int, *, group: bool = False) -> str | None:
+        """Why a request is not answered whatever it says: ``port``, ``own-port`` or ``group``, or None.
+
+        Port 0 and the well-known ports belong to services, some of which answer whatever they are sent; ``group``
+        says that it was sent to a broadcast or multicast address.
+        """
+        if port < _LOWEST_PORT:
+            return "port"
+        if port in self.own_ports:
+            return "own-port"
+        return "group" if group else None
+
+    def refusal(self, request: bytes, answer: bytes, host: str, port: int) -> str | None:
+        """Why ``answer`` is not sent: ``mark``, ``too-long``, ``loop``, ``budget`` or ``total-budget``, or None."""
+        if answer.startswith(wire.MARK):
+            return "mark"
+        if len(answer) > wire.MAX_ANSWER:
+            return "too-long"
+        if wire.is_free(request, answer):
+            return None
+        if len(answer) > wire.MAX_PAID_ANSWER:
+            return "too-long"
+        return self._unpaid(len(answer) + OVERHEAD, host, port)
+
+    def _unpaid(self, cost: int, host: str, port: int) -> str | None:
+        address = prefix(host, 32, 128)
+        loop = self._hasher.index(b"%b %d" % (address, port))
+        now = self._clock()
+        if now - self._last[loop] >= LOOP_SILENCE:
+            self._count[loop] = 0
+        self._last[loop] = now
+        if self._count[loop] >= LOOP_MOST:
+            return "loop"
+        source = self._hasher.index(prefix(host, 24, 56))
+        if self._budgets.left(source) < cost:
+            return "budget"
+        if self._total.left(0) < cost:
+            return "total-budget"
+        self._count[loop] += 1
+        self._budgets.spend(source, cost)
+        self._total.spend(0, cost)
+        return None
