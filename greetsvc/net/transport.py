@@ -1,0 +1,298 @@
+# mypy: allow-untyped-calls
+# (Twisted's transports are mostly without types.)
+"""Stream transports that act at once: for one accepted connection, TCP or UNIX.
+
+They are Twisted's own server transports, with its Protocol contract and with producers, half-close, abort and
+startTLS inherited; what differs is when things happen:
+
+* What a protocol writes in a callback of the connection is sent when that callback returns, and what it
+  writes elsewhere at once, as long as nothing is queued before it.
+* The reactor hears of the descriptor only when there is something to wait for. A protocol that greets and closes
+  in ``connectionMade`` costs it nothing.
+* ``loseConnection`` in a callback takes effect when the callback returns, and the FIN rides on the data. The protocol
+  is let go then; the socket lingers until the peer has closed too (`greetsvc.net.linger`).
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import abstract, tcp, unix
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.main import CONNECTION_DONE
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from greetsvc.net.linger import ILingers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IAddress, IProtocol
+
+    from greetsvc.net.linger import WhenClosed
+    from greetsvc.net.stream import StreamPort
+
+__all__ = ["StreamTransport", "UnixStreamTransport"]
+
+_log = Logger()
+_DONE = Failure(CONNECTION_DONE)
+_SEND = socket.MSG_DONTWAIT
+# More is said to follow the last bytes; what follows is the FIN, in the same segment (tcp(7), MSG_MORE).
+_SEND_LAST = _SEND | (socket.MSG_MORE if sys.platform == "linux" else 0)
+
+
+@implementer(ILingers)
+class StreamTransport(tcp.Server):
+    """The transport of one accepted TCP connection. `start` introduces it to its protocol.
+
+    It is *held* while a callback of its own runs: what the protocol asks for meanwhile is noted, and done when
+    the callback has returned. So closing never re-enters the protocol.
+    """
+
+    server: StreamPort  # type: ignore[assignment]
+    reactor: Any
+    _tempDataLen = 0
+    _held = True
+    _known = False  # to the reactor; until then the descriptor may be a blocking one
+    _wants_reading = True
+    _wants_writing = False
+    _peer_closed = False
+    _when_closed: WhenClosed = ()
+    _sendmsgQueue: Any = ()  # descriptors to be sent, on UNIX
+
+    def __init__(self, sock: socket.socket, peer: IAddress, number: int, port: StreamPort) -> None:
+        # The initialisers above this one would register the descriptor and build texts that few ask for.
+        self.socket = sock
+        self.fileno = sock.fileno
+        self.reactor = port.reactor
+        self.server = port
+        self.sessionno = number
+        self._peer = peer
+        self._tempDataBuffer: list[bytes] = []
+
+    def start(self, protocol: IProtocol) -> None:
+        """Connect ``protocol``, then do what it asked for in ``connectionMade``. Raises nothing."""
+        self.protocol = protocol
+        self.connected = 1
+        try:
+            protocol.makeConnection(self)
+            self._held = False
+            self._settle()
+            if self._wants_reading and self.connected:
+                self.startReading()
+        except BaseException:  # noqa: BLE001 - as in Twisted: it ends this connection, not the listener
+            failure = Failure()
+            _log.failure("A protocol failed when its connection was made", failure)
+            self._held = False
+            self._end(failure)
+
+    # What the protocol asks for
+
+    def write(self, data: bytes) -> None:
+        """Send ``data``: now, or after this callback, or after what is queued before it."""
+        if self.TLS or self.producer is not None or type(data) is not bytes:
+            super().write(data)
+        elif not self.connected or self._writeDisconnected or not data:
+            return
+        elif self._held:
+            self._tempDataBuffer.append(data)
+            self._tempDataLen += len(data)
+            self._wants_writing = True
+        elif self._is_queueing():
+            super().write(data)
+        elif not self._send(data, _SEND):
+            self.startWriting()
+
+    def writeSequence(self, iovec: Any) -> None:
+        """Send the pieces, in one."""
+        if self.TLS or self.producer is not None:
+            super().writeSequence(iovec)
+        else:
+            self.write(b"".join(iovec))
+
+    def loseConnection(self) -> None:
+        """Close, lingering, when everything is written."""
+        if self._writeDisconnected and not self.TLS and self.connected and not self.disconnecting:
+            self.stopReading()
+            self.disconnecting = 1
+            if not self._held:
+                self.reactor.callLater(0, self.connectionLost, _DONE)
+        else:
+            super().loseConnection()
+
+    def call_when_closed(self, call: Callable[[], object]) -> None:
+        """See `ILingers`."""
+        if self.disconnected:
+            call()
+        else:
+            self._when_closed = (*self._when_closed, call)
+
+    # What the reactor is told
+
+    def startReading(self) -> None:
+        """Wait for input; while the connection is being made, only note that."""
+        if self._held and not self._known:
+            self._wants_reading = True
+        else:
+            self._introduce()
+            super().startReading()
+
+    def stopReading(self) -> None:
+        """Wait for input no longer."""
+        if self._known:
+            super().stopReading()
+        else:
+            self._wants_reading = False
+
+    def startWriting(self) -> None:
+        """Wait for room in the socket's buffer; in a callback, only note that."""
+        if self._held:
+            self._wants_writing = True
+        else:
+            self._introduce()
+            super().startWriting()
+
+    def stopWriting(self) -> None:
+        """Wait for room no longer."""
+        self._wants_writing = False
+        if self._known:
+            super().stopWriting()
+
+    def _introduce(self) -> None:
+        if not self._known:
+            self._known = True
+            self.socket.setblocking(False)
+
+    # What the reactor calls
+
+    def doRead(self) -> Any:
+        """Hand what has arrived to the protocol, then do what it asked for."""
+        self._held = True
+        try:
+            why = super().doRead()
+        finally:
+            self._held = False
+        if why is None:
+            self._settle()
+        return why
+
+    def doWrite(self) -> Any:
+        """Send what is queued, unless the event is older than the close."""
+        return None if self.disconnected else super().doWrite()
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """The peer has sent its FIN."""
+        self._peer_closed = True
+        super().readConnectionLost(reason)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Let go of the protocol; the socket is closed, or lingers if it was the protocol that closed."""
+        if self.disconnected:
+            return
+        abstract.FileDescriptor.connectionLost(self, reason)
+        sock, protocol = self.socket, self.protocol
+        lingerers = self.server.lingerers if self.disconnecting and reason.type is ConnectionDone else None
+        if lingerers is None or self._peer_closed or not _half_close(sock):
+            lingerers = None
+            self._closeSocket(not reason.check(ConnectionAborted))
+        del self.protocol, self.socket, self.fileno
+        try:
+            protocol.connectionLost(reason)
+        finally:
+            if lingerers is not None:
+                lingerers.add(sock, self._when_closed)
+            else:
+                for call in self._when_closed:
+                    call()
+
+    # How it is done
+
+    def _settle(self) -> None:
+        """Do what the protocol asked for while the transport was held."""
+        if self.disconnected or self._aborting:
+            return
+        if self._wants_writing:
+            self._wants_writing = False
+            if self.producer is not None or self.dataBuffer or self._sendmsgQueue or self._writeDisconnecting:
+                self.startWriting()
+                return
+            pieces = self._tempDataBuffer
+            if pieces:
+                self._tempDataBuffer = []
+                self._tempDataLen = 0
+                data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                if not self._send(data, _SEND_LAST if self.disconnecting else _SEND):
+                    self.startWriting()
+                    return
+        if self.disconnecting and self.producer is None and not self._is_queueing():
+            self.connectionLost(_DONE)
+
+    def _is_queueing(self) -> bool:
+        return bool(self.dataBuffer or self._tempDataLen or self._sendmsgQueue)
+
+    def _send(self, data: bytes, flags: int) -> bool:
+        """Send now; False if anything is left, which then is queued.
+
+        That is so too when the connection is broken: the reactor finds out, after it has delivered what is
+        still to be read.
+        """
+        try:
+            sent = self.socket.send(data, flags)
+        except OSError:
+            sent = 0
+        if sent == len(data):
+            return True
+        self.dataBuffer = data
+        self.offset = sent
+        return False
+
+    def _end(self, failure: Failure) -> None:
+        try:
+            self.connectionLost(failure)
+        except BaseException:  # noqa: BLE001
+            _log.failure("A protocol failed when its connection was lost")
+
+    # What is asked of it
+
+    def getHandle(self) -> socket.socket:
+        """The socket."""
+        self._introduce()
+        return self.socket
+
+    def getHost(self) -> Any:
+        """The address the peer connected to."""
+        return self.server.address_of(self.socket.getsockname())
+
+    def getPeer(self) -> Any:
+        """The address of the peer."""
+        return self._peer
+
+    def logPrefix(self) -> str:
+        """What is put before messages logged in callbacks."""
+        if "logstr" not in self.__dict__:
+            peer = getattr(self._peer, "host", "unix")
+            self.logstr = f"{self._getLogPrefix(self.protocol)},{self.sessionno},{peer}"
+        return self.logstr
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} #{self.sessionno} from {self._peer}>"
+
+
+class UnixStreamTransport(StreamTransport, unix.Server):
+    """The transport of one accepted UNIX stream connection; descriptors can be sent and received over it."""
+
+    def __init__(self, sock: socket.socket, peer: IAddress, number: int, port: StreamPort) -> None:
+        super().__init__(sock, peer, number, port)
+        self._sendmsgQueue = []
+
+
+def _half_close(sock: socket.socket) -> bool:
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        return False
+    return True
