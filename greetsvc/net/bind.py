@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "LONGEST_BACKLOG",
     "UnixPath",
     "datagram_socket",
-    "family_of",
     "ipv6_works",
     "kernel_backlog",
     "stream_socket",
@@ -31,24 +31,8 @@ __all__ = [
     "unix_stream_socket",
 ]
 
-_LONGEST_BACKLOG = 65535
+LONGEST_BACKLOG = 65535
 """What is asked of ``listen``; the kernel cuts it to its own limit without a word (listen(2))."""
-
-
-def family_of(host: str) -> socket.AddressFamily:
-    """The address family of a literal address; the empty host is every IPv4 address.
-
-    Raises `ValueError` for what is not a literal address: names are not bound to.
-    """
-    literal, _, scope = host.partition("%")
-    if not host:
-        return socket.AF_INET
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):
-            socket.inet_pton(family, literal)
-            if family is socket.AF_INET6 or not scope:
-                return family
-    raise ValueError(f"{host!r} is not an IPv4 or IPv6 address")
 
 
 def ipv6_works() -> bool:
@@ -67,52 +51,35 @@ def kernel_backlog() -> tuple[int, bool]:
         most = int(Path("/proc/sys/net/core/somaxconn").read_text("ascii"))
     except (OSError, ValueError):
         most = socket.SOMAXCONN
-    return min(most, _LONGEST_BACKLOG), most < _LONGEST_BACKLOG
+    return min(most, LONGEST_BACKLOG), most < LONGEST_BACKLOG
 
 
-def stream_socket(host: str, port: int, *, backlog: int = _LONGEST_BACKLOG, v6only: bool = False) -> socket.socket:
-    """A TCP socket that listens on ``host`` (a literal address, or empty for every IPv4 one) and ``port``.
+def stream_socket(host: str, port: int, *, backlog: int = LONGEST_BACKLOG, v6only: bool = False) -> socket.socket:
+    """A TCP socket that listens on ``host`` (empty for every IPv4 address; a name is resolved) and ``port``.
 
     ``v6only`` keeps an IPv6 socket from taking IPv4 too (RFC 3493 5.3). Raises `CannotListenError`.
     """
-
-    def prepare(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _bind_inet(sock, host, port, v6only=v6only)
-        sock.listen(backlog)
-
-    return _made(lambda: family_of(host), socket.SOCK_STREAM, host, port, prepare)
+    sock = _inet_socket(socket.SOCK_STREAM, host, port, v6only)
+    return _or_closed(sock, host, port, lambda: sock.listen(backlog))
 
 
 def datagram_socket(host: str, port: int, *, v6only: bool = False) -> socket.socket:
     """A UDP socket bound to ``host`` and ``port``, as in `stream_socket`. Raises `CannotListenError`."""
-    return _made(
-        lambda: family_of(host),
-        socket.SOCK_DGRAM,
-        host,
-        port,
-        lambda sock: _bind_inet(sock, host, port, v6only=v6only),
-    )
+    return _inet_socket(socket.SOCK_DGRAM, host, port, v6only)
 
 
-def unix_stream_socket(path: str, *, mode: int = 0o666, backlog: int = _LONGEST_BACKLOG) -> socket.socket:
+def unix_stream_socket(path: str, *, mode: int = 0o666, backlog: int = LONGEST_BACKLOG) -> socket.socket:
     """A UNIX stream socket that listens on ``path`` with file permissions ``mode``.
 
     A socket file on which nobody listens any more is taken over. Raises `CannotListenError`.
     """
-
-    def prepare(sock: socket.socket) -> None:
-        _bind_unix(sock, path, mode)
-        sock.listen(backlog)
-
-    return _made(lambda: socket.AF_UNIX, socket.SOCK_STREAM, "unix", path, prepare)
+    sock = _unix_socket(socket.SOCK_STREAM, path, mode)
+    return _or_closed(sock, "unix", path, lambda: sock.listen(backlog))
 
 
 def unix_datagram_socket(path: str, *, mode: int = 0o666) -> socket.socket:
     """A UNIX datagram socket bound to ``path``, as in `unix_stream_socket`. Raises `CannotListenError`."""
-    return _made(
-        lambda: socket.AF_UNIX, socket.SOCK_DGRAM, "unixgram", path, lambda sock: _bind_unix(sock, path, mode)
-    )
+    return _unix_socket(socket.SOCK_DGRAM, path, mode)
 
 
 class UnixPath:
@@ -136,33 +103,39 @@ class UnixPath:
         self._identity = None
 
 
-def _made(
-    family: Callable[[], socket.AddressFamily],
-    kind: socket.SocketKind,
-    host: str,
-    port: int | str,
-    prepare: Callable[[socket.socket], None],
-) -> socket.socket:
-    """A non-blocking socket that went through ``prepare``, or none left open and a `CannotListenError`."""
+def _inet_socket(kind: socket.SocketKind, host: str, port: int, v6only: bool) -> socket.socket:
     try:
-        sock = socket.socket(family(), kind)
-    except (OSError, ValueError) as error:
+        found = socket.getaddrinfo(host or "0.0.0.0", port, 0, kind, 0, socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        sock = socket.socket(family, kind)
+    except (OSError, UnicodeError, ValueError) as error:
         raise CannotListenError(host, port, error) from error
-    try:
+
+    def bind() -> None:
         sock.setblocking(False)
-        prepare(sock)
+        if kind is socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
+        sock.bind(address)
+
+    return _or_closed(sock, host, port, bind)
+
+
+def _unix_socket(kind: socket.SocketKind, path: str, mode: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, kind)
+    sock.setblocking(False)
+    return _or_closed(sock, "unix", path, lambda: _bind_unix(sock, path, mode))
+
+
+def _or_closed(sock: socket.socket, host: str, port: int | str, step: Callable[[], object]) -> socket.socket:
+    """The socket after ``step``; where that fails, the socket is closed, and the error is a `CannotListenError`."""
+    try:
+        step()
     except (OSError, OverflowError, ValueError) as error:
         sock.close()
         raise CannotListenError(host, port, error) from error
     return sock
-
-
-def _bind_inet(sock: socket.socket, host: str, port: int, *, v6only: bool) -> None:
-    if sock.family is socket.AF_INET:
-        sock.bind((host, port))
-        return
-    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
-    sock.bind(socket.getaddrinfo(host, port, sock.family, sock.type, 0, socket.AI_NUMERICHOST)[0][4])
 
 
 def _bind_unix(sock: socket.socket, path: str, mode: int) -> None:

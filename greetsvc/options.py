@@ -1,0 +1,97 @@
+"""The options of `twistd greetsvc`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from twisted.python import usage
+
+from greetsvc._version import __version__
+from greetsvc.config import read_toml, settings
+from greetsvc.greeters import known_greeters
+from greetsvc.settings import KEYS, Settings
+
+__all__ = ["Options", "refuse"]
+
+
+def refuse(mistake: object) -> NoReturn:
+    """End with exit status 1 and one line on standard error, whatever characters the mistake quotes."""
+    line = "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(mistake))
+    raise SystemExit(f"greetsvc: {line}")
+
+
+class Options(usage.Options):
+    """Reads the command line into `Settings`; a mistake ends the program in one line and exit status 1.
+
+    What twistd does on a usage error (seven lines on standard output) and twist (exit status 64) would be no help
+    to a script.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "Greets whoever connects or sends a datagram. Without --listen: TCP and UDP port 8088 on every address."
+    )
+
+    optParameters = [[key.name, None, None, f"{key.meaning} ({key.metavar})"] for key in KEYS if not key.repeatable]  # noqa: RUF012 - as usage.Options wants it
+
+    def __init__(self) -> None:
+        self._listen: list[str] = []
+        self._trusted: list[str] = []
+        self._file: str | None = None
+        self.check = False
+        super().__init__()
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Repeatable: where to listen, an endpoint: tcp:8088, udp:8088, unix:PATH, unixgram:PATH, tls:DIR:port=8443.
+
+        [default: TCP and UDP 8088 on every address]
+        """
+        self._listen.append(endpoint)
+
+    def opt_trust_proxy(self, network: str) -> None:
+        """Repeatable: a network (CIDR) whose PROXY headers count. [default: loopback]"""
+        self._trusted.append(network)
+
+    def opt_config(self, path: str) -> None:
+        """TOML file with the same settings; the command line wins."""
+        self._file = path
+
+    def opt_check(self) -> None:
+        """Read everything, bind, say what would run, and exit."""
+        self.check = True
+
+    def opt_list(self) -> NoReturn:
+        """Show the known greeters, a line each."""
+        for name, description in known_greeters():
+            sys.stdout.write(f"greeter {name}: {description}\n")
+        raise SystemExit(0)
+
+    def opt_version(self) -> NoReturn:
+        """Show the version."""
+        sys.stdout.write(f"greetsvc {__version__}\n")
+        raise SystemExit(0)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse what is no option."""
+        if arguments:
+            raise usage.UsageError(f"{arguments[0]!r} is not an option; there are no arguments")
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Read the command line; a mistake ends the program."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            refuse(error)
+
+    def settings(self) -> Settings:
+        """What the command line and the file ask for. Raises `Mistake`."""
+        given: dict[str, object] = {
+            key.name: key.literal(self[key.name]) for key in KEYS if not key.repeatable and self[key.name] is not None
+        }
+        if self._trusted:
+            given["trust-proxy"] = self._trusted
+        if self._file is None:
+            return settings(given, self._listen)
+        return settings(given, self._listen, read_toml(self._file), self._file)
