@@ -1,0 +1,246 @@
+"""The command `greet`: options in, verdict out; the exit status is 0 to 3 (docs/client.md)."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from greetsvc._version import __version__
+from greetsvc.client.ask import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
+from greetsvc.client.output import CannotWrite, Output, ReaderGone, standard
+from greetsvc.client.plan import Plan
+from greetsvc.client.report import JsonLines, Nagios, Plain, Quiet, Report
+from greetsvc.client.setting import BadSetting
+from greetsvc.client.show import one_line
+from greetsvc.client.tally import Demands, Tally
+from greetsvc.client.targets import DEFAULT_HOST, Target, parse
+from greetsvc.client.tls import ClientTls
+
+__all__ = ["main"]
+
+WRONG_USAGE = 3
+NOT_GREETED = 2
+
+_TLS_OPTIONS = ("ca", "insecure", "cert", "key", "sni")
+
+
+class Number(click.ParamType[float]):
+    """A finite decimal number in a range."""
+
+    name = "number"
+
+    def __init__(self, least: float, most: float, *, whole: bool = False, above: bool = False) -> None:
+        self.least = least
+        self.most = most
+        self.whole = whole
+        self.above = above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that was written; the message names what was written."""
+        if not isinstance(value, str):
+            return float(value)
+        kind = r"[+-]?[0-9]{1,18}" if self.whole else r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
+        number = float(value) if re.fullmatch(kind, value) else math.nan
+        low = number > self.least if self.above else number >= self.least
+        if not (low and number <= self.most):
+            self.fail(f"{value}: must be {self._range()}", param, ctx)
+        return number
+
+    def _range(self) -> str:
+        what = "a whole number" if self.whole else "a number"
+        if self.above:
+            return f"{what} above {self.least:g}, at most {self.most:g}"
+        return f"{what} from {self.least:g} to {self.most:.10g}"
+
+
+def _wrong(option: str, value: object, why: str) -> NoReturn:
+    raise click.UsageError(" ".join(filter(None, [option, one_line(str(value))])) + f": {why}")
+
+
+@click.command(context_settings={"help_option_names": ["--help"]}, add_help_option=True)
+@click.argument("target", required=False, default=DEFAULT_HOST)
+@click.option(
+    "-c", "count", type=Number(0, 10**9, whole=True), default=1, metavar="N", help="How many; 0: until stopped."
+)
+@click.option(
+    "-i", "interval", type=Number(0, 86400), default=1.0, metavar="S", help="Seconds from start to start (1)."
+)
+@click.option(
+    "-t",
+    "timeout",
+    type=Number(0, LONGEST_TIMEOUT, above=True),
+    default=5.0,
+    metavar="S",
+    help="How long to wait for one (5).",
+)
+@click.option("-4", "four", is_flag=True, help="IPv4 only.")
+@click.option("-6", "six", is_flag=True, help="IPv6 only.")
+@click.option("--expect", metavar="REGEX", help="What the greeting must match, or the exit status is 1.")
+@click.option("--warn", type=Number(0, 86400e3, above=True), metavar="MS", help="Slower than this: exit status 1.")
+@click.option("--json", "as_json", is_flag=True, help="JSON Lines: one object per probe, then a summary of several.")
+@click.option("--nagios", is_flag=True, help="One line with perfdata.")
+@click.option("--healthcheck", is_flag=True, help="Quiet; the exit status says it, and standard error why.")
+@click.option("-v", "verbose", is_flag=True, help="Each step as it happens, on standard error.")
+@click.option(
+    "--size", type=Number(0, LONGEST_REQUEST, whole=True), metavar="BYTES", help="Size of a datagram request (1200)."
+)
+@click.option("--ca", metavar="FILE", help="Trust these authorities (PEM) instead of the system's.")
+@click.option("--insecure", is_flag=True, help="Accept any certificate.")
+@click.option("--cert", metavar="FILE", help="Our own certificate (PEM).")
+@click.option("--key", metavar="FILE", help="Its key (PEM), when that is not in the same file.")
+@click.option("--sni", metavar="NAME", help="The name to ask for, and to find in the certificate.")
+@click.option("--encoding", default="utf-8", metavar="NAME", help="How the greeting is decoded (utf-8).")
+@click.version_option(__version__, message="greet %(version)s")
+def _command(**given: Any) -> Plan:
+    """Ask TARGET for a greeting, and say which step failed when none comes.
+
+    TARGET is HOST, HOST:PORT, [V6]:PORT, tcp:HOST:PORT, udp:HOST:PORT, tls:HOST:PORT, unix:PATH or unixgram:PATH;
+    TCP and 8088 where left out, 127.0.0.1 when there is none.
+
+    Exit status: 0 greeted; 1 greeted, but slow, not as expected, or some lost; 2 not greeted; 3 wrong usage.
+    """
+    _check_together(given)
+    try:
+        target = parse(given["target"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        asking = _asking(given, target)
+        asking.check(target)
+    except BadSetting as error:
+        option = f"--{error.name}" if error.name != "family" else "-4" if given["four"] else "-6"
+        _wrong(option, error.value, error.why)
+    warn = None if given["warn"] is None else given["warn"] / 1000
+    demands = Demands(expect=_pattern(given["expect"]), warn=warn)
+    return Plan(
+        target=target,
+        asking=asking,
+        demands=demands,
+        report=_report(given, target, asking, demands),
+        count=int(given["count"]),
+        interval=given["interval"],
+        verbose=given["verbose"],
+    )
+
+
+def _check_together(given: dict[str, Any]) -> None:
+    """Options that contradict each other."""
+    if given["four"] and given["six"]:
+        _wrong("-4", "", "not together with -6")
+    ways = [
+        name
+        for name, key in (("--json", "as_json"), ("--nagios", "nagios"), ("--healthcheck", "healthcheck"))
+        if given[key]
+    ]
+    if len(ways) > 1:
+        _wrong(ways[0], "", f"not together with {ways[1]}")
+    if given["count"] == 0 and (given["nagios"] or given["healthcheck"]):
+        _wrong("-c", 0, f"would never end, and {ways[0]} tells at the end")
+
+
+def _asking(given: dict[str, Any], target: Target) -> Asking:
+    chosen = {name: given[name] for name in _TLS_OPTIONS if given[name]}
+    if chosen and target.transport != "tls":
+        name, value = next(iter(chosen.items()))
+        _wrong(f"--{name}", "" if value is True else value, f"needs a tls: target, and {target} is none")
+    if given["size"] is not None and not target.datagram:
+        _wrong("--size", int(given["size"]), f"needs a udp: or unixgram: target, and {target} is none")
+    return Asking(
+        timeout=given["timeout"],
+        family=4 if given["four"] else 6 if given["six"] else None,
+        size=1200 if given["size"] is None else int(given["size"]),
+        encoding=given["encoding"],
+        tls=ClientTls(**chosen) if target.transport == "tls" else None,
+    )
+
+
+def _pattern(expect: str | None) -> re.Pattern[str] | None:
+    if expect is None:
+        return None
+    try:
+        return re.compile(expect)
+    except (re.error, OverflowError, RecursionError) as error:
+        _wrong("--expect", expect, f"is no regular expression: {error}")
+
+
+def _report(given: dict[str, Any], target: Target, asking: Asking, demands: Demands) -> Report:
+    several = given["count"] != 1
+    if given["as_json"]:
+        return JsonLines(target, several)
+    if given["nagios"]:
+        return Nagios(target, asking.timeout, demands.warn)
+    plain = Plain(target, several)
+    return Quiet(plain) if given["healthcheck"] else plain
+
+
+def _said(error: click.ClickException) -> str:
+    """What click found wrong, in one line that names the option."""
+    if isinstance(error, click.NoSuchOption):
+        return f"{error.option_name}: there is no such option"
+    if isinstance(error, click.BadOptionUsage):
+        return f"{error.option_name}: {error.message.partition(repr(error.option_name))[2].strip() or error.message}"
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return f"{error.param.opts[0]} {error.message}"
+    return error.message
+
+
+def _drive(plan: Plan, output: Output) -> int:
+    """Run the reactor until the plan is carried out, or a signal says stop."""
+    from twisted.internet import reactor
+    from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
+
+    core: Any = reactor
+    tally = Tally()
+    running: list[Deferred[None]] = []
+    bad: list[Failure] = []
+
+    def finish(_: None) -> None:
+        if not stopping:
+            core.stop()
+
+    stopping: list[bool] = []
+
+    def stop() -> None:
+        stopping.append(True)
+        for one in running:
+            one.cancel()
+
+    def start() -> None:
+        one = Deferred.fromCoroutine(plan.run(output, tally, core))
+        running.append(one)
+        one.addErrback(bad.append).addCallback(finish)
+
+    core.addSystemEventTrigger("before", "shutdown", stop)
+    core.callWhenRunning(start)
+    core.run()
+    for failure in bad:
+        if failure.check(CannotWrite):
+            output.complain(f"greet: standard output: {failure.getErrorMessage()}")
+            return WRONG_USAGE
+        if not failure.check(ReaderGone):
+            failure.raiseException()
+    return tally.status
+
+
+def _run(arguments: Sequence[str], output: Output) -> int:
+    try:
+        plan = _command.main(list(arguments), prog_name="greet", standalone_mode=False)
+    except click.ClickException as error:
+        output.complain(f"greet: {one_line(_said(error))}")
+        return WRONG_USAGE
+    return _drive(plan, output) if isinstance(plan, Plan) else 0
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    output = standard()
+    try:
+        return _run(sys.argv[1:], output)
+    except (KeyboardInterrupt, click.Abort):
+        return NOT_GREETED

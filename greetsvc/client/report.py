@@ -1,0 +1,191 @@
+"""How outcomes are told: to a person, to a program (JSON Lines), to a monitoring system, or not at all. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from greetsvc.client.show import one_line, printable, without_line_end
+from greetsvc.client.tally import Tally
+from greetsvc.client.targets import Target
+from greetsvc.client.verdict import ENDINGS, GreetFailed, Greeting
+from greetsvc.visit import Address
+
+__all__ = ["JsonLines", "Lines", "Nagios", "Plain", "Quiet", "Report"]
+
+_PERCENTS: dict[str, float] = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9}
+
+
+@frozen
+class Lines:
+    """What to write, on standard output and on standard error."""
+
+    out: list[str] = field(factory=list)
+    err: list[str] = field(factory=list)
+
+
+class Report(Protocol):
+    """A way of telling what came of the probes."""
+
+    def probe(self, number: int, outcome: Greeting | GreetFailed, complaints: list[str]) -> Lines:
+        """What to write about one probe."""
+
+    def end(self, tally: Tally) -> Lines:
+        """What to write when the run is over, or was stopped."""
+
+
+@frozen
+class Plain:
+    """For people: the greeting itself; of several, a line each and a summary."""
+
+    target: Target
+    several: bool
+
+    def probe(self, number: int, outcome: Greeting | GreetFailed, complaints: list[str]) -> Lines:
+        """The greeting on standard output, what is wrong on standard error."""
+        subject = one_line(str(self.target))
+        start = f"greet: {number}: {subject}" if self.several else f"greet: {subject}"
+        if isinstance(outcome, GreetFailed):
+            return Lines(err=[f"{start}: {one_line(str(outcome))}"])
+        remarks = [*outcome.notes, *_ending(outcome), *complaints]
+        if self.several:
+            time = f"{outcome.seconds.total * 1000:.3f} ms"
+            out = f"{number} {self.target.transport} {_place(outcome.peer)} {time}: {one_line(outcome.text)}"
+        else:
+            out = printable(without_line_end(outcome.text))
+        return Lines([out], [f"{start}: {one_line(remark)}" for remark in remarks])
+
+    def end(self, tally: Tally) -> Lines:
+        """The summary, as ping gives it."""
+        if not self.several:
+            return Lines()
+        percent = 100 * tally.lost / tally.sent if tally.sent else 0.0
+        lost = f"{tally.lost} lost ({percent:.3g} %)"
+        out = ["", f"{tally.sent} sent, {tally.greeted} greeted, {lost}, {tally.rate:.3g} a second"]
+        if tally.greeted:
+            times = ", ".join(
+                f"{name} {value * 1000:.3f}" for name, value in _spread(tally).items() if value is not None
+            )
+            out.append(f"{times} ms")
+        return Lines(out)
+
+
+@frozen
+class JsonLines:
+    """For programs: an object for each probe; of several, a summary object at the end."""
+
+    target: Target
+    several: bool
+
+    def probe(self, number: int, outcome: Greeting | GreetFailed, complaints: list[str]) -> Lines:
+        """The probe object. ``error`` also says what is wrong with a greeting that came; ``ok`` is true then."""
+        told: dict[str, Any] = {
+            "target": str(self.target),
+            "transport": self.target.transport,
+            "address": _place(outcome.peer) if outcome.peer else None,
+        }
+        if isinstance(outcome, GreetFailed):
+            told |= {"ok": False, "greeting": None, "error": outcome.strerror, "errno": outcome.errno}
+            told |= {"phase": outcome.phase}
+        else:
+            ending = _ending(outcome)
+            told |= {"ok": True, "greeting": outcome.text, "error": "; ".join([*ending, *complaints]) or None}
+            number_of_ending = ENDINGS[outcome.closed][0] if outcome.closed in ENDINGS else None
+            told |= {"errno": number_of_ending, "phase": "close" if ending else None}
+        told["closed"] = outcome.closed
+        took = outcome.seconds
+        told["seconds"] = _rounded(
+            {
+                "resolve": took.resolve,
+                "connect": took.connect,
+                "tls": took.tls,
+                "first_byte": took.first_byte,
+                "total": took.total,
+            }
+        )
+        return Lines([json.dumps(told)])
+
+    def end(self, tally: Tally) -> Lines:
+        """The summary object."""
+        if not self.several:
+            return Lines()
+        summary = {
+            "sent": tally.sent,
+            "greeted": tally.greeted,
+            "lost": tally.lost,
+            "rate": round(tally.rate, 3),
+            "seconds": _rounded(_spread(tally)),
+        }
+        return Lines([json.dumps({"summary": summary})])
+
+
+@frozen
+class Nagios:
+    """For monitoring: one line with perfdata (Monitoring Plugins guidelines); of several, the mean time."""
+
+    target: Target
+    timeout: float
+    warn: float | None
+    remarks: list[str] = field(factory=list, init=False)
+
+    def probe(self, number: int, outcome: Greeting | GreetFailed, complaints: list[str]) -> Lines:
+        """Nothing yet; the latest words are kept for the line."""
+        self.remarks[:] = [str(outcome)] if isinstance(outcome, GreetFailed) else complaints or [outcome.text]
+        return Lines()
+
+    def end(self, tally: Tally) -> Lines:
+        """The line."""
+        word = ("OK", "WARNING", "CRITICAL")[tally.status]
+        mean = tally.seconds.mean
+        took = "U" if mean is None else f"{mean:.6f}s"
+        warn = "" if self.warn is None else f"{self.warn:.6f}"
+        percent = 100 * tally.lost / tally.sent if tally.sent else 100.0
+        perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={percent:.3g}%;;;0;100"
+        count = f"{tally.greeted} of {tally.sent} greeted by {self.target}"
+        said = one_line(": ".join([count, *self.remarks])).replace("|", "\\x7c")
+        return Lines([f"GREET {word} - {said} | {perfdata}"])
+
+
+@frozen
+class Quiet:
+    """For health checks: nothing, unless something is wrong; that on standard error."""
+
+    plain: Plain
+
+    def probe(self, number: int, outcome: Greeting | GreetFailed, complaints: list[str]) -> Lines:
+        """Only what makes the exit status other than 0."""
+        if isinstance(outcome, GreetFailed):
+            return self.plain.probe(number, outcome, complaints)
+        subject = one_line(str(self.plain.target))
+        return Lines(err=[f"greet: {subject}: {one_line(complaint)}" for complaint in complaints])
+
+    def end(self, tally: Tally) -> Lines:
+        """Nothing: the exit status says it."""
+        return Lines()
+
+
+def _ending(greeting: Greeting) -> list[str]:
+    """What is to be said of how the connection ended."""
+    return [ENDINGS[greeting.closed][1]] if greeting.closed in ENDINGS else []
+
+
+def _place(address: Address) -> str:
+    if not address.port:
+        return address.host
+    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+
+
+def _spread(tally: Tally) -> dict[str, float | None]:
+    seconds = tally.seconds
+    return {
+        "min": seconds.least if seconds.count else None,
+        "mean": seconds.mean,
+        **{name: seconds.percentile(percent) for name, percent in _PERCENTS.items()},
+        "max": seconds.greatest if seconds.count else None,
+    }
+
+
+def _rounded(values: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None else round(value, 6) for name, value in values.items()}

@@ -1,0 +1,69 @@
+"""The account of a run: how many were greeted, how long it took, and what exit status that earns. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from attrs import define, field, frozen
+
+from greetsvc.client.histogram import Histogram
+from greetsvc.client.show import one_line, without_line_end
+from greetsvc.client.verdict import GreetFailed, Greeting
+
+__all__ = ["Demands", "Tally"]
+
+
+@frozen
+class Demands:
+    """What a greeting must be besides there: matching ``expect``, and not slower than ``warn`` seconds."""
+
+    expect: re.Pattern[str] | None = None
+    warn: float | None = None
+
+    def complaints(self, greeting: Greeting) -> list[str]:
+        """What is wrong with a greeting that came, a line each. Its line end does not take part in the matching."""
+        found = []
+        if self.expect is not None and not self.expect.search(without_line_end(greeting.text)):
+            found.append(f"not as expected: nothing matches {one_line(self.expect.pattern)}")
+        if self.warn is not None and greeting.seconds.total > self.warn:
+            found.append(f"slow: {greeting.seconds.total * 1000:.3f} ms, more than {self.warn * 1000:g} ms")
+        return found
+
+
+@define
+class Tally:
+    """Counts over a run. ``elapsed`` is its length so far, in seconds."""
+
+    sent: int = 0
+    greeted: int = 0
+    flawed: int = 0
+    elapsed: float = 0.0
+    seconds: Histogram = field(factory=Histogram)
+    last_failure: GreetFailed | None = None
+
+    @property
+    def lost(self) -> int:
+        """How many were not greeted."""
+        return self.sent - self.greeted
+
+    @property
+    def rate(self) -> float:
+        """Greetings per second."""
+        return self.greeted / self.elapsed if self.elapsed > 0 else 0.0
+
+    def add(self, outcome: Greeting | GreetFailed, complaints: list[str]) -> None:
+        """Count one probe."""
+        self.sent += 1
+        if isinstance(outcome, GreetFailed):
+            self.last_failure = outcome
+            return
+        self.greeted += 1
+        self.flawed += bool(complaints)
+        self.seconds.add(outcome.seconds.total)
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 greeted, 1 greeted with a flaw or a loss, 2 not greeted."""
+        if not self.greeted:
+            return 2
+        return 1 if self.lost or self.flawed else 0

@@ -1,0 +1,140 @@
+"""Whom to greet: what a target such as ``udp:[::1]:8088`` means. Pure: nothing is looked up here."""
+
+from __future__ import annotations
+
+import os
+import re
+from ipaddress import AddressValueError, IPv6Address
+from typing import Literal
+
+from attrs import frozen
+
+__all__ = ["DATAGRAM", "DEFAULT_HOST", "DEFAULT_PORT", "Target", "Transport", "parse"]
+
+Transport = Literal["tcp", "tls", "unix", "udp", "unixgram"]
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8088
+DATAGRAM = frozenset(["udp", "unixgram"])
+
+_TRANSPORTS: tuple[Transport, ...] = ("tcp", "udp", "tls", "unix", "unixgram")
+_PATHS = ("unix", "unixgram")
+_LONGEST_PATH = 103
+"""What every platform's ``sun_path`` holds besides the closing zero, in bytes: 103 on macOS, 107 on Linux."""
+
+_BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+@frozen
+class Target:
+    """One place to be greeted by: a transport with a host and a port, or with the path of a UNIX socket.
+
+    ``str`` gives the full spelling, which `parse` reads back.
+    """
+
+    transport: Transport
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @property
+    def datagram(self) -> bool:
+        """Whether it is asked with one datagram rather than by connecting."""
+        return self.transport in DATAGRAM
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a UNIX socket, which has neither host nor address family."""
+        return self.transport in _PATHS
+
+    def __str__(self) -> str:
+        if self.local:
+            return f"{self.transport}:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.transport}:{host}:{self.port}"
+
+
+def parse(text: str) -> Target:
+    """The target that ``text`` means; TCP and port 8088 where it leaves them out.
+
+    :raises ValueError: with one line that says what is wrong with it.
+    """
+    transport, rest = _transport(text)
+    if transport in _PATHS:
+        return Target(transport, path=_path(text, rest))
+    host, port = _split(text, rest)
+    return Target(transport, host=host, port=_port(text, port))
+
+
+def _transport(text: str) -> tuple[Transport, str]:
+    for transport in _TRANSPORTS:
+        if text.startswith(f"{transport}:"):
+            return transport, text[len(transport) + 1 :]
+    return "tcp", text
+
+
+def _wrong(text: str, why: str) -> ValueError:
+    return ValueError(f"target {text!a}: {why}")
+
+
+def _path(text: str, path: str) -> str:
+    if not path:
+        raise _wrong(text, "the path is missing")
+    if "\0" in path:
+        raise _wrong(text, "a path holds no NUL")
+    try:
+        size = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        raise _wrong(text, "the path cannot be written in this locale's encoding") from None
+    if size > _LONGEST_PATH:
+        raise _wrong(text, f"a socket's path is at most {_LONGEST_PATH} bytes, not {size}")
+    return path
+
+
+def _split(text: str, rest: str) -> tuple[str, str | None]:
+    """The host, checked, and the port as written, or None where it is left out."""
+    if bracketed := _BRACKETED.fullmatch(rest):
+        host, port = bracketed.groups()
+        if not _is_v6(host):
+            raise _wrong(text, f"{host!a} is not an IPv6 address")
+        return host, port
+    if rest.count(":") > 1:
+        if _is_v6(rest):
+            return rest, None
+        scheme = rest.partition(":")[0]
+        raise _wrong(text, f"{scheme!a} is none of the transports {' '.join(_TRANSPORTS)}")
+    host, colon, port = rest.partition(":")
+    return _name(text, host), port if colon else None
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        IPv6Address(host)
+    except AddressValueError:
+        return False
+    return host.isascii() and host.isprintable() and " " not in host
+
+
+def _name(text: str, host: str) -> str:
+    """A host name in the form the resolver takes (IDNA 2003), or an IPv4 address."""
+    if not host:
+        raise _wrong(text, "the host is missing")
+    if host.isascii() and host.isdigit():
+        raise _wrong(text, f"a port alone is no target; {DEFAULT_HOST}:{host} is")
+    try:
+        name = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise _wrong(text, f"{host!a} is not a host name") from None
+    if not _NAME.fullmatch(name) or len(name) > 253:
+        raise _wrong(text, f"{host!a} is not a host name")
+    return name
+
+
+def _port(text: str, port: str | None) -> int:
+    if port is None:
+        return DEFAULT_PORT
+    if not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
+        raise _wrong(text, f"port {port!a} is not a number from 1 to 65535")
+    return int(port)

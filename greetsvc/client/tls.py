@@ -1,0 +1,221 @@
+"""TLS for the probe: whom to trust, who we are, and in words why it was not agreed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from zope.interface import implementer
+
+from greetsvc.client.setting import BadSetting
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+    from OpenSSL import SSL
+    from OpenSSL.crypto import X509
+    from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+__all__ = ["ClientTls", "tls_words"]
+
+_CHAIN = {
+    9: "the certificate is not valid yet",
+    10: "the certificate has expired",
+    18: "the certificate is self-signed and not trusted",
+    19: "the certificate's chain ends in a self-signed one that is not trusted",
+    20: "the certificate is signed by an unknown authority",
+    21: "the certificate is signed by an unknown authority",
+    23: "the certificate has been revoked",
+    26: "the certificate is not meant for servers",
+    79: "the certificate is signed by one that is no authority",
+}
+"""OpenSSL's X509_V_ERR_* in words (x509_vfy.h)."""
+
+_NOT_TLS = (
+    "wrong version number",
+    "packet length too long",
+    "record layer failure",
+    "http request",
+    "record overflow",
+)
+
+
+def tls_words(error: BaseException) -> str:
+    """An OpenSSL error in words: its last reason."""
+    reasons = error.args[0] if error.args else None
+    if not isinstance(reasons, list) or not reasons:
+        return str(error) or type(error).__name__
+    reason = str(reasons[-1][-1])
+    if reason in _NOT_TLS:
+        return f"the far end does not speak TLS ({reason})"
+    name, alert, what = reason.partition(" alert ")
+    return f"the far end refused: {what}" if alert and name else reason
+
+
+class ClientTls:
+    """How to speak TLS: the files are read here, once.
+
+    ``ca`` is a PEM file of the authorities to trust instead of the system's; ``insecure`` trusts anyone; ``cert`` and
+    ``key`` are our own PEM certificate (its chain may follow) and its key, which may be in the same file; ``sni`` is
+    the name to ask for and to find in the certificate instead of the target's.
+
+    :raises BadSetting: naming the file that cannot be used, and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        ca: str | None = None,
+        insecure: bool = False,
+        cert: str | None = None,
+        key: str | None = None,
+        sni: str | None = None,
+    ) -> None:
+        from OpenSSL import SSL
+        from twisted.internet.ssl import CertificateOptions, platformTrust, trustRootFromCertificates
+
+        if ca is not None and insecure:
+            raise BadSetting("ca", ca, "not together with insecure, which trusts anyone")
+        if key is not None and cert is None:
+            raise BadSetting("key", key, "needs a cert")
+        self._insecure = insecure
+        self._sni = None if sni is None else _dns_name(sni)
+        ours: dict[str, Any] = {}
+        if cert is not None:
+            ours = _our_certificate(cert, key)
+        trust = None
+        if not insecure:
+            trust = platformTrust() if ca is None else trustRootFromCertificates(_authorities(ca))
+        try:
+            self._context: SSL.Context = CertificateOptions(trustRoot=trust, **ours).getContext()
+        except SSL.Error as error:
+            raise BadSetting("key", str(key or cert), tls_words(error)) from None
+
+    def creator(self, host: str, refuse: Callable[[str], None]) -> IOpenSSLClientConnectionCreator:
+        """What makes one probe's TLS connection; ``refuse`` is told why a certificate is not accepted."""
+        return _Creator(self._context, self._sni or host, None if self._insecure else refuse)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _Creator:
+    def __init__(self, context: SSL.Context, name: str, refuse: Callable[[str], None] | None) -> None:
+        self._context = context
+        self._name = name.rstrip(".").partition("%")[0]
+        self._refuse = refuse
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        from OpenSSL import SSL
+
+        connection = SSL.Connection(self._context, None)
+        if not _is_address(self._name):
+            connection.set_tlsext_host_name(self._name.encode("ascii"))
+        if self._refuse is not None:
+            connection.set_verify(SSL.VERIFY_PEER, _Verify(self._name, self._refuse))
+        return connection
+
+
+class _Verify:
+    """OpenSSL asks this about each certificate of the chain; nothing may be raised into it."""
+
+    def __init__(self, name: str, refuse: Callable[[str], None]) -> None:
+        self._name = name
+        self._refuse = refuse
+
+    def __call__(self, _: SSL.Connection, certificate: X509, number: int, depth: int, good: int) -> bool:
+        if not good:
+            self._refuse(_CHAIN.get(number, f"the certificate does not verify (OpenSSL error {number})"))
+            return False
+        if depth > 0:
+            return True
+        why = _misnamed(certificate.to_cryptography(), self._name)
+        if why:
+            self._refuse(why)
+        return not why
+
+
+def _misnamed(certificate: Certificate, name: str) -> str:
+    """Why the certificate is not for this name; empty when it is."""
+    from service_identity import CertificateError, VerificationError
+    from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+
+    verify = verify_certificate_ip_address if _is_address(name) else verify_certificate_hostname
+    try:
+        verify(certificate, name)
+    except (VerificationError, CertificateError, ValueError):
+        return f"the certificate is not for {name}, {_names(certificate)}"
+    return ""
+
+
+def _names(certificate: Certificate) -> str:
+    from cryptography import x509
+
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return "it has no names at all"
+    found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    return f"but for {', '.join(found[:5]) or 'other things'}"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _dns_name(name: str) -> str:
+    try:
+        encoded = name.encode("idna").decode("ascii")
+    except UnicodeError:
+        encoded = ""
+    if not encoded or not encoded.isprintable() or " " in encoded:
+        raise BadSetting("sni", name, "is not a host name")
+    return encoded
+
+
+def _read(setting: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        raise BadSetting(setting, path, f"cannot be read: {why or error}") from None
+
+
+def _certificates(setting: str, path: str) -> list[Certificate]:
+    from cryptography.x509 import load_pem_x509_certificates
+
+    try:
+        return load_pem_x509_certificates(_read(setting, path))
+    except ValueError:
+        raise BadSetting(setting, path, "holds no certificate in PEM form") from None
+
+
+def _authorities(path: str) -> list[Any]:
+    from OpenSSL.crypto import X509
+    from twisted.internet.ssl import Certificate
+
+    return [Certificate(X509.from_cryptography(found)) for found in _certificates("ca", path)]
+
+
+def _our_certificate(cert: str, key: str | None) -> dict[str, Any]:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from OpenSSL.crypto import X509, PKey
+
+    own, *chain = [X509.from_cryptography(found) for found in _certificates("cert", cert)]
+    setting, path = ("cert", cert) if key is None else ("key", key)
+    pem = _read(setting, path)
+    try:
+        private = load_pem_private_key(pem, None)
+    except TypeError:
+        raise BadSetting(setting, path, "holds a key that needs a passphrase") from None
+    except ValueError:
+        raise BadSetting(setting, path, "holds no private key in PEM form") from None
+    return {
+        "certificate": own,
+        "privateKey": PKey.from_cryptography_key(private),  # type: ignore[arg-type]  # whatever TLS cannot use raises
+        "extraCertChain": chain,
+    }
