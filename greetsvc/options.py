@@ -1,3 +1,5 @@
+# mypy: allow-untyped-calls
+# (usage.Options has no types.)
 """The options of `twistd greetsvc`."""
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Options(usage.Options):
         self._listen.append(endpoint)
 
     def opt_trust_proxy(self, network: str) -> None:
-        """Repeatable: a network (CIDR) whose PROXY headers count. [default: loopback]"""
+        """Repeatable: a network (CIDR) whose PROXY headers count, loopback when left out."""
         self._trusted.append(network)
 
     def opt_config(self, path: str) -> None:

@@ -158,7 +158,7 @@ KEYS = (
     Key(
         "udp-budget", "BYTES", "bytes a second for unmarked UDP answers to a prefix [default: 1024]", _whole(0, 10**9)
     ),
-    Key("trust-proxy", "CIDR", "repeatable: whose PROXY headers count [loopback]", _networks, repeatable=True),
+    Key("trust-proxy", "CIDR", "networks whose PROXY headers count [default: loopback]", _networks, repeatable=True),
     Key("client-ca", "FILE", "TLS listeners ask for a certificate signed by one of these", text, str),
     Key("log-visits", "WHAT", "all, summary or off [default: all]", _one_of("all", "summary", "off"), str),
     Key("log-format", "FORMAT", "text or json [default: text]", _one_of("text", "json"), str),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.interfaces import (
@@ -51,6 +52,8 @@ class GreetingProtocol(Protocol):
     transport: ITCPTransport
     peer: Address
     source: Source = ()
+    lingers = False
+    """Whether the transport closes in a way that lets the greeting arrive (`greetsvc.net.linger.ILingers`)."""
 
     def connectionMade(self) -> None:
         """Count the connection, start its deadline, and greet unless a handshake comes first."""
@@ -130,13 +133,18 @@ class GreetingFactory(Factory):
 
     def enter(self, protocol: GreetingProtocol) -> None:
         """A connection was made: it counts until its socket is closed, and its deadline runs."""
-        self.admission.enter(protocol.source)
         self._deadlines.add(protocol)
+        self.admission.enter(protocol.source)
+        call_when_closed = getattr(protocol.transport, "call_when_closed", None)
+        if call_when_closed is not None:
+            protocol.lingers = True
+            call_when_closed(partial(self.admission.leave, protocol.source))
 
     def leave(self, protocol: GreetingProtocol) -> None:
-        """A connection is over."""
+        """A connection is over, though its socket may linger."""
         self._deadlines.discard(protocol)
-        self.admission.leave(protocol.source)
+        if not protocol.lingers:
+            self.admission.leave(protocol.source)
 
     def greeting(self, protocol: GreetingProtocol) -> bytes:
         """The greeting for this visit; one that needs nothing of the visit is rendered once."""
@@ -165,9 +173,7 @@ class GreetingFactory(Factory):
         protocol.expire()
 
     def abort(self) -> None:
-        """End every connection at once."""
+        """End every connection at once, and leave no timer."""
         for protocol in tuple(self._deadlines):
             protocol.expire()
-
-    def stopFactory(self) -> None:
-        """No listener uses this factory any more, and its timer ends with the last connection."""
+        self._deadlines.stop()

@@ -1,0 +1,181 @@
+"""Turns each listener of the settings into a bound socket with its protocol, ready to be served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, cast
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.python.failure import Failure
+
+from greetsvc import wire
+from greetsvc.config import one_line
+from greetsvc.ledger import Ledger
+from greetsvc.net.bind import LONGEST_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
+from greetsvc.net.datagram import DatagramPort
+from greetsvc.net.endpoints import Endpoint
+from greetsvc.net.facade import ListeningReactor
+from greetsvc.net.linger import Lingerers
+from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
+from greetsvc.server.admission import Admission
+from greetsvc.server.stream import address_of
+from greetsvc.server.udprule import UdpRule
+from greetsvc.settings import Listener, Mistake, Settings
+
+__all__ = ["DatagramListening", "Premises", "StreamListening", "listening"]
+
+
+@frozen(eq=False)
+class Premises:
+    """What all listeners of one service share."""
+
+    reactor: Any
+    settings: Settings
+    ledger: Ledger
+    admission: Admission
+    rule: UdpRule
+    lingerers: Lingerers
+    ipv4_tcp: Collection[int] = frozenset()
+    ipv4_udp: Collection[int] = frozenset()
+
+
+def listening(premises: Premises, listener: Listener) -> StreamListening | DatagramListening:
+    """Listens for connections or for datagrams, as the endpoint says."""
+    kind = DatagramListening if listener.endpoint.is_datagram else StreamListening
+    return kind(premises, listener)
+
+
+class StreamListening:
+    """One stream endpoint, which may stand for several ports, or for one that is there only later."""
+
+    def __init__(self, premises: Premises, listener: Listener) -> None:
+        settings = premises.settings
+        self.listener = listener
+        self.factory = GreetingFactory(
+            listener.greeter,
+            ledger=premises.ledger,
+            admission=premises.admission,
+            deadline=settings.deadline,
+            transport=listener.endpoint.transport,
+            reactor=premises.reactor,
+        )
+        self._facade = ListeningReactor(
+            premises.reactor,
+            lingerers=premises.lingerers,
+            v4_ports=premises.ipv4_tcp,
+            backlog=listener.endpoint.backlog or LONGEST_BACKLOG,
+        )
+        self._settings = settings
+        self._foreign: list[IListeningPort] = []
+        self._pending: Deferred[Any] | None = None
+        self._report: Callable[[Mistake], object]
+
+    def bind(self, late: Callable[[Mistake], object]) -> None:
+        """Bind. Raises `Mistake`; an endpoint that fails only later calls ``late`` with it."""
+        mistakes: list[Mistake] = []
+        self._report = mistakes.append
+        try:
+            endpoint = _stream_endpoint(self._facade, self.listener.endpoint)
+        except Exception as error:
+            raise _mistake(self.listener, error) from error
+        self._pending = maybeDeferred(endpoint.listen, self.factory)
+        self._pending.addCallbacks(self._listens, self._fails)
+        if mistakes:
+            raise mistakes[0]
+        self._report = late
+
+    def _listens(self, port: IListeningPort) -> None:
+        self._pending = None
+        if port not in self._facade.ports:
+            self._foreign.append(port)
+
+    def _fails(self, failure: Failure) -> None:
+        self._pending = None
+        if not failure.check(CancelledError):
+            self._report(_mistake(self.listener, failure.value))
+
+    def begin(self) -> None:
+        """Accept connections from now on."""
+        self._facade.begin()
+
+    async def stop(self) -> None:
+        """Greet who is in the queue, and listen no longer."""
+        if self._pending is not None:
+            self._pending.cancel()
+        for port in (*self._facade.ports, *self._foreign):
+            await maybeDeferred(port.stopListening)
+
+    def places(self) -> list[str]:
+        """Where connections are accepted: ``port: 8088`` or ``path: /run/greet.sock``."""
+        return [_place(port) for port in (*self._facade.ports, *self._foreign)]
+
+
+class DatagramListening:
+    """One UDP port or UNIX datagram socket."""
+
+    def __init__(self, premises: Premises, listener: Listener) -> None:
+        self.listener = listener
+        self.protocol = GreetingDatagramProtocol(
+            listener.greeter, ledger=premises.ledger, rule=premises.rule, transport=listener.endpoint.transport
+        )
+        self._premises = premises
+        self._port: DatagramPort | None = None
+
+    def bind(self, late: Callable[[Mistake], object]) -> None:
+        """Bind. Raises `Mistake`, and never later."""
+        endpoint = self.listener.endpoint
+        path = None
+        try:
+            if endpoint.path is not None:
+                sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode)
+                path = UnixPath(endpoint.path)
+            else:
+                port = endpoint.port or 0
+                sock = datagram_socket(endpoint.host or "", port, v6only=port in self._premises.ipv4_udp)
+        except CannotListenError as error:
+            raise _mistake(self.listener, error) from error
+        self._port = DatagramPort(sock, self.protocol, self._premises.reactor, longest=wire.MAX_REQUEST, path=path)
+        self._port.startListening()
+
+    def begin(self) -> None:
+        """Answer from now on."""
+        if self._port is not None:
+            self._port.resumeReading()
+
+    async def stop(self) -> None:
+        """Answer what has arrived, and listen no longer."""
+        if self._port is not None:
+            await self._port.stopListening()
+
+    def places(self) -> list[str]:
+        """Where datagrams are received, as `StreamListening.places`."""
+        return [_place(self._port)] if self._port is not None else []
+
+    @property
+    def udp_port(self) -> int:
+        """The UDP port; 0 where there is none."""
+        return address_of(self._port.getHost()).port if self._port is not None else 0
+
+
+def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint) -> IStreamServerEndpoint:
+    if endpoint.path is not None:
+        return UNIXServerEndpoint(reactor, endpoint.path, mode=endpoint.mode, wantPID=False)
+    return cast(IStreamServerEndpoint, serverFromString(reactor, endpoint.text))
+
+
+def _place(port: IListeningPort) -> str:
+    address = address_of(port.getHost())
+    return f"port: {address.port}" if address.port else f"path: {address.host}"
+
+
+def _mistake(listener: Listener, error: BaseException | None) -> Mistake:
+    if isinstance(error, CannotListenError):
+        where = f"{error.interface or 'every IPv4 address'}, port {error.port}"
+        if listener.endpoint.path is not None:
+            where = str(error.port)
+        return Mistake(f"{listener.where}: cannot listen on {where}: {one_line(error.socketError)}")
+    return Mistake(f"{listener.where}: {one_line(error or ValueError())}")

@@ -1,0 +1,226 @@
+# mypy: allow-untyped-calls
+# (twisted.application has no types.)
+"""The service: what the settings ask for, bound before twistd forks and served after it."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, Logger
+
+from greetsvc.ledger import Ledger
+from greetsvc.listening import DatagramListening, Premises, StreamListening, listening
+from greetsvc.logs import json_observer
+from greetsvc.net.bind import ipv6_works, kernel_backlog
+from greetsvc.net.endpoints import parse_endpoint
+from greetsvc.net.linger import Lingerers
+from greetsvc.options import Options, refuse
+from greetsvc.server.admission import Admission
+from greetsvc.server.udprule import UdpRule
+from greetsvc.server.visitlog import READABLE, VisitLog
+from greetsvc.settings import Listener, Mistake, Settings
+
+__all__ = ["GreetingService", "Options", "makeService"]
+
+PER_SOURCE = 256
+"""Connections of one source when nothing else is asked for; loopback is exempt then."""
+
+SHARE_OF_FILES = 0.9
+"""Of the open files that are allowed, how many may be connections."""
+
+_DEFAULT_ENDPOINTS: tuple[str, ...] = ("tcp:8088", "udp:8088")
+_DEFAULT_IPV6_ENDPOINTS = (r"tcp:8088:interface=\:\:", r"udp:8088:interface=\:\:")
+
+
+class GreetingService(Service):
+    """Greets on every listener of ``settings``.
+
+    `bind` comes first, and before a fork; `startService` begins to serve, `stopService` lets open connections end.
+    """
+
+    name = "greetsvc"
+    log = Logger(namespace="greetsvc")
+
+    def __init__(self, settings: Settings, reactor: Any = None) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self.settings = settings
+        self.ledger = Ledger()
+        self.reactor = reactor
+        self.observer: ILogObserver | None = None
+        most = settings.max_connections or int(_open_files() * SHARE_OF_FILES)
+        self.admission = Admission(
+            most=most,
+            per_source=settings.max_per_source or PER_SOURCE,
+            exempt_loopback=settings.max_per_source is None,
+        )
+        self.rule = UdpRule(time.monotonic, budget=settings.udp_budget)
+        self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, most=most)
+        self._visits = VisitLog(reactor, readable=READABLE if settings.log_visits == "all" else 0)
+        if settings.log_visits != "off":
+            self.ledger.watchers.append(self._visits.visited)
+        self._notes: list[str] = []
+        self._listening: list[StreamListening | DatagramListening] = []
+
+    def bind(self) -> None:
+        """Bind every listener, or none. Raises `Mistake`."""
+        listeners = self.settings.listeners or self._default_listeners()
+        endpoints = [listener.endpoint for listener in listeners]
+        premises = Premises(
+            self.reactor,
+            self.settings,
+            self.ledger,
+            self.admission,
+            self.rule,
+            self._lingerers,
+            ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
+            ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},
+        )
+        try:
+            for listener in listeners:
+                one = listening(premises, listener)
+                self._listening.append(one)
+                one.bind(self._failed)
+        except Mistake:
+            self.unbind()
+            raise
+        self.rule.own_ports = {one.udp_port for one in self._listening if isinstance(one, DatagramListening)}
+
+    def unbind(self) -> None:
+        """Close every listener; nobody has been served yet."""
+        for one in self._listening:
+            Deferred.fromCoroutine(one.stop())
+        self._listening.clear()
+
+    def describe(self) -> list[str]:
+        """What runs where, a line for each listener."""
+        return [
+            f"{one.listener.endpoint.transport} {', '.join(one.places()) or one.listener.endpoint.text}"
+            f" says {one.listener.says}"
+            for one in self._listening
+        ]
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join the application, and give it our log format where one was asked for."""
+        if self.observer is not None:
+            parent.setComponent(ILogObserver, self.observer)
+        super().setServiceParent(parent)
+
+    def startService(self) -> None:
+        """Serve. The log names each listener, with the port it was given."""
+        super().startService()
+        backlog, cut = kernel_backlog()
+        if cut:
+            self._notes.append(f"The backlog of listeners is {backlog}: net.core.somaxconn allows no more")
+        for note in self._notes:
+            self.log.info("{note}", note=note)
+        for one in self._listening:
+            one.begin()
+            for place in one.places():
+                self.log.info("Server start at {place}", place=place)
+
+    def stopService(self) -> Deferred[None]:
+        """Listen no longer, let open connections end within ``drain`` seconds, then end them.
+
+        SIGTERM or SIGINT while they end ends them at once.
+        """
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for one in self._listening:
+            await one.stop()
+        if self.admission.open:
+            self.log.info(
+                "Stopping: {count} open connections have {drain} s to end",
+                count=self.admission.open,
+                drain=self.settings.drain,
+            )
+            await self._drain()
+        for one in self._listening:
+            if isinstance(one, StreamListening):
+                one.factory.abort()
+        self._lingerers.stop()
+        self._visits.stop()
+        self._listening.clear()
+
+    async def _drain(self) -> None:
+        empty: Deferred[None] = Deferred()
+
+        def done() -> None:
+            if not empty.called:
+                empty.callback(None)
+
+        self.admission.when_empty = done
+        empty.addTimeout(self.settings.drain, self.reactor)
+        with _signals(lambda: self.reactor.callFromThread(empty.cancel)):
+            try:
+                await empty
+            except (defer.TimeoutError, defer.CancelledError):
+                self.log.info("Ending {count} open connections", count=self.admission.open)
+        self.admission.when_empty = None
+
+    def _failed(self, mistake: Mistake) -> None:
+        """An endpoint that answers late could not listen."""
+        self.log.critical("greetsvc: {mistake}", mistake=str(mistake))
+        self.reactor.callLater(0, self.reactor.stop)
+
+    def _default_listeners(self) -> tuple[Listener, ...]:
+        texts = _DEFAULT_ENDPOINTS
+        if ipv6_works():
+            texts += _DEFAULT_IPV6_ENDPOINTS
+        else:
+            self._notes.append("There is no IPv6 here: IPv4 alone is served")
+        return tuple(
+            Listener(parse_endpoint(text), self.settings.greeter, self.settings.says, f"the default {text}")
+            for text in texts
+        )
+
+
+def makeService(options: Options) -> GreetingService:
+    """What twistd runs: everything is bound when this returns. A mistake is one line and exit status 1."""
+    try:
+        service = GreetingService(options.settings())
+        service.bind()
+        service.observer = json_observer(options.parent) if service.settings.log_format == "json" else None
+    except Mistake as mistake:
+        refuse(mistake)
+    if options.check:
+        sys.stdout.writelines(f"{line}\n" for line in service.describe())
+        service.unbind()
+        raise SystemExit(0)
+    return service
+
+
+def _open_files() -> int:
+    """How many files this process may open, after asking for as many as it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # macOS refuses more than the kernel has, and says infinity
+        return soft
+    return hard
+
+
+@contextmanager
+def _signals(call: Callable[[], object]) -> Iterator[None]:
+    """SIGTERM and SIGINT call ``call`` meanwhile; only the main thread may ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: call()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
