@@ -1,0 +1,73 @@
+"""The promises about speed, and whether a run keeps them. Pure."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from bench.peers import (
+    EMPTY,
+    FLOOR,
+    GREETSVC,
+    GREETSVC_NET,
+    GREETSVC_WILDCARD,
+    LINGERING,
+    STOCK,
+    STOCK_WILDCARD,
+    UVLOOP,
+)
+from bench.plan import MANY, STEADY, name_of
+from bench.results import Results
+from bench.sample import Spread
+
+
+@frozen
+class Gate:
+    """One promise. ``measured`` is None when one of its two sides was not measured."""
+
+    words: str
+    at_most: float
+    measured: Spread | None
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the median is within the bound; None when nobody knows."""
+        return None if self.measured is None else self.measured.median <= self.at_most
+
+    @property
+    def verdict(self) -> str:
+        """The same as a word."""
+        return {True: "pass", False: "FAIL", None: "not measured"}[self.kept]
+
+
+def gates(results: Results) -> list[Gate]:
+    """All promises."""
+    steady, many = name_of(STEADY), name_of(MANY)
+
+    def tcp(under: str) -> Spread | None:
+        return results.ratio("tcp", GREETSVC, under, steady)
+
+    def udp(over: str, under: str) -> Spread | None:
+        return results.ratio("udp", over, under, steady)
+
+    return [
+        Gate("TCP server CPU per greeting / stock Twisted without linger", 0.60, tcp(STOCK)),
+        Gate("TCP, the same / uvloop without linger", 1.30, tcp(UVLOOP)),
+        Gate("TCP, the same / C floor", 2.0, tcp(FLOOR)),
+        Gate(
+            "UDP server CPU per free answer, specific address / stock Twisted with no rule",
+            0.70,
+            udp(GREETSVC, STOCK),
+        ),
+        Gate("UDP, the same / uvloop with no rule", 1.10, udp(GREETSVC, UVLOOP)),
+        Gate("UDP, wildcard / stock Twisted's (wrong source)", 0.95, udp(GREETSVC_WILDCARD, STOCK_WILDCARD)),
+        Gate(
+            "Memory per held connection, the same Protocol / stock Twisted",
+            1.0,
+            results.memory_ratio(GREETSVC_NET, STOCK),
+        ),
+        Gate(
+            "Memory per lingering connection, as shipped / stock Twisted", 1.0, results.memory_ratio(LINGERING, STOCK)
+        ),
+        Gate(f"{STEADY} to {MANY:,} peers, CPU per greeting", 1.3, results.growth("tcp", GREETSVC, steady, many)),
+        Gate("Ready to greet / bare `twistd -n` with an empty service", 1.5, results.start_ratio(GREETSVC, EMPTY)),
+    ]

@@ -1,0 +1,104 @@
+"""The load generator as the bench sees it: in C where there is a compiler, else in Python, and it says which."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from bench.plan import Scenario
+from bench.process import ROOT, Server
+from bench.sample import Sample
+from bench.servers import GREETING
+from greetsvc.wire import request
+
+HERE = Path(__file__).parent
+FAILURES = ("reset", "lost", "wrong", "late")
+REQUEST = request("0123456789abcdef", 64).decode("ascii")
+
+
+def compiled(source: Path, folder: Path) -> Path | None:
+    """The program made from ``source``; None without a compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return None
+    program = folder / source.stem
+    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+    return program
+
+
+@frozen
+class Load:
+    """A load generator, ready to run on its core."""
+
+    command: Sequence[str]
+    language: str
+    core: int
+
+    @classmethod
+    def build(cls, folder: Path, core: int) -> Load:
+        """The fastest that this machine can make."""
+        program = compiled(HERE / "load.c", folder)
+        if program is not None:
+            return cls([str(program)], "C", core)
+        return cls(
+            [sys.executable, "-m", "bench.load"], "Python: no C compiler here, so it limits the faster servers", core
+        )
+
+    def _started(self, mode: str, server: Server, peers: int, *options: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*self.command, mode, server.peer.host, str(server.port), str(peers), *options],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        os.sched_setaffinity(process.pid, {self.core})
+        return process
+
+    def run(self, server: Server, scenario: Scenario, number: int) -> Sample:
+        """One turn against ``server``."""
+        before = server.times()
+        process = self._started(
+            server.peer.transport,
+            server,
+            scenario.peers,
+            *("--seconds", str(scenario.seconds), "--warm", str(scenario.warm), "--rate", str(scenario.rate)),
+            *("--stay", str(scenario.stay), "--pid", str(server.pid), "--expect", GREETING.decode("ascii")),
+            *("--request", REQUEST),
+        )
+        answer, _ = process.communicate(timeout=scenario.seconds + scenario.warm + 30)
+        if process.returncode:
+            raise RuntimeError(f"the load generator ended with status {process.returncode}")
+        user, system = (after - at for after, at in zip(server.times(), before, strict=True))
+        seen: dict[str, Any] = json.loads(answer)
+        return Sample(
+            peer=server.peer.name,
+            scenario=scenario.name,
+            round=number,
+            seconds=seen["seconds"],
+            greeted=seen["greeted"],
+            failed={reason: seen[reason] for reason in FAILURES},
+            server_cpu=seen["server_cpu"],
+            user_share=user / (user + system or 1),
+            load_worked=seen["load_busy"],
+            latency=seen["latency"],
+        )
+
+    def held(self, server: Server, peers: int) -> tuple[int, float]:
+        """(connections that ``server`` holds, bytes for each) while ``peers`` of them keep their ends open."""
+        memory, descriptors = server.memory(), server.descriptors()
+        process = self._started("hold", server, peers, "--expect", GREETING.decode("ascii"))
+        assert process.stdout is not None
+        process.stdout.readline()
+        kept = server.descriptors() - descriptors
+        taken = server.memory() - memory
+        process.communicate()
+        return kept, taken / kept if kept > 0 else float("nan")

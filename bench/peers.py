@@ -1,0 +1,180 @@
+"""Who is measured: each with the command that starts it, and what a reader has to know of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from bench.servers import GREETING, HOST
+
+GREETSVC = "greetsvc"
+STOCK = "stock Twisted"
+ASYNCIO = "asyncio"
+UVLOOP = "uvloop"
+NGINX = "nginx stream return"
+TUTORIAL = "tutorial, blocking"
+BARE = "bare Python loop"
+FLOOR = "C floor"
+GREETSVC_WILDCARD = "greetsvc, wildcard"
+STOCK_WILDCARD = "stock Twisted, wildcard"
+GREETSVC_NET = "greetsvc.net, the same Protocol"
+LINGERING = "greetsvc as shipped, lingering"
+EMPTY = "twistd, empty service"
+
+EMPTY_TAC = Path(__file__).with_name("servers") / "empty.tac"
+ELSEWHERE = "127.0.0.2"
+"""What wildcard listeners are asked at: a connected client sees only an answer that leaves from there."""
+
+
+@frozen(kw_only=True)
+class Peer:
+    """A server to measure. ``missing`` says why it cannot be; ``host`` is where it is asked."""
+
+    name: str
+    transport: str
+    command: Sequence[str]
+    note: str = ""
+    host: str = HOST
+    missing: str | None = None
+
+
+@frozen
+class Tools:
+    """What this machine has besides Python; None for what it has not."""
+
+    floor: Path | None
+    nginx: str | None
+    uvloop: bool
+
+    @classmethod
+    def of_this_machine(cls, floor: Path | None) -> Tools:
+        """Look."""
+        nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        return cls(floor, nginx, importlib.util.find_spec("uvloop") is not None)
+
+
+def _module(name: str, *arguments: str) -> Sequence[str]:
+    return [sys.executable, "-m", f"bench.servers.{name}", *arguments]
+
+
+def _twistd(*arguments: str) -> Sequence[str]:
+    return [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", *arguments]
+
+
+def _greetsvc(name: str, listen: str, *, host: str = HOST, note: str = "") -> Peer:
+    return Peer(
+        name=name,
+        transport=listen[:3],
+        command=_twistd("greetsvc", "--listen", listen),
+        note=note,
+        host=host,
+    )
+
+
+def _uvloop(kind: str, tools: Tools) -> Peer:
+    return Peer(
+        name=UVLOOP,
+        transport="udp" if kind == "udp" else "tcp",
+        command=_module("aio", "uvloop", kind),
+        missing=None if tools.uvloop else "uvloop is not installed (dependency group bench)",
+    )
+
+
+def _floor(kind: str, tools: Tools) -> Peer:
+    return Peer(
+        name=FLOOR,
+        transport="udp" if kind == "udp" else "tcp",
+        command=[str(tools.floor), kind, GREETING.decode("ascii")],
+        note="no Python",
+        missing=None if tools.floor else "no C compiler (cc)",
+    )
+
+
+def tcp_peers(tools: Tools, folder: Path) -> list[Peer]:
+    """Those that greet and close. ``folder`` is for nginx's configuration."""
+    return [
+        _greetsvc(GREETSVC, f"tcp:0:interface={HOST}", note="as shipped: linger, limits, counters and log on"),
+        Peer(name=STOCK, transport="tcp", command=_module("stock", "tcp"), note="no linger, no limits, no log"),
+        Peer(
+            name=ASYNCIO,
+            transport="tcp",
+            command=_module("aio", "asyncio", "tcp"),
+            note="no linger, no limits, no log",
+        ),
+        _uvloop("tcp", tools),
+        Peer(
+            name=NGINX,
+            transport="tcp",
+            command=_module("nginx", str(tools.nginx), str(folder)),
+            note="one process, no log",
+            missing=None if tools.nginx else "no nginx",
+        ),
+        Peer(name=TUTORIAL, transport="tcp", command=_module("tutorial", "tcp"), note="backlog 5; prints each peer"),
+        Peer(name=BARE, transport="tcp", command=_module("bare", "tcp"), note="no framework, no log"),
+        _floor("tcp", tools),
+    ]
+
+
+def udp_peers(tools: Tools) -> list[Peer]:
+    """Those that answer datagrams."""
+    return [
+        _greetsvc(GREETSVC, f"udp:0:interface={HOST}", note="as shipped: the UDP rule, counters and log on"),
+        _greetsvc(
+            GREETSVC_WILDCARD, "udp:0", host=ELSEWHERE, note="the same; answers leave from the address that was asked"
+        ),
+        Peer(name=STOCK, transport="udp", command=_module("stock", "udp"), note="no rule, no log"),
+        Peer(
+            name=STOCK_WILDCARD,
+            transport="udp",
+            command=_module("stock", "udp-wildcard"),
+            note="asked at 127.0.0.1: elsewhere its answers leave from the wrong address",
+        ),
+        Peer(name=ASYNCIO, transport="udp", command=_module("aio", "asyncio", "udp"), note="no rule, no log"),
+        _uvloop("udp", tools),
+        Peer(name=TUTORIAL, transport="udp", command=_module("tutorial", "udp"), note="prints each peer"),
+        Peer(name=BARE, transport="udp", command=_module("bare", "udp"), note="no framework, no log"),
+        _floor("udp", tools),
+    ]
+
+
+def holding_peers(tools: Tools) -> list[Peer]:
+    """Those that greet and keep the connection, and greetsvc as shipped, which lingers."""
+    return [
+        Peer(
+            name=GREETSVC_NET,
+            transport="tcp",
+            command=_module("eager", "hold"),
+            note="write and stay, on the listener of greetsvc.net",
+        ),
+        _greetsvc(LINGERING, f"tcp:0:interface={HOST}", note="greeted, FIN sent, the peer keeps its end open"),
+        Peer(
+            name=STOCK, transport="tcp", command=_module("stock", "hold"), note="write and stay, on reactor.listenTCP"
+        ),
+        Peer(name=ASYNCIO, transport="tcp", command=_module("aio", "asyncio", "hold"), note="write and stay"),
+        _uvloop("hold", tools),
+        _floor("hold", tools),
+    ]
+
+
+def starting_peers() -> list[Peer]:
+    """Those whose start is timed."""
+    return [
+        _greetsvc(GREETSVC, f"tcp:0:interface={HOST}", note="until a first peer has been greeted"),
+        Peer(
+            name=EMPTY,
+            transport="tcp",
+            command=_twistd("-y", str(EMPTY_TAC)),
+            note="until its startService has written to the log; it listens nowhere",
+        ),
+        Peer(
+            name=STOCK,
+            transport="tcp",
+            command=_module("stock", "tcp"),
+            note="a script, no twistd; until a first peer has been greeted",
+        ),
+    ]

@@ -1,0 +1,78 @@
+"""What is measured in one round, and for how long. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+MANY = 10_000
+STEADY = 64
+
+
+@frozen(kw_only=True)
+class Scenario:
+    """What the load generator does in one turn. Times in seconds.
+
+    ``rate`` 0 is a closed loop: each of the ``peers`` begins a new visit when the last one ended. Otherwise so many
+    visits begin each second, however slow the server is, and latency counts from the time they should have begun.
+    ``stay``: a greeted TCP peer keeps its end open for so long. ``only``: the servers that take part; empty: all.
+    """
+
+    name: str
+    peers: int
+    seconds: float
+    warm: float
+    rate: float = 0
+    stay: float = 0
+    only: Sequence[str] = ()
+
+
+def closed_loop(peers: int, seconds: float, warm: float) -> Scenario:
+    """So many peers, each again and again."""
+    return Scenario(name=name_of(peers), peers=peers, seconds=seconds, warm=warm)
+
+
+def name_of(peers: int) -> str:
+    """The name of the closed loop with so many peers."""
+    return f"{peers} peer" if peers == 1 else f"{peers} peers"
+
+
+AT_RATE = "fixed rate"
+STAYING = "10000 peers that stay 0.5 s"
+
+
+@frozen(kw_only=True)
+class Plan:
+    """One whole run."""
+
+    rounds: int
+    tcp: Sequence[Scenario]
+    udp: Sequence[Scenario]
+    held: int
+
+    @classmethod
+    def of(cls, rounds: int, scale: float, staying: Sequence[str]) -> Plan:
+        """``scale`` stretches every measured window; 1 makes the main one a second long."""
+
+        def loop(peers: int, seconds: float, warm: float) -> Scenario:
+            return closed_loop(peers, seconds * scale, warm)
+
+        rate = Scenario(name=AT_RATE, peers=2000, seconds=0.8 * scale, warm=0.1, rate=5000)
+        stay = Scenario(name=STAYING, peers=MANY, seconds=1.0 * scale, warm=0.7, stay=0.5, only=staying)
+        steady = loop(STEADY, 1.0, 0.15)
+        return cls(
+            rounds=rounds,
+            tcp=[
+                loop(1, 0.4, 0.1),
+                loop(8, 0.4, 0.1),
+                steady,
+                loop(512, 0.4, 0.1),
+                loop(4096, 0.6, 0.3),
+                loop(MANY, 0.8, 1.2),
+                rate,
+                stay,
+            ],
+            udp=[loop(1, 0.3, 0.1), steady, loop(MANY, 0.4, 0.2), rate],
+            held=5000,
+        )

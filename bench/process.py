@@ -1,0 +1,103 @@
+"""A server as a process: started on its core, watched through /proc, ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+
+from bench.peers import Peer
+
+PORT_LINE = re.compile(rb"Server start at port: (\d+)")
+PATIENCE = 15.0
+ROOT = Path(__file__).parent.parent
+
+
+class NotStartedError(Exception):
+    """A server did not come up; the message is the reason, as one line."""
+
+
+def raise_file_limit() -> None:
+    """Open files up to the hard limit, for this process and the servers it starts."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class Server:
+    """A running server. ``ready_after`` is how long its first line took, in seconds from the fork."""
+
+    def __init__(self, peer: Peer, core: int, log: Path) -> None:
+        self.peer = peer
+        self._log = log
+        began = time.perf_counter()
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                peer.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        self.pid = self._process.pid
+        os.sched_setaffinity(self.pid, {core})
+        try:
+            self.port = self._port(began)
+            if peer.transport == "tcp" and self.port:
+                self._first_greeting(began)
+        except BaseException:
+            self.stop()
+            raise
+        self.ready_after = time.perf_counter() - began
+
+    def _port(self, began: float) -> int:
+        while time.perf_counter() - began < PATIENCE:
+            found = PORT_LINE.search(self._log.read_bytes())
+            if found:
+                return int(found[1])
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.001)
+        said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise NotStartedError(said[-1] if said else "it said nothing")
+
+    def _first_greeting(self, began: float) -> None:
+        while time.perf_counter() - began < PATIENCE:
+            try:
+                with socket.create_connection((self.peer.host, self.port), timeout=PATIENCE) as peer:
+                    if peer.recv(64):
+                        return
+            except OSError:
+                time.sleep(0.001)
+            if self._process.poll() is not None:
+                break
+        raise NotStartedError("it greets nobody")
+
+    def times(self) -> tuple[int, int]:
+        """User and system time in clock ticks (10 ms), scaled by the kernel to what the process really ran."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return int(fields[11]), int(fields[12])
+
+    def memory(self) -> int:
+        """Proportional set size, in bytes."""
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+        raise NotStartedError("the kernel does not say how much memory it has")
+
+    def descriptors(self) -> int:
+        """How many files are open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208
+
+    def stop(self) -> None:
+        """End it, without ceremony: nothing that follows is measured."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
