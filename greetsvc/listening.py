@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from ipaddress import ip_address
 from typing import Any, cast
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from greetsvc import wire
@@ -20,8 +21,11 @@ from greetsvc.net.datagram import DatagramPort
 from greetsvc.net.endpoints import Endpoint
 from greetsvc.net.facade import ListeningReactor
 from greetsvc.net.linger import Lingerers
+from greetsvc.net.proxied import ProxiedFactory
+from greetsvc.net.tls import tls_endpoint
 from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
 from greetsvc.server.admission import Admission
+from greetsvc.server.sources import plain_host
 from greetsvc.server.stream import address_of
 from greetsvc.server.udprule import UdpRule
 from greetsvc.settings import Listener, Mistake, Settings
@@ -41,6 +45,14 @@ class Premises:
     lingerers: Lingerers
     ipv4_tcp: Collection[int] = frozenset()
     ipv4_udp: Collection[int] = frozenset()
+
+    def behind_proxy(self, factory: IProtocolFactory) -> IProtocolFactory:
+        """The factory behind PROXY headers, which count when trusted networks send them."""
+        return ProxiedFactory(factory, trusted=self._trusts, refused=self.ledger.refuse, reactor=self.reactor)
+
+    def _trusts(self, host: str) -> bool:
+        address = ip_address(plain_host(host).partition("%")[0])
+        return any(address in network for network in self.settings.trust_proxy)
 
 
 def listening(premises: Premises, listener: Listener) -> StreamListening | DatagramListening:
@@ -68,6 +80,7 @@ class StreamListening:
             lingerers=premises.lingerers,
             v4_ports=premises.ipv4_tcp,
             backlog=listener.endpoint.backlog or LONGEST_BACKLOG,
+            wrap=premises.behind_proxy if listener.endpoint.proxied else None,
         )
         self._settings = settings
         self._foreign: list[IListeningPort] = []
@@ -79,7 +92,7 @@ class StreamListening:
         mistakes: list[Mistake] = []
         self._report = mistakes.append
         try:
-            endpoint = _stream_endpoint(self._facade, self.listener.endpoint)
+            endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._settings.client_ca)
         except Exception as error:
             raise _mistake(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
@@ -161,9 +174,11 @@ class DatagramListening:
         return address_of(self._port.getHost()).port if self._port is not None else 0
 
 
-def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint) -> IStreamServerEndpoint:
+def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint, client_ca: str | None) -> IStreamServerEndpoint:
     if endpoint.path is not None:
         return UNIXServerEndpoint(reactor, endpoint.path, mode=endpoint.mode, wantPID=False)
+    if endpoint.transport == "tls":
+        return tls_endpoint(reactor, endpoint.text, client_ca=client_ca)
     return cast(IStreamServerEndpoint, serverFromString(reactor, endpoint.text))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from attrs import field, frozen
+from attrs import frozen
 
-__all__ = ["Address", "Tls", "Visit"]
+if TYPE_CHECKING:
+    from greetsvc.net.tls import TlsFacts
+
+__all__ = ["Address", "Visit"]
 
 
 class Address(NamedTuple):
@@ -20,23 +23,13 @@ class Address(NamedTuple):
 
 
 @frozen
-class Tls:
-    """What a finished TLS handshake told: version and cipher, and the names that were asked for and proven."""
-
-    version: str
-    cipher: str
-    sni: str | None = None
-    alpn: str | None = None
-    certificate: str | None = None
-
-
-@frozen
 class Visit:
     """One visit, as the network saw it.
 
     ``transport`` is ``tcp``, ``tls``, ``unix``, ``udp`` or ``unixgram``; ``number`` counts the visits of this
     process from 1; ``when`` is in seconds since 1970; ``via`` is the proxy that named ``peer`` (PROXY protocol);
-    ``size`` is the length of the request datagram in bytes; ``name`` is what a talking peer calls itself.
+    ``size`` is the length of the request datagram in bytes; ``name`` is what a talking peer calls itself;
+    ``tls`` is what the handshake told.
     """
 
     transport: str
@@ -47,4 +40,4 @@ class Visit:
     via: Address | None = None
     size: int | None = None
     name: str | None = None
-    tls: Tls | None = field(default=None, repr=False)
+    tls: TlsFacts | None = None

@@ -24,6 +24,9 @@ FIELDS: dict[str, tuple[str, Callable[[Visit], str]]] = {
     "time": ("when", lambda visit: datetime.fromtimestamp(visit.when, UTC).isoformat(timespec="seconds")),
     "transport": ("transport", lambda visit: visit.transport),
     "name": ("name", lambda visit: visit.name or ""),
+    "tls_version": ("tls", lambda visit: visit.tls.version if visit.tls else ""),
+    "sni": ("tls", lambda visit: (visit.tls and visit.tls.sni) or ""),
+    "certificate": ("tls", lambda visit: (visit.tls and visit.tls.certificate) or ""),
 }
 """Each template field: the part of the visit that it reads (none for what is the same for all), and its text."""
 

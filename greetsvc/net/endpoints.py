@@ -7,10 +7,10 @@ except ``udp:`` and ``unixgram:``, and ``proxy:`` in front of another stream end
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 __all__ = ["DEFAULT_MODE", "Endpoint", "parse_endpoint", "port_number", "split_endpoint"]
 
@@ -18,17 +18,24 @@ DEFAULT_MODE = 0o666
 """The permissions of a UNIX socket's file when none are asked for: everybody may connect, as in Twisted."""
 
 _PROXY = ("proxy:", "haproxy:")
-_COMMON = ("port", "interface", "backlog")
-_IP_OPTIONS: Mapping[str, tuple[str, Collection[str]]] = {
-    "tcp": ("tcp", _COMMON),
-    "tcp6": ("tcp", _COMMON),
-    "udp": ("udp", ("port", "interface")),
-    "ssl": ("tls", (*_COMMON, "privateKey", "certKey", "extraCertChain", "sslmethod", "dhParameters")),
-    "tls": ("tls", _COMMON),
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "tcp": ("port", "interface", "backlog"),
+    "tcp6": ("port", "backlog", "interface"),
+    "tls": ("path", "port", "backlog", "interface"),
+    "ssl": (
+        *("port", "privateKey", "certKey", "sslmethod", "interface", "backlog"),
+        *("extraCertChain", "dhParameters"),
+    ),
+    "udp": ("port", "interface"),
+    "unix": ("address", "mode", "backlog", "lockfile"),
+    "unixgram": ("address", "mode"),
 }
-"""Each kind that binds an IP port: the transport that visits come over, and the options it takes."""
+"""What each kind takes, in the order of positions."""
 
-_WILDCARD = {"tcp6": "::"}
+_COLONS = r"; a colon that belongs to a value is written \:"
+_TRANSPORTS = {"tcp6": "tcp", "ssl": "tls"}
+_DEFAULT_HOSTS = {"tcp6": "::", "tls": "::"}
+_DEFAULT_PORTS = {"tls": "443"}
 
 
 @frozen
@@ -37,7 +44,7 @@ class Endpoint:
 
     ``transport`` is ``tcp``, ``tls``, ``unix``, ``udp``, ``unixgram``, or another kind's own name. ``host`` is empty
     for every IPv4 address; it and ``port`` are None where the string does not tell. ``text`` is the string without
-    ``proxy:``, which ``proxied`` stands for.
+    ``proxy:``, which ``proxied`` stands for. ``options`` are all arguments by their names.
     """
 
     text: str
@@ -49,6 +56,7 @@ class Endpoint:
     mode: int = DEFAULT_MODE
     backlog: int | None = None
     proxied: bool = False
+    options: Mapping[str, str] = field(factory=dict)
 
     @property
     def is_datagram(self) -> bool:
@@ -69,10 +77,9 @@ def parse_endpoint(text: str) -> Endpoint:
     (kind, *arguments), options = split_endpoint(text)
     if kind == "stdio":
         raise ValueError("stdio has no peers to greet")
-    if kind in _IP_OPTIONS:
-        return _ip(text, kind, arguments, options)
-    if kind in {"unix", "unixgram"}:
-        return _unix(text, kind, arguments, options)
+    if kind in _NAMES:
+        options = _named(kind, arguments, options)
+        return (_unix if "address" in _NAMES[kind] else _ip)(text, kind, options)
     if not kind.isidentifier():
         raise ValueError(f"an endpoint is KIND:ARGUMENTS, as in tcp:8088 or udp:8088, not {text!r}")
     return Endpoint(text, kind, kind)
@@ -112,43 +119,52 @@ def _proxied(text: str) -> Endpoint:
     return evolve(inner, proxied=True)
 
 
-def _ip(text: str, kind: str, arguments: list[str], options: dict[str, str]) -> Endpoint:
-    transport, known = _IP_OPTIONS[kind]
+def _named(kind: str, arguments: Sequence[str], options: Mapping[str, str]) -> dict[str, str]:
+    """All arguments by name, the positional ones too."""
+    names = _NAMES[kind]
+    if len(arguments) > len(names):
+        raise ValueError(f"{kind}: takes {', '.join(names)}, and not {arguments[len(names)]!r} besides{_COLONS}")
     for name in options:
-        if name not in known:
-            raise ValueError(f"{kind}: takes no option {name!r}; it takes {', '.join(known)}")
-    if kind == "tls" and (not arguments or not arguments[0]):
+        if name not in names:
+            raise ValueError(f"{kind}: takes {', '.join(names)}, and not {name!r}")
+    named = dict(zip(names, arguments, strict=False))
+    for name, value in named.items():
+        if name in options:
+            raise ValueError(f"{kind}: is given {name} twice, {value!r} and {options[name]!r}{_COLONS}")
+    return {**named, **options}
+
+
+def _ip(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
+    if kind == "tls" and not options.get("path"):
         raise ValueError("tls: needs the folder of its certificates, as in tls:DIR:port=8443")
-    ports = arguments[1:] if kind == "tls" else arguments
-    port = options.get("port", ports[0] if ports else "")
-    if len(ports) > (2 if kind == "tcp" else 1) or ("port" in options and ports):
-        raise ValueError(
-            f"{kind}: does not take {ports[-1]!r}; an IPv6 address needs interface= and \\: for its colons"
-        )
     return Endpoint(
         text,
         kind,
-        transport,
-        host=options.get("interface", ports[1] if len(ports) > 1 else _WILDCARD.get(kind, "")),
-        port=port_number(port),
+        _TRANSPORTS.get(kind, kind),
+        host=options.get("interface", _DEFAULT_HOSTS.get(kind, "")),
+        port=port_number(options.get("port", _DEFAULT_PORTS.get(kind, ""))),
         backlog=_backlog(options),
+        options=options,
     )
 
 
-def _unix(text: str, kind: str, arguments: list[str], options: dict[str, str]) -> Endpoint:
-    known = ("mode", "backlog", "lockfile") if kind == "unix" else ("mode",)
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{kind}: takes no option {name!r}; it takes {', '.join(known)}")
-    if len(arguments) != 1 or not arguments[0]:
-        raise ValueError(f"{kind}: needs one path, as in {kind}:/run/greet.sock")
-    if "\0" in arguments[0]:
-        raise ValueError(f"{kind}: the path {arguments[0]!r} holds a NUL character")
+def _unix(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
+    path = options.get("address", "")
+    if not path:
+        raise ValueError(f"{kind}: needs a path, as in {kind}:/run/greet.sock")
+    if "\0" in path:
+        raise ValueError(f"{kind}: the path {path!r} holds a NUL character")
     mode = options.get("mode", f"{DEFAULT_MODE:o}")
     if not re.fullmatch(r"[0-7]{1,4}", mode) or int(mode, 8) > 0o777:
         raise ValueError(f"the mode must be permissions in octal, as 660, not {mode!r}")
     return Endpoint(
-        text, kind, kind, path=str(Path(arguments[0]).absolute()), mode=int(mode, 8), backlog=_backlog(options)
+        text,
+        kind,
+        kind,
+        path=str(Path(path).absolute()),
+        mode=int(mode, 8),
+        backlog=_backlog(options),
+        options=options,
     )
 
 

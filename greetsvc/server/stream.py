@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from greetsvc.ledger import Ledger
 from greetsvc.net.deadline import Deadlines
+from greetsvc.net.tls import facts
 from greetsvc.server.admission import Admission, Source
 from greetsvc.server.sources import plain_host
 from greetsvc.visit import Address, Visit
@@ -160,12 +161,16 @@ class GreetingFactory(Factory):
         self.ledger.greet(self.transport, protocol.peer)
 
     def _visit(self, protocol: GreetingProtocol) -> Visit:
+        transport, needs = protocol.transport, self.greeter.needs
+        via = getattr(transport, "via", None)
         return Visit(
             transport=self.transport,
             peer=protocol.peer,
-            local=address_of(protocol.transport.getHost()),
+            local=address_of(transport.getHost()),
             number=self.ledger.number(),
             when=time.time(),
+            via=via and address_of(via),
+            tls=facts(transport) if "tls" in needs else None,
         )
 
     def _expire(self, protocol: GreetingProtocol) -> None:
