@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from greetsvc import wire
 from greetsvc.config import one_line
 from greetsvc.ledger import Ledger
+from greetsvc.net.arrival import keep_syn
 from greetsvc.net.bind import LONGEST_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.datagram import DatagramPort
 from greetsvc.net.endpoints import Endpoint
@@ -81,6 +82,7 @@ class StreamListening:
             v4_ports=premises.ipv4_tcp,
             backlog=listener.endpoint.backlog or LONGEST_BACKLOG,
             wrap=premises.behind_proxy if listener.endpoint.proxied else None,
+            prepare=keep_syn if "path" in listener.greeter.needs else None,
         )
         self._settings = settings
         self._foreign: list[IListeningPort] = []
@@ -151,7 +153,14 @@ class DatagramListening:
                 sock = datagram_socket(endpoint.host or "", port, v6only=port in self._premises.ipv4_udp)
         except CannotListenError as error:
             raise _mistake(self.listener, error) from error
-        self._port = DatagramPort(sock, self.protocol, self._premises.reactor, longest=wire.MAX_REQUEST, path=path)
+        self._port = DatagramPort(
+            sock,
+            self.protocol,
+            self._premises.reactor,
+            longest=wire.MAX_REQUEST,
+            path=path,
+            headers="path" in self.listener.greeter.needs,
+        )
         self._port.startListening()
 
     def begin(self) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from attrs import frozen
 
 if TYPE_CHECKING:
+    from greetsvc.net.arrival import Arrival, Syn, TcpInfo
     from greetsvc.net.tls import TlsFacts
 
-__all__ = ["Address", "Visit"]
+__all__ = ["Address", "PathFacts", "Visit"]
 
 
 class Address(NamedTuple):
@@ -23,13 +24,26 @@ class Address(NamedTuple):
 
 
 @frozen
+class PathFacts:
+    """What the path did to the packets of a visit, as far as it can be read: SYN, connection, request datagram.
+
+    ``nonce`` is that of a marked request.
+    """
+
+    syn: Syn | None = None
+    tcp: TcpInfo | None = None
+    datagram: Arrival | None = None
+    nonce: str | None = None
+
+
+@frozen
 class Visit:
     """One visit, as the network saw it.
 
     ``transport`` is ``tcp``, ``tls``, ``unix``, ``udp`` or ``unixgram``; ``number`` counts the visits of this
     process from 1; ``when`` is in seconds since 1970; ``via`` is the proxy that named ``peer`` (PROXY protocol);
     ``size`` is the length of the request datagram in bytes; ``name`` is what a talking peer calls itself;
-    ``tls`` is what the handshake told.
+    ``tls`` is what the handshake told, ``path`` what was read of the packets for a greeter that needs it.
     """
 
     transport: str
@@ -41,3 +55,4 @@ class Visit:
     size: int | None = None
     name: str | None = None
     tls: TlsFacts | None = None
+    path: PathFacts | None = None

@@ -22,6 +22,8 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from greetsvc.net.arrival import Arrival, ask_for_headers, read_header
+
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFDSet
     from twisted.python.failure import Failure
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH", "DatagramPort"]
 
+_ANCILLARY = 256
 BATCH = 64
 """Datagrams read in one turn of the reactor."""
 
@@ -46,7 +49,7 @@ class DatagramPort:
 
     While ``datagramReceived`` runs, ``asked`` is the local address the datagram was sent to (None where the
     socket is bound to one address, which then is the one), ``group`` says that it went to a broadcast or
-    multicast address, and ``write`` answers from ``asked``.
+    multicast address, and ``write`` answers from ``asked``. With ``headers``, ``arrival`` tells TTL and DSCP.
 
     ``longest`` bounds a datagram in bytes: longer ones are counted in ``oversize`` and dropped. Errors that the
     kernel reports in place of a datagram are counted by errno in ``failed``.
@@ -60,24 +63,30 @@ class DatagramPort:
         *,
         longest: int = 8192,
         path: UnixPath | None = None,
+        headers: bool = False,
     ) -> None:
         self.protocol = protocol
         self.asked: str | None = None
         self.group = False
+        self.arrival: Arrival | None = None
         self.oversize = 0
         self.failed: Counter[int] = Counter()
         self._sock = sock
         self._reactor = reactor
         self._longest = longest
         self._path = path
+        self._headers = headers
         self._listening = False
         self._host = _address(sock.family, sock.getsockname())
         self._reply: list[tuple[int, int, bytes]] = []
-        if isinstance(self._host, (IPv4Address, IPv6Address)) and self._host.host in _WILDCARDS:
-            self._ask_for_destinations()
-            self.doRead = self._read_with_destination
-        else:
-            self.doRead = self._read
+        self.doRead = self._read
+        if isinstance(self._host, IPv4Address | IPv6Address):
+            if headers:
+                ask_for_headers(sock)
+                self.doRead = self._read_with_ancillary
+            if self._host.host in _WILDCARDS:
+                self._ask_for_destinations()
+                self.doRead = self._read_with_ancillary
 
     def _ask_for_destinations(self) -> None:
         if self._sock.family is socket.AF_INET6:
@@ -145,15 +154,17 @@ class DatagramPort:
             if not self._listening:
                 return
 
-    def _read_with_destination(self) -> None:
+    def _read_with_ancillary(self) -> None:
         receive, longest = self._sock.recvmsg, self._longest
         for _ in range(BATCH):
             try:
-                data, ancillary, _flags, peer = receive(longest + 1, 64)
+                data, ancillary, _flags, peer = receive(longest + 1, _ANCILLARY)
             except OSError as error:
                 if self._is_over(error):
                     return
                 continue
+            if self._headers:
+                self.arrival = read_header(ancillary)
             for level, kind, value in ancillary:
                 self._note_destination(level, kind, value, peer)
             self._deliver(data, peer)

@@ -33,7 +33,8 @@ class ListeningReactor:
 
     ``v4_ports`` are the port numbers that have an IPv4 listener of their own: an IPv6 listener on one of these
     leaves IPv4 alone. ``backlog`` stands in for the one that callers ask for, which is Twisted's default more often
-    than a wish. ``wrap`` is put around each factory, below TLS.
+    than a wish. ``wrap`` is put around each factory, below TLS, and
+    ``prepare`` is called with each listening socket.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class ListeningReactor:
         v4_ports: Collection[int] = frozenset(),
         backlog: int = LONGEST_BACKLOG,
         wrap: Callable[[IProtocolFactory], IProtocolFactory] | None = None,
+        prepare: Callable[[socket.socket], object] | None = None,
     ) -> None:
         self._reactor = reactor
         self._lingerers = lingerers
         self._v4_ports = v4_ports
         self._backlog = backlog
         self._wrap = wrap
+        self._prepare = prepare
         self._ports: list[StreamPort] = []
         self._began = False
         directlyProvides(self, IReactorTCP, IReactorSSL, IReactorUNIX, IReactorSocket, providedBy(reactor))
@@ -104,6 +107,8 @@ class ListeningReactor:
         return self._listen(sock, factory)
 
     def _listen(self, sock: socket.socket, factory: IProtocolFactory, path: UnixPath | None = None) -> StreamPort:
+        if self._prepare is not None:
+            self._prepare(sock)
         if self._wrap is not None:
             factory = self._wrap(factory)
         port = StreamPort(sock, factory, self._reactor, lingerers=self._lingerers, path=path)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import DatagramProtocol
 
+from greetsvc import wire
 from greetsvc.ledger import Ledger
 from greetsvc.server.sources import plain_host
 from greetsvc.server.stream import address_of
 from greetsvc.server.udprule import UdpRule
-from greetsvc.visit import Address, Visit
+from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IUDPTransport
@@ -82,6 +83,9 @@ class GreetingDatagramProtocol(DatagramProtocol):
             number=self.ledger.number(),
             when=time.time(),
             size=len(request),
+            path=PathFacts(datagram=getattr(self.transport, "arrival", None), nonce=wire.nonce_of(request))
+            if "path" in self.greeter.needs
+            else None,
         )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -18,11 +19,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from greetsvc.ledger import Ledger
+from greetsvc.net.arrival import read_syn, read_tcp_info
 from greetsvc.net.deadline import Deadlines
 from greetsvc.net.tls import facts
 from greetsvc.server.admission import Admission, Source
 from greetsvc.server.sources import plain_host
-from greetsvc.visit import Address, Visit
+from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -171,6 +173,7 @@ class GreetingFactory(Factory):
             when=time.time(),
             via=via and address_of(via),
             tls=facts(transport) if "tls" in needs else None,
+            path=_observed(transport) if "path" in needs else None,
         )
 
     def _expire(self, protocol: GreetingProtocol) -> None:
@@ -182,3 +185,11 @@ class GreetingFactory(Factory):
         for protocol in tuple(self._deadlines):
             protocol.expire()
         self._deadlines.stop()
+
+
+def _observed(transport: Any) -> PathFacts:
+    """What was kept of the packets of a connection, which may lie below TLS."""
+    handle = transport.getHandle()
+    if not isinstance(handle, socket.socket):
+        handle = transport.transport.getHandle()
+    return PathFacts(syn=read_syn(handle), tcp=read_tcp_info(handle))

@@ -1,0 +1,51 @@
+"""The greeter ``path``: what the server saw of the visit, for the client to hold against what it sent."""
+
+from __future__ import annotations
+
+import secrets
+
+from greetsvc import record
+from greetsvc.visit import PathFacts, Visit
+
+__all__ = ["INSTANCE", "PathGreeter"]
+
+INSTANCE = secrets.token_hex(4)
+"""Names this process: another one after each start, and in each replica."""
+
+
+class PathGreeter:
+    """Says a `greetsvc.record.PathRecord`.
+
+    The packets of a connection that came through a PROXY header are the proxy's, and are left out.
+    """
+
+    needs = frozenset({"peer", "local", "via", "tls", "path", "size"})
+
+    @classmethod
+    def from_argument(cls, argument: str, encoding: str) -> PathGreeter:  # noqa: ARG003 - JSON is ASCII here
+        """What the server saw of the visit, one line of JSON that `greet` explains."""
+        if argument:
+            raise ValueError(f"path takes no argument, not {argument!r}")
+        return cls()
+
+    def greet(self, visit: Visit) -> bytes:
+        """The record of this visit."""
+        path = visit.path or PathFacts()
+        own = visit.via is None
+        syn, tcp, tls, datagram = path.syn, path.tcp, visit.tls, path.datagram
+        return record.encode(
+            record.PathRecord(
+                instance=INSTANCE,
+                nonce=path.nonce,
+                transport=visit.transport,
+                you=visit.peer,
+                me=visit.local,
+                via=visit.via,
+                syn=record.Syn(syn.ttl, syn.dscp, syn.ecn, syn.mss, syn.wscale, syn.sack, syn.timestamps)
+                if syn and own
+                else None,
+                tcp=record.Tcp(tcp.rtt_us, tcp.mss, tcp.retransmits) if tcp and own else None,
+                tls=record.Tls(tls.version, tls.cipher, tls.sni, tls.alpn) if tls else None,
+                datagram=record.Datagram(datagram.ttl, datagram.dscp, visit.size or 0) if datagram else None,
+            )
+        )
