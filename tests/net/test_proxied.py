@@ -18,6 +18,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.net.facade import ListeningReactor
 from greetsvc.net.proxied import ProxiedFactory, ProxiedTransport
 from greetsvc.net.proxy import encode_v1, encode_v2
 
@@ -268,8 +269,12 @@ class Client(Protocol):
         self.done.callback(self.received)
 
 
-async def ask(factory: ProxiedFactory, data: bytes) -> bytes:
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+async def ask(factory: ProxiedFactory, data: bytes, *, eager: bool) -> bytes:
+    """What a listener, Twisted's or ours, answers to a client that sends this and half-closes."""
+    listening: Any = ListeningReactor(reactor) if eager else reactor
+    port = await TCP4ServerEndpoint(listening, 0, interface="127.0.0.1").listen(factory)
+    if eager:
+        listening.begin()
     try:
         client = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port), Client(data))
         client.done.addTimeout(10, reactor)
@@ -279,12 +284,13 @@ async def ask(factory: ProxiedFactory, data: bytes) -> bytes:
         await port.stopListening()
 
 
+@pytest.mark.parametrize("eager", [False, True], ids=["stock transport", "our transport"])
 @pytest_twisted.ensureDeferred
-async def test_over_tcp_the_protocol_has_its_data_its_half_close_and_its_end() -> None:
+async def test_over_tcp_the_protocol_has_its_data_its_half_close_and_its_end(eager: bool) -> None:
     for header in HEADERS:
         inner = Recorders()
         factory = ProxiedFactory(inner, trusted=lambda host: host == "127.0.0.1", refused=pytest.fail)
-        assert await ask(factory, header + b"rest") == b"hello you, and bye"
+        assert await ask(factory, header + b"rest", eager=eager) == b"hello you, and bye"
         [recorder] = inner.built
         recorder.gone.addTimeout(10, reactor)
         await recorder.gone
@@ -294,8 +300,9 @@ async def test_over_tcp_the_protocol_has_its_data_its_half_close_and_its_end() -
         assert others == [b"rest", "half-closed", ConnectionDone]
 
 
+@pytest.mark.parametrize("eager", [False, True], ids=["stock transport", "our transport"])
 @pytest_twisted.ensureDeferred
-async def test_over_tcp_what_is_refused_hears_nothing() -> None:
+async def test_over_tcp_what_is_refused_hears_nothing(eager: bool) -> None:
     for trusted, data, reason in (
         (False, HEADERS[0], "proxy-untrusted"),
         (True, b"GET / HTTP/1.1\r\n\r\n", "proxy-header"),
@@ -304,5 +311,5 @@ async def test_over_tcp_what_is_refused_hears_nothing() -> None:
     ):
         refusals: list[str] = []
         factory = ProxiedFactory(Recorders(), trusted=lambda host, trusted=trusted: trusted, refused=refusals.append)  # type: ignore[misc]
-        assert await ask(factory, data) == b""
+        assert await ask(factory, data, eager=eager) == b""
         assert refusals == [reason]
