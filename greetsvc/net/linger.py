@@ -92,7 +92,7 @@ class Lingerers:
         self._young.append((sock, when_closed))
         if self._sweeping is None:
             self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
-        if len(self) > self._most:
+        if len(self._young) + len(self._old) + len(self._drains) > self._most:
             self._close_oldest()
 
     def stop(self) -> None:

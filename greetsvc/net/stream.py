@@ -8,23 +8,20 @@ forks and gives up its privileges, and may register with the reactor only afterw
 from __future__ import annotations
 
 import errno
-import os
 import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IListeningPort, ILoggingContext, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.reflect import qual
 from zope.interface import implementer
 
+from greetsvc.net.accepted import ADDRESSES, AcceptedSocket
+from greetsvc.net.spare import SpareDescriptor
 from greetsvc.net.transport import StreamTransport, UnixStreamTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory
     from twisted.python.failure import Failure
 
@@ -77,8 +74,9 @@ class StreamPort:
         self.listening = False
         self.accepted = 0
         self.refused = 0
-        self.address_of = _ADDRESSES[sock.family]
+        self.address_of = ADDRESSES[sock.family]
         self._sock = sock
+        self._family = sock.family
         self._path = path
         self._transport = UnixStreamTransport if sock.family == socket.AF_UNIX else StreamTransport
         self._host = self.address_of(sock.getsockname())
@@ -86,8 +84,9 @@ class StreamPort:
         self._reading = False  # asked for
         self._began = False
         self._pause: IDelayedCall | None = None
-        self._spare: int | None = None
+        self._spare = SpareDescriptor()
         self._quiet_until = 0.0
+        self._batch = BATCH
 
     def __repr__(self) -> str:
         return (
@@ -101,7 +100,7 @@ class StreamPort:
         if self.listening:
             return
         self.listening = True
-        self._reserve()
+        self._spare.hold()
         self.factory.doStart()
 
     def stopListening(self) -> Deferred[None]:
@@ -145,8 +144,11 @@ class StreamPort:
         return self._prefix
 
     def doRead(self) -> None:
-        """Accept a batch."""
-        self._accept(BATCH)
+        """Accept a batch; as many as it was last time, or twice that: to ask in vain costs more than one answer."""
+        expected, before = self._batch, self.accepted
+        self._accept(expected)
+        got = self.accepted - before
+        self._batch = min(2 * expected, BATCH) if got == expected else max(got, 1)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops."""
@@ -173,7 +175,9 @@ class StreamPort:
 
     def _welcome(self, fd: int, name: Any) -> None:
         """Make a connection of an accepted descriptor. Raises nothing."""
-        sock = socket.socket(self._sock.family, socket.SOCK_STREAM, 0, fd)
+        sock = AcceptedSocket(self._family, socket.SOCK_STREAM, 0, fd)
+        if socket.getdefaulttimeout() is not None:
+            sock.setblocking(False)
         self.accepted = number = self.accepted + 1
         try:
             peer = self.address_of(name)
@@ -192,8 +196,8 @@ class StreamPort:
         As in Twisted, a descriptor held in reserve is used to turn away who waits. Without one they wait.
         """
         turned_away = 0
-        if error.errno == errno.EMFILE and self._spare is not None:
-            turned_away = self._turn_away(self._spare)
+        if error.errno == errno.EMFILE and self._spare.held:
+            turned_away = self._spare.turn_away(self._sock, BATCH)
             self.refused += turned_away
         else:
             self._wait()
@@ -207,23 +211,6 @@ class StreamPort:
                 turned_away=turned_away,
             )
 
-    def _turn_away(self, spare: int) -> int:
-        """Use the place of the spare descriptor to accept and close a batch; the number of those."""
-        os.close(spare)
-        count = 0
-        with suppress(OSError):
-            while count < BATCH:
-                os.close(self._sock._accept()[0])  # type: ignore[attr-defined]
-                count += 1
-        self._reserve()
-        return count
-
-    def _reserve(self) -> None:
-        try:
-            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self._spare = None
-
     def _wait(self) -> None:
         if self._pause is None and self.listening:
             self.reactor.removeReader(self)
@@ -231,8 +218,7 @@ class StreamPort:
 
     def _go_on(self) -> None:
         self._pause = None
-        if self._spare is None:
-            self._reserve()
+        self._spare.hold()
         if self._reading:
             self.reactor.addReader(self)
 
@@ -241,9 +227,7 @@ class StreamPort:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
+        self._spare.release()
         self._sock.close()
         if self._path is not None:
             try:
@@ -253,26 +237,3 @@ class StreamPort:
         if self.listening:
             self.listening = False
             self.factory.doStop()
-
-
-def _ipv4(name: tuple[str, int]) -> IPv4Address:
-    return IPv4Address("TCP", *name)
-
-
-def _ipv6(name: tuple[str, int, int, int]) -> IPv6Address:
-    if name[3]:
-        # Python leaves the scope out of the host, and Twisted has it there.
-        host = socket.getnameinfo(name, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
-        return IPv6Address("TCP", host, *name[1:])
-    return IPv6Address("TCP", *name)
-
-
-def _unix(name: str | bytes | None) -> UNIXAddress:
-    return UNIXAddress(name or None)
-
-
-_ADDRESSES: dict[int, Callable[[Any], IAddress]] = {
-    socket.AF_INET: _ipv4,
-    socket.AF_INET6: _ipv6,
-    socket.AF_UNIX: _unix,
-}

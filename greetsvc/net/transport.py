@@ -19,13 +19,14 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet import abstract, tcp, unix
+from twisted.internet import abstract, unix
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.net.late import LateServer
 from greetsvc.net.linger import ILingers
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _SEND_LAST = _SEND | (socket.MSG_MORE if sys.platform == "linux" else 0)
 
 
 @implementer(ILingers)
-class StreamTransport(tcp.Server):
+class StreamTransport(LateServer):
     """The transport of one accepted TCP connection. `start` introduces it to its protocol.
 
     It is *held* while a callback of its own runs: what the protocol asks for meanwhile is noted, and done when
@@ -56,10 +57,6 @@ class StreamTransport(tcp.Server):
     server: StreamPort  # type: ignore[assignment]
     reactor: Any
     _tempDataLen = 0
-    _held = True
-    _known = False  # to the reactor; until then the descriptor may be a blocking one
-    _wants_reading = True
-    _wants_writing = False
     _peer_closed = False
     _when_closed: WhenClosed = ()
     _sendmsgQueue: Any = ()  # descriptors to be sent, on UNIX
@@ -67,7 +64,6 @@ class StreamTransport(tcp.Server):
     def __init__(self, sock: socket.socket, peer: IAddress, number: int, port: StreamPort) -> None:
         # The initialisers above this one would register the descriptor and build texts that few ask for.
         self.socket = sock
-        self.fileno = sock.fileno
         self.reactor = port.reactor
         self.server = port
         self.sessionno = number
@@ -88,7 +84,10 @@ class StreamTransport(tcp.Server):
             failure = Failure()
             _log.failure("A protocol failed when its connection was made", failure)
             self._held = False
-            self._end(failure)
+            try:
+                self.connectionLost(failure)
+            except BaseException:  # noqa: BLE001
+                _log.failure("A protocol failed when its connection was lost")
 
     # What the protocol asks for
 
@@ -96,13 +95,13 @@ class StreamTransport(tcp.Server):
         """Send ``data``: now, or after this callback, or after what is queued before it."""
         if self.TLS or self.producer is not None or type(data) is not bytes:
             super().write(data)
-        elif not self.connected or self._writeDisconnected or not data:
+        elif not self.connected or self._writeDisconnected or self._aborting or not data:
             return
         elif self._held:
             self._tempDataBuffer.append(data)
             self._tempDataLen += len(data)
             self._wants_writing = True
-        elif self._is_queueing():
+        elif self.dataBuffer or self._tempDataLen or self._sendmsgQueue:
             super().write(data)
         elif not self._send(data, _SEND):
             self.startWriting()
@@ -116,13 +115,13 @@ class StreamTransport(tcp.Server):
 
     def loseConnection(self) -> None:
         """Close, lingering, when everything is written."""
-        if self._writeDisconnected and not self.TLS and self.connected and not self.disconnecting:
+        if self.TLS or not (self._held or self._writeDisconnected):
+            super().loseConnection()
+        elif self.connected and not self.disconnecting:
             self.stopReading()
             self.disconnecting = 1
             if not self._held:
                 self.reactor.callLater(0, self.connectionLost, _DONE)
-        else:
-            super().loseConnection()
 
     def call_when_closed(self, call: Callable[[], object]) -> None:
         """See `ILingers`."""
@@ -130,42 +129,6 @@ class StreamTransport(tcp.Server):
             call()
         else:
             self._when_closed = (*self._when_closed, call)
-
-    # What the reactor is told
-
-    def startReading(self) -> None:
-        """Wait for input; while the connection is being made, only note that."""
-        if self._held and not self._known:
-            self._wants_reading = True
-        else:
-            self._introduce()
-            super().startReading()
-
-    def stopReading(self) -> None:
-        """Wait for input no longer."""
-        if self._known:
-            super().stopReading()
-        else:
-            self._wants_reading = False
-
-    def startWriting(self) -> None:
-        """Wait for room in the socket's buffer; in a callback, only note that."""
-        if self._held:
-            self._wants_writing = True
-        else:
-            self._introduce()
-            super().startWriting()
-
-    def stopWriting(self) -> None:
-        """Wait for room no longer."""
-        self._wants_writing = False
-        if self._known:
-            super().stopWriting()
-
-    def _introduce(self) -> None:
-        if not self._known:
-            self._known = True
-            self.socket.setblocking(False)
 
     # What the reactor calls
 
@@ -193,13 +156,24 @@ class StreamTransport(tcp.Server):
         """Let go of the protocol; the socket is closed, or lingers if it was the protocol that closed."""
         if self.disconnected:
             return
-        abstract.FileDescriptor.connectionLost(self, reason)
+        if self._known or self.producer is not None:
+            abstract.FileDescriptor.connectionLost(self, reason)
+        self.disconnected = 1
+        self.connected = 0
         sock, protocol = self.socket, self.protocol
         lingerers = self.server.lingerers if self.disconnecting and reason.type is ConnectionDone else None
-        if lingerers is None or self._peer_closed or not _half_close(sock):
+        if lingerers is not None and not self._peer_closed:
+            try:
+                sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                lingerers = None
+        else:
             lingerers = None
+        if lingerers is None:
             self._closeSocket(not reason.check(ConnectionAborted))
-        del self.protocol, self.socket, self.fileno
+        del self.protocol, self.socket
+        if self._known:
+            del self.fileno
         try:
             protocol.connectionLost(reason)
         finally:
@@ -215,9 +189,10 @@ class StreamTransport(tcp.Server):
         """Do what the protocol asked for while the transport was held."""
         if self.disconnected or self._aborting:
             return
-        if self._wants_writing:
+        if self._wants_writing or self.disconnecting:
             self._wants_writing = False
-            if self.producer is not None or self.dataBuffer or self._sendmsgQueue or self._writeDisconnecting:
+            half_closing = self._writeDisconnecting and not self._writeDisconnected
+            if self.producer is not None or self.dataBuffer or self._sendmsgQueue or half_closing:
                 self.startWriting()
                 return
             pieces = self._tempDataBuffer
@@ -228,11 +203,8 @@ class StreamTransport(tcp.Server):
                 if not self._send(data, _SEND_LAST if self.disconnecting else _SEND):
                     self.startWriting()
                     return
-        if self.disconnecting and self.producer is None and not self._is_queueing():
-            self.connectionLost(_DONE)
-
-    def _is_queueing(self) -> bool:
-        return bool(self.dataBuffer or self._tempDataLen or self._sendmsgQueue)
+            if self.disconnecting:
+                self.connectionLost(_DONE)
 
     def _send(self, data: bytes, flags: int) -> bool:
         """Send now; False if anything is left, which then is queued.
@@ -250,18 +222,7 @@ class StreamTransport(tcp.Server):
         self.offset = sent
         return False
 
-    def _end(self, failure: Failure) -> None:
-        try:
-            self.connectionLost(failure)
-        except BaseException:  # noqa: BLE001
-            _log.failure("A protocol failed when its connection was lost")
-
     # What is asked of it
-
-    def getHandle(self) -> socket.socket:
-        """The socket."""
-        self._introduce()
-        return self.socket
 
     def getHost(self) -> Any:
         """The address the peer connected to."""
@@ -288,11 +249,3 @@ class UnixStreamTransport(StreamTransport, unix.Server):
     def __init__(self, sock: socket.socket, peer: IAddress, number: int, port: StreamPort) -> None:
         super().__init__(sock, peer, number, port)
         self._sendmsgQueue = []
-
-
-def _half_close(sock: socket.socket) -> bool:
-    try:
-        sock.shutdown(socket.SHUT_WR)
-    except OSError:
-        return False
-    return True
