@@ -1,0 +1,27 @@
+#!/bin/sh
+# Installs the Debian packages that `make lab` needs and that are missing; asks the index only when one is.
+set -eu
+
+packages="haproxy iproute2 libnginx-mod-stream netcat-openbsd nftables nginx-light procps"
+
+if [ "$(id -u)" != 0 ]; then
+    echo "make lab: needs root: it installs Debian packages and makes network namespaces" >&2
+    exit 1
+fi
+if ! command -v apt-get >/dev/null; then
+    echo "make lab: needs Debian or a relative of it: there is no apt-get here" >&2
+    exit 1
+fi
+
+missing=
+for package in $packages; do
+    [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+        missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+echo "make lab: installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update
+# shellcheck disable=SC2086  # a list of words
+apt-get -qq install --yes --no-install-recommends -o Dpkg::Use-Pty=0 $missing >/dev/null
