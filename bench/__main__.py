@@ -25,7 +25,7 @@ from bench.peers import (
     tcp_peers,
     udp_peers,
 )
-from bench.plan import Plan
+from bench.plan import MAIN, Plan
 from bench.process import raise_file_limit
 from bench.results import Results
 
@@ -34,7 +34,9 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure greetsvc side by side with others.")
     parser.add_argument("--rounds", type=int, help="how many times round (5; 1 with --quick)")
-    parser.add_argument("--seconds", type=float, help="the main measured window; others follow (1; 0.3 with --quick)")
+    parser.add_argument(
+        "--seconds", type=float, help="the main measured window; others follow (0.8; 0.25 with --quick)"
+    )
     parser.add_argument(
         "--only", metavar="NAME", action="append", help="servers whose name contains NAME; repeatable"
     )
@@ -80,13 +82,14 @@ def main(words: Sequence[str] | None = None) -> int:
         progress("bench: reads /proc and epoll; it runs on Linux only")
         return 2
     raise_file_limit()
+    machine = description()
     cores = Cores.of_this_machine()
     os.sched_setaffinity(0, {cores.load})
     if cores.server == cores.load:
         progress("bench: one core only: the load generator takes its time from the servers")
     plan = Plan.of(
         asked.rounds or (1 if asked.quick else 5),
-        asked.seconds or (0.3 if asked.quick else 1.0),
+        (asked.seconds or (0.25 if asked.quick else MAIN)) / MAIN,
         staying=(GREETSVC, STOCK),
     )
     with tempfile.TemporaryDirectory(prefix="greetsvc-bench-") as name:
@@ -100,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "starts": starting_peers(),
         }
         notes = {part: {peer.name: peer.note for peer in peers} for part, peers in listed.items()}
-        results = Results(description(load.language), notes)
+        results = Results(machine | {"load generator": load.language}, notes)
         bench = Bench(plan, load, cores, folder, results)
         bench.run(*[chosen(peers, asked.only) for peers in listed.values()])
     out = asked.out or HERE / "results" / ("quick" if asked.quick else "")

@@ -7,14 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from bench.plan import Scenario
-from bench.process import ROOT, Server
+from bench.process import ROOT, Server, core_time
 from bench.sample import Sample
 from bench.servers import GREETING
 from greetsvc.wire import request
@@ -65,7 +66,7 @@ class Load:
 
     def run(self, server: Server, scenario: Scenario, number: int) -> Sample:
         """One turn against ``server``."""
-        before = server.times()
+        before, busy_before = server.times(), core_time(server.core)
         process = self._started(
             server.peer.transport,
             server,
@@ -78,6 +79,7 @@ class Load:
         if process.returncode:
             raise RuntimeError(f"the load generator ended with status {process.returncode}")
         user, system = (after - at for after, at in zip(server.times(), before, strict=True))
+        busy, ticks = (after - at for after, at in zip(core_time(server.core), busy_before, strict=True))
         seen: dict[str, Any] = json.loads(answer)
         return Sample(
             peer=server.peer.name,
@@ -89,16 +91,28 @@ class Load:
             server_cpu=seen["server_cpu"],
             user_share=user / (user + system or 1),
             load_worked=seen["load_busy"],
+            others=max(0, busy - user - system) / (ticks or 1),
             latency=seen["latency"],
         )
 
     def held(self, server: Server, peers: int) -> tuple[int, float]:
-        """(connections that ``server`` holds, bytes for each) while ``peers`` of them keep their ends open."""
-        memory, descriptors = server.memory(), server.descriptors()
-        process = self._started("hold", server, peers, "--expect", GREETING.decode("ascii"))
+        """(connections that ``server`` holds, bytes for each) while ``peers`` of them keep their ends open.
+
+        The first hundred are not counted: they pay for what is allocated once.
+        """
+        with self._holding(server, 100):
+            pass
+        descriptors = server.settle()
+        memory = server.memory()
+        with self._holding(server, peers):
+            kept = server.descriptors() - descriptors
+            taken = server.memory() - memory
+        return kept, taken / kept if kept > 0 else float("nan")
+
+    @contextmanager
+    def _holding(self, server: Server, peers: int) -> Iterator[None]:
+        process = self._started("hold", server, peers)
         assert process.stdout is not None
         process.stdout.readline()
-        kept = server.descriptors() - descriptors
-        taken = server.memory() - memory
+        yield
         process.communicate()
-        return kept, taken / kept if kept > 0 else float("nan")

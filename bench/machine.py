@@ -48,7 +48,7 @@ def _version(package: str) -> str:
         return "not there"
 
 
-def description(load_language: str) -> dict[str, str]:
+def description() -> dict[str, str]:
     """Date, kernel, processor and versions, in the words of the report."""
     congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control")
     return {
@@ -62,5 +62,5 @@ def description(load_language: str) -> dict[str, str]:
         "uvloop": _version("uvloop"),
         "nginx": _first_line("nginx", "-v").removeprefix("nginx version: "),
         "C compiler": _first_line("cc", "--version"),
-        "load generator": load_language,
+        "load average before": f"{os.getloadavg()[0]:.2f}",
     }

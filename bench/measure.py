@@ -75,7 +75,6 @@ class Bench:
         self._results.starts.append(Start(server.peer.name, number, server.ready_after))
 
     def _held(self, server: Server, number: int) -> None:
-        self._load.held(server, 100)
         kept, each = self._load.held(server, self._plan.held)
         self._results.held.append(Held(server.peer.name, number, kept, each))
 

@@ -81,6 +81,11 @@ def _uvloop(kind: str, tools: Tools) -> Peer:
         name=UVLOOP,
         transport="udp" if kind == "udp" else "tcp",
         command=_module("aio", "uvloop", kind),
+        note="write and stay"
+        if kind == "hold"
+        else "no linger, no limits, no log"
+        if kind == "tcp"
+        else "no rule, no log",
         missing=None if tools.uvloop else "uvloop is not installed (dependency group bench)",
     )
 
@@ -90,7 +95,7 @@ def _floor(kind: str, tools: Tools) -> Peer:
         name=FLOOR,
         transport="udp" if kind == "udp" else "tcp",
         command=[str(tools.floor), kind, GREETING.decode("ascii")],
-        note="no Python",
+        note="system calls and nothing else",
         missing=None if tools.floor else "no C compiler (cc)",
     )
 
@@ -157,7 +162,6 @@ def holding_peers(tools: Tools) -> list[Peer]:
         ),
         Peer(name=ASYNCIO, transport="tcp", command=_module("aio", "asyncio", "hold"), note="write and stay"),
         _uvloop("hold", tools),
-        _floor("hold", tools),
     ]
 
 

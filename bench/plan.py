@@ -8,6 +8,8 @@ from attrs import frozen
 
 MANY = 10_000
 STEADY = 64
+MAIN = 0.8
+"""The longest window, that of the figures the promises are about, in seconds."""
 
 
 @frozen(kw_only=True)
@@ -53,26 +55,26 @@ class Plan:
 
     @classmethod
     def of(cls, rounds: int, scale: float, staying: Sequence[str]) -> Plan:
-        """``scale`` stretches every measured window; 1 makes the main one a second long."""
+        """``scale`` stretches the measured windows; with 1, five rounds take less than eight minutes."""
 
         def loop(peers: int, seconds: float, warm: float) -> Scenario:
             return closed_loop(peers, seconds * scale, warm)
 
-        rate = Scenario(name=AT_RATE, peers=2000, seconds=0.8 * scale, warm=0.1, rate=5000)
-        stay = Scenario(name=STAYING, peers=MANY, seconds=1.0 * scale, warm=0.7, stay=0.5, only=staying)
-        steady = loop(STEADY, 1.0, 0.15)
+        rate = Scenario(name=AT_RATE, peers=2000, seconds=0.7 * scale, warm=0.1, rate=5000)
+        stay = Scenario(name=STAYING, peers=MANY, seconds=1.0, warm=1.5, stay=0.5, only=staying)
+        steady = loop(STEADY, MAIN, 0.15)
         return cls(
             rounds=rounds,
             tcp=[
-                loop(1, 0.4, 0.1),
-                loop(8, 0.4, 0.1),
+                loop(1, 0.3, 0.1),
+                loop(8, 0.3, 0.1),
                 steady,
-                loop(512, 0.4, 0.1),
-                loop(4096, 0.6, 0.3),
-                loop(MANY, 0.8, 1.2),
+                loop(512, 0.3, 0.1),
+                loop(4096, 0.5, 0.3),
+                loop(MANY, 0.7, 0.8),
                 rate,
                 stay,
             ],
-            udp=[loop(1, 0.3, 0.1), steady, loop(MANY, 0.4, 0.2), rate],
+            udp=[loop(1, 0.25, 0.1), steady, loop(MANY, 0.3, 0.1), rate],
             held=5000,
         )

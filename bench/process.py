@@ -28,11 +28,22 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def core_time(core: int) -> tuple[int, int]:
+    """(busy, all) clock ticks that ``core`` has spent so far."""
+    found = re.search(rf"^cpu{core} (.*)$", Path("/proc/stat").read_text(encoding="ascii"), re.MULTILINE)
+    if found is None:
+        return 0, 0
+    user, nice, system, idle, waiting, *rest = map(int, found[1].split())
+    busy = user + nice + system + sum(rest[:2])
+    return busy, busy + idle + waiting
+
+
 class Server:
     """A running server. ``ready_after`` is how long its first line took, in seconds from the fork."""
 
     def __init__(self, peer: Peer, core: int, log: Path) -> None:
         self.peer = peer
+        self.core = core
         self._log = log
         began = time.perf_counter()
         with log.open("wb") as output:
@@ -88,6 +99,14 @@ class Server:
     def descriptors(self) -> int:
         """How many files are open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208
+
+    def settle(self) -> int:
+        """Wait until no more connections are being closed; how many files are open then."""
+        before, now = -1, self.descriptors()
+        while before != now:
+            time.sleep(0.1)
+            before, now = now, self.descriptors()
+        return now
 
     def stop(self) -> None:
         """End it, without ceremony: nothing that follows is measured."""

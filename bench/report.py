@@ -176,6 +176,7 @@ def _proof(results: Results) -> str:
         for peer in results.peers(transport)
         if median(results.of(transport, peer, STEADY_NAME), lambda sample: sample.server_busy) < 0.95
     ]
+    others = median([one for samples in results.samples.values() for one in samples], lambda sample: sample.others)
     language = results.machine["load generator"]
     most = _whole(median(floor, lambda sample: sample.rate))
     below = ", ".join(dict.fromkeys(limited)) or "none"
@@ -185,7 +186,7 @@ def _proof(results: Results) -> str:
         f"core” says. Below 95 % were: {below}. For those the rate is a lower bound. CPU per greeting is what the "
         "kernel says the server ran between two readings of its clock (resolution 1 ns; user and system are told "
         "apart by ticks of 10 ms), so it holds for them too. The same figure at a fixed rate, which limits nobody, "
-        "stands beside the latencies."
+        f"stands beside the latencies. Other work took {percent(others)} of the server's core."
     )
 
 

@@ -49,7 +49,10 @@ class Spread:
 
 @frozen
 class Sample:
-    """One turn: one server, one scenario, one round. Times in seconds."""
+    """One turn: one server, one scenario, one round. Times in seconds.
+
+    ``others`` is how much of the server's core something else took meanwhile, 0 to 1.
+    """
 
     peer: str
     scenario: str
@@ -60,6 +63,7 @@ class Sample:
     server_cpu: float
     user_share: float
     load_worked: float
+    others: float
     latency: Buckets
 
     @property

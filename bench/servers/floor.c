@@ -2,7 +2,6 @@
  *
  *   floor tcp GREETING   accept, send, close
  *   floor udp GREETING   recvfrom, sendto
- *   floor hold GREETING  accept, send, keep open
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -16,7 +15,7 @@ int main(int count, char **words) {
     if (count != 3) return 2;
     const char *greeting = words[2];
     const size_t length = strlen(greeting);
-    const int stream = *words[1] != 'u', hold = *words[1] == 'h';
+    const int stream = *words[1] != 'u';
     struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof here;
     int fd = socket(AF_INET, (stream ? SOCK_STREAM : SOCK_DGRAM) | SOCK_NONBLOCK, 0);
@@ -29,7 +28,7 @@ int main(int count, char **words) {
         int peer;
         while (stream && (peer = accept4(fd, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
             send(peer, greeting, length, MSG_NOSIGNAL);
-            if (!hold) close(peer);
+            close(peer);
         }
         char request[2048];
         struct sockaddr_in from;
