@@ -12,19 +12,16 @@ import click
 
 from greetsvc._version import __version__
 from greetsvc.client.ask import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
-from greetsvc.client.output import CannotWrite, Output, ReaderGone, standard
-from greetsvc.client.plan import Plan
+from greetsvc.client.output import Output, standard
+from greetsvc.client.plan import Plan, drive
 from greetsvc.client.report import JsonLines, Nagios, Plain, Quiet, Report
 from greetsvc.client.setting import BadSetting
 from greetsvc.client.show import one_line
-from greetsvc.client.tally import Demands, Tally
+from greetsvc.client.tally import NOT_GREETED, WRONG_USAGE, Demands
 from greetsvc.client.targets import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
 
 __all__ = ["main"]
-
-WRONG_USAGE = 3
-NOT_GREETED = 2
 
 _TLS_OPTIONS = ("ca", "insecure", "cert", "key", "sni")
 
@@ -189,52 +186,13 @@ def _said(error: click.ClickException) -> str:
     return error.message
 
 
-def _drive(plan: Plan, output: Output) -> int:
-    """Run the reactor until the plan is carried out, or a signal says stop."""
-    from twisted.internet import reactor
-    from twisted.internet.defer import Deferred
-    from twisted.python.failure import Failure
-
-    core: Any = reactor
-    tally = Tally()
-    running: list[Deferred[None]] = []
-    bad: list[Failure] = []
-
-    def finish(_: None) -> None:
-        if not stopping:
-            core.stop()
-
-    stopping: list[bool] = []
-
-    def stop() -> None:
-        stopping.append(True)
-        for one in running:
-            one.cancel()
-
-    def start() -> None:
-        one = Deferred.fromCoroutine(plan.run(output, tally, core))
-        running.append(one)
-        one.addErrback(bad.append).addCallback(finish)
-
-    core.addSystemEventTrigger("before", "shutdown", stop)
-    core.callWhenRunning(start)
-    core.run()
-    for failure in bad:
-        if failure.check(CannotWrite):
-            output.complain(f"greet: standard output: {failure.getErrorMessage()}")
-            return WRONG_USAGE
-        if not failure.check(ReaderGone):
-            failure.raiseException()
-    return tally.status
-
-
 def _run(arguments: Sequence[str], output: Output) -> int:
     try:
         plan = _command.main(list(arguments), prog_name="greet", standalone_mode=False)
     except click.ClickException as error:
         output.complain(f"greet: {one_line(_said(error))}")
         return WRONG_USAGE
-    return _drive(plan, output) if isinstance(plan, Plan) else 0
+    return drive(plan, output) if isinstance(plan, Plan) else 0
 
 
 def main() -> int:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from greetsvc.client.ask import Asking, ask
-from greetsvc.client.output import Output
+from greetsvc.client.output import CannotWrite, Output, ReaderGone
 from greetsvc.client.report import Report
 from greetsvc.client.run import repeat
 from greetsvc.client.show import one_line
-from greetsvc.client.tally import Demands, Tally
+from greetsvc.client.tally import WRONG_USAGE, Demands, Tally
 from greetsvc.client.targets import Target
 from greetsvc.client.verdict import GreetFailed, Greeting
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "drive"]
 
 
 @frozen
@@ -53,3 +55,34 @@ class Plan:
         except CancelledError:
             tally.elapsed = time.monotonic() - start
         output.write(self.report.end(tally))
+
+
+def drive(plan: Plan, output: Output, reactor: Any = None) -> int:
+    """Run the reactor until the plan is carried out or a signal stops it; the exit status."""
+    if reactor is None:
+        from twisted.internet import reactor
+    tally = Tally()
+    running: list[Deferred[None]] = []
+    failures: list[Failure] = []
+
+    def start() -> None:
+        run = Deferred.fromCoroutine(plan.run(output, tally, reactor))
+        running.append(run)
+        run.addErrback(failures.append).addCallback(lambda _: stopping or reactor.stop())
+
+    def stop() -> None:
+        stopping.append(True)
+        for run in running:
+            run.cancel()
+
+    stopping: list[bool] = []
+    reactor.addSystemEventTrigger("before", "shutdown", stop)
+    reactor.callWhenRunning(start)
+    reactor.run()
+    for failure in failures:
+        if failure.check(CannotWrite):
+            output.complain(f"greet: standard output: {failure.getErrorMessage()}")
+            return WRONG_USAGE
+        if not failure.check(ReaderGone):
+            failure.raiseException()
+    return tally.status

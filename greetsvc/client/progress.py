@@ -15,6 +15,12 @@ __all__ = ["Progress", "Trace"]
 Trace = Callable[[str], None]
 """Takes a line for each step, in the manner of curl: ``* connected``, ``> request``, ``< answer``."""
 
+_CLOSINGS: dict[Closed, str] = {
+    "fin": "closed by the far end",
+    "reset": "reset by the far end",
+    "timeout": "not closed by the far end in time",
+}
+
 
 class Progress:
     """The account that resolver, transports and verdict share. Pure: ``now`` is the only clock it knows."""
@@ -96,6 +102,8 @@ class Progress:
         assert self.peer is not None
         text = data.decode(encoding, "backslashreplace")
         self.say("<", f"{one_line(text)} ({len(data)} bytes)")
+        if closed is not None:
+            self.say("*", _CLOSINGS[closed])
         return Greeting(
             target=self.target,
             data=data,

@@ -34,6 +34,10 @@ from greetsvc.visit import Address
 __all__ = ["Heard", "StreamProbe", "StreamReactor", "ask_stream"]
 
 
+_RESETS = frozenset([errno.ECONNRESET, errno.EPIPE])
+"""What a reset makes of a connection that stood before we looked; one that is refused gives another errno."""
+
+
 class StreamReactor(IReactorTime, IReactorTCP, IReactorUNIX):
     """What asking over a stream needs of a reactor."""
 
@@ -73,6 +77,9 @@ class Heard:
                 errno.ETIMEDOUT, f"no connection within {self.progress.timeout:g} s", "timeout"
             )
         number = error.osError if isinstance(error, ConnectError) and isinstance(error.osError, int) else errno.EIO
+        if number in _RESETS:
+            self.connected()
+            return self.progress.failed(errno.ECONNRESET, os.strerror(errno.ECONNRESET), "reset")
         return self.progress.failed(number, os.strerror(number))
 
     def ended(self, error: BaseException, stream_error: BaseException) -> Closed:
@@ -106,7 +113,6 @@ class Heard:
             progress.note("TLS ended without close_notify: the greeting may be cut")
         elif self.tls and _is_tls(error):
             progress.note(f"TLS failed after the greeting: {tls_words(error)}")
-        progress.say("*", {"fin": "closed", "reset": "reset", "timeout": "not closed in time"}[closed])
 
     def _silence(self) -> str:
         waited = f"within {self.progress.timeout:g} s"
@@ -195,7 +201,8 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
 
     def __init__(self, heard: Heard, reactor: IReactorTime) -> None:
         self.heard = heard
-        self.verdict: Deferred[Closed] = Deferred(lambda _: self._give_up())
+        self.verdict: Deferred[Closed] = Deferred(lambda _: self._cancel())
+        self._cancelled = False
         self.connector: IConnector | None = None
         self._probe: StreamProbe | None = None
         self._timer: IDelayedCall = reactor.callLater(heard.progress.remaining(), self._too_late)
@@ -206,8 +213,12 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         return self._probe
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
-        if not self.verdict.called:
+        if not self._cancelled:
             self.verdict.errback(self.heard.not_connected(cast("Exception", reason.value)))
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        self._give_up()
 
     def _too_late(self) -> None:
         self.heard.timed_out = True

@@ -10,7 +10,13 @@ from greetsvc.client.histogram import Histogram
 from greetsvc.client.show import one_line, without_line_end
 from greetsvc.client.verdict import GreetFailed, Greeting
 
-__all__ = ["Demands", "Tally"]
+__all__ = ["FLAWED", "GREETED", "NOT_GREETED", "WRONG_USAGE", "Demands", "Tally"]
+
+GREETED = 0
+FLAWED = 1
+NOT_GREETED = 2
+WRONG_USAGE = 3
+"""The exit statuses of `greet`; 3 is also for what kept it from doing its work, as UNKNOWN is in monitoring."""
 
 
 @frozen
@@ -39,7 +45,6 @@ class Tally:
     flawed: int = 0
     elapsed: float = 0.0
     seconds: Histogram = field(factory=Histogram)
-    last_failure: GreetFailed | None = None
 
     @property
     def lost(self) -> int:
@@ -55,7 +60,6 @@ class Tally:
         """Count one probe."""
         self.sent += 1
         if isinstance(outcome, GreetFailed):
-            self.last_failure = outcome
             return
         self.greeted += 1
         self.flawed += bool(complaints)
@@ -65,5 +69,5 @@ class Tally:
     def status(self) -> int:
         """The exit status: 0 greeted, 1 greeted with a flaw or a loss, 2 not greeted."""
         if not self.greeted:
-            return 2
-        return 1 if self.lost or self.flawed else 0
+            return NOT_GREETED
+        return FLAWED if self.lost or self.flawed else GREETED

@@ -90,7 +90,7 @@ class ClientTls:
             trust = platformTrust() if ca is None else trustRootFromCertificates(_authorities(ca))
         try:
             self._context: SSL.Context = CertificateOptions(trustRoot=trust, **ours).getContext()
-        except SSL.Error as error:
+        except (SSL.Error, TypeError) as error:
             raise BadSetting("key", str(key or cert), tls_words(error)) from None
 
     def creator(self, host: str, refuse: Callable[[str], None]) -> IOpenSSLClientConnectionCreator:
@@ -188,8 +188,9 @@ def _read(setting: str, path: str) -> bytes:
 def _certificates(setting: str, path: str) -> list[Certificate]:
     from cryptography.x509 import load_pem_x509_certificates
 
+    pem = _read(setting, path)
     try:
-        return load_pem_x509_certificates(_read(setting, path))
+        return load_pem_x509_certificates(pem)
     except ValueError:
         raise BadSetting(setting, path, "holds no certificate in PEM form") from None
 
@@ -203,9 +204,8 @@ def _authorities(path: str) -> list[Any]:
 
 def _our_certificate(cert: str, key: str | None) -> dict[str, Any]:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    from OpenSSL.crypto import X509, PKey
 
-    own, *chain = [X509.from_cryptography(found) for found in _certificates("cert", cert)]
+    own, *chain = _certificates("cert", cert)
     setting, path = ("cert", cert) if key is None else ("key", key)
     pem = _read(setting, path)
     try:
@@ -214,8 +214,4 @@ def _our_certificate(cert: str, key: str | None) -> dict[str, Any]:
         raise BadSetting(setting, path, "holds a key that needs a passphrase") from None
     except ValueError:
         raise BadSetting(setting, path, "holds no private key in PEM form") from None
-    return {
-        "certificate": own,
-        "privateKey": PKey.from_cryptography_key(private),  # type: ignore[arg-type]  # whatever TLS cannot use raises
-        "extraCertChain": chain,
-    }
+    return {"certificate": own, "privateKey": private, "extraCertChain": chain}

@@ -1,0 +1,200 @@
+"""Asking over streams: real peers on loopback."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+
+from greetsvc import GreetFailed, Greeting, greet, greet_ex
+from greetsvc.visit import Address
+
+THANKS = b"Thank you for connecting\r\n"
+
+
+def hello(connection: socket.socket) -> None:
+    connection.sendall(THANKS)
+
+
+async def failure(target: str, **options: Any) -> GreetFailed:
+    with pytest.raises(GreetFailed) as caught:
+        await greet(target, **options)
+    return caught.value
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_tutorials_server_greets(peers: Any) -> None:
+    target = peers.stream(hello)
+    greeting = await greet(target)
+    assert greeting.data == THANKS
+    assert greeting.text == "Thank you for connecting\r\n"
+    assert greeting.closed == "fin"
+    assert greeting.peer == Address("127.0.0.1", int(target.rpartition(":")[2]))
+    assert greeting.seconds.resolve is None
+    assert greeting.seconds.tls is None
+    assert greeting.seconds.connect is not None
+    assert greeting.seconds.first_byte is not None
+    assert 0 < greeting.seconds.connect + greeting.seconds.first_byte <= greeting.seconds.total < 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket_greets(peers: Any, tmp_path: Path) -> None:
+    greeting = await greet(peers.stream(hello, path=tmp_path / "s"))
+    assert greeting.data == THANKS
+    assert greeting.peer == Address(str(tmp_path / "s"), 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_missing_unix_socket_is_named_at_connect(tmp_path: Path) -> None:
+    failed = await failure(f"unix:{tmp_path}/none")
+    assert (failed.errno, failed.phase) == (errno.ENOENT, "connect")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_in_pieces_is_whole(peers: Any) -> None:
+    def pieces(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in "Grüß Gott\r\n".encode():
+            connection.sendall(bytes([byte]))
+            peers.over.wait(0.005)
+
+    assert (await greet(peers.stream(pieces))).text == "Grüß Gott\r\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_in_another_encoding_is_decoded(peers: Any) -> None:
+    target = peers.stream(lambda connection: connection.sendall("Grüß Gott".encode("utf-16")))
+    assert (await greet(target, encoding="utf-16")).text == "Grüß Gott"
+
+
+@pytest_twisted.ensureDeferred
+async def test_bytes_that_do_not_decode_are_escaped(peers: Any) -> None:
+    assert (await greet(peers.stream(lambda connection: connection.sendall(b"h\xffi")))).text == "h\\xffi"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_as_long_as_the_bound_is_greeted_and_one_byte_more_is_not(peers: Any) -> None:
+    target = peers.stream(lambda connection: connection.sendall(b"x" * 5000))
+    assert len((await greet(target, limit=5000)).data) == 5000
+    failed = await failure(target, limit=4999)
+    assert (failed.errno, failed.phase) == (errno.EMSGSIZE, "greet")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_endless_greeting_ends_at_64_kib(peers: Any) -> None:
+    def endless(connection: socket.socket) -> None:
+        while not peers.over.is_set():
+            connection.sendall(b"x" * 4096)
+
+    failed = await failure(peers.stream(endless))
+    assert (failed.errno, failed.strerror) == (errno.EMSGSIZE, "the greeting is longer than 65536 bytes")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_connection_is_111_at_connect(free_port: int) -> None:
+    failed = await failure(f"127.0.0.1:{free_port}")
+    assert (failed.errno, failed.phase) == (errno.ECONNREFUSED, "connect")
+    assert str(failed) == "connect: Connection refused"
+    assert failed.peer == Address("127.0.0.1", free_port)
+
+
+@pytest_twisted.ensureDeferred
+async def test_greet_ex_gives_the_errno_or_0(peers: Any, free_port: int) -> None:
+    assert await greet_ex(f"tcp:127.0.0.1:{free_port}") == errno.ECONNREFUSED
+    assert await greet_ex(peers.stream(hello)) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_is_never_accepted_times_out_at_connect() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        place = full.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(place)
+        failed = await failure(f"127.0.0.1:{place[1]}", timeout=0.2)
+        for filler in fillers:
+            filler.close()
+    assert (failed.errno, failed.phase, failed.closed) == (errno.ETIMEDOUT, "connect", "timeout")
+    assert "0.2 s" in str(failed)
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_without_a_word_is_enodata(peers: Any) -> None:
+    failed = await failure(peers.stream(lambda _: None))
+    assert (failed.errno, failed.phase, failed.closed) == (errno.ENODATA, "greet", "fin")
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_without_a_word_is_econnreset(peers: Any, reset: Callable[[socket.socket], None]) -> None:
+    failed = await failure(peers.stream(reset))
+    assert (failed.errno, failed.phase, failed.closed) == (errno.ECONNRESET, "greet", "reset")
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_after_the_greeting_is_greeted_and_reported(
+    peers: Any, reset: Callable[[socket.socket], None]
+) -> None:
+    def rude(connection: socket.socket) -> None:
+        hello(connection)
+        peers.over.wait(0.05)
+        reset(connection)
+
+    greeting = await greet(peers.stream(rude))
+    assert (greeting.data, greeting.closed) == (THANKS, "reset")
+
+
+@pytest_twisted.ensureDeferred
+async def test_silence_times_out_at_greet(peers: Any) -> None:
+    failed = await failure(peers.stream(peers.hold), timeout=0.2)
+    assert (failed.errno, failed.phase, failed.closed) == (errno.ETIMEDOUT, "greet", "timeout")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_that_is_not_ended_in_time_is_greeted_and_reported(peers: Any) -> None:
+    def stays(connection: socket.socket) -> None:
+        hello(connection)
+        peers.hold(connection)
+
+    greeting = await greet(peers.stream(stays), timeout=0.2)
+    assert (greeting.data, greeting.closed) == (THANKS, "timeout")
+    assert greeting.seconds.total >= 0.2
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_leaves_nothing_behind(peers: Any) -> None:
+    asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.stream(peers.hold), timeout=30))
+    waited: Deferred[None] = Deferred()
+    reactor.callLater(0.1, waited.callback, None)
+    await waited
+    asking.cancel()
+    with pytest.raises(CancelledError):
+        await asking
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_while_connecting_leaves_nothing_behind(peers: Any) -> None:
+    asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.stream(hello), timeout=30))
+    asking.cancel()
+    with pytest.raises(CancelledError):
+        await asking
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_steps_are_told_as_they_happen(peers: Any) -> None:
+    told: list[str] = []
+    target = peers.stream(hello)
+    await greet(target, trace=told.append)
+    assert [line.partition(", from")[0] for line in told] == [
+        f"* connecting to 127.0.0.1 port {target.rpartition(':')[2]}",
+        "* connected",
+        "< Thank you for connecting (26 bytes)",
+        "* closed by the far end",
+    ]
