@@ -6,14 +6,23 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from bench.peers import GREETSVC
+from bench.peers import ASYNCIO, BARE, FLOOR, GREETSVC, NGINX, STOCK, TUTORIAL, UVLOOP
 from bench.plan import AT_RATE, STEADY, name_of
 from bench.results import SHARES, Results
 from bench.sample import percentile
 
 WIDTH = 860
 OURS, OTHERS = "#0072b2", "#b0b8c0"
-COLOURS = ("#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#7f7f7f", "#000000", "#56b4e9")
+COLOURS = {
+    GREETSVC: OURS,
+    STOCK: "#d55e00",
+    ASYNCIO: "#e69f00",
+    UVLOOP: "#009e73",
+    NGINX: "#cc79a7",
+    TUTORIAL: "#7f7f7f",
+    BARE: "#56b4e9",
+    FLOOR: "#000000",
+}
 """Okabe and Ito's, which colour-blind readers can tell apart."""
 
 
@@ -127,7 +136,7 @@ def growth(results: Results) -> str:
         return bottom - value / top * (bottom - 56)
 
     parts = []
-    step = 10 ** math.floor(math.log10(top * 1e6)) / 1e6
+    step = 10 ** math.floor(math.log10(top * 1e6 / 2)) / 1e6
     for number in range(int(top / step) + 1):
         parts += [
             _line(60, down(number * step), WIDTH - 210, down(number * step)),
@@ -135,7 +144,8 @@ def growth(results: Results) -> str:
         ]
     parts += [_text(across(decade), bottom + 20, f"{decade:,.0f}", anchor="middle") for decade in across.decades]
     taken: list[float] = []
-    for colour, (peer, known) in zip(COLOURS, sorted(lines, key=lambda line: -line[1][-1][1]), strict=False):
+    for peer, known in sorted(lines, key=lambda line: -line[1][-1][1]):
+        colour = COLOURS[peer]
         path = "L".join(f"{across(peers):.1f} {down(value):.1f}" for peers, value in known)
         parts.append(
             f'<path d="M{path}" stroke="{colour}" stroke-width="{3 if peer == GREETSVC else 1.8}" fill="none"/>'
