@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from greetsvc.visit import Address
 
@@ -12,6 +12,8 @@ __all__ = ["Entry", "Ledger"]
 
 LATEST = 64
 """How many of the latest visits are kept."""
+
+Watcher = Callable[[str, Address], object]
 
 
 class Entry(NamedTuple):
@@ -23,9 +25,10 @@ class Entry(NamedTuple):
 
 
 class Ledger:
-    """Counts visits by transport, and what was not greeted by reason.
+    """Counts visits by transport, what was not greeted by reason, and connections that we ended by reason.
 
-    ``watchers`` are called with the transport and the peer of each visit, after it was counted.
+    Each of ``watchers`` is called with the transport and the peer of a visit after it was counted; it may leave
+    the list, and come back, at any time.
     """
 
     def __init__(self) -> None:
@@ -33,20 +36,21 @@ class Ledger:
         self.greeted: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
-        self.latest: deque[Entry] = deque(maxlen=LATEST)
-        self.watchers: list[Callable[[str, Address], object]] = []
+        self.watchers: list[Watcher] = []
+        self._latest: deque[tuple[int, str, Sequence[Any]]] = deque(maxlen=LATEST)
 
     def number(self) -> int:
         """The number of the visit that is about to be greeted."""
         return self.visits + 1
 
-    def greet(self, transport: str, peer: Address) -> None:
-        """A greeting was handed to the network."""
+    def greet(self, transport: str, peer: Sequence[Any]) -> None:
+        """A greeting was handed to the network, for a peer that begins with its host and its port."""
         self.visits = number = self.visits + 1
         self.greeted[transport] += 1
-        self.latest.append(Entry(number, transport, peer))
-        for watch in self.watchers:
-            watch(transport, peer)
+        self._latest.append((number, transport, peer))
+        if self.watchers:
+            for watch in tuple(self.watchers):
+                watch(transport, _address(peer))
 
     def refuse(self, reason: str) -> None:
         """A connection or a datagram was not greeted, for ``reason``."""
@@ -55,3 +59,12 @@ class Ledger:
     def end(self, reason: str) -> None:
         """A connection was ended by us, for ``reason``."""
         self.ended[reason] += 1
+
+    @property
+    def latest(self) -> list[Entry]:
+        """The latest visits, oldest first."""
+        return [Entry(number, transport, _address(peer)) for number, transport, peer in self._latest]
+
+
+def _address(peer: Sequence[Any]) -> Address:
+    return Address.plain(peer[0], peer[1])

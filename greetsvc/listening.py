@@ -26,10 +26,10 @@ from greetsvc.net.proxied import ProxiedFactory
 from greetsvc.net.tls import tls_endpoint
 from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
 from greetsvc.server.admission import Admission
-from greetsvc.server.sources import plain_host
 from greetsvc.server.stream import address_of
 from greetsvc.server.udprule import UdpRule
 from greetsvc.settings import Listener, Mistake, Settings
+from greetsvc.visit import Address
 
 __all__ = ["DatagramListening", "Premises", "StreamListening", "listening"]
 
@@ -52,7 +52,7 @@ class Premises:
         return ProxiedFactory(factory, trusted=self._trusts, refused=self.ledger.refuse, reactor=self.reactor)
 
     def _trusts(self, host: str) -> bool:
-        address = ip_address(plain_host(host).partition("%")[0])
+        address = ip_address(Address.plain(host).host.partition("%")[0])
         return any(address in network for network in self.settings.trust_proxy)
 
 

@@ -66,9 +66,7 @@ class GreetingService(Service):
         )
         self.rule = UdpRule(time.monotonic, budget=settings.udp_budget)
         self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, most=most)
-        self._visits = VisitLog(reactor, readable=READABLE if settings.log_visits == "all" else 0)
-        if settings.log_visits != "off":
-            self.ledger.watchers.append(self._visits.visited)
+        self._visits = VisitLog(self.ledger, reactor, readable=READABLE if settings.log_visits == "all" else 0)
         self._notes: list[str] = []
         self._listening: list[StreamListening | DatagramListening] = []
 
@@ -122,6 +120,8 @@ class GreetingService(Service):
         backlog, cut = kernel_backlog()
         if cut:
             self._notes.append(f"The backlog of listeners is {backlog}: net.core.somaxconn allows no more")
+        if self.settings.log_visits != "off":
+            self._visits.start()
         for note in self._notes:
             self.log.info("{note}", note=note)
         for one in self._listening:

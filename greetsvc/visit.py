@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "PathFacts", "Visit"]
 
+_MAPPED = "::ffff:"
+
 
 class Address(NamedTuple):
     """Where one end of a conversation is: a host and a port, or the path of a UNIX socket and port 0.
@@ -21,6 +23,11 @@ class Address(NamedTuple):
 
     host: str
     port: int
+
+    @classmethod
+    def plain(cls, host: str, port: int = 0) -> Address:
+        """The address as it is shown and limited: IPv4 that is mapped into IPv6 is IPv4."""
+        return cls(host[len(_MAPPED) :] if host.startswith(_MAPPED) and "." in host else host, port)
 
 
 @frozen

@@ -12,7 +12,6 @@ __all__ = [
     "MAX_ANSWER",
     "MAX_PAID_ANSWER",
     "MAX_REQUEST",
-    "is_free",
     "nonce_of",
     "request",
 ]
@@ -40,11 +39,6 @@ def request(nonce: str, size: int) -> bytes:
     if size < MARKED_MINIMUM:
         return b"." * size
     return (MARK + nonce.encode("ascii") + b" ").ljust(size, b".")
-
-
-def is_free(request: bytes, answer: bytes) -> bool:
-    """Whether ``request`` earns ``answer`` without being charged: marked, and longer than it."""
-    return request.startswith(MARK) and len(request) > len(answer)
 
 
 def nonce_of(request: bytes) -> str | None:

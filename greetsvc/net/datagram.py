@@ -142,7 +142,7 @@ class DatagramPort:
         self._reactor.removeReader(self)
 
     def _read(self) -> None:
-        receive, longest = self._sock.recvfrom, self._longest
+        receive, longest, received = self._sock.recvfrom, self._longest, self.protocol.datagramReceived
         for _ in range(BATCH):
             try:
                 data, peer = receive(longest + 1)
@@ -150,7 +150,13 @@ class DatagramPort:
                 if self._is_over(error):
                     return
                 continue
-            self._deliver(data, peer)
+            if len(data) > longest:
+                self.oversize += 1
+                continue
+            try:
+                received(data, peer)
+            except Exception:  # noqa: BLE001 - as Twisted does: one bad datagram does not end the port
+                _log.failure("datagram from {peer!r}", peer=peer)
             if not self._listening:
                 return
 

@@ -10,7 +10,6 @@ from twisted.internet.protocol import DatagramProtocol
 
 from greetsvc import wire
 from greetsvc.ledger import Ledger
-from greetsvc.server.sources import plain_host
 from greetsvc.server.stream import address_of
 from greetsvc.server.udprule import UdpRule
 from greetsvc.visit import Address, PathFacts, Visit
@@ -42,27 +41,42 @@ class GreetingDatagramProtocol(DatagramProtocol):
         self.rule = UdpRule(time.monotonic) if rule is None else rule
         self.kind = transport
         self._constant: bytes | None = None
+        self._tells_group = False
+
+    def startProtocol(self) -> None:
+        """The port is ready: find out whether it tells where a request was sent to."""
+        self._tells_group = hasattr(self.transport, "group")
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """Answer a request from ``addr``: host and port (IPv6 with flow and scope), or the path of a UNIX socket."""
-        peer = Address(plain_host(addr[0]), addr[1]) if isinstance(addr, tuple) else Address(_path(addr), 0)
-        if self.kind == "udp":
-            reason = self.rule.never(peer.port, group=getattr(self.transport, "group", False))
-        else:
-            reason = None if peer.host else "no-address"
-        if reason is None:
-            greeting = self.greeting(peer, datagram)
-            if self.kind == "udp":
-                reason = self.rule.refusal(datagram, greeting, peer.host, peer.port)
+        reason = self._answer_udp(datagram, addr) if isinstance(addr, tuple) else self._answer_unix(datagram, addr)
         if reason is not None:
             self.ledger.refuse(reason)
-            return
+
+    def _answer_udp(self, request: bytes, addr: tuple[Any, ...]) -> str | None:
+        """Send the answer, or say why not."""
+        group = self._tells_group and self.transport.group  # type: ignore[attr-defined]  # a DatagramPort then
+        greeting = self._constant
+        if greeting is None:
+            reason = self.rule.never(addr[1], group=group)
+            if reason is not None:
+                return reason
+            greeting = self.greeting(Address.plain(addr[0], addr[1]), request)
+        return self.rule.refusal(request, greeting, addr, group=group) or self._send(greeting, addr, addr)
+
+    def _answer_unix(self, request: bytes, addr: str | bytes | None) -> str | None:
+        if not addr:
+            return "no-address"
+        peer = Address(_path(addr), 0)
+        return self._send(self.greeting(peer, request), addr, peer)
+
+    def _send(self, greeting: bytes, addr: Any, peer: tuple[Any, ...]) -> str | None:
         try:
             self.transport.write(greeting, addr)
         except OSError as error:
-            self.ledger.refuse(f"send-{errorcode.get(error.errno or 0, 'unknown')}")
-            return
+            return f"send-{errorcode.get(error.errno or 0, 'unknown')}"
         self.ledger.greet(self.kind, peer)
+        return None
 
     def greeting(self, peer: Address, request: bytes) -> bytes:
         """The greeting for this request; one that needs nothing of the visit is rendered once."""
@@ -79,7 +93,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
         return Visit(
             transport=self.kind,
             peer=peer,
-            local=local if asked is None else Address(plain_host(asked), local.port),
+            local=local if asked is None else Address.plain(asked, local.port),
             number=self.ledger.number(),
             when=time.time(),
             size=len(request),
@@ -89,7 +103,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
         )
 
 
-def _path(name: str | bytes | None) -> str:
+def _path(name: str | bytes) -> str:
     """The path of a UNIX socket; one in Linux's abstract namespace begins with a NUL byte, shown as ``@``."""
-    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name or ""
+    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
     return text.replace("\0", "@")

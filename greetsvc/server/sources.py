@@ -10,14 +10,7 @@ import secrets
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-__all__ = ["Hasher", "is_loopback", "plain_host", "prefix"]
-
-_MAPPED = "::ffff:"
-
-
-def plain_host(host: str) -> str:
-    """The address as it is shown and limited: IPv4 mapped into IPv6 is IPv4 (RFC 4291 2.5.5.2)."""
-    return host[len(_MAPPED) :] if host.startswith(_MAPPED) and "." in host else host
+__all__ = ["Hasher", "is_loopback", "prefix"]
 
 
 def is_loopback(host: str) -> bool:

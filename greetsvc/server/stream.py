@@ -23,7 +23,6 @@ from greetsvc.net.arrival import read_syn, read_tcp_info
 from greetsvc.net.deadline import Deadlines
 from greetsvc.net.tls import facts
 from greetsvc.server.admission import Admission, Source
-from greetsvc.server.sources import plain_host
 from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def address_of(address: IAddress | None) -> Address:
     """A Twisted address as an `Address`: a UNIX socket's path with port 0, mapped IPv4 as IPv4."""
     host = getattr(address, "host", None)
     if host is not None:
-        return Address(plain_host(host), cast(int, getattr(address, "port", 0)))
+        return Address.plain(host, cast(int, getattr(address, "port", 0)))
     name = getattr(address, "name", None) or b""
     return Address(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name), 0)
 

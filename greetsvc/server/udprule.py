@@ -9,10 +9,12 @@ passed in; the tables have a fixed size.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from greetsvc import wire
 from greetsvc.server.sources import Hasher, prefix
+from greetsvc.visit import Address
 
 __all__ = ["BURST", "LOOP_MOST", "LOOP_SILENCE", "OVERHEAD", "PREFIXES_IN_TOTAL", "UdpRule"]
 
@@ -67,6 +69,7 @@ class UdpRule:
     ) -> None:
         self.own_ports = own_ports
         self._clock = clock
+        self._sendable = b""
         self._hasher = Hasher(ENTRIES)
         self._count = array("B", bytes(ENTRIES))
         self._last = array("d", [clock() - LOOP_SILENCE]) * ENTRIES
@@ -85,28 +88,35 @@ class UdpRule:
             return "own-port"
         return "group" if group else None
 
-    def refusal(self, request: bytes, answer: bytes, host: str, port: int) -> str | None:
-        """Why ``answer`` is not sent: ``mark``, ``too-long``, ``loop``, ``budget`` or ``total-budget``, or None."""
-        if answer.startswith(wire.MARK):
-            return "mark"
-        if len(answer) > wire.MAX_ANSWER:
-            return "too-long"
-        if wire.is_free(request, answer):
+    def refusal(self, request: bytes, answer: bytes, peer: Sequence[Any], *, group: bool = False) -> str | None:
+        """Why ``answer`` is not sent to ``peer`` (host and port first), or None. What is not free is charged.
+
+        Besides what `never` says: ``mark``, ``too-long``, ``loop``, ``budget``, ``total-budget``.
+        """
+        port = peer[1]
+        if port < _LOWEST_PORT or group or port in self.own_ports:
+            return self.never(port, group=group)
+        if answer is not self._sendable:
+            if answer.startswith(wire.MARK):
+                return "mark"
+            if len(answer) > wire.MAX_ANSWER:
+                return "too-long"
+            self._sendable = answer
+        if len(request) > len(answer) and request.startswith(wire.MARK):
             return None
         if len(answer) > wire.MAX_PAID_ANSWER:
             return "too-long"
-        return self._unpaid(len(answer) + OVERHEAD, host, port)
+        return self._unpaid(len(answer) + OVERHEAD, Address.plain(peer[0], port))
 
-    def _unpaid(self, cost: int, host: str, port: int) -> str | None:
-        address = prefix(host, 32, 128)
-        loop = self._hasher.index(b"%b %d" % (address, port))
+    def _unpaid(self, cost: int, peer: Address) -> str | None:
+        loop = self._hasher.index(b"%b %d" % (prefix(peer.host, 32, 128), peer.port))
         now = self._clock()
         if now - self._last[loop] >= LOOP_SILENCE:
             self._count[loop] = 0
         self._last[loop] = now
         if self._count[loop] >= LOOP_MOST:
             return "loop"
-        source = self._hasher.index(prefix(host, 24, 56))
+        source = self._hasher.index(prefix(peer.host, 24, 56))
         if self._budgets.left(source) < cost:
             return "budget"
         if self._total.left(0) < cost:

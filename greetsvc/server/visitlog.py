@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
+from greetsvc.ledger import Ledger
 from greetsvc.visit import Address
 
 if TYPE_CHECKING:
@@ -19,51 +20,65 @@ READABLE = 20
 
 
 class VisitLog:
-    """Writes a line for each visit, up to ``readable`` a second, and sums up the others once a second.
+    """Writes a line for each visit in ``ledger``, up to ``readable`` a second, and sums up the others once a second.
 
-    With ``readable=0`` all are summed up. `stop` writes the last sum.
+    With ``readable=0`` all are summed up. While visits are only summed up they cost nothing here: the ledger has
+    counted them. `stop` writes the last sum.
     """
 
     log = Logger(namespace="greetsvc")
 
-    def __init__(self, clock: IReactorTime, *, readable: int = READABLE) -> None:
+    def __init__(self, ledger: Ledger, clock: IReactorTime, *, readable: int = READABLE) -> None:
+        self._ledger = ledger
         self._clock = clock
         self._readable = readable
+        self._logged: Counter[str] = Counter()
         self._room = readable
-        self._more: Counter[str] = Counter()
         self._timer: IDelayedCall | None = None
 
-    def visited(self, transport: str, peer: Address) -> None:
-        """A visit was greeted."""
-        if self._room:
-            self._room -= 1
-            who = tuple(peer) if peer.port else peer.host or "an unnamed UNIX socket"
-            self.log.info("Got a connection from {peer}", peer=who, transport=transport)
-        else:
-            self._more[transport] += 1
-        if self._timer is None:
-            self._timer = self._clock.callLater(1, self._second)
+    def start(self) -> None:
+        """Log from now on."""
+        self._logged = self._ledger.greeted.copy()
+        self._ledger.watchers.append(self._visited)
 
     def stop(self) -> None:
         """No more visits come."""
+        if self._visited in self._ledger.watchers:
+            self._ledger.watchers.remove(self._visited)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._sum_up()
+            self._sum_up()
+
+    def _visited(self, transport: str, peer: Address) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(1, self._second)
+        if self._room:
+            self._room -= 1
+            self._logged[transport] += 1
+            who = tuple(peer) if peer.port else peer.host or "an unnamed UNIX socket"
+            self.log.info("Got a connection from {peer}", peer=who, transport=transport)
+        if not self._room:
+            self._ledger.watchers.remove(self._visited)
 
     def _second(self) -> None:
-        busy = self._room < self._readable or bool(self._more)
+        self._timer = None
+        summed_up = self._sum_up()
+        if summed_up or self._room < self._readable:
+            self._timer = self._clock.callLater(1, self._second)
         self._room = self._readable
-        self._sum_up()
-        self._timer = self._clock.callLater(1, self._second) if busy else None
+        if self._visited not in self._ledger.watchers:
+            self._ledger.watchers.append(self._visited)
 
-    def _sum_up(self) -> None:
-        if self._more:
-            kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(self._more.items()))
+    def _sum_up(self) -> bool:
+        """Log how many visits were not logged yet, and whether there were any."""
+        more = self._ledger.greeted - self._logged
+        if more:
+            self._logged = self._ledger.greeted.copy()
             self.log.info(
                 "Got {count} {more}connections in a second: {kinds}",
-                count=self._more.total(),
+                count=more.total(),
                 more="more " if self._readable else "",
-                kinds=kinds,
+                kinds=", ".join(f"{kind} {count}" for kind, count in sorted(more.items())),
             )
-            self._more.clear()
+        return bool(more)
