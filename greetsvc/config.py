@@ -31,7 +31,7 @@ def read_toml(path: str) -> dict[str, Any]:
         return tomllib.loads(data.decode("utf-8"))
     except OSError as error:
         raise Mistake(f"--config: {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise Mistake(f"--config: {path}: {one_line(error)}") from error
 
 

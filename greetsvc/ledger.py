@@ -32,22 +32,21 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.visits = 0
         self.greeted: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.watchers: list[Watcher] = []
-        self._latest: deque[tuple[int, str, Sequence[Any]]] = deque(maxlen=LATEST)
+        self._latest: deque[tuple[str, Sequence[Any]]] = deque(maxlen=LATEST)
 
-    def number(self) -> int:
-        """The number of the visit that is about to be greeted."""
-        return self.visits + 1
+    @property
+    def visits(self) -> int:
+        """How many were greeted."""
+        return self.greeted.total()
 
     def greet(self, transport: str, peer: Sequence[Any]) -> None:
         """A greeting was handed to the network, for a peer that begins with its host and its port."""
-        self.visits = number = self.visits + 1
         self.greeted[transport] += 1
-        self._latest.append((number, transport, peer))
+        self._latest.append((transport, peer))
         if self.watchers:
             for watch in tuple(self.watchers):
                 watch(transport, _address(peer))
@@ -63,7 +62,8 @@ class Ledger:
     @property
     def latest(self) -> list[Entry]:
         """The latest visits, oldest first."""
-        return [Entry(number, transport, _address(peer)) for number, transport, peer in self._latest]
+        first = self.visits - len(self._latest) + 1
+        return [Entry(number, kind, _address(peer)) for number, (kind, peer) in enumerate(self._latest, first)]
 
 
 def _address(peer: Sequence[Any]) -> Address:

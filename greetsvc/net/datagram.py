@@ -25,6 +25,8 @@ from zope.interface import implementer
 from greetsvc.net.arrival import Arrival, ask_for_headers, read_header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IReactorFDSet
     from twisted.python.failure import Failure
 
@@ -49,7 +51,8 @@ class DatagramPort:
 
     While ``datagramReceived`` runs, ``asked`` is the local address the datagram was sent to (None where the
     socket is bound to one address, which then is the one), ``group`` says that it went to a broadcast or
-    multicast address, and ``write`` answers from ``asked``. With ``headers``, ``arrival`` tells TTL and DSCP.
+    multicast address, and ``write(datagram, addr)`` answers from ``asked``; it raises `OSError` where the kernel
+    refuses, as that of Twisted's port. With ``headers``, ``arrival`` tells TTL and DSCP.
 
     ``longest`` bounds a datagram in bytes: longer ones are counted in ``oversize`` and dropped. Errors that the
     kernel reports in place of a datagram are counted by errno in ``failed``.
@@ -80,6 +83,7 @@ class DatagramPort:
         self._host = _address(sock.family, sock.getsockname())
         self._reply: list[tuple[int, int, bytes]] = []
         self.doRead = self._read
+        self.write: Callable[[bytes, Any], int] = sock.sendto
         if isinstance(self._host, IPv4Address | IPv6Address):
             if headers:
                 ask_for_headers(sock)
@@ -87,6 +91,7 @@ class DatagramPort:
             if self._host.host in _WILDCARDS:
                 self._ask_for_destinations()
                 self.doRead = self._read_with_ancillary
+                self.write = self._answer_from_asked
 
     def _ask_for_destinations(self) -> None:
         if self._sock.family is socket.AF_INET6:
@@ -210,17 +215,10 @@ class DatagramPort:
         except Exception:  # noqa: BLE001 - as Twisted does: one bad datagram does not end the port
             _log.failure("datagram from {peer!r}", peer=peer)
 
-    # IUDPTransport, as far as a protocol that answers needs it
-
-    def write(self, datagram: bytes, addr: Any = None) -> None:
-        """Send to ``addr``; while a datagram is received, from the address that it was sent to.
-
-        Raises `OSError` where the kernel refuses, as Twisted's port does.
-        """
+    def _answer_from_asked(self, datagram: bytes, addr: Any) -> int:
         if self._reply:
-            self._sock.sendmsg((datagram,), self._reply, 0, addr)
-        else:
-            self._sock.sendto(datagram, addr)
+            return self._sock.sendmsg((datagram,), self._reply, 0, addr)
+        return self._sock.sendto(datagram, addr)
 
 
 _log = Logger()

@@ -49,34 +49,28 @@ class GreetingDatagramProtocol(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """Answer a request from ``addr``: host and port (IPv6 with flow and scope), or the path of a UNIX socket."""
-        reason = self._answer_udp(datagram, addr) if isinstance(addr, tuple) else self._answer_unix(datagram, addr)
-        if reason is not None:
-            self.ledger.refuse(reason)
-
-    def _answer_udp(self, request: bytes, addr: tuple[Any, ...]) -> str | None:
-        """Send the answer, or say why not."""
-        group = self._tells_group and self.transport.group  # type: ignore[attr-defined]  # a DatagramPort then
         greeting = self._constant
-        if greeting is None:
-            reason = self.rule.never(addr[1], group=group)
-            if reason is not None:
-                return reason
-            greeting = self.greeting(Address.plain(addr[0], addr[1]), request)
-        return self.rule.refusal(request, greeting, addr, group=group) or self._send(greeting, addr, addr)
-
-    def _answer_unix(self, request: bytes, addr: str | bytes | None) -> str | None:
-        if not addr:
-            return "no-address"
-        peer = Address(_path(addr), 0)
-        return self._send(self.greeting(peer, request), addr, peer)
-
-    def _send(self, greeting: bytes, addr: Any, peer: tuple[Any, ...]) -> str | None:
-        try:
-            self.transport.write(greeting, addr)
-        except OSError as error:
-            return f"send-{errorcode.get(error.errno or 0, 'unknown')}"
-        self.ledger.greet(self.kind, peer)
-        return None
+        reason: str | None = None
+        if isinstance(addr, tuple):
+            peer: tuple[Any, ...] = addr
+            group = self._tells_group and self.transport.group  # type: ignore[attr-defined]  # a DatagramPort then
+            if greeting is None:
+                reason = self.rule.never(addr[1], group=group)
+                greeting = b"" if reason else self.greeting(Address.plain(addr[0], addr[1]), datagram)
+            reason = reason or self.rule.refusal(datagram, greeting, addr, group=group)
+        else:
+            peer = Address(_path(addr), 0)
+            reason = None if addr else "no-address"
+            greeting = greeting or self.greeting(peer, datagram)
+        if reason is None:
+            try:
+                self.transport.write(greeting, addr)
+            except OSError as error:
+                reason = f"send-{errorcode.get(error.errno or 0, 'unknown')}"
+            else:
+                self.ledger.greet(self.kind, peer)
+                return
+        self.ledger.refuse(reason)
 
     def greeting(self, peer: Address, request: bytes) -> bytes:
         """The greeting for this request; one that needs nothing of the visit is rendered once."""
@@ -94,7 +88,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
             transport=self.kind,
             peer=peer,
             local=local if asked is None else Address.plain(asked, local.port),
-            number=self.ledger.number(),
+            number=self.ledger.visits + 1,
             when=time.time(),
             size=len(request),
             path=PathFacts(datagram=getattr(self.transport, "arrival", None), nonce=wire.nonce_of(request))
@@ -103,7 +97,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
         )
 
 
-def _path(name: str | bytes) -> str:
+def _path(name: str | bytes | None) -> str:
     """The path of a UNIX socket; one in Linux's abstract namespace begins with a NUL byte, shown as ``@``."""
-    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
+    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name or ""
     return text.replace("\0", "@")

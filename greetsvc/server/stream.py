@@ -168,7 +168,7 @@ class GreetingFactory(Factory):
             transport=self.transport,
             peer=protocol.peer,
             local=address_of(transport.getHost()),
-            number=self.ledger.number(),
+            number=self.ledger.visits + 1,
             when=time.time(),
             via=via and address_of(via),
             tls=facts(transport) if "tls" in needs else None,
