@@ -83,12 +83,16 @@ class Lingerers:
         self._silence: Deadlines[_Drain] = Deadlines(reactor, silence, self._finish)
         self._lifetime: Deadlines[_Drain] = Deadlines(reactor, lifetime, self._finish)
         self._sweeping: IDelayedCall | None = None
+        self._stopped = False
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old) + len(self._drains)
 
     def add(self, sock: socket.socket, when_closed: WhenClosed = _NONE) -> None:
         """Take over ``sock``, whose sending side is shut down; call ``when_closed`` when it is closed."""
+        if self._stopped:
+            _close(sock, when_closed)
+            return
         self._young.append((sock, when_closed))
         if self._sweeping is None:
             self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
@@ -96,7 +100,8 @@ class Lingerers:
             self._close_oldest()
 
     def stop(self) -> None:
-        """Close every socket now, and leave no timer behind."""
+        """Close every socket now, and those that are still to come at once; leave no timer behind."""
+        self._stopped = True
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
