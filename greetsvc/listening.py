@@ -73,6 +73,7 @@ class StreamListening:
             ledger=premises.ledger,
             admission=premises.admission,
             deadline=settings.deadline,
+            linger=settings.linger,
             transport=listener.endpoint.transport,
             reactor=premises.reactor,
         )
@@ -120,6 +121,7 @@ class StreamListening:
     async def stop(self) -> None:
         """Greet who is in the queue, and listen no longer."""
         if self._pending is not None:
+            self._report = lambda _mistake: None
             self._pending.cancel()
         for port in (*self._facade.ports, *self._foreign):
             await maybeDeferred(port.stopListening)

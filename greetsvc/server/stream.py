@@ -21,6 +21,7 @@ from zope.interface import implementer
 from greetsvc.ledger import Ledger
 from greetsvc.net.arrival import read_syn, read_tcp_info
 from greetsvc.net.deadline import Deadlines
+from greetsvc.net.linger_stock import LingeringClose
 from greetsvc.net.tls import facts
 from greetsvc.server.admission import Admission, Source
 from greetsvc.visit import Address, PathFacts, Visit
@@ -55,7 +56,10 @@ class GreetingProtocol(Protocol):
     peer: Address
     source: Source = ()
     lingers = False
-    """Whether the transport closes in a way that lets the greeting arrive (`greetsvc.net.linger.ILingers`)."""
+    """Whether the transport itself closes in a way that lets the greeting arrive (`greetsvc.net.linger.ILingers`)."""
+
+    _closing: LingeringClose | None = None
+    _over = False
 
     def connectionMade(self) -> None:
         """Count the connection, start its deadline, and greet unless a handshake comes first."""
@@ -75,7 +79,23 @@ class GreetingProtocol(Protocol):
         """Say the greeting and close."""
         self.transport.write(self.greeting())
         self.factory.greeted(self)
-        self.transport.loseConnection()
+        self.close()
+
+    def close(self) -> None:
+        """Close when everything is written, and in a way that lets it arrive: also on Twisted's own transports."""
+        if self.lingers:
+            self.transport.loseConnection()
+            return
+        closing = self.factory.lingering_close(self.transport)
+        if self._over:
+            closing.stop()
+        else:
+            self._closing = closing
+
+    def dataReceived(self, data: bytes) -> None:
+        """Nothing that the peer says matters."""
+        if self._closing is not None:
+            self._closing.discard(data)
 
     def expire(self) -> None:
         """The deadline passed: end the connection at once."""
@@ -83,13 +103,17 @@ class GreetingProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is over, for us; its socket may linger."""
+        self._over = True
+        if self._closing is not None:
+            self._closing.stop()
         self.factory.leave(self)
 
 
 class GreetingFactory(Factory):
     """Makes a `GreetingProtocol` for each connection that is admitted.
 
-    ``deadline`` bounds the life of a connection in seconds. ``transport`` is what visits say they came over:
+    ``deadline`` bounds the life of a connection in seconds, ``linger`` the silence of a peer that has yet to close
+    after the greeting (where the transport does not see to that). ``transport`` is what visits say they came over:
     ``tcp``, ``tls`` or ``unix``. ``reactor`` is a clock and a timer; the global one when left out.
     """
 
@@ -105,6 +129,7 @@ class GreetingFactory(Factory):
         ledger: Ledger | None = None,
         admission: Admission | None = None,
         deadline: float = 10.0,
+        linger: float = 2.0,
         transport: str = "tcp",
         reactor: IReactorTime | None = None,
     ) -> None:
@@ -116,6 +141,9 @@ class GreetingFactory(Factory):
         self.ledger = Ledger() if ledger is None else ledger
         self.admission = Admission() if admission is None else admission
         self.transport = transport
+        self._reactor = reactor
+        self._deadline = deadline
+        self._linger = linger
         self._deadlines: Deadlines[GreetingProtocol] = Deadlines(reactor, deadline, self._expire)
         self._constant: bytes | None = None
 
@@ -147,6 +175,10 @@ class GreetingFactory(Factory):
         self._deadlines.discard(protocol)
         if not protocol.lingers:
             self.admission.leave(protocol.source)
+
+    def lingering_close(self, transport: ITCPTransport) -> LingeringClose:
+        """Closes a transport that does not linger by itself."""
+        return LingeringClose(transport, self._reactor, silence=self._linger, lifetime=self._deadline)
 
     def greeting(self, protocol: GreetingProtocol) -> bytes:
         """The greeting for this visit; one that needs nothing of the visit is rendered once."""
