@@ -12,7 +12,7 @@ from attrs import frozen
 from greetsvc.greeters import Greeter, find_greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT, TextGreeter
 from greetsvc.net.endpoints import parse_endpoint
-from greetsvc.settings import KEYS, Listener, Mistake, Settings, text
+from greetsvc.settings import KEYS, Listener, Mistake, Settings, shown, text
 
 __all__ = ["one_line", "read_toml", "settings"]
 
@@ -47,7 +47,7 @@ def settings(
     filed = {name: _Given(f"{path}: {name}", value) for name, value in file.items() if name != "listen"}
     for name, setting in filed.items():
         if name not in _BY_NAME:
-            raise Mistake(f"{setting.where}: there is no such setting (value {setting.value!r})")
+            raise Mistake(f"{setting.where}: there is no such setting (value {shown(setting.value)})")
     for level in (filed, given):
         _check_said(level)
     tables = [_Table(f"--listen {one}", {"endpoint": _Given("--listen", one)}) for one in listen]
@@ -88,19 +88,19 @@ class _Table:
 def _file_tables(listen: object, path: str) -> list[_Table]:
     where = f"{path}: listen"
     if not isinstance(listen, list):
-        raise Mistake(f"{where}: must be an array of tables ([[listen]]), not {listen!r}")
+        raise Mistake(f"{where}: must be an array of tables ([[listen]]), not {shown(listen)}")
     tables = []
     for number, entry in enumerate(listen, 1):
         here = f"{where} {number}"
         if isinstance(entry, str):
             entry = {"endpoint": entry}  # noqa: PLW2901 - the short form
         if not isinstance(entry, dict):
-            raise Mistake(f"{here}: must be a table or an endpoint, not {entry!r}")
+            raise Mistake(f"{here}: must be a table or an endpoint, not {shown(entry)}")
         for name in entry:
             if name != "endpoint" and name not in _SAID:
-                raise Mistake(f"{here}: {name}: there is no such setting here (value {entry[name]!r})")
+                raise Mistake(f"{here}: {name}: there is no such setting here (value {shown(entry[name])})")
         if "endpoint" not in entry:
-            raise Mistake(f"{here}: endpoint is missing from {entry!r}")
+            raise Mistake(f"{here}: endpoint is missing from {shown(entry)}")
         entries = {name: _Given(f"{here}: {name}", value) for name, value in entry.items()}
         _check_said(entries)
         tables.append(_Table(here, entries))
@@ -110,7 +110,7 @@ def _file_tables(listen: object, path: str) -> list[_Table]:
 def _check_said(level: Mapping[str, _Given]) -> None:
     if "greeting" in level and "greeter" in level:
         greeting, greeter = level["greeting"], level["greeter"]
-        raise Mistake(f"{greeter.where}: {greeter.value!r} does not go together with {greeting.where}")
+        raise Mistake(f"{greeter.where}: {shown(greeter.value)} does not go together with {greeting.where}")
 
 
 def _listener(table: _Table, given: Mapping[str, _Given], filed: Mapping[str, _Given]) -> Listener:

@@ -42,7 +42,10 @@ def json_observer(twistd: Mapping[str, Any] | None) -> FileLogObserver:
     name = twistd.get("logfile")
     if name == "-" or (not name and twistd["nodaemon"]):
         return FileLogObserver(sys.stdout, event_as_json)
-    file = LogFile.fromFullPath(name or "twistd.log")
+    try:
+        file = LogFile.fromFullPath(name or "twistd.log")
+    except (AssertionError, OSError) as error:  # an assertion where the folder is missing
+        raise Mistake(f"--logfile: {name!r} cannot be written: {error}") from error
 
     def rotate(*_: object) -> None:
         from twisted.internet import reactor

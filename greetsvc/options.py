@@ -13,15 +13,14 @@ from twisted.python import usage
 from greetsvc._version import __version__
 from greetsvc.config import read_toml, settings
 from greetsvc.greeters import known_greeters
-from greetsvc.settings import KEYS, Settings
+from greetsvc.settings import KEYS, Settings, printable
 
 __all__ = ["Options", "refuse"]
 
 
 def refuse(mistake: object) -> NoReturn:
     """End with exit status 1 and one line on standard error, whatever characters the mistake quotes."""
-    line = "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(mistake))
-    raise SystemExit(f"greetsvc: {line}")
+    raise SystemExit(f"greetsvc: {printable(str(mistake))}")
 
 
 class Options(usage.Options):

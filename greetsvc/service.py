@@ -28,7 +28,7 @@ from greetsvc.options import Options, refuse
 from greetsvc.server.admission import Admission
 from greetsvc.server.udprule import UdpRule
 from greetsvc.server.visitlog import READABLE, VisitLog
-from greetsvc.settings import Listener, Mistake, Settings
+from greetsvc.settings import Listener, Mistake, Settings, printable
 
 __all__ = ["GreetingService", "Options", "makeService"]
 
@@ -104,7 +104,7 @@ class GreetingService(Service):
         """What runs where, a line for each listener."""
         return [
             f"{one.listener.endpoint.transport} {', '.join(one.places()) or one.listener.endpoint.text}"
-            f" says {one.listener.says}"
+            f" says {printable(one.listener.says)}"
             for one in self._listening
         ]
 
@@ -192,8 +192,12 @@ def makeService(options: Options) -> GreetingService:
     try:
         service = GreetingService(options.settings())
         service.bind()
+    except Mistake as mistake:
+        refuse(mistake)
+    try:
         service.observer = json_observer(options.parent) if service.settings.log_format == "json" else None
     except Mistake as mistake:
+        service.unbind()
         refuse(mistake)
     if options.check:
         sys.stdout.writelines(f"{line}\n" for line in service.describe())

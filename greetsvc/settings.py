@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
@@ -14,12 +15,13 @@ from greetsvc.greeters import Greeter
 from greetsvc.greeters.text import DEFAULT, TextGreeter
 from greetsvc.net.endpoints import Endpoint
 
-__all__ = ["KEYS", "LOOPBACK", "Key", "Listener", "Mistake", "Network", "Settings", "text"]
+__all__ = ["KEYS", "LOOPBACK", "Key", "Listener", "Mistake", "Network", "Settings", "printable", "shown", "text"]
 
 _DAY = 86400.0
 
 _SHORTEST = 0.0001
 _MOST = 10_000_000
+_LONGEST_SHOWN = 300
 
 Network = IPv4Network | IPv6Network
 
@@ -28,6 +30,23 @@ LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
 class Mistake(ValueError):  # noqa: N818 - the user's, not the program's
     """A setting that cannot be; its text is one line that names the setting (and the file) and the value."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(line: str) -> str:
+    """The text in one line, with what is not printable escaped."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
+
+
+def shown(value: object) -> str:
+    """A value as a mistake quotes it, cut where it is longer than anybody reads."""
+    try:
+        whole = repr(value)
+    except ValueError:  # sys.set_int_max_str_digits
+        return "a number of thousands of digits"
+    return whole if len(whole) <= _LONGEST_SHOWN else f"{whole[:_LONGEST_SHOWN]}…"
 
 
 @frozen
@@ -62,7 +81,7 @@ class Settings:
 def text(value: object) -> str:
     """The value, which must be text."""
     if not isinstance(value, str):
-        raise Mistake(f"must be text, not {value!r}")
+        raise Mistake(f"must be text, not {shown(value)}")
     return value
 
 
@@ -72,7 +91,7 @@ def _seconds(lowest: float) -> Callable[[object], float]:
     def read(value: object) -> float:
         number = _number(value)
         if number is None or not lowest <= number <= _DAY:
-            raise Mistake(f"must be {bound}, not {value!r}")
+            raise Mistake(f"must be {bound}, not {shown(value)}")
         return float(number)
 
     return read
@@ -82,7 +101,7 @@ def _whole(lowest: int, highest: int) -> Callable[[object], int]:
     def read(value: object) -> int:
         number = _number(value)
         if not isinstance(number, int) or not lowest <= number <= highest:
-            raise Mistake(f"must be a whole number from {lowest} to {highest}, not {value!r}")
+            raise Mistake(f"must be a whole number from {lowest} to {highest}, not {shown(value)}")
         return number
 
     return read
@@ -91,15 +110,22 @@ def _whole(lowest: int, highest: int) -> Callable[[object], int]:
 def _one_of(*words: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value not in words:
-            raise Mistake(f"must be one of {', '.join(words)}, not {value!r}")
+            raise Mistake(f"must be one of {', '.join(words)}, not {shown(value)}")
         return str(value)
 
     return read
 
 
+def _file(value: object) -> str:
+    """A path that can be read now: an option that nothing reads is checked too."""
+    path = text(value)
+    with Path(path).open("rb"):
+        return path
+
+
 def _networks(value: object) -> tuple[Network, ...]:
     if not isinstance(value, list):
-        raise Mistake(f"must be an array of networks, not {value!r}")
+        raise Mistake(f"must be an array of networks, not {shown(value)}")
     return tuple(_network(text(entry)) for entry in value)
 
 
@@ -112,9 +138,9 @@ def _network(entry: str) -> Network:
 
 def _number(value: object) -> int | float | None:
     """A finite number as TOML gives it (booleans are none), or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    return value if isinstance(value, int) or math.isfinite(value) else None
 
 
 def _literal(given: str) -> object:
@@ -159,7 +185,7 @@ KEYS = (
         "udp-budget", "BYTES", "bytes a second for unmarked UDP answers to a prefix [default: 1024]", _whole(0, 10**9)
     ),
     Key("trust-proxy", "CIDR", "networks whose PROXY headers count [default: loopback]", _networks, repeatable=True),
-    Key("client-ca", "FILE", "TLS listeners ask for a certificate signed by one of these", text, str),
+    Key("client-ca", "FILE", "TLS listeners ask for a certificate signed by one of these", _file, str),
     Key("log-visits", "WHAT", "all, summary or off [default: all]", _one_of("all", "summary", "off"), str),
     Key("log-format", "FORMAT", "text or json [default: text]", _one_of("text", "json"), str),
 )

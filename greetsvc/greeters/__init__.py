@@ -53,10 +53,13 @@ def known_greeters() -> list[tuple[str, str]]:
 
 
 def text_encoding(name: str) -> str:
-    """The canonical name of a text encoding. Raises `ValueError` where there is none of that name."""
+    """The canonical name of a text encoding. Raises `ValueError` where there is none of that name.
+
+    It must know a replacement for what it cannot write (``idna`` does not), as a peer may bring anything.
+    """
     try:
         found = codecs.lookup(name)
-        "".encode(found.name)
+        "".encode(found.name, "replace")
     except (LookupError, ValueError) as error:
         raise ValueError(f"{name!r} is not a text encoding") from error
     return found.name
@@ -65,7 +68,7 @@ def text_encoding(name: str) -> str:
 def _load(point: EntryPoint) -> GreeterFactory:
     try:
         return cast(GreeterFactory, point.load())
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a third party's module may raise anything
         raise ValueError(f"the greeter {point.name!r} ({point.value}) does not load: {error}") from error
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from twisted.logger import Logger
+
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 __all__ = ["Deadlines"]
+
+_log = Logger()
 
 Key = TypeVar("Key")
 
@@ -64,4 +68,7 @@ class Deadlines(Generic[Key]):
         for key in due:
             self._ends.pop(key, None)
         for key in due:
-            self._expired(key)
+            try:
+                self._expired(key)
+            except Exception:  # noqa: BLE001 - the others end all the same
+                _log.failure("A deadline passed, but whoever wanted to know failed")
