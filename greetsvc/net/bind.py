@@ -48,7 +48,8 @@ def ipv6_works() -> bool:
 def kernel_backlog() -> tuple[int, bool]:
     """The backlog a stream socket gets, and whether the kernel cut it (``net.core.somaxconn``)."""
     try:
-        most = int(Path("/proc/sys/net/core/somaxconn").read_text("ascii"))
+        # Bytes: after twistd gave up root, a codec may be out of reach.
+        most = int(Path("/proc/sys/net/core/somaxconn").read_bytes())
     except (OSError, ValueError):
         most = socket.SOMAXCONN
     return min(most, LONGEST_BACKLOG), most < LONGEST_BACKLOG
