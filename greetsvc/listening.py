@@ -141,6 +141,7 @@ class DatagramListening:
         )
         self._premises = premises
         self._port: DatagramPort | None = None
+        self._began = False
 
     def bind(self, late: Callable[[Mistake], object]) -> None:
         """Bind. Raises `Mistake`, and never later."""
@@ -167,12 +168,15 @@ class DatagramListening:
 
     def begin(self) -> None:
         """Answer from now on."""
+        self._began = True
         if self._port is not None:
             self._port.resumeReading()
 
     async def stop(self) -> None:
         """Answer what has arrived, and listen no longer."""
         if self._port is not None:
+            if self._began:
+                self._port.drain()
             await self._port.stopListening()
 
     def places(self) -> list[str]:

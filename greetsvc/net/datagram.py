@@ -38,6 +38,9 @@ _ANCILLARY = 256
 BATCH = 64
 """Datagrams read in one turn of the reactor."""
 
+DRAIN = 8
+"""Batches read from a port that stops: the kernel keeps a few hundred short datagrams."""
+
 _IP_PKTINFO = 8 if sys.platform == "linux" else 0  # socket.IP_PKTINFO came with Python 3.14
 _IN_PKTINFO = struct.Struct("=I4s4s")
 _IN6_PKTINFO = struct.Struct("=16sI")
@@ -116,7 +119,10 @@ class DatagramPort:
             self.protocol.doStop()
             self._sock.close()
             if self._path is not None:
-                self._path.remove()
+                try:
+                    self._path.remove()
+                except OSError as error:
+                    _log.warn("{path} is left behind: {error}", path=self._path.path, error=error.strerror)
         return defer.succeed(None)
 
     def getHost(self) -> IPv4Address | IPv6Address | UNIXAddress:
@@ -145,6 +151,12 @@ class DatagramPort:
     def pauseReading(self) -> None:
         """Leave datagrams in the kernel's buffer."""
         self._reactor.removeReader(self)
+
+    def drain(self) -> None:
+        """Read what has arrived by now, as far as a receive buffer usually goes."""
+        for _ in range(DRAIN):
+            if self._listening:
+                self.doRead()
 
     def _read(self) -> None:
         receive, longest, received = self._sock.recvfrom, self._longest, self.protocol.datagramReceived
