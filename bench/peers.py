@@ -19,6 +19,7 @@ UVLOOP = "uvloop"
 NGINX = "nginx stream return"
 TUTORIAL = "tutorial, blocking"
 BARE = "bare Python loop"
+BARE_WILDCARD = "bare Python loop, wildcard"
 FLOOR = "C floor"
 GREETSVC_WILDCARD = "greetsvc, wildcard"
 STOCK_WILDCARD = "stock Twisted, wildcard"
@@ -142,7 +143,14 @@ def udp_peers(tools: Tools) -> list[Peer]:
         Peer(name=ASYNCIO, transport="udp", command=_module("aio", "asyncio", "udp"), note="no rule, no log"),
         _uvloop("udp", tools),
         Peer(name=TUTORIAL, transport="udp", command=_module("tutorial", "udp"), note="prints each peer"),
-        Peer(name=BARE, transport="udp", command=_module("bare", "udp"), note="no framework, no log"),
+        Peer(name=BARE, transport="udp", command=_module("bare", "udp"), note="no framework, no rule, no log"),
+        Peer(
+            name=BARE_WILDCARD,
+            transport="udp",
+            command=_module("bare", "udp-wildcard"),
+            host=ELSEWHERE,
+            note="the same; answers leave from the address that was asked",
+        ),
         _floor("udp", tools),
     ]
 
