@@ -1,4 +1,4 @@
-"""The floor in Python: a loop over system calls, and no framework. `python -m bench.servers.bare tcp|udp|udp-wildcard`."""
+"""The floor in Python: system calls in a loop, no framework. `python -m bench.servers.bare tcp|udp|udp-wildcard`."""
 
 from __future__ import annotations
 
