@@ -125,8 +125,6 @@ class _DatagramProbe:
         self._finish(self._progress.failed(errno.ETIMEDOUT, why))
 
     def _finish(self, result: bytes | Exception) -> None:
-        if self.answer.called:
-            return
         self._close()
         if isinstance(result, Exception):
             self.answer.errback(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
@@ -34,9 +35,9 @@ class Plan:
     interval: float = 1.0
     verbose: bool = False
 
-    async def run(self, output: Output, tally: Tally, reactor: IReactorTime) -> None:
+    async def run(self, output: Output, tally: Tally, reactor: IReactorTime, now: Callable[[], float]) -> None:
         """Ask and tell, until done or cancelled; the end is told either way. ``tally`` keeps the account."""
-        start = time.monotonic()
+        start = now()
 
         def trace(line: str) -> None:
             output.complain(one_line(line))
@@ -47,17 +48,17 @@ class Plan:
         def each(number: int, outcome: Greeting | GreetFailed) -> None:
             complaints = [] if isinstance(outcome, GreetFailed) else self.demands.complaints(outcome)
             tally.add(outcome, complaints)
-            tally.elapsed = time.monotonic() - start
+            tally.elapsed = now() - start
             output.write(self.report.probe(number, outcome, complaints))
 
         try:
-            await repeat(probe, each, count=self.count, interval=self.interval, clock=reactor, now=time.monotonic)
+            await repeat(probe, each, count=self.count, interval=self.interval, clock=reactor, now=now)
         except CancelledError:
-            tally.elapsed = time.monotonic() - start
+            tally.elapsed = now() - start
         output.write(self.report.end(tally))
 
 
-def drive(plan: Plan, output: Output, reactor: Any = None) -> int:
+def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:
     """Run the reactor until the plan is carried out or a signal stops it; the exit status."""
     if reactor is None:
         from twisted.internet import reactor
@@ -66,7 +67,7 @@ def drive(plan: Plan, output: Output, reactor: Any = None) -> int:
     failures: list[Failure] = []
 
     def start() -> None:
-        run = Deferred.fromCoroutine(plan.run(output, tally, reactor))
+        run = Deferred.fromCoroutine(plan.run(output, tally, reactor, now))
         running.append(run)
         run.addErrback(failures.append).addCallback(lambda _: stopping or reactor.stop())
 

@@ -121,12 +121,12 @@ def _name(text: str, host: str) -> str:
     """A host name in the form the resolver takes (IDNA 2003), or an IPv4 address."""
     if not host:
         raise _wrong(text, "the host is missing")
-    if host.isascii() and host.isdigit():
-        raise _wrong(text, f"a port alone is no target; {DEFAULT_HOST}:{host} is")
     try:
         name = host.encode("idna").decode("ascii")
     except UnicodeError:
         raise _wrong(text, f"{host!a} is not a host name") from None
+    if name.isdigit():
+        raise _wrong(text, f"a port alone is no target; {DEFAULT_HOST}:{name} is")
     if not _NAME.fullmatch(name) or len(name) > 253:
         raise _wrong(text, f"{host!a} is not a host name")
     return name

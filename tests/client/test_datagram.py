@@ -5,16 +5,20 @@ from __future__ import annotations
 import errno
 import socket
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock, deferLater
+from twisted.python.failure import Failure
 
 from greetsvc import GreetFailed, Greeting, greet, wire
+from greetsvc.client import errqueue
 from greetsvc.client.datagram import ask_udp, ask_unixgram
 from greetsvc.client.progress import Progress
 from greetsvc.client.resolve import Remote
@@ -200,27 +204,89 @@ async def test_a_unix_datagram_path_without_a_listener_is_named_at_connect(tmp_p
 @pytest_twisted.ensureDeferred
 async def test_a_unix_receiver_with_a_full_queue_is_asked_when_it_has_room(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as full,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler,
-    ):
+    with ExitStack() as open_sockets:
+
+        def unix_socket() -> socket.socket:
+            sock = open_sockets.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            sock.setblocking(False)
+            return sock
+
+        full = unix_socket()
         full.bind(path)
-        filler.setblocking(False)
-        with suppress(BlockingIOError):
-            for _ in range(10000):
-                filler.sendto(b"x", path)
+        for _ in range(100):
+            filler, sent = unix_socket(), 0
+            with suppress(BlockingIOError):
+                for _ in range(1000):
+                    sent += filler.sendto(b"x", path)
+            if not sent:
+                break
         asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(f"unixgram:{path}"))
 
-        full.setblocking(False)
-
         def answer() -> None:
-            data, sender = b"", None
             with suppress(BlockingIOError):
-                data, sender = full.recvfrom(2000)
-            if data.startswith(wire.MARK):
-                hello(full, data, sender)
-            elif not asking.called:
+                while True:
+                    data, sender = full.recvfrom(2000)
+                    if sender is not None:
+                        hello(full, data, sender)
+            if not asking.called:
                 reactor.callLater(0.005, answer)
 
         reactor.callLater(0.02, answer)
         assert (await asking).data == b"hello\r\n"
+        await deferLater(reactor, 0.01, lambda: None)
+
+
+class Reactor(Clock):
+    """Remembers who reads; the test says when there is something to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+
+def asked(clock: Reactor, port: int) -> tuple[Any, list[Any]]:
+    """A probe that has sent its request, as the reactor sees it, and where its outcome will be."""
+    outcome: list[Any] = []
+    progress = Progress(parse(f"udp:127.0.0.1:{port}"), 5, now=clock.seconds)
+    remote = Remote(socket.AF_INET, ("127.0.0.1", port))
+    asking = Deferred.fromCoroutine(ask_udp(progress, remote, b"x", 100, cast("Any", clock)))
+    asking.addBoth(outcome.append)
+    return clock.readers[0], outcome
+
+
+def test_a_wake_up_for_nothing_changes_nothing(peers: Any) -> None:
+    clock = Reactor()
+    reader, outcome = asked(clock, parse(peers.datagram(peers.hold)).port)
+    reader.doRead()
+    clock.removeReader(reader)
+    reader.connectionLost(Failure(ConnectionDone()))
+    assert clock.readers == [reader]
+    clock.advance(5)
+    assert outcome[0].value.errno == errno.ETIMEDOUT
+    assert clock.readers == []
+
+
+def test_a_reactor_that_reports_an_error_as_readable_will_do(free_port: int) -> None:
+    reader, outcome = asked(Reactor(), free_port)
+    reader.doRead()
+    assert outcome[0].value.errno == errno.ECONNREFUSED
+
+
+def test_a_request_too_long_for_the_path_is_left_to_be_sent_again(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Reactor()
+    reader, outcome = asked(clock, parse(peers.datagram(peers.hold)).port)
+    monkeypatch.setattr(errqueue, "read", lambda _: [errqueue.Unreachable(errno.EMSGSIZE, "192.0.2.1")])
+    reader.connectionLost(Failure(ConnectionDone()))
+    assert outcome == []
+    monkeypatch.setattr(errqueue, "read", lambda _: [errqueue.Unreachable(errno.EHOSTUNREACH, "192.0.2.1")])
+    reader.connectionLost(Failure(ConnectionDone()))
+    assert outcome[0].value.strerror == "No route to host, says 192.0.2.1"

@@ -108,7 +108,7 @@ async def test_a_refused_connection_is_111_at_connect(free_port: int) -> None:
 @pytest_twisted.ensureDeferred
 async def test_greet_ex_gives_the_errno_or_0(peers: Any, free_port: int) -> None:
     assert await greet_ex(f"tcp:127.0.0.1:{free_port}") == errno.ECONNREFUSED
-    assert await greet_ex(peers.stream(hello)) == 0
+    assert await greet_ex(peers.stream(hello), reactor=reactor) == 0
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,50 @@
+"""Writing where nobody may be reading."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from greetsvc.client.output import CannotWrite, Output, ReaderGone
+from greetsvc.client.report import Lines
+
+
+def test_lines_go_to_their_streams() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    Output(out, err).write(Lines(["a", "b"], ["c"]))
+    assert (out.getvalue(), err.getvalue()) == ("a\nb\n", "c\n")
+
+
+def test_what_the_locale_cannot_encode_is_escaped() -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="ascii")
+    Output(out, None).write(Lines(["Grüß"], ["nobody hears"]))
+    assert raw.getvalue() == b"Gr\\xfc\\xdf\n"
+
+
+def test_a_reader_that_left_is_told_apart() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as out:
+        with pytest.raises(ReaderGone):
+            Output(out, None).write(Lines(["a"]))
+        out.write("goes nowhere")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_named() -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as out, pytest.raises(CannotWrite, match="No space left"):
+        Output(out, None).write(Lines(["a"]))
+
+
+def test_a_standard_error_that_nobody_reads_is_let_go() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as err:
+        output = Output(None, err)
+        output.complain("a")
+        output.complain("b")
+        output.write(Lines(["c"]))

@@ -1,0 +1,320 @@
+"""The command `greet`: wrong usage in one line, and the installed script against real peers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from greetsvc import __version__, cli
+from greetsvc.client.plan import Plan
+from greetsvc.client.report import JsonLines, Nagios, Plain, Quiet
+
+GREET = Path(sysconfig.get_path("scripts")) / "greet"
+
+WRONG = [
+    (["-c", "-1"], "-c -1: must be a whole number from 0 to 1000000000"),
+    (["-c", "1.5"], "-c 1.5: must be a whole number from 0 to 1000000000"),
+    (["-c", "many"], "-c many: must be a whole number from 0 to 1000000000"),
+    (["-c", "1_0"], "-c 1_0: must be a whole number from 0 to 1000000000"),
+    (["-c", "9" * 400], "-c " + "9" * 400 + ": must be a whole number from 0 to 1000000000"),
+    (["-c", ""], "-c : must be a whole number from 0 to 1000000000"),
+    (["-c"], "-c: requires an argument."),
+    (["-i", "-0.1"], "-i -0.1: must be a number from 0 to 86400"),
+    (["-i", "inf"], "-i inf: must be a number from 0 to 86400"),
+    (["-i", "1e999"], "-i 1e999: must be a number from 0 to 86400"),
+    (["-t", "0"], "-t 0: must be a number above 0, at most 86400"),
+    (["-t", "nan"], "-t nan: must be a number above 0, at most 86400"),
+    (["-t", "1s"], "-t 1s: must be a number above 0, at most 86400"),
+    (["-t", "1e9"], "-t 1e9: must be a number above 0, at most 86400"),
+    (["-t", "\x1b[2J"], "-t \\x1b[2J: must be a number above 0, at most 86400"),
+    (["--warn", "0"], "--warn 0: must be a number above 0, at most 8.64e+07"),
+    (["--warn", "-5"], "--warn -5: must be a number above 0, at most 8.64e+07"),
+    (["--size", "-1", "udp:127.0.0.1"], "--size -1: must be a whole number from 0 to 65507"),
+    (["--size", "65508", "udp:127.0.0.1"], "--size 65508: must be a whole number from 0 to 65507"),
+    (["--size", "100"], "--size 100: needs a udp: or unixgram: target, and tcp:127.0.0.1:8088 is none"),
+    (["-4", "-6"], "-4: not together with -6"),
+    (["-6", "127.0.0.1"], "-6 tcp:127.0.0.1:8088: an IPv4 address is not IPv6"),
+    (["-4", "udp:[::1]:7"], "-4 udp:[::1]:7: an IPv6 address is not IPv4"),
+    (["-4", "unix:/x"], "-4 unix:/x: a UNIX socket has no address family"),
+    (["--expect", "("], "--expect (: is no regular expression: missing ), unterminated subpattern at position 0"),
+    (
+        ["--expect", "a{99999999999}"],
+        "--expect a{99999999999}: is no regular expression: the repetition number is too large",
+    ),
+    (["--encoding", "klingon"], "--encoding klingon: is no text encoding that Python knows"),
+    (["--encoding", "rot13"], "--encoding rot13: is no text encoding that Python knows"),
+    (["--json", "--nagios"], "--json: not together with --nagios"),
+    (["--json", "--healthcheck"], "--json: not together with --healthcheck"),
+    (["--nagios", "--healthcheck"], "--nagios: not together with --healthcheck"),
+    (["--nagios", "-c", "0"], "-c 0: would never end, and --nagios tells at the end"),
+    (["--healthcheck", "-c", "0"], "-c 0: would never end, and --healthcheck tells at the end"),
+    (["--json=yes"], "--json: does not take a value."),
+    (["--ca", "/x"], "--ca /x: needs a tls: target, and tcp:127.0.0.1:8088 is none"),
+    (["--insecure", "udp:127.0.0.1"], "--insecure: needs a tls: target, and udp:127.0.0.1:8088 is none"),
+    (["--sni", "a", "unix:/x"], "--sni a: needs a tls: target, and unix:/x is none"),
+    (["--ca", "/nonexistent", "tls:h"], "--ca /nonexistent: cannot be read: No such file or directory"),
+    (["--ca", "/", "tls:h"], "--ca /: cannot be read: Is a directory"),
+    (["--ca", "/dev/null", "tls:h"], "--ca /dev/null: holds no certificate in PEM form"),
+    (["--ca", "/x", "--insecure", "tls:h"], "--ca /x: not together with insecure, which trusts anyone"),
+    (["--cert", "/nonexistent", "tls:h"], "--cert /nonexistent: cannot be read: No such file or directory"),
+    (["--key", "/dev/null", "tls:h"], "--key /dev/null: needs a cert"),
+    (["--sni", "a b", "tls:h"], "--sni a b: is not a host name"),
+    (["--bogus"], "--bogus: there is no such option"),
+    (["-z"], "-z: there is no such option"),
+    (["--dscp", "8"], "--dscp: there is no such option"),
+    (["a", "b"], "Got unexpected extra argument (b)"),
+    ([""], "target '': the host is missing"),
+    (["8088"], "target '8088': a port alone is no target; 127.0.0.1:8088 is"),
+    (["h:0"], "target 'h:0': port '0' is not a number from 1 to 65535"),
+    (["h:65536"], "target 'h:65536': port '65536' is not a number from 1 to 65535"),
+    (["http://h"], "target 'http://h': port '//h' is not a number from 1 to 65535"),
+    (["sctp:h:1"], "target 'sctp:h:1': 'sctp' is none of the transports tcp udp tls unix unixgram"),
+    (["unix:"], "target 'unix:': the path is missing"),
+    (["a\nb"], "target 'a\\nb': 'a\\nb' is not a host name"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), WRONG, ids=[" ".join(row[0])[:30] for row in WRONG])
+def test_wrong_usage_is_one_line_and_status_3(
+    arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["greet", *arguments])
+    assert cli.main() == 3
+    assert capsys.readouterr() == ("", f"greet: {line}\n")
+
+
+def script(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(GREET), *arguments], capture_output=True, text=True, timeout=60, check=False, **options
+    )
+
+
+def test_the_installed_script_says_so_too() -> None:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = pool.map(lambda row: script(*row[0]), WRONG)
+    for (arguments, line), done in zip(WRONG, outcomes, strict=True):
+        told = (arguments, done.returncode, done.stdout, done.stderr)
+        assert told == (arguments, 3, "", f"greet: {line}\n")
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the plan that a command line comes to."""
+
+    def make(*arguments: str) -> Plan:
+        plans: list[Plan] = []
+
+        def drive(plan: Plan, _: object) -> int:
+            plans.append(plan)
+            return 0
+
+        monkeypatch.setattr(cli, "drive", drive)
+        monkeypatch.setattr(sys, "argv", ["greet", *arguments])
+        assert cli.main() == 0
+        return plans[0]
+
+    return make
+
+
+def test_without_options_one_greeting_is_asked_for_over_tcp_from_this_host(plan: Any) -> None:
+    made = plan()
+    assert str(made.target) == "tcp:127.0.0.1:8088"
+    assert (made.count, made.interval, made.verbose) == (1, 1.0, False)
+    assert (made.asking.timeout, made.asking.family, made.asking.size, made.asking.encoding) == (
+        5.0,
+        None,
+        1200,
+        "utf-8",
+    )
+    assert isinstance(made.report, Plain)
+    assert (made.demands.expect, made.demands.warn) == (None, None)
+
+
+def test_options_reach_the_plan(plan: Any) -> None:
+    made = plan("-c3", "-i", ".5", "-t", "2", "-6", "-v", "--size", "64", "--encoding", "ascii", "udp:h")
+    assert (made.count, made.interval, made.verbose) == (3, 0.5, True)
+    assert (made.asking.timeout, made.asking.family, made.asking.size, made.asking.encoding) == (2.0, 6, 64, "ascii")
+    made = plan("-4", "--expect", "^h", "--warn", "1.5e1", "h")
+    assert made.asking.family == 4
+    assert made.demands.warn == 0.015
+    assert made.demands.expect == re.compile("^h")
+    assert plan("--insecure", "tls:h").asking.tls is not None
+    assert isinstance(plan("--json").report, JsonLines)
+    assert isinstance(plan("--nagios").report, Nagios)
+    assert isinstance(plan("--healthcheck").report, Quiet)
+
+
+def test_help_and_version_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["greet", "--version"])
+    assert cli.main() == 0
+    assert capsys.readouterr().out == f"greet {__version__}\n"
+    monkeypatch.setattr(sys, "argv", ["greet", "--help"])
+    assert cli.main() == 0
+    text = capsys.readouterr().out
+    assert all(option in text for option in ("--expect", "--nagios", "--healthcheck", "--sni", "-c N", "[TARGET]"))
+
+
+def test_ctrl_c_before_anything_ran_is_not_greeted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "drive", interrupted)
+    monkeypatch.setattr(sys, "argv", ["greet"])
+    assert cli.main() == 2
+
+
+class Peer:
+    """A blocking server in the manner of the socket tutorial: greets, closes, one client at a time."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.2)
+        self._over = False
+        self._thread = Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def _serve(self) -> None:
+        while not self._over:
+            with suppress(OSError):
+                connection, _ = self._listener.accept()
+                connection.sendall(b"Thank you for connecting\r\n")
+                connection.close()
+
+    def stop(self) -> None:
+        self._over = True
+        self._thread.join(10)
+        self._listener.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    started = Peer()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def nowhere() -> str:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+def test_the_greeting_is_printed_and_the_status_is_0(peer: Peer) -> None:
+    done = script(peer.target)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Thank you for connecting\n", "")
+
+
+def test_not_as_expected_or_slow_is_status_1(peer: Peer) -> None:
+    done = script("--expect", "Welcome", peer.target)
+    assert (done.returncode, done.stdout) == (1, "Thank you for connecting\n")
+    assert done.stderr == f"greet: tcp:{peer.target}: not as expected: nothing matches Welcome\n"
+    done = script("--warn", "0.0001", peer.target)
+    assert done.returncode == 1
+    assert "slow: " in done.stderr
+    assert script("--expect", "^Thank you.*connecting$", "--warn", "5000", peer.target).returncode == 0
+
+
+def test_not_greeted_is_status_2_and_says_the_step(nowhere: str) -> None:
+    done = script(nowhere)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"greet: tcp:{nowhere}: connect: Connection refused\n"
+    done = script(f"udp:{nowhere}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"greet: udp:{nowhere}: greet: Connection refused")
+
+
+def test_a_name_that_is_not_there_is_status_2_at_resolve() -> None:
+    done = script("-t", "5", "no-such-name.invalid")
+    assert done.returncode == 2
+    assert done.stderr.startswith("greet: tcp:no-such-name.invalid:8088: resolve: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_health_check_is_quiet_and_its_status_says_it(peer: Peer, nowhere: str) -> None:
+    done = script("--healthcheck", peer.target)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = script("--healthcheck", nowhere)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_json_lines_are_json_and_of_several_the_last_is_the_summary(peer: Peer) -> None:
+    done = script("--json", "-c", "3", "-i", "0.01", peer.target)
+    *probes, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [probe["ok"] for probe in probes] == [True] * 3
+    assert last["summary"]["greeted"] == 3
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_monitoring_gets_its_line(peer: Peer) -> None:
+    done = script("--nagios", peer.target)
+    assert done.returncode == 0
+    assert re.fullmatch(r"GREET OK - .* \| time=0\.\d{6}s;;;0\.000000;5\.000000 loss=0%;;;0;100\n", done.stdout)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_prints_the_summary_so_far_and_ends_by_the_result(peer: Peer, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [str(GREET), "-c", "0", "-i", "0.01", peer.target], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline().startswith("1 tcp 127.0.0.1:")
+        running.send_signal(number)
+        rest = running.stdout.read()
+        assert running.stderr.read() == ""
+        assert running.wait(30) == 0
+    assert re.search(r"\n(\d+) sent, \1 greeted, 0 lost \(0 %\)", rest)
+
+
+def test_a_signal_while_waiting_for_the_first_greeting_is_status_2_without_noise() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        with subprocess.Popen(
+            [str(GREET), f"127.0.0.1:{silent.getsockname()[1]}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as running:
+            connection, _ = silent.accept()
+            running.send_signal(signal.SIGINT)
+            assert running.communicate(timeout=30) == (b"", b"")
+            connection.close()
+            assert running.returncode == 2
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(peer: Peer) -> None:
+    with subprocess.Popen(
+        [str(GREET), "-c", "0", "-i", "0.01", peer.target], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.stderr.read() == b""
+        assert running.wait(30) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(peer: Peer) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([str(GREET), peer.target], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (3, b"greet: standard output: No space left on device\n")
+
+
+def test_an_ascii_terminal_gets_escapes(peer: Peer) -> None:
+    done = script("--expect", "Grüß", peer.target, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 1
+    assert "nothing matches Gr\\xfc\\xdf" in done.stderr
