@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import pytest
+from attrs import define
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from greetsvc.net.linger import AT_LEAST, SWEEP, Lingerers
+
+
+class Ticking(Clock):
+    """A reactor whose time the test moves, and whose readers it can call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+    def addWriter(self, writer: Any) -> None: ...
+    def removeWriter(self, writer: Any) -> None: ...
+    def removeAll(self) -> list[Any]:
+        return []
+
+    def getReaders(self) -> list[Any]:
+        return self.readers
+
+    def getWriters(self) -> list[Any]:
+        return []
+
+    def sweep(self) -> None:
+        """Let every socket that is new be looked at."""
+        self.pump([SWEEP, SWEEP])
+
+    def read(self) -> None:
+        """Let everything that can be read be read, once."""
+        for reader in list(self.readers):
+            if select.select([reader], [], [], 0)[0]:
+                reader.doRead()
+
+
+@define
+class Pair:
+    """A lingering socket, the client at the other end, and how often the socket was said to be closed."""
+
+    client: socket.socket
+    closed: int = 0
+
+    def arrived(self, server: socket.socket) -> None:
+        assert select.select([server], [], [], 5)[0]
+
+    def ending(self) -> str:
+        """How the connection ends for the client."""
+        self.client.settimeout(5)
+        try:
+            while self.client.recv(65536):
+                pass
+            self.client.send(b"?")
+            assert select.select([self.client], [], [], 5)[0]
+            self.client.send(b"?")
+        except ConnectionResetError:
+            return "reset"
+        except BrokenPipeError:
+            return "closed"
+        return "open"
+
+
+@pytest.fixture
+def clock() -> Ticking:
+    return Ticking()
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def linger(request: pytest.FixtureRequest, clock: Ticking) -> Iterator[Callable[..., tuple[Lingerers, list[Pair]]]]:
+    """Makes `Lingerers` that took over sockets which have greeted and sent their FIN."""
+    made: list[tuple[Lingerers, list[Pair]]] = []
+
+    def make(sockets: int = 1, sending: bytes = b"", **options: Any) -> tuple[Lingerers, list[Pair]]:
+        lingerers = Lingerers(cast("Any", clock), **{"lifetime": 10.0, "most": 1000, **options})
+        pairs = []
+        for _ in range(sockets):
+            server, client = _connected(request.param)
+            client.setblocking(False)
+            if sending:
+                client.send(sending)
+                assert select.select([server], [], [], 5)[0]
+            server.sendall(b"hello")
+            server.shutdown(socket.SHUT_WR)
+            pair = Pair(client)
+            pairs.append(pair)
+            lingerers.add(server, (partial(_count, pair),))
+        made.append((lingerers, pairs))
+        return lingerers, pairs
+
+    yield make
+    for lingerers, pairs in made:
+        lingerers.stop()
+        for pair in pairs:
+            pair.client.close()
+            assert pair.closed == 1
+    assert not clock.getDelayedCalls()
+    assert not clock.readers
+
+
+def _count(pair: Pair) -> None:
+    pair.closed += 1
+
+
+def _connected(family: str) -> tuple[socket.socket, socket.socket]:
+    if family == "unix":
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], client
+
+
+def test_a_peer_that_has_closed_costs_one_look(clock: Ticking, linger: Any) -> None:
+    lingerers, pairs = linger(3)
+    for pair in pairs:
+        pair.client.close()
+    clock.advance(SWEEP)
+    assert len(lingerers) == 3
+    clock.advance(SWEEP)
+    assert (len(lingerers), [pair.closed for pair in pairs]) == (0, [1, 1, 1])
+    assert not clock.getDelayedCalls()
+
+
+def test_a_peer_that_is_still_there_is_left_to_the_reactor(clock: Ticking, linger: Any) -> None:
+    lingerers, (pair,) = linger()
+    clock.sweep()
+    assert (len(lingerers), len(clock.readers), pair.closed) == (1, 1, 0)
+    assert pair.client.recv(100) == b"hello"
+    pair.client.close()
+    clock.read()
+    assert (len(lingerers), len(clock.readers), pair.closed) == (0, 0, 1)
+
+
+def test_silent_sockets_are_not_looked_at_again(clock: Ticking, linger: Any) -> None:
+    linger(50, silence=2.0)
+    clock.sweep()
+    assert len(clock.getDelayedCalls()) == 2  # one for silence, one for lifetime, however many sockets
+
+
+def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any) -> None:
+    lingerers, (pair,) = linger(silence=2.0)
+    clock.sweep()
+    clock.advance(1.9)
+    assert pair.closed == 0
+    clock.advance(0.2)
+    assert (pair.closed, len(lingerers), clock.readers) == (1, 0, [])
+    assert pair.client.recv(100) == b"hello"
+
+
+def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock: Ticking, linger: Any) -> None:
+    _, (pair,) = linger(silence=2.0, lifetime=5.0)
+    clock.sweep()
+    for _ in range(4):
+        pair.client.send(b"more")
+        pair.arrived(clock.readers[0])
+        clock.read()
+        clock.advance(1.2)
+    assert pair.closed == 0
+    clock.advance(0.3)
+    assert pair.closed == 1
+
+
+def test_a_peer_that_sent_a_lot_before_reads_its_greeting_without_an_error(clock: Ticking, linger: Any) -> None:
+    _, (pair,) = linger(sending=b"x" * 30_000)
+    clock.sweep()
+    assert len(clock.readers) == 1
+    clock.read()
+    assert pair.client.recv(100) == b"hello"
+    assert pair.client.recv(100) == b""
+    pair.client.close()
+    clock.read()
+    assert pair.closed == 1
+
+
+def _pour(clock: Ticking, pair: Pair, most: int) -> int:
+    """Send until the socket is closed, or ``most`` bytes are sent."""
+    block, sent = bytes(65536), 0
+    while sent < most and not pair.closed:
+        try:
+            sent += pair.client.send(block)
+        except BlockingIOError:
+            clock.read()
+        except OSError:
+            break
+    return sent
+
+
+def test_16_mib_are_discarded_and_then_the_peer_is_reset(clock: Ticking, linger: Any) -> None:
+    _, (pair,) = linger()
+    clock.sweep()
+    assert _pour(clock, pair, AT_LEAST - 65536) < AT_LEAST
+    assert pair.closed == 0
+    sent = _pour(clock, pair, 2 * AT_LEAST)
+    clock.read()
+    assert pair.closed == 1
+    assert sent < AT_LEAST
+    assert pair.ending() in {"reset", "closed"}
+
+
+def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
+    lingerers, (pair,) = linger(at_least=200_000)
+    clock.sweep()
+    (reader,) = clock.readers
+    while True:
+        try:
+            pair.client.send(bytes(65536))
+        except BlockingIOError:
+            break
+    reader.doRead()
+    assert 0 < reader.taken <= 256 * 1024
+    lingerers.stop()
+
+
+def test_beyond_the_most_the_oldest_is_closed(clock: Ticking, linger: Any) -> None:
+    lingerers, pairs = linger(5, most=3)
+    assert [pair.closed for pair in pairs] == [1, 1, 0, 0, 0]
+    clock.sweep()
+    assert len(lingerers) == 3
+    server, client = _connected("tcp")
+    lingerers.add(server)
+    assert [pair.closed for pair in pairs] == [1, 1, 1, 0, 0]
+    assert len(lingerers) == 3
+    client.close()
+
+
+def test_a_reset_peer_is_forgotten(clock: Ticking, linger: Any) -> None:
+    _, (early, late) = linger(2)
+    _reset(early.client)
+    clock.sweep()
+    _reset(late.client)
+    clock.read()
+    assert (early.closed, late.closed) == (1, 1)
+
+
+def _reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+def test_a_reactor_that_finds_a_socket_broken_or_stops_closes_it(clock: Ticking, linger: Any) -> None:
+    lingerers, (pair,) = linger()
+    clock.sweep()
+    (reader,) = clock.readers
+    assert reader.logPrefix() == "lingering"
+    reader.connectionLost(Failure(ConnectionLost()))
+    reader.connectionLost(Failure(ConnectionLost()))
+    assert (pair.closed, len(lingerers)) == (1, 0)
+
+
+def test_after_the_stop_sockets_are_closed_at_once(clock: Ticking, linger: Any) -> None:
+    lingerers, pairs = linger(2)
+    clock.advance(SWEEP)
+    server, client = _connected("tcp")
+    lingerers.add(server)
+    lingerers.stop()
+    assert server.fileno() == -1
+    server, other = _connected("tcp")
+    lingerers.add(server)
+    assert server.fileno() == -1
+    assert (len(lingerers), [pair.closed for pair in pairs]) == (0, [1, 1])
+    client.close()
+    other.close()
+
+
+def test_a_failing_listener_for_the_close_does_not_keep_others_open(
+    clock: Ticking, linger: Any, logged_errors: Any
+) -> None:
+    lingerers, pairs = linger(2)
+    server, client = _connected("tcp")
+    lingerers.add(server, (lambda: 1 / 0,))
+    for each in (client, *(pair.client for pair in pairs)):
+        each.close()
+    clock.sweep()
+    assert (len(lingerers), server.fileno()) == (0, -1)
+    assert len(logged_errors.flush(ZeroDivisionError)) == 1
