@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import frozen
@@ -28,6 +29,15 @@ class Address(NamedTuple):
     def plain(cls, host: str, port: int = 0) -> Address:
         """The address as it is shown and limited: IPv4 that is mapped into IPv6 is IPv4."""
         return cls(host[len(_MAPPED) :] if host.startswith(_MAPPED) and "." in host else host, port)
+
+    @classmethod
+    def of_path(cls, name: str | bytes | None) -> Address:
+        """The name of a UNIX socket; one in Linux's abstract namespace begins with a NUL byte, shown as ``@``.
+
+        Peers choose their names, which go into logs and to terminals: what is not printable is escaped.
+        """
+        text = os.fsencode(name or b"").decode("utf-8", "backslashreplace").replace("\0", "@")
+        return cls("".join(each if each.isprintable() else repr(each)[1:-1] for each in text), 0)
 
 
 @frozen

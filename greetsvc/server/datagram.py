@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from errno import errorcode
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,8 @@ class GreetingDatagramProtocol(DatagramProtocol):
     """Answers each request with a greeting, as far as the UDP rule lets it.
 
     Works on Twisted's own UDP ports as well as on `greetsvc.net.datagram.DatagramPort`, which besides tells it the
-    address that was asked. Over a UNIX socket (``transport="unixgram"``) sources cannot be forged, and the rule
-    does not apply; a peer without a name cannot be answered.
+    address that was asked. Over a UNIX socket (``transport="unixgram"``) only the loop guard of the rule applies;
+    a peer without a name cannot be answered.
     """
 
     noisy = False
@@ -59,9 +60,9 @@ class GreetingDatagramProtocol(DatagramProtocol):
                 greeting = b"" if reason else self.greeting(Address.plain(addr[0], addr[1]), datagram)
             reason = reason or self.rule.refusal(datagram, greeting, addr, group=group)
         else:
-            peer = Address(_path(addr), 0)
-            reason = None if addr else "no-address"
+            peer = Address.of_path(addr)
             greeting = greeting or self.greeting(peer, datagram)
+            reason = self.rule.unix_refusal(datagram, greeting, os.fsencode(addr)) if addr else "no-address"
         if reason is None:
             try:
                 self.transport.write(greeting, addr)
@@ -95,9 +96,3 @@ class GreetingDatagramProtocol(DatagramProtocol):
             if "path" in self.greeter.needs
             else None,
         )
-
-
-def _path(name: str | bytes | None) -> str:
-    """The path of a UNIX socket; one in Linux's abstract namespace begins with a NUL byte, shown as ``@``."""
-    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name or ""
-    return text.replace("\0", "@")

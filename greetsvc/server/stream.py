@@ -39,8 +39,7 @@ def address_of(address: IAddress | None) -> Address:
     host = getattr(address, "host", None)
     if host is not None:
         return Address.plain(host, cast(int, getattr(address, "port", 0)))
-    name = getattr(address, "name", None) or b""
-    return Address(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name), 0)
+    return Address.of_path(getattr(address, "name", None))
 
 
 @implementer(IHandshakeListener)

@@ -108,13 +108,31 @@ class UdpRule:
             return "too-long"
         return self._unpaid(len(answer) + OVERHEAD, Address.plain(peer[0], port))
 
+    def unix_refusal(self, request: bytes, answer: bytes, name: bytes) -> str | None:
+        """Why ``answer`` is not sent to the UNIX socket called ``name`` (``loop``), or None.
+
+        Such a source is no forgery, but its owner can put a link in its place that leads to another answerer, or
+        back to us, by the time we answer. Bytes are not scarce there, and so are not charged.
+        """
+        if len(request) > len(answer) and request.startswith(wire.MARK):
+            return None
+        loop = self._hasher.index(name)
+        if self._loops(loop):
+            return "loop"
+        self._count[loop] += 1
+        return None
+
+    def _loops(self, entry: int) -> bool:
+        """Whether the source of this entry, heard now, had all the answers that it gets until it is silent."""
+        now = self._clock()
+        if now - self._last[entry] >= LOOP_SILENCE:
+            self._count[entry] = 0
+        self._last[entry] = now
+        return self._count[entry] >= LOOP_MOST
+
     def _unpaid(self, cost: int, peer: Address) -> str | None:
         loop = self._hasher.index(b"%b %d" % (prefix(peer.host, 32, 128), peer.port))
-        now = self._clock()
-        if now - self._last[loop] >= LOOP_SILENCE:
-            self._count[loop] = 0
-        self._last[loop] = now
-        if self._count[loop] >= LOOP_MOST:
+        if self._loops(loop):
             return "loop"
         source = self._hasher.index(prefix(peer.host, 24, 56))
         if self._budgets.left(source) < cost:
