@@ -1,0 +1,40 @@
+"""A `GreetingProtocol` of your own in a plain Twisted program, without twistd.
+
+    python own_words.py [ENDPOINT]        # tcp:8088 when left out
+
+The subclass says its own words; that the greeting arrives whole, however much the visitor is still sending, and that
+a connection ends in time, is what it inherits.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import react
+
+from greetsvc.greeters.text import TextGreeter
+from greetsvc.server import GreetingFactory, GreetingProtocol
+
+
+class OwnWords(GreetingProtocol):
+    """Tells visitors how many are here now."""
+
+    def greeting(self) -> bytes:
+        """What this peer reads."""
+        return f"Hello {self.peer.host}, {self.factory.admission.open} of you are here\r\n".encode()
+
+
+async def main(reactor: Any, endpoint: str = "tcp:8088") -> None:
+    """Greet until stopped."""
+    factory = GreetingFactory(TextGreeter(), deadline=30, reactor=reactor)
+    factory.protocol = OwnWords
+    port = await serverFromString(reactor, endpoint).listen(factory)
+    print(f"Server start at port: {port.getHost().port}", flush=True)
+    await Deferred()
+
+
+if __name__ == "__main__":
+    react(lambda *arguments: Deferred.fromCoroutine(main(*arguments)), sys.argv[1:])
