@@ -66,6 +66,26 @@ def logged_errors() -> Iterator[LoggedErrors]:
     globalLogPublisher.removeObserver(errors)
 
 
+@implementer(ILogObserver)
+class _Lines:
+    """Notes what the log says, a text for each event."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.lines.append(eventAsText(event, includeTimestamp=False, includeSystem=False))
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    """What is logged while the test runs."""
+    observer = _Lines()
+    globalLogPublisher.addObserver(observer)
+    yield observer.lines
+    globalLogPublisher.removeObserver(observer)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(logged_errors: LoggedErrors) -> Iterator[None]:
     """Fail the test that logged an error, dropped a failure, or left a timer, a descriptor or a socket."""

@@ -1,0 +1,50 @@
+"""A distribution of somebody else's greeters, as `pip` would have installed it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_MODULE = '''
+class Shouter:
+    """Shouts its argument.
+
+    And more that --list does not show.
+    """
+
+    needs = frozenset({"peer"})
+
+    def __init__(self, argument, encoding):
+        if not argument:
+            raise ValueError("nothing to shout")
+        self.words = argument.upper().encode(encoding)
+
+    def greet(self, visit):
+        return self.words + b" " + visit.peer.host.encode()
+'''
+_ENTRY_POINTS = """[greetsvc.greeters]
+shout = acme_greeters:Shouter
+gone = acme_not_there:Greeter
+nameless = acme_greeters:Nobody
+broken = acme_broken:Greeter
+"""
+
+
+@pytest.fixture
+def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Four greeters: ``shout`` works, ``gone``, ``nameless`` and ``broken`` do not load."""
+    info = tmp_path / "acme_greeters-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-greeters\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(_ENTRY_POINTS)
+    (tmp_path / "acme_greeters.py").write_text(_MODULE)
+    (tmp_path / "acme_broken.py").write_text("this is no Python\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name in ("acme_greeters", "acme_broken"):
+        sys.modules.pop(name, None)

@@ -1,0 +1,60 @@
+"""Greeters are found through entry points: ours and those of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from greetsvc.greeters import find_greeter, known_greeters
+from greetsvc.visit import Address, Visit
+
+VISIT = Visit("tcp", Address("192.0.2.1", 5), Address("", 0))
+
+
+def test_the_built_in_greeters_are_known_and_described() -> None:
+    known = dict(known_greeters())
+    assert {"text", "file", "fortune", "daytime", "path"} <= set(known)
+    assert all(description and "\n" not in description for description in known.values())
+
+
+def test_a_greeter_is_made_from_its_argument_and_encoding() -> None:
+    assert find_greeter("text", "Grüße", "latin-1").greet(VISIT) == "Grüße".encode("latin-1")
+
+
+@pytest.mark.parametrize("kind", ["", "TEXT", "nobody", "text "])
+def test_an_unknown_greeter_is_refused_and_the_known_ones_named(kind: str) -> None:
+    with pytest.raises(ValueError, match="known are daytime, file, fortune, path, text") as caught:
+        find_greeter(kind, "", "utf-8")
+    assert repr(kind) in str(caught.value)
+
+
+def test_an_unknown_encoding_is_refused_even_by_greeters_that_write_none() -> None:
+    with pytest.raises(ValueError, match="'utf-99' is not a text encoding"):
+        find_greeter("path", "", "utf-99")
+
+
+@pytest.mark.usefixtures("third_party")
+def test_somebody_elses_greeter_works_like_ours() -> None:
+    assert find_greeter("shout", "hello", "utf-8").greet(VISIT) == b"HELLO 192.0.2.1"
+    with pytest.raises(ValueError, match="nothing to shout"):
+        find_greeter("shout", "", "utf-8")
+
+
+@pytest.mark.usefixtures("third_party")
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("gone", "acme_not_there"), ("nameless", "Nobody"), ("broken", "invalid syntax")],
+)
+def test_a_greeter_that_does_not_load_is_refused_by_name_and_hurts_no_other(kind: str, says: str) -> None:
+    with pytest.raises(ValueError, match=f"the greeter {kind!r} .* does not load: .*{says}"):
+        find_greeter(kind, "x", "utf-8")
+    assert find_greeter("text", "hi", "utf-8").greet(VISIT) == b"hi"
+
+
+def test_the_list_shows_who_does_not_load(third_party: Path) -> None:
+    known = dict(known_greeters())
+    assert third_party.exists()
+    assert known["shout"] == "Shouts its argument."
+    assert "does not load" in known["broken"]
+    assert "Thank you" in known["text"]

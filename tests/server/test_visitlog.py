@@ -1,0 +1,126 @@
+"""The log of visits, with a clock that the test turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from greetsvc.ledger import Ledger
+from greetsvc.server.visitlog import READABLE, VisitLog
+from greetsvc.visit import Address
+
+PEER = Address("127.0.0.1", 9599)
+
+
+def _started(readable: int = READABLE) -> tuple[Ledger, Clock, VisitLog]:
+    ledger, clock = Ledger(), Clock()
+    log = VisitLog(ledger, clock, readable=readable)
+    log.start()
+    return ledger, clock, log
+
+
+def _visits(ledger: Ledger, count: int, transport: str = "tcp", peer: Any = PEER) -> None:
+    for _ in range(count):
+        ledger.greet(transport, peer)
+
+
+def test_a_visit_is_logged_with_its_address_as_the_tutorial_does(log_lines: list[str]) -> None:
+    ledger, _, _ = _started()
+    _visits(ledger, 1)
+    assert log_lines == ["Got a connection from ('127.0.0.1', 9599)"]
+
+
+def test_a_unix_peer_is_logged_by_its_path_and_one_without_a_name_as_such(log_lines: list[str]) -> None:
+    ledger, _, _ = _started()
+    ledger.greet("unix", Address("/run/peer.sock", 0))
+    ledger.greet("unix", Address("", 0))
+    assert log_lines == ["Got a connection from /run/peer.sock", "Got a connection from an unnamed UNIX socket"]
+
+
+def test_mapped_ipv4_is_logged_as_ipv4(log_lines: list[str]) -> None:
+    ledger, _, _ = _started()
+    ledger.greet("udp", ("::ffff:192.0.2.1", 5, 0, 0))
+    assert log_lines == ["Got a connection from ('192.0.2.1', 5)"]
+
+
+def test_twenty_visits_a_second_are_logged_and_the_others_summed_up(log_lines: list[str]) -> None:
+    ledger, clock, _ = _started()
+    _visits(ledger, 25)
+    _visits(ledger, 3, "udp")
+    assert len(log_lines) == READABLE == 20
+    clock.advance(1)
+    assert log_lines[20:] == ["Got 8 more connections in a second: tcp 5, udp 3"]
+
+
+def test_a_new_second_has_room_for_twenty_again(log_lines: list[str]) -> None:
+    ledger, clock, _ = _started()
+    for _ in range(3):
+        _visits(ledger, 21)
+        clock.advance(1)
+    assert len(log_lines) == 3 * 21
+    assert log_lines[20::21] == ["Got 1 more connections in a second: tcp 1"] * 3
+
+
+def test_nothing_is_said_twice_and_no_timer_runs_when_nobody_comes(log_lines: list[str]) -> None:
+    ledger, clock, _ = _started()
+    _visits(ledger, 22)
+    clock.pump([1] * 5)
+    assert len(log_lines) == 21
+    assert not clock.getDelayedCalls()
+    _visits(ledger, 1)
+    assert len(log_lines) == 22
+
+
+def test_in_summary_every_visit_is_summed_up_and_none_is_logged_alone(log_lines: list[str]) -> None:
+    ledger, clock, _ = _started(readable=0)
+    _visits(ledger, 3)
+    assert not log_lines
+    clock.advance(1)
+    _visits(ledger, 2, "unix", Address("", 0))
+    clock.advance(1)
+    assert log_lines == [
+        "Got 3 connections in a second: tcp 3",
+        "Got 2 connections in a second: unix 2",
+    ]
+    clock.pump([1, 1, 1])
+    assert not clock.getDelayedCalls()
+
+
+def test_stopping_writes_the_last_sum_and_leaves_no_timer(log_lines: list[str]) -> None:
+    ledger, clock, log = _started()
+    _visits(ledger, 23)
+    log.stop()
+    assert log_lines[-1] == "Got 3 more connections in a second: tcp 3"
+    assert not clock.getDelayedCalls()
+    _visits(ledger, 1)
+    assert len(log_lines) == 21
+    log.stop()
+
+
+def test_stopping_a_log_that_saw_nobody_says_nothing(log_lines: list[str]) -> None:
+    _, clock, log = _started()
+    log.stop()
+    assert not log_lines
+    assert not clock.getDelayedCalls()
+
+
+def test_visits_before_the_start_are_not_reported(log_lines: list[str]) -> None:
+    ledger, clock = Ledger(), Clock()
+    _visits(ledger, 50)
+    log = VisitLog(ledger, clock, readable=0)
+    log.start()
+    _visits(ledger, 1)
+    clock.advance(1)
+    assert log_lines == ["Got 1 connections in a second: tcp 1"]
+    log.stop()
+
+
+def test_visits_that_are_only_summed_up_cost_no_call() -> None:
+    ledger, clock, log = _started(readable=2)
+    _visits(ledger, 5)
+    assert not ledger.watchers
+    clock.advance(1)
+    assert len(ledger.watchers) == 1
+    log.stop()
+    assert not ledger.watchers
