@@ -189,6 +189,7 @@ class GreetingService(Service):
 
 def makeService(options: Options) -> GreetingService:
     """What twistd runs: everything is bound when this returns. A mistake is one line and exit status 1."""
+    _count_seconds_steadily()
     try:
         service = GreetingService(options.settings())
         service.bind()
@@ -204,6 +205,19 @@ def makeService(options: Options) -> GreetingService:
         service.unbind()
         raise SystemExit(0)
     return service
+
+
+def _count_seconds_steadily() -> None:
+    """Have the reactor's timers follow the clock that does not jump.
+
+    Twisted's follow the time of day: set back an hour, no deadline would pass for an hour, and connections would pile
+    up until nobody is admitted. Timers that exist already were counted by the old clock, and would be lost.
+    """
+    from twisted.internet import reactor
+
+    timers: Any = reactor
+    if not timers.getDelayedCalls():
+        timers.seconds = time.monotonic
 
 
 def _open_files() -> int:
