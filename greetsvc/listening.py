@@ -17,6 +17,7 @@ from greetsvc import wire
 from greetsvc.config import one_line
 from greetsvc.ledger import Ledger
 from greetsvc.net.arrival import keep_syn
+from greetsvc.net.batched import udp_port
 from greetsvc.net.bind import LONGEST_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.datagram import DatagramPort
 from greetsvc.net.endpoints import Endpoint
@@ -146,24 +147,18 @@ class DatagramListening:
     def bind(self, late: Callable[[Mistake], object]) -> None:
         """Bind. Raises `Mistake`, and never later."""
         endpoint = self.listener.endpoint
-        path = None
+        reactor, longest = self._premises.reactor, wire.MAX_REQUEST
         try:
             if endpoint.path is not None:
                 sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode)
-                path = UnixPath(endpoint.path)
+                self._port = DatagramPort(sock, self.protocol, reactor, longest=longest, path=UnixPath(endpoint.path))
             else:
                 port = endpoint.port or 0
                 sock = datagram_socket(endpoint.host or "", port, v6only=port in self._premises.ipv4_udp)
+                headers = "path" in self.listener.greeter.needs
+                self._port = udp_port(sock, self.protocol, reactor, longest=longest, headers=headers)
         except CannotListenError as error:
             raise _mistake(self.listener, error) from error
-        self._port = DatagramPort(
-            sock,
-            self.protocol,
-            self._premises.reactor,
-            longest=wire.MAX_REQUEST,
-            path=path,
-            headers="path" in self.listener.greeter.needs,
-        )
         self._port.startListening()
 
     def begin(self) -> None:

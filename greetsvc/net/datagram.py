@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from greetsvc.net.bind import UnixPath
 
-__all__ = ["BATCH", "DatagramPort"]
+__all__ = ["BATCH", "IP_PKTINFO", "DatagramPort"]
 
 _ANCILLARY = 256
 BATCH = 64
@@ -41,7 +41,7 @@ BATCH = 64
 DRAIN = 8
 """Batches read from a port that stops: the kernel keeps a few hundred short datagrams."""
 
-_IP_PKTINFO = 8 if sys.platform == "linux" else 0  # socket.IP_PKTINFO came with Python 3.14
+IP_PKTINFO = 8 if sys.platform == "linux" else 0  # socket.IP_PKTINFO came with Python 3.14
 _IN_PKTINFO = struct.Struct("=I4s4s")
 _IN6_PKTINFO = struct.Struct("=16sI")
 _WILDCARDS = ("0.0.0.0", "::")
@@ -52,14 +52,18 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 class DatagramPort:
     """Listens on a bound datagram socket for an ordinary `DatagramProtocol`, whose ``transport`` it is.
 
-    While ``datagramReceived`` runs, ``asked`` is the local address the datagram was sent to (None where the
-    socket is bound to one address, which then is the one), ``group`` says that it went to a broadcast or
-    multicast address, and ``write(datagram, addr)`` answers from ``asked``; it raises `OSError` where the kernel
-    refuses, as that of Twisted's port. With ``headers``, ``arrival`` tells TTL and DSCP.
+    While ``datagramReceived`` runs on a wildcard address (``tells_destination``), ``asked`` is the local address the
+    datagram was sent to, ``group`` says that it went to a broadcast or multicast address, and ``write(datagram,
+    addr)`` answers from ``asked``; it raises `OSError` where the kernel refuses, as that of Twisted's port. With
+    ``headers``, ``arrival`` tells TTL and DSCP.
 
     ``longest`` bounds a datagram in bytes: longer ones are counted in ``oversize`` and dropped. Errors that the
     kernel reports in place of a datagram are counted by errno in ``failed``.
     """
+
+    asked: str | None = None
+    group = False
+    tells_destination = False
 
     def __init__(
         self,
@@ -72,8 +76,6 @@ class DatagramPort:
         headers: bool = False,
     ) -> None:
         self.protocol = protocol
-        self.asked: str | None = None
-        self.group = False
         self.arrival: Arrival | None = None
         self.oversize = 0
         self.failed: Counter[int] = Counter()
@@ -93,6 +95,7 @@ class DatagramPort:
                 self.doRead = self._read_with_ancillary
             if self._host.host in _WILDCARDS:
                 self._ask_for_destinations()
+                self.tells_destination = True
                 self.doRead = self._read_with_ancillary
                 self.write = self._answer_from_asked
 
@@ -101,8 +104,8 @@ class DatagramPort:
             self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             if self._sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
                 return
-        if _IP_PKTINFO:
-            self._sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        if IP_PKTINFO:
+            self._sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
     # IListeningPort
 
@@ -204,7 +207,7 @@ class DatagramPort:
         return False
 
     def _note_destination(self, level: int, kind: int, value: bytes, peer: tuple[Any, ...]) -> None:
-        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+        if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
             _index, local, destination = _IN_PKTINFO.unpack_from(value)
             self.asked = socket.inet_ntop(socket.AF_INET, destination)
             self.group = local != destination

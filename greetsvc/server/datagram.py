@@ -46,7 +46,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
 
     def startProtocol(self) -> None:
         """The port is ready: find out whether it tells where a request was sent to."""
-        self._tells_group = hasattr(self.transport, "group")
+        self._tells_group = getattr(self.transport, "tells_destination", False)
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """Answer a request from ``addr``: host and port (IPv6 with flow and scope), or the path of a UNIX socket."""
