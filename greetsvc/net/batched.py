@@ -58,7 +58,7 @@ class BatchedPort(DatagramPort):
         self._is_v6 = sock.family == socket.AF_INET6
         info = _V6_END if self._is_v6 else _V4_END
         self._messages = Messages(
-            sock.fileno(),
+            sock,
             longest,
             name_length=28 if self._is_v6 else 16,
             answer_control=socket.CMSG_SPACE(info - _HEADER) if self.tells_destination else 0,

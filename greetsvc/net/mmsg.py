@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import sys
 from typing import Any
 
@@ -76,10 +77,11 @@ class Messages:
     a run of them, each with the first ``answer_control`` bytes of its ancillary data.
     """
 
-    def __init__(self, fd: int, longest: int, *, name_length: int, answer_control: int = 0) -> None:
+    def __init__(self, sock: socket.socket, longest: int, *, name_length: int, answer_control: int = 0) -> None:
         assert _CALLS is not None
         self._receive, self._send = _CALLS
-        self._fd = fd
+        # Asked anew each time: the number of a closed socket may be another's by then.
+        self._fileno = sock.fileno
         self._name_length = name_length
         self._answer_control = answer_control
         self.stride = longest + 1
@@ -111,7 +113,7 @@ class Messages:
         """Take what has arrived, up to `MESSAGES` datagrams; how many. Raises `OSError`."""
         # The kernel has written the lengths of what it gave the last time where it reads the room there is.
         ctypes.memmove(self._in_address, self._fresh, len(self._fresh))
-        count: int = self._receive(self._fd, ctypes.c_void_p(self._in_address), MESSAGES, 0, None)
+        count: int = self._receive(self._fileno(), ctypes.c_void_p(self._in_address), MESSAGES, 0, None)
         if count < 0:
             raise _error()
         return count
@@ -125,7 +127,7 @@ class Messages:
     def send(self, first: int, count: int) -> int:
         """Answer ``count`` datagrams from the ``first``; how many were sent, at least 1. Raises `OSError`."""
         at = ctypes.c_void_p(self._out_address + first * self._size)
-        sent: int = self._send(self._fd, at, count, 0)
+        sent: int = self._send(self._fileno(), at, count, 0)
         if sent < 0:
             raise _error()
         return sent

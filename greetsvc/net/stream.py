@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, execute
@@ -17,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.reflect import qual
 from zope.interface import implementer
 
-from greetsvc.net.accepted import ADDRESSES, AcceptedSocket
+from greetsvc.net.accepted import ADDRESSES, AcceptedSocket, counts_queue, queue_length
 from greetsvc.net.spare import SpareDescriptor
 from greetsvc.net.transport import StreamTransport, UnixStreamTransport
 
@@ -42,6 +43,7 @@ PAUSE = 0.05
 """Seconds for which nothing is accepted when the system has no descriptors or memory left."""
 
 _QUIET = 1.0
+_STREAM = int(socket.SOCK_STREAM)
 # The connection is gone or forbidden, or its network is in trouble; the next one may be well (accept(2)).
 _PASSING = {
     getattr(errno, name)
@@ -76,7 +78,8 @@ class StreamPort:
         self.refused = 0
         self.address_of = ADDRESSES[sock.family]
         self._sock = sock
-        self._family = sock.family
+        self._family = int(sock.family)
+        self._waiting = partial(queue_length, sock) if counts_queue(sock) else lambda: BATCH
         self._path = path
         self._transport = UnixStreamTransport if sock.family == socket.AF_UNIX else StreamTransport
         self._host = self.address_of(sock.getsockname())
@@ -86,7 +89,6 @@ class StreamPort:
         self._pause: IDelayedCall | None = None
         self._spare = SpareDescriptor()
         self._quiet_until = 0.0
-        self._batch = BATCH
 
     def __repr__(self) -> str:
         return (
@@ -144,11 +146,12 @@ class StreamPort:
         return self._prefix
 
     def doRead(self) -> None:
-        """Accept a batch; as many as it was last time, or twice that: to ask in vain costs more than one answer."""
-        expected, before = self._batch, self.accepted
-        self._accept(expected)
-        got = self.accepted - before
-        self._batch = min(2 * expected, BATCH) if got == expected else max(got, 1)
+        """Accept a batch: one, and then those that have come meanwhile."""
+        left, waiting = BATCH, 1
+        while waiting and left and self._reading:
+            most = min(waiting, left)
+            left -= most
+            waiting = self._waiting() if self._accept(most) else 0
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops."""
@@ -156,28 +159,32 @@ class StreamPort:
 
     # How it is done
 
-    def _accept(self, most: int) -> None:
+    def _accept(self, most: int) -> bool:
+        """Accept up to ``most``; False if that was all there was, or all there can be."""
         accept = self._sock._accept  # type: ignore[attr-defined]
+        # A socket that is made while the process has a default timeout would wait in every call.
+        blocks = socket.getdefaulttimeout() is not None
         for _ in range(most):
             try:
                 fd, name = accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno not in _PASSING:
                     self._run_short(error)
-                    return
+                    return False
                 self.refused += 1
                 continue
-            self._welcome(fd, name)
+            sock = AcceptedSocket(self._family, _STREAM, 0, fd)
+            if blocks:
+                sock.setblocking(False)
+            self._welcome(sock, name)
             if not self._reading:
-                return
+                return False
+        return True
 
-    def _welcome(self, fd: int, name: Any) -> None:
-        """Make a connection of an accepted descriptor. Raises nothing."""
-        sock = AcceptedSocket(self._family, socket.SOCK_STREAM, 0, fd)
-        if socket.getdefaulttimeout() is not None:
-            sock.setblocking(False)
+    def _welcome(self, sock: socket.socket, name: Any) -> None:
+        """Make a connection of an accepted socket. Raises nothing."""
         self.accepted = number = self.accepted + 1
         try:
             peer = self.address_of(name)
