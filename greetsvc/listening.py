@@ -90,6 +90,7 @@ class StreamListening:
         self._foreign: list[IListeningPort] = []
         self._pending: Deferred[Any] | None = None
         self._report: Callable[[Mistake], object]
+        self._announce: Callable[[str], object] = lambda _place: None
 
     def bind(self, late: Callable[[Mistake], object]) -> None:
         """Bind. Raises `Mistake`; an endpoint that fails only later calls ``late`` with it."""
@@ -109,15 +110,19 @@ class StreamListening:
         self._pending = None
         if port not in self._facade.ports:
             self._foreign.append(port)
+        self._announce(_place(port))
 
     def _fails(self, failure: Failure) -> None:
         self._pending = None
         if not failure.check(CancelledError):
             self._report(_mistake(self.listener, failure.value))
 
-    def begin(self) -> None:
-        """Accept connections from now on."""
+    def begin(self, announce: Callable[[str], object]) -> None:
+        """Accept connections from now on, and ``announce`` each place, also one that is there only later."""
         self._facade.begin()
+        self._announce = announce
+        for place in self.places():
+            announce(place)
 
     async def stop(self) -> None:
         """Greet who is in the queue, and listen no longer."""
@@ -161,11 +166,13 @@ class DatagramListening:
             raise _mistake(self.listener, error) from error
         self._port.startListening()
 
-    def begin(self) -> None:
-        """Answer from now on."""
+    def begin(self, announce: Callable[[str], object]) -> None:
+        """Answer from now on, and ``announce`` the place."""
         self._began = True
         if self._port is not None:
             self._port.resumeReading()
+        for place in self.places():
+            announce(place)
 
     async def stop(self) -> None:
         """Answer what has arrived, and listen no longer."""

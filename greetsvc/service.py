@@ -125,9 +125,7 @@ class GreetingService(Service):
         for note in self._notes:
             self.log.info("{note}", note=note)
         for one in self._listening:
-            one.begin()
-            for place in one.places():
-                self.log.info("Server start at {place}", place=place)
+            one.begin(lambda place: self.log.info("Server start at {place}", place=place))
 
     def stopService(self) -> Deferred[None]:
         """Listen no longer, let open connections end within ``drain`` seconds, then end them.
