@@ -22,7 +22,10 @@ _UNACKED = slice(24, 28)
 
 def counts_queue(listener: socket.socket) -> bool:
     """Whether `queue_length` knows about this listener."""
-    return sys.platform == "linux" and listener.family in {socket.AF_INET, socket.AF_INET6}
+    try:
+        return sys.platform == "linux" and queue_length(listener) >= 0
+    except OSError:
+        return False
 
 
 def queue_length(listener: socket.socket) -> int:

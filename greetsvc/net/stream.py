@@ -23,6 +23,8 @@ from greetsvc.net.spare import SpareDescriptor
 from greetsvc.net.transport import StreamTransport, UnixStreamTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory
     from twisted.python.failure import Failure
 
@@ -79,7 +81,8 @@ class StreamPort:
         self.address_of = ADDRESSES[sock.family]
         self._sock = sock
         self._family = int(sock.family)
-        self._waiting = partial(queue_length, sock) if counts_queue(sock) else lambda: BATCH
+        # Where it is not known, as many as there can be: then `accept` says so when there are no more.
+        self._waiting: Callable[[], int] = partial(queue_length, sock) if counts_queue(sock) else lambda: BATCH
         self._path = path
         self._transport = UnixStreamTransport if sock.family == socket.AF_UNIX else StreamTransport
         self._host = self.address_of(sock.getsockname())

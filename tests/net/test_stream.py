@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,15 +132,52 @@ def test_a_turn_takes_a_bounded_batch(driven: StreamPort, clients: Any) -> None:
     assert driven.accepted == BATCH + 10
 
 
-def test_a_batch_grows_and_shrinks_with_the_queue(driven: StreamPort, clients: Any) -> None:
-    driven.doRead()
-    clients(driven, 10)
-    taken = []
-    while driven.accepted < 10:
+def test_a_turn_takes_all_who_wait_without_asking_in_vain(driven: StreamPort, clients: Any) -> None:
+    asked: list[None] = []
+
+    class Counting(Failing):
+        def _accept(self) -> Any:
+            asked.append(None)
+            return super()._accept()
+
+    driven._sock = Counting(driven._sock)  # type: ignore[assignment]
+    for number in (1, 2, 10):
+        clients(driven, number)
         before = driven.accepted
         driven.doRead()
-        taken.append(driven.accepted - before)
-    assert taken == [1, 2, 4, 3]
+        assert driven.accepted - before == number
+    if sys.platform == "linux":
+        assert len(asked) == driven.accepted
+
+
+def test_who_connects_while_others_are_greeted_is_greeted_in_the_same_turn(
+    driven: StreamPort, factory: Greeting, clients: Any
+) -> None:
+    class Inviting(Once):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            if driven.accepted < 5:
+                clients(driven, 1)
+
+    factory.protocol = Inviting
+    clients(driven, 1)
+    driven.doRead()
+    assert driven.accepted == 5
+
+
+def test_unix_listeners_take_bounded_batches_too(tmp_path: Path, clock: Watched, factory: Greeting) -> None:
+    port = _unix(tmp_path / "greet.sock", factory, clock)
+    port.resumeReading()
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(BATCH + 1)]
+    for client in clients:
+        client.connect(str(tmp_path / "greet.sock"))
+    port.doRead()
+    assert port.accepted == BATCH
+    port.doRead()
+    assert [everything(client) for client in clients] == [b"hello\r\n"] * (BATCH + 1)
+    for client in clients:
+        client.close()
+    port.stopListening()
 
 
 def test_the_reactor_never_hears_of_who_is_greeted_at_once(driven: StreamPort, clock: Watched, clients: Any) -> None:
@@ -239,7 +277,7 @@ def test_a_failing_protocol_ends_its_own_connection_only(
         factory.protocol = Failing
     if where == "connectionMade":
         Failing.connectionMade = failing  # type: ignore[method-assign,assignment]
-    driven._batch = 1
+    driven._waiting = lambda: 0  # one a turn
     driven.doRead()
     assert len(logged_errors.flush(ZeroDivisionError)) == 1
     ended = {"buildProtocol": [], "connectionMade": ["ZeroDivisionError"], "connectionLost": ["ConnectionDone"]}
