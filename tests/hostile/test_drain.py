@@ -1,0 +1,104 @@
+"""SIGTERM: nobody who came in time goes without a greeting, and nobody can hold the service up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GREETING = b"Thank you for connecting\r\n"
+LISTEN = ("--listen", "tcp:0:interface=127.0.0.1")
+
+
+@pytest.fixture
+def megabyte(tmp_path: Path) -> str:
+    """A greeting that no socket buffer takes at once."""
+    path = tmp_path / "megabyte"
+    path.write_bytes(b"x" * 1_000_000)
+    return f"file:{path}"
+
+
+def test_who_is_in_the_queue_when_the_service_stops_is_still_greeted(child: Any, visitor: Any) -> None:
+    server = child(*LISTEN)
+    (port,) = server.ports()
+    server.process.send_signal(signal.SIGSTOP)
+    waiting = [visitor.connect(port) for _ in range(300)]
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGCONT)
+    assert [visitor.read(sock) for sock in waiting] == [GREETING] * 300
+    assert server.process.wait(8) == 0
+    with pytest.raises(ConnectionRefusedError):
+        visitor.connect(port)
+
+
+def test_open_connections_may_finish(child: Any, visitor: Any, megabyte: str) -> None:
+    server = child(*LISTEN, "--greeter", megabyte, "--drain", "5")
+    (port,) = server.ports()
+    reading = visitor.connect(port, window=4096)
+    server.wait_for("Got a connection")
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for("Stopping: 1 open connections")
+    with pytest.raises(ConnectionRefusedError):
+        visitor.connect(port)
+    assert len(visitor.read(reading)) == 1_000_000
+    begun = time.monotonic()
+    assert server.process.wait(5) == 0
+    assert time.monotonic() - begun < 2
+
+
+def test_who_does_not_finish_within_the_drain_is_cut_off(child: Any, visitor: Any, megabyte: str) -> None:
+    server = child(*LISTEN, "--greeter", megabyte, "--drain", "0.7")
+    (port,) = server.ports()
+    stuck = visitor.connect(port, window=4096)
+    server.wait_for("Got a connection")
+    begun = time.monotonic()
+    assert server.stop() == 0
+    assert 0.6 < time.monotonic() - begun < 3
+    assert len(visitor.read(stuck)) < 1_000_000
+    assert "Ending 1 open connections" in server.said()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(child: Any, visitor: Any, megabyte: str, second: int) -> None:
+    server = child(*LISTEN, "--greeter", megabyte, "--drain", "60")
+    (port,) = server.ports()
+    visitor.connect(port, window=4096)
+    server.wait_for("Got a connection")
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for("Stopping: 1 open connections")
+    begun = time.monotonic()
+    assert server.stop(second) == 0
+    assert time.monotonic() - begun < 2
+
+
+def test_datagrams_that_have_arrived_are_answered(child: Any) -> None:
+    server = child("--listen", "udp:0:interface=127.0.0.1")
+    (port,) = server.ports()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5)
+        server.process.send_signal(signal.SIGSTOP)
+        for _ in range(5):
+            sock.sendto(b"hello", ("127.0.0.1", port))
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGCONT)
+        assert [sock.recv(100) for _ in range(5)] == [GREETING] * 5
+    assert server.process.wait(5) == 0
+
+
+def test_a_killed_service_is_started_again_on_the_same_port(child: Any, visitor: Any, megabyte: str) -> None:
+    server = child(*LISTEN, "--greeter", megabyte)
+    (port,) = server.ports()
+    cut = visitor.connect(port, window=4096)
+    assert len(cut.recv(1000)) > 0
+    os.kill(server.process.pid, signal.SIGKILL)
+    assert server.process.wait(5) == -signal.SIGKILL
+    assert len(visitor.read(cut)) < 1_000_000
+    again = child("--listen", f"tcp:{port}:interface=127.0.0.1")
+    again.ports()
+    assert visitor.visit(port) == GREETING
+    assert again.stop() == 0

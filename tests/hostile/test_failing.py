@@ -1,0 +1,126 @@
+"""What goes wrong around the service does not end it: resets, no descriptors, a clock that jumps."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GREETING = b"Thank you for connecting\r\n"
+RESET = struct.pack("ii", 1, 0)
+LOOPBACK = "interface=127.0.0.1"
+
+# As a machine whose clock is set an hour back, and another two hours forward.
+JUMPING = """
+import signal, time
+real, jump = time.time, 0.0
+def move(seconds):
+    global jump
+    jump += seconds
+time.time = lambda: real() + jump
+signal.signal(signal.SIGUSR2, lambda *_: move(-3600))
+signal.signal(signal.SIGRTMIN, lambda *_: move(7200))
+from greetsvc.__main__ import main
+main()
+"""
+
+
+@pytest.fixture
+def megabyte(tmp_path: Path) -> str:
+    """A greeting that no socket buffer takes at once."""
+    path = tmp_path / "megabyte"
+    path.write_bytes(b"x" * 1_000_000)
+    return f"file:{path}"
+
+
+def settled(child: Any, descriptors: int, patience: float = 8.0) -> None:
+    """Wait until the child holds no more than it did."""
+    end = time.monotonic() + patience
+    while child.descriptors() > descriptors:
+        assert time.monotonic() < end, f"{child.descriptors()} descriptors, not {descriptors}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("jump", [signal.SIGUSR2, signal.SIGRTMIN])
+def test_a_clock_that_jumps_moves_no_deadline(child: Any, visitor: Any, megabyte: str, jump: int) -> None:
+    options = (
+        "--listen",
+        f"tcp:0:{LOOPBACK}",
+        "--listen",
+        f"tcp:0:{LOOPBACK}",
+        "--deadline",
+        "1.5",
+        "--linger",
+        "0.5",
+    )
+    server = child(*options, "--greeter", megabyte, command=("-c", JUMPING))
+    port = server.ports(2)[0]
+    idle = server.descriptors()
+    slow = visitor.connect(port, window=4096)
+    held = [visitor.connect(port, window=4096 * (number % 2)) for number in range(40)]
+    # Half of these are lingered for, the others have most of their greeting still to read.
+    server.wait_for("Got a connection from", 20)
+    server.process.send_signal(jump)
+    # Not cut short, while it is being read ...
+    time.sleep(0.3)
+    assert len(visitor.read(slow)) == 1_000_000
+    # ... and nobody is held for the hour that the clock went back.
+    settled(server, idle)
+    assert visitor.read(held[0]) != b""
+    assert server.stop() == 0
+
+
+def test_resets_amid_the_greeting_leave_nothing_behind(child: Any, megabyte: str) -> None:
+    server = child("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, "--log-visits", "off")
+    (port,) = server.ports()
+    idle = server.descriptors()
+    for number in range(600):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.connect(("127.0.0.1", port))
+            if number % 3:
+                sock.recv(1 + number)
+    settled(server, idle)
+    assert server.stop() == 0
+
+
+def test_without_descriptors_the_listener_goes_on(child: Any, visitor: Any, megabyte: str) -> None:
+    """Whoever comes meanwhile is closed at once; one line a second says so, and no processor time is burnt."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+
+    server = child(
+        *("--listen", f"tcp:0:{LOOPBACK}", "--listen", f"udp:0:{LOOPBACK}", "--greeter", megabyte),
+        *("--max-connections", "1000", "--deadline", "2", "--log-visits", "off"),
+        preexec_fn=few,
+    )
+    tcp, _udp = server.ports(2)
+    for _ in range(60):
+        visitor.connect(tcp, window=4096)
+    server.wait_for("Cannot accept connections")
+    begun, spent = time.monotonic(), server.cpu()
+    refused = 0
+    while time.monotonic() < begun + 1.2:
+        sock = visitor.connect(tcp)
+        refused += not visitor.read(sock)
+        time.sleep(0.01)
+    spent = server.cpu() - spent
+    seconds = time.monotonic() - begun
+    assert refused > 30
+    assert server.said().count("Cannot accept connections") <= seconds + 2
+    assert spent < 0.5 * seconds
+    # The deadline frees descriptors; then all is as before.
+    end = time.monotonic() + 8
+    while not visitor.visit(tcp):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert server.stop() == 0
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
