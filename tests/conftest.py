@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,13 @@ class LoggedErrors(list[LogEvent]):
 def _exception(event: LogEvent, exception: type[BaseException]) -> bool:
     failure = event.get("log_failure")
     return failure is not None and isinstance(failure.value, exception)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_reach_programs() -> None:
+    """Let programs that tests start take SIGINT, which a shell has its background jobs, and so them, ignore."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
