@@ -11,6 +11,8 @@ from typing import Any, Literal
 from attrs import frozen
 
 from greetsvc.client.datagram import ask_udp, ask_unixgram
+from greetsvc.client.outgoing import AS_EVER, Outgoing
+from greetsvc.client.path import place
 from greetsvc.client.progress import Progress, Trace
 from greetsvc.client.resolve import find
 from greetsvc.client.setting import BadSetting
@@ -43,6 +45,7 @@ class Asking:
     encoding: str = "utf-8"
     limit: int = 65536
     tls: ClientTls | None = None
+    outgoing: Outgoing = AS_EVER
 
     def __attrs_post_init__(self) -> None:
         if not (math.isfinite(self.timeout) and 0 < self.timeout <= LONGEST_TIMEOUT):
@@ -62,6 +65,7 @@ class Asking:
         """
         if self.tls is not None and target.transport != "tls":
             raise BadSetting("tls", target, "only a tls: target speaks TLS")
+        self._check_outgoing(target)
         if self.family is None:
             return
         if target.local:
@@ -72,6 +76,16 @@ class Asking:
             return
         if version != self.family:
             raise BadSetting("family", target, f"an IPv{version} address is not IPv{self.family}")
+
+    def _check_outgoing(self, target: Target) -> None:
+        out = self.outgoing
+        if target.local and out.dscp is not None:
+            raise BadSetting("dscp", out.dscp, f"needs packets, and {target} has none")
+        if target.local and out.source_port is not None:
+            raise BadSetting("source-port", out.source_port, f"needs ports, and {target} has none")
+        if target.datagram and out.claim is not None:
+            name = f"proxy-v{out.claim.version}"
+            raise BadSetting(name, place(out.claim.source), f"needs a connection, and {target} has none")
 
 
 def _check_encoding(name: str) -> None:
@@ -129,7 +143,7 @@ async def ask(target: Target, asking: Asking, *, trace: Trace | None = None, rea
     asking.check(target)
     if reactor is None:
         from twisted.internet import reactor
-    progress = Progress(target, asking.timeout, trace=trace)
+    progress = Progress(target, asking.timeout, trace=trace, outgoing=asking.outgoing)
     transport = target.transport
     if transport == "unixgram":
         data = await ask_unixgram(progress, target.path, _request(asking), asking.limit, reactor)

@@ -16,10 +16,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.client import errqueue
+from greetsvc.client.path import is_ours
 from greetsvc.client.progress import Progress
 from greetsvc.client.resolve import Remote
+from greetsvc.client.sent import read_datagram
 from greetsvc.client.show import one_line
 from greetsvc.visit import Address
+from greetsvc.wire import nonce_of
 
 __all__ = ["DatagramReactor", "ask_udp", "ask_unixgram"]
 
@@ -55,11 +58,13 @@ class _DatagramProbe:
         self._reactor = reactor
         self._again: IDelayedCall | None = None
         self._sent = 0
+        self._request = b""
         self._timer = reactor.callLater(progress.remaining(), self._too_late)
         reactor.addReader(self)
 
     def send(self, request: bytes, wait: float = _FIRST_REPEAT) -> None:
         """Ask, and arrange to ask again."""
+        self._request = request
         try:
             if self._remote is None:
                 self._socket.send(request)
@@ -96,6 +101,8 @@ class _DatagramProbe:
             self._finish(self._progress.failed(errno.EMSGSIZE, f"the answer is longer than {self._limit} bytes"))
         elif not data:
             self._finish(self._progress.failed(errno.ENODATA, "the answer is empty"))
+        elif not is_ours(data, nonce_of(self._request)):
+            self._progress.note("an answer came that names another request than ours")
         else:
             self._progress.first_byte()
             self._finish(data)
@@ -167,6 +174,7 @@ async def ask_udp(
     sock.setblocking(False)
     to: Remote | None = remote
     try:
+        progress.outgoing.prepare(sock)
         if errqueue.AVAILABLE if queued is None else queued:
             errqueue.turn_on(sock)
         else:
@@ -175,7 +183,10 @@ async def ask_udp(
     except OSError as error:
         sock.close()
         raise progress.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
-    return await _ask(_DatagramProbe(progress, sock, to, limit, reactor), request)
+    probe = _DatagramProbe(progress, sock, to, limit, reactor)
+    probe.send(request)
+    progress.sent = read_datagram(sock, remote.address, remote.sockaddr, nonce_of(request))
+    return await probe.answer
 
 
 async def ask_unixgram(
@@ -208,12 +219,9 @@ async def ask_unixgram(
             raise progress.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
         progress.leave()
         progress.enter("greet")
-        return await _ask(_DatagramProbe(progress, sock, None, limit, reactor), request)
+        probe = _DatagramProbe(progress, sock, None, limit, reactor)
+        probe.send(request)
+        return await probe.answer
     finally:
         if folder is not None:
             folder.cleanup()
-
-
-async def _ask(probe: _DatagramProbe, request: bytes) -> bytes:
-    probe.send(request)
-    return await probe.answer

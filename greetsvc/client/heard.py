@@ -33,6 +33,9 @@ class Heard:
     def connected(self) -> None:
         """The connection stands."""
         self.progress.leave()
+        sent = self.progress.sent
+        if sent is not None and sent.tcp is not None and sent.tcp.retransmits:
+            self.progress.note(f"connected only after the SYN was sent {sent.syns} times: packets are lost")
         self.progress.enter("tls" if self.tls else "greet")
 
     def agreed(self) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from greetsvc.client.outgoing import AS_EVER, Outgoing
+from greetsvc.client.path import judge
+from greetsvc.client.sent import Sent
 from greetsvc.client.show import one_line
 from greetsvc.client.targets import Target
 from greetsvc.client.verdict import Closed, GreetFailed, Greeting, Phase, Seconds
+from greetsvc.record import decode
 from greetsvc.visit import Address
 
 __all__ = ["Progress", "Trace"]
@@ -32,11 +36,14 @@ class Progress:
         *,
         now: Callable[[], float] = time.monotonic,
         trace: Trace | None = None,
+        outgoing: Outgoing = AS_EVER,
     ) -> None:
         self.target = target
         self.timeout = timeout
         self.phase: Phase = "resolve"
         self.peer: Address | None = None
+        self.outgoing = outgoing
+        self.sent: Sent | None = None
         self._now = now
         self._trace = trace
         self._start = self._entered = now()
@@ -95,6 +102,7 @@ class Progress:
             seconds=self.seconds(),
             closed=closed,
             notes=tuple(self._notes),
+            sent=self.sent,
         )
 
     def greeted(self, data: bytes, encoding: str, closed: Closed | None = None) -> Greeting:
@@ -104,6 +112,10 @@ class Progress:
         self.say("<", f"{one_line(text)} ({len(data)} bytes)")
         if closed is not None:
             self.say("*", _CLOSINGS[closed])
+        record = decode(data)
+        path = None if record is None else judge(self.sent or Sent(self.peer), record)
+        for remark in path.remarks if path else ():
+            self.say("*", remark.text)
         return Greeting(
             target=self.target,
             data=data,
@@ -112,4 +124,6 @@ class Progress:
             peer=self.peer,
             closed=closed,
             notes=tuple(self._notes),
+            path=path,
+            sent=self.sent,
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -15,6 +18,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IReactorUNIX,
     ITCPTransport,
+    ITransport,
 )
 from twisted.internet.protocol import ClientFactory, Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -24,6 +28,7 @@ from zope.interface import implementer
 from greetsvc.client.heard import Heard
 from greetsvc.client.progress import Progress
 from greetsvc.client.resolve import Remote
+from greetsvc.client.sent import read_stream
 from greetsvc.client.tls import ClientTls
 from greetsvc.client.verdict import Closed, GreetFailed
 from greetsvc.visit import Address
@@ -48,7 +53,21 @@ class StreamProbe(Protocol):
         """Connected; under TLS the handshake begins only now."""
         self.heard.connected()
         here = _address(cast("ITCPTransport", self.transport).getHost())
-        self.heard.progress.say("*", f"connected, from {_words(here)}" if here else "connected")
+        words = ["connected", *([f"from {_words(here)}"] if here else [])]
+        sent = self.heard.progress.sent
+        if sent is not None and sent.tcp is not None:
+            words += [f"round trip {sent.tcp.rtt_us / 1000:.3f} ms", f"MSS {sent.tcp.mss}"]
+        self.heard.progress.say("*", ", ".join(words))
+        if not self.heard.tls:
+            self.introduce(self.transport)
+
+    def introduce(self, transport: ITransport | None) -> None:
+        """Send the PROXY header, where there is to be one, before anything else."""
+        progress = self.heard.progress
+        header = progress.outgoing.header(progress.peer)
+        if header:
+            progress.say(">", f"a PROXY header ({len(header)} bytes)")
+            cast("ITransport", transport).write(header)
 
     def handshakeCompleted(self) -> None:
         """TLS is agreed, and the certificate accepted."""
@@ -66,8 +85,8 @@ class StreamProbe(Protocol):
         cast("ITCPTransport", self.transport).abortConnection()
 
     def leave(self) -> None:
-        """Leave politely; under TLS that may take for ever, so there it is at once."""
-        if self.heard.tls:
+        """Leave politely; at once under TLS, where that may take for ever, and from a port that is wanted again."""
+        if self.heard.tls or self.heard.progress.outgoing.source_port is not None:
             self.drop()
         else:
             cast("ITCPTransport", self.transport).loseConnection()
@@ -86,7 +105,14 @@ class StreamProbe(Protocol):
 
 
 class _TlsLayer(TLSMemoryBIOProtocol):
-    """Tells how the stream itself ended: stock TLS makes a FIN without close_notify look like a reset."""
+    """Tells how the stream itself ended: stock TLS makes a FIN without close_notify look like a reset.
+
+    The PROXY header goes below TLS, and before it.
+    """
+
+    def makeConnection(self, transport: ITransport) -> None:
+        cast("StreamProbe", self.wrappedProtocol).introduce(transport)
+        super().makeConnection(transport)  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         cast("StreamProbe", self.wrappedProtocol).stream_error = reason.value
@@ -107,7 +133,33 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         self._timer: IDelayedCall = reactor.callLater(heard.progress.remaining(), self._too_late)
         self.verdict.addBoth(self._stop_timer)
 
+    def prepare(self) -> None:
+        """Set up the socket, which connects in the reactor's next turn only."""
+        progress, sock = self.heard.progress, self._socket()
+        if sock is None:
+            return
+        try:
+            progress.outgoing.prepare(sock)
+        except OSError as error:
+            self._cancel()
+            number = error.errno or errno.EIO
+            words = f"source port {progress.outgoing.source_port}: {os.strerror(number)}"
+            self.verdict.errback(progress.failed(number, words))
+
+    def _socket(self) -> socket.socket | None:
+        """Our end, when it is one that leaves this machine."""
+        found = getattr(getattr(self.connector, "transport", None), "socket", None)
+        return found if isinstance(found, socket.socket) and found.family != socket.AF_UNIX else None
+
+    def _look(self) -> None:
+        """Keep what our own side knows."""
+        progress, sock = self.heard.progress, self._socket()
+        if sock is not None and progress.peer is not None:
+            claim = progress.outgoing.claim
+            progress.sent = read_stream(sock, progress.peer, claim.source if claim else None)
+
     def buildProtocol(self, addr: IAddress | None) -> StreamProbe:
+        self._look()
         self._probe = StreamProbe(self.heard, self.verdict)
         return self._probe
 
@@ -121,6 +173,8 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
 
     def _too_late(self) -> None:
         self.heard.timed_out = True
+        if self._probe is None:
+            self._look()
         self._give_up()
 
     def _give_up(self) -> None:
@@ -162,6 +216,7 @@ async def ask_stream(
         progress.peer = remote.address
         progress.say("*", f"connecting to {_words(progress.peer)}")
         factory.connector = reactor.connectTCP(progress.peer.host, progress.peer.port, outer, timeout=None)  # type: ignore[arg-type]
+        factory.prepare()
     closed = await factory.verdict
     return bytes(heard.data), closed
 

@@ -9,6 +9,8 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from greetsvc.client.path import PathVerdict
+from greetsvc.client.sent import Sent
 from greetsvc.client.targets import Target
 from greetsvc.visit import Address
 
@@ -50,7 +52,8 @@ class Greeting:
     ``data`` is what arrived, in bytes; ``text`` the same decoded, bytes that do not decode written as ``\xNN``.
     ``peer`` is the address that answered. ``closed`` is how the far end ended the connection: ``fin``, ``reset``, or
     ``timeout`` when it had not ended it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
-    answer that came from elsewhere.
+    answer that came from elsewhere. ``path`` is what the path did to our packets, where the greeting is a path
+    record; ``sent`` is what our own side knows, for TCP and UDP.
     """
 
     target: Target
@@ -60,13 +63,15 @@ class Greeting:
     peer: Address
     closed: Closed | None = None
     notes: tuple[str, ...] = ()
+    path: PathVerdict | None = None
+    sent: Sent | None = None
 
 
 class GreetFailed(OSError):
     """No greeting came: ``errno`` and ``strerror`` say why, ``phase`` in which step.
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
-    there is an address), ``seconds``, ``closed`` and ``notes`` are as in `Greeting`.
+    there is an address), ``seconds``, ``closed``, ``notes`` and ``sent`` are as in `Greeting`.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class GreetFailed(OSError):
         seconds: Seconds | None = None,
         closed: Closed | None = None,
         notes: tuple[str, ...] = (),
+        sent: Sent | None = None,
     ) -> None:
         super().__init__(number, why)
         self.phase = phase
@@ -88,6 +94,7 @@ class GreetFailed(OSError):
         self.seconds = seconds or Seconds()
         self.closed = closed
         self.notes = notes
+        self.sent = sent
 
     def __str__(self) -> str:
         return f"{self.phase}: {self.strerror}"
