@@ -29,7 +29,7 @@ def event_as_json(event: LogEvent) -> str:
         "message": eventAsText(event, includeTimestamp=False, includeSystem=False),
     }
     line.update({name: event[name] for name in _OWN_FIELDS if isinstance(event.get(name), str | int | tuple)})
-    return json.dumps(line) + "\n"
+    return json.dumps(line, default=str) + "\n"
 
 
 def json_observer(twistd: Mapping[str, Any] | None) -> FileLogObserver:

@@ -145,7 +145,7 @@ def _number(value: object) -> int | float | None:
 
 def _literal(given: str) -> object:
     """What a number on the command line would be in TOML; other text is itself, which no number is."""
-    if re.fullmatch(r"-?[0-9]{1,18}", given):
+    if re.fullmatch(r"-?[0-9]{1,300}", given):
         return int(given)
     return float(given) if re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given) else given
 
