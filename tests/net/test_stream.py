@@ -289,6 +289,27 @@ def test_a_failing_protocol_ends_its_own_connection_only(
     assert everything(well) == b"hello\r\n"
 
 
+def test_a_protocol_that_fails_at_both_ends_of_its_life_harms_nobody(
+    driven: StreamPort, factory: Greeting, clients: Any, logged_errors: Any
+) -> None:
+    class Failing(Once):
+        def connectionMade(self) -> None:
+            raise ZeroDivisionError
+
+        def connectionLost(self, reason: Failure = connectionDone) -> None:
+            raise LookupError
+
+    broken, well = clients(driven, 2)
+    factory.protocol = Failing
+    driven._waiting = lambda: 0  # one a turn
+    driven.doRead()
+    assert (len(logged_errors.flush(ZeroDivisionError)), len(logged_errors.flush(LookupError))) == (1, 1)
+    assert everything(broken) == b""
+    factory.protocol = Once
+    driven.doRead()
+    assert everything(well) == b"hello\r\n"
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_reset_before_it_was_accepted_harms_nobody(
     ours: Any, factory: Greeting, clients: Any
