@@ -1,0 +1,202 @@
+"""What the command line and a TOML file make together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greetsvc.config import one_line, read_toml, settings
+from greetsvc.options import Options
+from greetsvc.settings import KEYS, Mistake, Settings
+from greetsvc.visit import Address, Visit
+
+VISIT = Visit("tcp", Address("192.0.2.1", 5), Address("", 0))
+
+
+def _says(found: Settings) -> list[bytes]:
+    return [one.greeter.greet(VISIT) for one in found.listeners]
+
+
+def test_an_empty_file_means_the_defaults() -> None:
+    found = settings({}, (), {}, "x.toml")
+    assert (found.listeners, found.says, found.deadline) == ((), r"text:Thank you for connecting\r\n", 10.0)
+    assert found.greeter.greet(VISIT) == b"Thank you for connecting\r\n"
+
+
+def test_the_keys_of_a_file_are_the_option_names() -> None:
+    file = {"deadline": 3, "max-connections": 7, "trust-proxy": ["10.0.0.0/8"], "log-visits": "off", "greeting": "Hi"}
+    found = settings({}, (), file, "x.toml")
+    assert (found.deadline, found.max_connections, found.log_visits, found.says) == (3.0, 7, "off", "text:Hi")
+    assert [str(network) for network in found.trust_proxy] == ["10.0.0.0/8"]
+
+
+def test_the_command_line_wins() -> None:
+    found = settings(
+        {"deadline": 1, "greeting": "mine"}, (), {"deadline": 2, "greeting": "its", "drain": 3}, "x.toml"
+    )
+    assert (found.deadline, found.drain, found.says) == (1.0, 3.0, "text:mine")
+
+
+def test_a_greeter_on_the_command_line_wins_over_a_greeting_in_the_file() -> None:
+    assert settings({"greeter": "daytime"}, (), {"greeting": "its"}, "x.toml").says == "daytime"
+    assert settings({"greeting": "mine"}, (), {"greeter": "daytime"}, "x.toml").says == "text:mine"
+
+
+def test_each_table_may_say_something_else() -> None:
+    file: dict[str, Any] = {
+        "greeting": "all {peer_host}",
+        "encoding": "utf-16-le",
+        "listen": [
+            {"endpoint": "tcp:1"},
+            {"endpoint": "tcp:2", "greeting": "two"},
+            {"endpoint": "udp:3", "greeter": "text:three", "encoding": "ascii"},
+            {"endpoint": "udp:4", "encoding": "ascii"},
+            "unix:/x",
+        ],
+    }
+    found = settings({}, (), file, "x.toml")
+    assert _says(found) == [
+        "all 192.0.2.1".encode("utf-16-le"),
+        "two".encode("utf-16-le"),
+        b"three",
+        b"all 192.0.2.1",
+        "all 192.0.2.1".encode("utf-16-le"),
+    ]
+    assert [one.endpoint.text for one in found.listeners] == ["tcp:1", "tcp:2", "udp:3", "udp:4", "unix:/x"]
+    assert [one.where for one in found.listeners][:2] == ["x.toml: listen 1", "x.toml: listen 2"]
+
+
+def test_the_command_line_wins_over_every_table() -> None:
+    file = {"listen": [{"endpoint": "tcp:1", "greeting": "two", "encoding": "utf-16"}]}
+    found = settings({"greeting": "mine", "encoding": "ascii"}, (), file, "x.toml")
+    assert _says(found) == [b"mine"]
+
+
+def test_any_listen_on_the_command_line_replaces_all_of_the_files() -> None:
+    file = {"listen": [{"endpoint": "tcp:1"}, {"endpoint": "tcp:2"}], "greeting": "its"}
+    found = settings({}, ["udp:9"], file, "x.toml")
+    assert [one.endpoint.text for one in found.listeners] == ["udp:9"]
+    assert _says(found) == [b"its"]
+
+
+def test_what_the_command_line_replaces_is_not_looked_at_but_unknown_keys_are() -> None:
+    assert settings({}, ["udp:9"], {"listen": [{"endpoint": "tcp:99999"}]}, "x.toml").listeners
+    assert settings({"deadline": 1}, (), {"deadline": "bad"}, "x.toml").deadline == 1.0
+    with pytest.raises(Mistake, match="colour"):
+        settings({}, ["udp:9"], {"colour": 1}, "x.toml")
+
+
+def test_a_file_is_read_as_toml_in_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text('greeting = "Grüße"\n[[listen]]\nendpoint = "tcp:0"\n', "utf-8")
+    assert read_toml(str(path)) == {"greeting": "Grüße", "listen": [{"endpoint": "tcp:0"}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"x = ", "Invalid"),
+        (b"\xff\xfe", "utf-8"),
+        (b"x = " + b"[" * 100_000, ""),
+        (b"#" * (1024 * 1024 + 1), "longer than"),
+        (b"x = " + b"9" * 5000, "4300"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_refused_by_name(content: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(content)
+    with pytest.raises(Mistake) as caught:
+        read_toml(str(path))
+    assert str(caught.value).startswith(f"--config: {path}: ")
+    assert says in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("path", ["missing.toml", "", "a\0b", "two\nlines"])
+def test_a_file_that_cannot_be_opened_is_refused_by_name(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Mistake, match="--config: ") as caught:
+        read_toml(path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_value_longer_than_anybody_reads_is_cut() -> None:
+    with pytest.raises(Mistake) as caught:
+        settings({}, (), {"deadline": "x" * 10_000}, "x.toml")
+    assert str(caught.value).startswith("x.toml: deadline: ")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "value", [1 << 20_000, -(1 << 2000), [1 << 20_000], {"a": 1 << 20_000}], ids=["long", "low", "list", "table"]
+)
+@pytest.mark.parametrize("name", ["deadline", "max-connections", "greeting", "trust-proxy", "colour", "listen"])
+def test_a_number_of_any_size_is_a_mistake_and_no_traceback(name: str, value: object) -> None:
+    with pytest.raises(Mistake, match=f"x.toml: {name}"):
+        settings({}, (), {name: value}, "x.toml")
+
+
+def test_an_error_is_one_line_whatever_it_says() -> None:
+    assert one_line(ValueError("a\n  b\r\nc")) == "a b c"
+    assert one_line(ValueError()) == "ValueError"
+    assert one_line(OSError("no errno")) == "no errno"
+    assert one_line(FileNotFoundError(2, "No such file", "/x\n")) == r"No such file: '/x\n'"
+    assert one_line(OSError(22, "Invalid")) == "Invalid"
+
+
+_SCALARS = st.one_of(
+    st.text(max_size=20),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.datetimes(),
+    st.dates(),
+    st.sampled_from(["tcp:0", "udp:0", "file:", "daytime", "utf-8", "all", "json", "{number}", "{", "10.0.0.0/8"]),
+)
+_VALUES = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+_KEYS = st.one_of(st.sampled_from([key.name for key in KEYS] + ["listen"]), st.text(max_size=8))
+_TABLE = st.dictionaries(
+    st.one_of(st.sampled_from(["endpoint", "greeting", "greeter", "encoding"]), st.text(max_size=5)), _SCALARS
+)
+
+
+@given(st.dictionaries(_KEYS, _VALUES, max_size=4), st.lists(_TABLE, max_size=2))
+def test_any_tables_make_settings_or_one_printable_line_that_names_the_file(
+    file: dict[str, Any], tables: list[dict[str, Any]]
+) -> None:
+    if tables:
+        file = {**file, "listen": tables}
+    try:
+        found = settings({}, (), file, "x.toml")
+    except Mistake as mistake:
+        line = str(mistake)
+        assert line.isprintable()
+        assert line.startswith("x.toml: ")
+        assert len(line) < 1500
+    else:
+        assert isinstance(found, Settings)
+
+
+@given(st.sampled_from([key.name for key in KEYS]), _VALUES)
+def test_a_mistake_names_the_key(name: str, value: object) -> None:
+    try:
+        settings({}, (), {name: value}, "x.toml")
+    except Mistake as mistake:
+        assert str(mistake).startswith(f"x.toml: {name}: ")  # noqa: PT017
+
+
+def test_a_mistake_inside_a_file_reaches_the_user_through_the_options(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("deadline = 'soon'", "utf-8")
+    options = Options()
+    options.parseOptions(["--config", str(path)])
+    with pytest.raises(Mistake, match=f"^{path}: deadline: must be .*'soon'$"):
+        options.settings()

@@ -1,0 +1,137 @@
+"""Each setting's bounds, the same from the command line and from TOML."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greetsvc.settings import KEYS, Mistake, Settings, printable, shown, text
+
+BY_NAME = {key.name: key for key in KEYS}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("deadline", 0.0001, 0.0001),
+        ("deadline", 86400, 86400.0),
+        ("linger", 0, 0.0),
+        ("drain", 0, 0.0),
+        ("max-connections", 1, 1),
+        ("max-per-source", 10_000_000, 10_000_000),
+        ("udp-budget", 0, 0),
+        ("udp-budget", 10**9, 10**9),
+        ("trust-proxy", [], ()),
+        ("log-visits", "summary", "summary"),
+        ("log-format", "json", "json"),
+        ("greeting", "", ""),
+        ("client-ca", __file__, __file__),
+    ],
+)
+def test_the_bounds_themselves_are_allowed(name: str, value: object, expected: object) -> None:
+    assert BY_NAME[name].read(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("deadline", 0),
+        ("deadline", 86400.1),
+        ("deadline", True),
+        ("deadline", None),
+        ("linger", -0.1),
+        ("drain", math.inf),
+        ("drain", math.nan),
+        ("max-connections", 0),
+        ("max-connections", 10_000_001),
+        ("max-connections", True),
+        ("max-per-source", 2.0),
+        ("udp-budget", 10**9 + 1),
+        ("udp-budget", "1024"),
+        ("trust-proxy", "10.0.0.0/8"),
+        ("trust-proxy", ["10.0.0.0/8", 5]),
+        ("trust-proxy", [""]),
+        ("log-visits", "ALL"),
+        ("log-visits", ["all"]),
+        ("log-format", None),
+        ("greeting", b"x"),
+        ("client-ca", 5),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_and_shown(name: str, value: object) -> None:
+    with pytest.raises(Mistake, match="must be ") as caught:
+        BY_NAME[name].read(value)
+    wrong = value[-1] if isinstance(value, list) and name == "trust-proxy" else value
+    assert shown(wrong) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ("5", 5),
+        ("-5", -5),
+        ("0.5", 0.5),
+        (".5", 0.5),
+        ("1e3", 1000.0),
+        ("9" * 50, int("9" * 50)),
+        ("5.", "5."),
+        ("", ""),
+        ("+5", "+5"),
+        ("0x10", "0x10"),
+        ("1_000", "1_000"),
+        ("\u0665", "\u0665"),
+        ("nan", "nan"),
+        ("1e999", "1e999"),
+        (" 5", " 5"),
+        ("5\n", "5\n"),
+    ],
+)
+def test_numbers_on_the_command_line_are_those_of_toml_and_other_text_stays_text(
+    given_: str, expected: object
+) -> None:
+    found = BY_NAME["deadline"].literal(given_)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@given(st.text(alphabet="0123456789.-e+_ nxif", max_size=400))
+def test_any_text_for_a_number_is_read_or_refused(given_: str) -> None:
+    for name in ("deadline", "max-connections", "udp-budget"):
+        key = BY_NAME[name]
+        try:
+            value = key.read(key.literal(given_))
+        except Mistake:
+            continue
+        assert math.isfinite(value)
+
+
+def test_every_key_is_a_setting_or_what_is_said() -> None:
+    known = set(Settings.__attrs_attrs__.__class__.__dict__) | {each.name for each in Settings.__attrs_attrs__}
+    for key in KEYS:
+        assert key.attribute in known or key.name in {"greeting", "encoding"}
+        assert key.meaning
+        assert key.metavar.isprintable()
+
+
+def test_text_is_text() -> None:
+    assert text("x") == "x"
+    with pytest.raises(Mistake, match="must be text, not 5"):
+        text(5)
+
+
+@given(st.text())
+def test_what_is_printed_is_printable_and_what_was_stays(line: str) -> None:
+    assert printable(line).isprintable()
+    assert printable(printable(line)) == printable(line)
+    assert str(Mistake(line)) == printable(line)
+    if line.isprintable():
+        assert printable(line) == line
+
+
+def test_a_value_is_shown_cut_where_it_is_too_long() -> None:
+    assert shown("x") == "'x'"
+    assert len(shown("x" * 1000)) < 310
+    assert shown(1 << 50_000) == "a number of thousands of digits"
