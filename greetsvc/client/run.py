@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from greetsvc.client.verdict import GreetFailed, Greeting
 
-__all__ = ["repeat"]
+__all__ = ["outcomes", "repeat"]
 
 
-async def repeat(
+async def outcomes(
     probe: Callable[[], Awaitable[Greeting]],
-    each: Callable[[int, Greeting | GreetFailed], None],
     *,
     count: int,
     interval: float,
     clock: IReactorTime,
     now: Callable[[], float],
-) -> None:
-    """Run ``count`` probes (0: until cancelled), one at a time, and tell ``each`` its number and outcome.
+) -> AsyncIterator[Greeting | GreetFailed]:
+    """Run ``count`` probes (0: without end), one at a time, and yield what came of each.
 
     Starts are ``interval`` seconds apart and do not drift; a probe that takes longer delays the next, and the
     schedule goes on from there rather than catching up in a burst.
@@ -34,9 +33,25 @@ async def repeat(
             outcome: Greeting | GreetFailed = await probe()
         except GreetFailed as failed:
             outcome = failed
-        each(number, outcome)
+        yield outcome
         if number == count:
             return
         start = max(start + interval, now())
         # Also when it is due: probes that fail without waiting would keep the reactor from hearing of signals.
         await deferLater(clock, start - now() if start > now() else 0)
+
+
+async def repeat(
+    probe: Callable[[], Awaitable[Greeting]],
+    each: Callable[[int, Greeting | GreetFailed], None],
+    *,
+    count: int,
+    interval: float,
+    clock: IReactorTime,
+    now: Callable[[], float],
+) -> None:
+    """The same until cancelled, telling ``each`` the number of a probe, from 1, and its outcome."""
+    number = 0
+    async for outcome in outcomes(probe, count=count, interval=interval, clock=clock, now=now):
+        number += 1
+        each(number, outcome)
