@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -12,12 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 from attrs import field, frozen
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
@@ -207,6 +213,96 @@ def visitor() -> Iterator[Visitor]:
     yield one
     for sock in one.opened:
         sock.close()
+
+
+@frozen
+class Issued:
+    """A key and its certificate; ``pem`` holds both."""
+
+    key: EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @property
+    def pem(self) -> bytes:
+        """For a server, or a client that shows it."""
+        form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        return self.key.private_bytes(*form) + self.certificate.public_bytes(Encoding.PEM)
+
+
+@pytest.fixture
+def issue() -> Callable[..., Issued]:
+    """Issues certificates for names, signed by another or by themselves."""
+
+    def make(name: str, signer: Issued | None = None) -> Issued:
+        key = generate_private_key(SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(signer.certificate.subject if signer else subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        )
+        return Issued(key, builder.sign(signer.key if signer else key, SHA256()))
+
+    return make
+
+
+# Visits from another process, so that what the test does meanwhile does not count.
+HONEST = """
+import json, socket, sys, time
+port, source, seconds, pause = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+took, missed, end = [], 0, time.perf_counter() + seconds
+while time.perf_counter() < end:
+    begun = time.perf_counter()
+    with socket.socket() as sock:
+        sock.settimeout(5)
+        try:
+            sock.bind((source, 0))
+            sock.connect(("127.0.0.1", port))
+            said = b""
+            while part := sock.recv(1000):
+                said += part
+        except OSError:
+            said = b""
+    took.append(time.perf_counter() - begun)
+    missed += not said
+    time.sleep(pause)
+print(json.dumps([took, missed]))
+"""
+
+
+@frozen
+class Greeted:
+    """How honest clients fared: the seconds that each visit took, sorted, and how many had no greeting."""
+
+    took: list[float]
+    missed: int
+
+    def p(self, share: float) -> float:
+        """A percentile, in seconds."""
+        return self.took[min(int(len(self.took) * share), len(self.took) - 1)]
+
+    def __str__(self) -> str:
+        return f"{len(self.took)} visits, {self.missed} missed, p50 {self.p(0.5):.4f} s, p99 {self.p(0.99):.4f} s"
+
+
+@pytest.fixture
+def honest() -> Callable[..., Greeted]:
+    """Visits a port, one connection after the other, for so many seconds, and tells how it went."""
+
+    def visit(port: int, seconds: float, source: str = "127.200.0.1", pause: float = 0.005) -> Greeted:
+        command = [sys.executable, "-c", HONEST, str(port), source, str(seconds), str(pause)]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=seconds + PATIENCE)
+        took, missed = json.loads(done.stdout)
+        return Greeted(sorted(took), missed)
+
+    return visit
 
 
 @pytest.fixture
