@@ -12,6 +12,8 @@ import click
 
 from greetsvc._version import __version__
 from greetsvc.client.ask import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
+from greetsvc.client.flows import MOST_FLOWS, ROUNDS
+from greetsvc.client.outgoing import HIGHEST_DSCP, Claim, Outgoing, parse_claim
 from greetsvc.client.output import Output, standard
 from greetsvc.client.plan import Plan, drive
 from greetsvc.client.report import JsonLines, Nagios, Plain, Quiet, Report
@@ -61,9 +63,7 @@ def _wrong(option: str, value: object, why: str) -> NoReturn:
 
 @click.command(context_settings={"help_option_names": ["--help"]}, add_help_option=True)
 @click.argument("target", required=False, default=DEFAULT_HOST)
-@click.option(
-    "-c", "count", type=Number(0, 10**9, whole=True), default=1, metavar="N", help="How many; 0: until stopped."
-)
+@click.option("-c", "count", type=Number(0, 10**9, whole=True), metavar="N", help="How many (1); 0: until stopped.")
 @click.option(
     "-i", "interval", type=Number(0, 86400), default=1.0, metavar="S", help="Seconds from start to start (1)."
 )
@@ -86,6 +86,21 @@ def _wrong(option: str, value: object, why: str) -> NoReturn:
 @click.option(
     "--size", type=Number(0, LONGEST_REQUEST, whole=True), metavar="BYTES", help="Size of a datagram request (1200)."
 )
+@click.option("--dscp", type=Number(0, HIGHEST_DSCP, whole=True), metavar="N", help="The DSCP to send with.")
+@click.option(
+    "--source-port",
+    type=Number(1, 65535, whole=True),
+    metavar="P",
+    help="One fixed source port, held against a fresh one when it fails.",
+)
+@click.option(
+    "--flows",
+    type=Number(2, MOST_FLOWS, whole=True),
+    metavar="N",
+    help=f"N source ports (in a row from --source-port), {ROUNDS} times each without -c; loss by flow.",
+)
+@click.option("--proxy-v1", metavar="SRC:PORT", help="Send a PROXY header (version 1) that names this source first.")
+@click.option("--proxy-v2", metavar="SRC:PORT", help="The same in version 2.")
 @click.option("--ca", metavar="FILE", help="Trust these authorities (PEM) instead of the system's.")
 @click.option("--insecure", is_flag=True, help="Accept any certificate.")
 @click.option("--cert", metavar="FILE", help="Our own certificate (PEM).")
@@ -101,11 +116,16 @@ def _command(**given: Any) -> Plan:
 
     Exit status: 0 greeted; 1 greeted, but slow, not as expected, or some lost; 2 not greeted; 3 wrong usage.
     """
+    if given["flows"] and given["count"] is None:
+        given["count"] = ROUNDS
+    given["count"] = 1 if given["count"] is None else given["count"]
     _check_together(given)
     try:
         target = parse(given["target"])
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if given["flows"] and target.local:
+        _wrong("--flows", int(given["flows"]), f"needs ports, and {target} has none")
     try:
         asking = _asking(given, target)
         asking.check(target)
@@ -122,6 +142,7 @@ def _command(**given: Any) -> Plan:
         count=int(given["count"]),
         interval=given["interval"],
         verbose=given["verbose"],
+        flows=int(given["flows"] or 0),
     )
 
 
@@ -138,6 +159,10 @@ def _check_together(given: dict[str, Any]) -> None:
         _wrong(ways[0], "", f"not together with {ways[1]}")
     if given["count"] == 0 and (given["nagios"] or given["healthcheck"]):
         _wrong("-c", 0, f"would never end, and {ways[0]} tells at the end")
+    if given["proxy_v1"] is not None and given["proxy_v2"] is not None:
+        _wrong("--proxy-v1", given["proxy_v1"], "not together with --proxy-v2")
+    if given["flows"] and (given["source_port"] or 1) + given["flows"] > 65536:
+        _wrong("--flows", int(given["flows"]), f"there are not so many ports from {given['source_port']:.0f} on")
 
 
 def _asking(given: dict[str, Any], target: Target) -> Asking:
@@ -153,7 +178,18 @@ def _asking(given: dict[str, Any], target: Target) -> Asking:
         size=1200 if given["size"] is None else int(given["size"]),
         encoding=given["encoding"],
         tls=ClientTls(**chosen) if target.transport == "tls" else None,
+        outgoing=Outgoing(dscp=_whole(given["dscp"]), source_port=_whole(given["source_port"]), claim=_claim(given)),
     )
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
+
+
+def _claim(given: dict[str, Any]) -> Claim | None:
+    if given["proxy_v1"] is not None:
+        return parse_claim(1, given["proxy_v1"])
+    return None if given["proxy_v2"] is None else parse_claim(2, given["proxy_v2"])
 
 
 def _pattern(expect: str | None) -> re.Pattern[str] | None:
@@ -166,7 +202,7 @@ def _pattern(expect: str | None) -> re.Pattern[str] | None:
 
 
 def _report(given: dict[str, Any], target: Target, asking: Asking, demands: Demands) -> Report:
-    several = given["count"] != 1
+    several = given["count"] != 1 or bool(given["flows"])
     if given["as_json"]:
         return JsonLines(target, several)
     if given["nagios"]:

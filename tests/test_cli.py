@@ -75,7 +75,7 @@ WRONG = [
     (["--sni", "a b", "tls:h"], "--sni a b: is not a host name"),
     (["--bogus"], "--bogus: there is no such option"),
     (["-z"], "-z: there is no such option"),
-    (["--dscp", "8"], "--dscp: there is no such option"),
+    (["--ttl", "8"], "--ttl: there is no such option"),
     (["a", "b"], "Got unexpected extra argument (b)"),
     ([""], "target '': the host is missing"),
     (["8088"], "target '8088': a port alone is no target; 127.0.0.1:8088 is"),
@@ -233,7 +233,9 @@ def test_not_as_expected_or_slow_is_status_1(peer: Peer) -> None:
 def test_not_greeted_is_status_2_and_says_the_step(nowhere: str) -> None:
     done = script(nowhere)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"greet: tcp:{nowhere}: connect: Connection refused\n"
+    verdict, causes = done.stderr.splitlines()
+    assert verdict == f"greet: tcp:{nowhere}: connect: Connection refused"
+    assert causes.startswith(f"greet: tcp:{nowhere}: likely: the host is there")
     done = script(f"udp:{nowhere}")
     assert done.returncode == 2
     assert done.stderr.startswith(f"greet: udp:{nowhere}: greet: Connection refused")
@@ -243,7 +245,7 @@ def test_a_name_that_is_not_there_is_status_2_at_resolve() -> None:
     done = script("-t", "5", "no-such-name.invalid")
     assert done.returncode == 2
     assert done.stderr.startswith("greet: tcp:no-such-name.invalid:8088: resolve: ")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2
 
 
 def test_a_health_check_is_quiet_and_its_status_says_it(peer: Peer, nowhere: str) -> None:

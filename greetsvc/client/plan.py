@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from greetsvc.client.ask import Asking, ask
+from greetsvc.client.flows import Flows, Pinned, free_ports, in_rounds
 from greetsvc.client.output import CannotWrite, Output, ReaderGone
 from greetsvc.client.report import Report
 from greetsvc.client.run import repeat
@@ -25,7 +26,10 @@ __all__ = ["Plan", "drive"]
 
 @frozen
 class Plan:
-    """Whom to ask, how, how often (0: until stopped), how far apart in seconds, and how to tell of it."""
+    """Whom to ask, how, how often (0: until stopped), how far apart in seconds, and how to tell of it.
+
+    With ``flows``, that many source ports are asked each time: from the given one on, or free ones.
+    """
 
     target: Target
     asking: Asking
@@ -34,6 +38,7 @@ class Plan:
     count: int = 1
     interval: float = 1.0
     verbose: bool = False
+    flows: int = 0
 
     async def run(self, output: Output, tally: Tally, reactor: IReactorTime, now: Callable[[], float]) -> None:
         """Ask and tell, until done or cancelled; the end is told either way. ``tally`` keeps the account."""
@@ -42,20 +47,47 @@ class Plan:
         def trace(line: str) -> None:
             output.complain(one_line(line))
 
+        first = self.asking.outgoing.source_port
+        ports = self._ports()
+        tally.flows = Flows(ports) if ports else None
+        pinned = Pinned(first) if first is not None and not ports else None
+
+        async def probe_from(port: int | None) -> Greeting:
+            asking = evolve(self.asking, outgoing=evolve(self.asking.outgoing, source_port=port))
+            return await ask(self.target, asking, trace=trace if self.verbose else None, reactor=reactor)
+
         async def probe() -> Greeting:
-            return await ask(self.target, self.asking, trace=trace if self.verbose else None, reactor=reactor)
+            if pinned is None:
+                return await probe_from(None)
+            return await pinned.probe(lambda: probe_from(first), lambda: probe_from(None))
 
         def each(number: int, outcome: Greeting | GreetFailed) -> None:
+            failed = isinstance(outcome, GreetFailed)
             complaints = [] if isinstance(outcome, GreetFailed) else self.demands.complaints(outcome)
+            if pinned is not None and pinned.finding:
+                complaints.append(pinned.finding)
+            if tally.flows is not None:
+                tally.flows.add((number - 1) % len(ports), lost=failed)
             tally.add(outcome, complaints)
             tally.elapsed = now() - start
             output.write(self.report.probe(number, outcome, complaints))
 
         try:
-            await repeat(probe, each, count=self.count, interval=self.interval, clock=reactor, now=now)
+            pace: Any = {"count": self.count, "interval": self.interval, "clock": reactor, "now": now}
+            if ports:
+                await in_rounds(lambda flow: probe_from(ports[flow]), each, flows=len(ports), **pace)
+            else:
+                await repeat(probe, each, **pace)
         except CancelledError:
             tally.elapsed = now() - start
         output.write(self.report.end(tally))
+
+    def _ports(self) -> tuple[int, ...]:
+        """The source ports of the flows."""
+        first = self.asking.outgoing.source_port
+        if not self.flows or first is None:
+            return tuple(free_ports(self.flows, datagram=self.target.datagram)) if self.flows else ()
+        return tuple(range(first, first + self.flows))
 
 
 def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:

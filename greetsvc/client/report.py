@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
+from greetsvc.client.findings import Findings, summary
+from greetsvc.client.path import place
 from greetsvc.client.show import one_line, printable, without_line_end
 from greetsvc.client.tally import Tally
 from greetsvc.client.targets import Target
 from greetsvc.client.verdict import ENDINGS, GreetFailed, Greeting
-from greetsvc.visit import Address
 
 __all__ = ["JsonLines", "Lines", "Nagios", "Plain", "Quiet", "Report"]
 
@@ -42,17 +43,19 @@ class Plain:
 
     target: Target
     several: bool
+    findings: Findings = field(factory=Findings)
 
     def probe(self, number: int, outcome: Greeting | GreetFailed, complaints: list[str]) -> Lines:
-        """The greeting on standard output, what is wrong on standard error."""
+        """The greeting on standard output, what is wrong, and what the path did, on standard error."""
         subject = one_line(str(self.target))
         start = f"greet: {number}: {subject}" if self.several else f"greet: {subject}"
         if isinstance(outcome, GreetFailed):
-            return Lines(err=[f"{start}: {one_line(str(outcome))}"])
-        remarks = [*outcome.notes, *_ending(outcome), *complaints]
+            said = [str(outcome), *complaints, *self.findings.of(outcome)]
+            return Lines(err=[f"{start}: {one_line(words)}" for words in said])
+        remarks = [*outcome.notes, *_ending(outcome), *complaints, *self.findings.of(outcome)]
         if self.several:
             time = f"{outcome.seconds.total * 1000:.3f} ms"
-            out = f"{number} {self.target.transport} {_place(outcome.peer)} {time}: {one_line(outcome.text)}"
+            out = f"{number} {self.target.transport} {place(outcome.peer)} {time}: {one_line(outcome.text)}"
         else:
             out = printable(without_line_end(outcome.text))
         return Lines([out], [f"{start}: {one_line(remark)}" for remark in remarks])
@@ -69,7 +72,7 @@ class Plain:
                 f"{name} {value * 1000:.3f}" for name, value in _spread(tally).items() if value is not None
             )
             out.append(f"{times} ms")
-        return Lines(out)
+        return Lines([*out, *map(one_line, summary(tally))])
 
 
 @frozen
@@ -84,14 +87,19 @@ class JsonLines:
         told: dict[str, Any] = {
             "target": str(self.target),
             "transport": self.target.transport,
-            "address": _place(outcome.peer) if outcome.peer else None,
+            "address": place(outcome.peer) if outcome.peer else None,
         }
         if isinstance(outcome, GreetFailed):
-            told |= {"ok": False, "greeting": None, "error": outcome.strerror, "errno": outcome.errno}
+            told |= {
+                "ok": False,
+                "greeting": None,
+                "error": _all(outcome.strerror, *complaints),
+                "errno": outcome.errno,
+            }
             told |= {"phase": outcome.phase}
         else:
             ending = _ending(outcome)
-            told |= {"ok": True, "greeting": outcome.text, "error": "; ".join([*ending, *complaints]) or None}
+            told |= {"ok": True, "greeting": outcome.text, "error": _all(*ending, *complaints)}
             number_of_ending = ENDINGS[outcome.closed][0] if outcome.closed in ENDINGS else None
             told |= {"errno": number_of_ending, "phase": "close" if ending else None}
         told["closed"] = outcome.closed
@@ -105,20 +113,26 @@ class JsonLines:
                 "total": took.total,
             }
         )
+        if isinstance(outcome, Greeting) and outcome.path is not None:
+            told["path"] = outcome.path.as_json()
         return Lines([json.dumps(told)])
 
     def end(self, tally: Tally) -> Lines:
         """The summary object."""
         if not self.several:
             return Lines()
-        summary = {
+        told: dict[str, Any] = {
             "sent": tally.sent,
             "greeted": tally.greeted,
             "lost": tally.lost,
             "rate": round(tally.rate, 3),
             "seconds": _rounded(_spread(tally)),
         }
-        return Lines([json.dumps({"summary": summary})])
+        if tally.replicas:
+            told["replicas"] = dict(tally.replicas.most_common())
+        if tally.flows is not None:
+            told["flows"] = tally.flows.as_json()
+        return Lines([json.dumps({"summary": told})])
 
 
 @frozen
@@ -132,7 +146,10 @@ class Nagios:
 
     def probe(self, number: int, outcome: Greeting | GreetFailed, complaints: list[str]) -> Lines:
         """Nothing yet; the latest words are kept for the line."""
-        self.remarks[:] = [str(outcome)] if isinstance(outcome, GreetFailed) else complaints or [outcome.text]
+        if isinstance(outcome, GreetFailed):
+            self.remarks[:] = [str(outcome), *complaints]
+        else:
+            self.remarks[:] = complaints or [outcome.text]
         return Lines()
 
     def end(self, tally: Tally) -> Lines:
@@ -157,7 +174,7 @@ class Quiet:
     def probe(self, number: int, outcome: Greeting | GreetFailed, complaints: list[str]) -> Lines:
         """Only what makes the exit status other than 0."""
         if isinstance(outcome, GreetFailed):
-            return self.plain.probe(number, outcome, complaints)
+            return Lines(err=self.plain.probe(number, outcome, complaints).err[:1])
         subject = one_line(str(self.plain.target))
         return Lines(err=[f"greet: {subject}: {one_line(complaint)}" for complaint in complaints])
 
@@ -171,10 +188,8 @@ def _ending(greeting: Greeting) -> list[str]:
     return [ENDINGS[greeting.closed][1]] if greeting.closed in ENDINGS else []
 
 
-def _place(address: Address) -> str:
-    if not address.port:
-        return address.host
-    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+def _all(*words: str | None) -> str | None:
+    return "; ".join(filter(None, words)) or None
 
 
 def _spread(tally: Tally) -> dict[str, float | None]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from attrs import define, field, frozen
 
+from greetsvc.client.flows import Flows
 from greetsvc.client.histogram import Histogram
 from greetsvc.client.show import one_line, without_line_end
 from greetsvc.client.verdict import GreetFailed, Greeting
@@ -38,13 +40,20 @@ class Demands:
 
 @define
 class Tally:
-    """Counts over a run. ``elapsed`` is its length so far, in seconds."""
+    """Counts over a run. ``elapsed`` is its length so far, in seconds.
+
+    ``replicas`` counts the instances that answered; ``late`` has, by how many SYNs it took, the seconds to connect;
+    ``flows`` the losses by flow, where there are several.
+    """
 
     sent: int = 0
     greeted: int = 0
     flawed: int = 0
     elapsed: float = 0.0
     seconds: Histogram = field(factory=Histogram)
+    replicas: Counter[str] = field(factory=Counter)
+    late: dict[int, list[float]] = field(factory=dict)
+    flows: Flows | None = None
 
     @property
     def lost(self) -> int:
@@ -64,6 +73,11 @@ class Tally:
         self.greeted += 1
         self.flawed += bool(complaints)
         self.seconds.add(outcome.seconds.total)
+        if outcome.path is not None:
+            self.replicas[outcome.path.instance] += 1
+        syns = outcome.sent.syns if outcome.sent else None
+        if syns is not None and syns > 1:
+            self.late.setdefault(syns, []).append(outcome.seconds.connect or 0.0)
 
     @property
     def status(self) -> int:

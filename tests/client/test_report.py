@@ -47,9 +47,12 @@ def test_plainly_the_greeting_alone_is_on_standard_output() -> None:
     assert Plain(TARGET, several=False).end(tally()).out == []
 
 
-def test_plainly_a_failure_is_one_line_on_standard_error() -> None:
-    lines = Plain(TARGET, several=False).probe(1, refused(), [])
-    assert (lines.out, lines.err) == ([], ["greet: tcp:127.0.0.1:8088: connect: Connection refused"])
+def test_plainly_a_failure_and_its_likely_causes_are_on_standard_error() -> None:
+    plain = Plain(TARGET, several=True)
+    lines = plain.probe(1, refused(), [])
+    assert (lines.out, lines.err[0]) == ([], "greet: 1: tcp:127.0.0.1:8088: connect: Connection refused")
+    assert [line[:42] for line in lines.err[1:]] == ["greet: 1: tcp:127.0.0.1:8088: likely: the "]
+    assert len(plain.probe(2, refused(), []).err) == 1, "the same causes are told once"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,8 @@ def test_plainly_a_failure_is_one_line_on_standard_error() -> None:
 )
 def test_plainly_remarks_are_on_standard_error(closed: Closed, words: str) -> None:
     lines = Plain(TARGET, several=True).probe(3, greeting(closed=closed, notes=("odd",)), ["slow"])
-    assert lines.err == [f"greet: 3: tcp:127.0.0.1:8088: {remark}" for remark in ("odd", words, "slow")]
+    assert lines.err[:3] == [f"greet: 3: tcp:127.0.0.1:8088: {remark}" for remark in ("odd", words, "slow")]
+    assert [line[:38] for line in lines.err[3:]] == ["greet: 3: tcp:127.0.0.1:8088: likely: "]
 
 
 def test_plainly_several_are_a_line_each_and_a_summary() -> None:
