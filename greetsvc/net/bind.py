@@ -106,6 +106,8 @@ class UnixPath:
 
 def _inet_socket(kind: socket.SocketKind, host: str, port: int, v6only: bool) -> socket.socket:
     try:
+        if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
+            raise ValueError("the port must be a number from 0 to 65535")
         found = socket.getaddrinfo(host or "0.0.0.0", port, 0, kind, 0, socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         sock = socket.socket(family, kind)
@@ -140,6 +142,8 @@ def _or_closed(sock: socket.socket, host: str, port: int | str, step: Callable[[
 
 
 def _bind_unix(sock: socket.socket, path: str, mode: int) -> None:
+    if "\0" in path and not path.startswith("\0"):  # the kernel would cut it there
+        raise ValueError("the path holds a NUL character")
     with _permissions(mode):
         try:
             sock.bind(path)
