@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from attrs import field, frozen
 
 from greetsvc.client.findings import Findings, summary
+from greetsvc.client.histogram import Histogram
 from greetsvc.client.path import place
 from greetsvc.client.show import one_line, printable, without_line_end
 from greetsvc.client.tally import Tally
 from greetsvc.client.targets import Target
 from greetsvc.client.verdict import ENDINGS, GreetFailed, Greeting
 
-__all__ = ["JsonLines", "Lines", "Nagios", "Plain", "Quiet", "Report"]
+__all__ = ["JsonLines", "Lines", "Nagios", "Plain", "Quiet", "Report", "in_seconds", "spread"]
 
 _PERCENTS: dict[str, float] = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9}
 
@@ -55,7 +57,7 @@ class Plain:
         remarks = [*outcome.notes, *_ending(outcome), *complaints, *self.findings.of(outcome)]
         if self.several:
             time = f"{outcome.seconds.total * 1000:.3f} ms"
-            out = f"{number} {self.target.transport} {place(outcome.peer)} {time}: {one_line(outcome.text)}"
+            out = f"{number} {self.target.transport} {place(outcome.peer)} {time}: {_gist(outcome)}"
         else:
             out = printable(without_line_end(outcome.text))
         return Lines([out], [f"{start}: {one_line(remark)}" for remark in remarks])
@@ -68,10 +70,9 @@ class Plain:
         lost = f"{tally.lost} lost ({percent:.3g} %)"
         out = ["", f"{tally.sent} sent, {tally.greeted} greeted, {lost}, {tally.rate:.3g} a second"]
         if tally.greeted:
-            times = ", ".join(
-                f"{name} {value * 1000:.3f}" for name, value in _spread(tally).items() if value is not None
-            )
-            out.append(f"{times} ms")
+            times = spread(tally.seconds) | {"jitter": tally.jitter.value}
+            out.append(_times(times, ("min", "mean", "max", "jitter")))
+            out.append(_times(times, tuple(_PERCENTS)))
         return Lines([*out, *map(one_line, summary(tally))])
 
 
@@ -104,7 +105,7 @@ class JsonLines:
             told |= {"errno": number_of_ending, "phase": "close" if ending else None}
         told["closed"] = outcome.closed
         took = outcome.seconds
-        told["seconds"] = _rounded(
+        told["seconds"] = in_seconds(
             {
                 "resolve": took.resolve,
                 "connect": took.connect,
@@ -126,7 +127,8 @@ class JsonLines:
             "greeted": tally.greeted,
             "lost": tally.lost,
             "rate": round(tally.rate, 3),
-            "seconds": _rounded(_spread(tally)),
+            "seconds": in_seconds(spread(tally.seconds)),
+            "jitter": in_seconds({"": tally.jitter.value})[""],
         }
         if tally.replicas:
             told["replicas"] = dict(tally.replicas.most_common())
@@ -188,12 +190,23 @@ def _ending(greeting: Greeting) -> list[str]:
     return [ENDINGS[greeting.closed][1]] if greeting.closed in ENDINGS else []
 
 
+def _gist(greeting: Greeting) -> str:
+    """The greeting in a line of many; of a path record, which is for programs, whose it is."""
+    return (
+        one_line(greeting.text) if greeting.path is None else one_line(f"a path record of {greeting.path.instance}")
+    )
+
+
 def _all(*words: str | None) -> str | None:
     return "; ".join(filter(None, words)) or None
 
 
-def _spread(tally: Tally) -> dict[str, float | None]:
-    seconds = tally.seconds
+def _times(seconds: dict[str, float | None], names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {value * 1000:.3f}" for name in names if (value := seconds[name]) is not None) + " ms"
+
+
+def spread(seconds: Histogram) -> dict[str, float | None]:
+    """Least, mean, percentiles and greatest, by name; None where there is nothing."""
     return {
         "min": seconds.least if seconds.count else None,
         "mean": seconds.mean,
@@ -202,5 +215,6 @@ def _spread(tally: Tally) -> dict[str, float | None]:
     }
 
 
-def _rounded(values: dict[str, float | None]) -> dict[str, float | None]:
+def in_seconds(values: dict[str, float | None]) -> dict[str, float | None]:
+    """The same as JSON has them: to the microsecond."""
     return {name: None if value is None else round(value, 6) for name, value in values.items()}

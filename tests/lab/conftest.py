@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -90,3 +90,82 @@ def namespace(tmp_path: Path) -> Iterator[Namespace]:
     finally:
         here.stop()
         _ip("netns", "delete", name)
+
+
+@frozen
+class Laboratory:
+    """A client and a server with routers between them: namespaces, and veth pairs with a /24 each."""
+
+    nodes: tuple[Namespace, ...]
+
+    @property
+    def client(self) -> Namespace:
+        """10.0.1.1, on the left."""
+        return self.nodes[0]
+
+    @property
+    def server(self) -> Namespace:
+        """10.0.N.2, on the right."""
+        return self.nodes[-1]
+
+    @property
+    def router(self) -> Namespace:
+        """The one next to the client."""
+        return self.nodes[1]
+
+    @property
+    def host(self) -> str:
+        """The server's address."""
+        return f"10.0.{len(self.nodes) - 1}.2"
+
+    def filter(self, rule: str, chain: str = "type filter hook forward priority -150") -> None:
+        """Give the router a rule (nftables); one call for each chain."""
+        table = f"table ip t{uuid4().hex[:8]} {{\n chain c {{\n {chain};\n {rule}\n }}\n}}\n"
+        done = self.router.run("nft", "-f", "-", given=table.encode())
+        assert done.returncode == 0, done.stderr.decode()
+
+    def wire(self) -> None:
+        """Lay the links and the routes."""
+        last = len(self.nodes) - 1
+        for at in range(last):
+            left, right = self.nodes[at], self.nodes[at + 1]
+            _ip("-n", left.name, "link", "add", "right", "type", "veth", "peer", "name", "left", "netns", right.name)
+            for node, device, end in ((left, "right", 1), (right, "left", 2)):
+                _ip("-n", node.name, "address", "add", f"10.0.{at + 1}.{end}/24", "dev", device)
+                _ip("-n", node.name, "link", "set", device, "up")
+        for at, node in enumerate(self.nodes):
+            if 0 < at < last:
+                node.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+            for net in range(1, last + 1):
+                if net < at:
+                    _ip("-n", node.name, "route", "add", f"10.0.{net}.0/24", "via", f"10.0.{at}.1")
+                elif net > at + 1:
+                    _ip("-n", node.name, "route", "add", f"10.0.{net}.0/24", "via", f"10.0.{at + 1}.2")
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path) -> Iterator[Callable[[int], Laboratory]]:
+    """Makes a laboratory with so many routers; 0 is a cable from client to server."""
+    made: list[Namespace] = []
+
+    def make(routers: int) -> Laboratory:
+        mark = f"greet-{os.getpid()}-{uuid4().hex[:6]}"
+        for at, role in enumerate(["client", *["router"] * routers, "server"]):
+            folder = tmp_path / f"{role}-{at}"
+            folder.mkdir()
+            node = Namespace(f"{mark}-{role}-{at}", folder)
+            done = subprocess.run(
+                ["ip", "netns", "add", node.name], capture_output=True, timeout=PATIENCE, check=False
+            )
+            if done.returncode:
+                pytest.skip(f"network namespaces are not allowed here: {done.stderr.decode().strip()}")
+            made.append(node)
+            _ip("-n", node.name, "link", "set", "lo", "up")
+        there = Laboratory(tuple(made))
+        there.wire()
+        return there
+
+    yield make
+    for node in reversed(made):
+        node.stop()
+        _ip("netns", "delete", node.name)
