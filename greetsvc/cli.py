@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from greetsvc._version import __version__
 from greetsvc.client.ask import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
 from greetsvc.client.flows import MOST_FLOWS, ROUNDS
 from greetsvc.client.outgoing import HIGHEST_DSCP, Claim, Outgoing, parse_claim
 from greetsvc.client.output import Output, standard
-from greetsvc.client.plan import Plan, drive
+from greetsvc.client.plan import Plan, Runnable, drive
 from greetsvc.client.report import JsonLines, Nagios, Plain, Quiet, Report
+from greetsvc.client.schedule import LONGEST_DURATION, MOST_CONCURRENT, MOST_RATE
 from greetsvc.client.setting import BadSetting
 from greetsvc.client.show import one_line
 from greetsvc.client.tally import NOT_GREETED, WRONG_USAGE, Demands
@@ -26,6 +29,13 @@ from greetsvc.client.tls import ClientTls
 __all__ = ["main"]
 
 _TLS_OPTIONS = ("ca", "insecure", "cert", "key", "sni")
+_LOAD_TAKES = frozenset(
+    [
+        *("target", "duration", "concurrency", "rate", "timeout", "four", "six"),
+        *("expect", "warn", "as_json", "size", "encoding", *_TLS_OPTIONS),
+    ]
+)
+"""The parameters that a load run heeds; another one together with --duration is a mistake."""
 
 
 class Number(click.ParamType[float]):
@@ -86,6 +96,24 @@ def _wrong(option: str, value: object, why: str) -> NoReturn:
 @click.option(
     "--size", type=Number(0, LONGEST_REQUEST, whole=True), metavar="BYTES", help="Size of a datagram request (1200)."
 )
+@click.option(
+    "--duration",
+    type=Number(0, LONGEST_DURATION, above=True),
+    metavar="S",
+    help="A load run of so many seconds.",
+)
+@click.option(
+    "--concurrency",
+    type=Number(1, MOST_CONCURRENT, whole=True),
+    metavar="N",
+    help="So many at once (16; with --rate at most so many, 1024).",
+)
+@click.option(
+    "--rate",
+    type=Number(0, MOST_RATE, above=True),
+    metavar="R",
+    help="So many a second, timed from when each was meant to begin.",
+)
 @click.option("--dscp", type=Number(0, HIGHEST_DSCP, whole=True), metavar="N", help="The DSCP to send with.")
 @click.option(
     "--source-port",
@@ -108,7 +136,7 @@ def _wrong(option: str, value: object, why: str) -> NoReturn:
 @click.option("--sni", metavar="NAME", help="The name to ask for, and to find in the certificate.")
 @click.option("--encoding", default="utf-8", metavar="NAME", help="How the greeting is decoded (utf-8).")
 @click.version_option(__version__, message="greet %(version)s")
-def _command(**given: Any) -> Plan:
+def _command(**given: Any) -> Runnable:
     """Ask TARGET for a greeting, and say which step failed when none comes.
 
     TARGET is HOST, HOST:PORT, [V6]:PORT, tcp:HOST:PORT, udp:HOST:PORT, tls:HOST:PORT, unix:PATH or unixgram:PATH;
@@ -116,6 +144,7 @@ def _command(**given: Any) -> Plan:
 
     Exit status: 0 greeted; 1 greeted, but slow, not as expected, or some lost; 2 not greeted; 3 wrong usage.
     """
+    _check_load(given)
     if given["flows"] and given["count"] is None:
         given["count"] = ROUNDS
     given["count"] = 1 if given["count"] is None else given["count"]
@@ -126,14 +155,16 @@ def _command(**given: Any) -> Plan:
         raise click.UsageError(str(error)) from None
     if given["flows"] and target.local:
         _wrong("--flows", int(given["flows"]), f"needs ports, and {target} has none")
+    warn = None if given["warn"] is None else given["warn"] / 1000
+    demands = Demands(expect=_pattern(given["expect"]), warn=warn)
     try:
         asking = _asking(given, target)
         asking.check(target)
+        if given["duration"] is not None:
+            return _load(given, target, asking, demands)
     except BadSetting as error:
         option = f"--{error.name}" if error.name != "family" else "-4" if given["four"] else "-6"
         _wrong(option, error.value, error.why)
-    warn = None if given["warn"] is None else given["warn"] / 1000
-    demands = Demands(expect=_pattern(given["expect"]), warn=warn)
     return Plan(
         target=target,
         asking=asking,
@@ -144,6 +175,31 @@ def _command(**given: Any) -> Plan:
         verbose=given["verbose"],
         flows=int(given["flows"] or 0),
     )
+
+
+def _check_load(given: dict[str, Any]) -> None:
+    """What a load run needs, and what it cannot be."""
+    if given["duration"] is None:
+        for name in ("concurrency", "rate"):
+            if given[name] is not None:
+                _wrong(f"--{name}", f"{given[name]:.10g}", "needs --duration")
+        return
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is ParameterSource.COMMANDLINE and parameter.name not in _LOAD_TAKES:
+            _wrong(parameter.opts[0], "", "not together with --duration")
+
+
+def _load(given: dict[str, Any], target: Target, asking: Asking, demands: Demands) -> Runnable:
+    from greetsvc.client.live import terminal
+    from greetsvc.client.loadplan import LoadPlan, open_more_files
+    from greetsvc.client.runs import Run
+    from greetsvc.client.schedule import Loading
+
+    open_more_files()
+    load = Run.of(target, asking, Loading(given["duration"], _whole(given["concurrency"]), given["rate"]), demands)
+    return LoadPlan(load, as_json=given["as_json"], terminal=terminal(sys.stdout, os.environ))
 
 
 def _check_together(given: dict[str, Any]) -> None:
@@ -208,7 +264,19 @@ def _report(given: dict[str, Any], target: Target, asking: Asking, demands: Dema
     if given["nagios"]:
         return Nagios(target, asking.timeout, demands.warn)
     plain = Plain(target, several)
-    return Quiet(plain) if given["healthcheck"] else plain
+    if given["healthcheck"]:
+        return Quiet(plain)
+    if several and sys.stdout is not None and sys.stdout.isatty():
+        return _drawn(plain)
+    return plain
+
+
+def _drawn(plain: Plain) -> Report:
+    """The same with drawings, where the terminal can show them."""
+    from greetsvc.client.live import Drawn, terminal
+
+    shown = terminal(sys.stdout, os.environ)
+    return plain if shown is None else Drawn(plain, shown)
 
 
 def _said(error: click.ClickException) -> str:
@@ -228,7 +296,7 @@ def _run(arguments: Sequence[str], output: Output) -> int:
     except click.ClickException as error:
         output.complain(f"greet: {one_line(_said(error))}")
         return WRONG_USAGE
-    return drive(plan, output) if isinstance(plan, Plan) else 0
+    return 0 if plan is None or isinstance(plan, int) else drive(plan, output)
 
 
 def main() -> int:

@@ -56,9 +56,15 @@ class Histogram:
         """The duration that ``percent`` of them do not exceed (nearest rank); None when nothing was counted."""
         rank = max(1, math.ceil(self.count * percent / 100))
         seen = 0
-        for bucket in sorted(self._buckets):
-            seen += self._buckets[bucket]
+        for middle, count in self.buckets():
+            seen += count
             if seen >= rank:
-                middle = 2 * math.exp(bucket * _GROWTH) / (1 + math.exp(_GROWTH))
                 return min(max(middle, self.least), self.greatest)
         return None
+
+    def buckets(self) -> list[tuple[float, int]]:
+        """The duration that each bucket stands for, in seconds, and how many it holds, the shortest first."""
+        return [
+            (2 * math.exp(bucket * _GROWTH) / (1 + math.exp(_GROWTH)), self._buckets[bucket])
+            for bucket in sorted(self._buckets)
+        ]

@@ -32,7 +32,7 @@ EachSecond = Callable[[int, Second, int], None]
 """Told when a second of the run is over: its number from 1, what happened in it, how many are in flight."""
 
 _BATCH = 64
-"""Events taken at once. They share one reading of the clock, for all were ready then, however long their turn takes."""
+"""Events taken at once. They share one reading of the clock: all were ready then, however long their turn takes."""
 
 _TURN = 0.01
 _NAP = 0.002
@@ -127,6 +127,18 @@ class Load:
         self._turn()
 
     def _turn(self) -> None:
+        """One turn; what nobody foresaw, and what `each_second` raises, ends the run."""
+        try:
+            self._work()
+        except Exception:  # noqa: BLE001 - it is raised from `run`
+            self._done.errback()
+            return
+        if self._beginning or self._open:
+            self._arm(self._now())
+        else:
+            self._done.callback(None)
+
+    def _work(self) -> None:
         """Handle what is ready, begin what is due, and wait here for what is about to be."""
         now = self._now()
         leave = now + _TURN
@@ -144,10 +156,6 @@ class Load:
                 nap(self._poller, min(wait, leave - now))
             now = self._now()
         self._look_around(now)
-        if not self._beginning and not self._open:
-            self._done.callback(None)
-            return
-        self._arm(now)
 
     def _handle(self, events: list[tuple[int, int]], now: float) -> None:
         asker, in_flight = self._asker, self._open
@@ -163,6 +171,8 @@ class Load:
     def _due(self) -> float:
         """When something is to be done that no socket tells of."""
         due = self._again[0][0] if self._again else math.inf
+        if self._beginning:
+            due = min(due, self._until)
         if self._beginning and len(self._open) < self._slots:
             if self._paced is not None:
                 due = min(due, self._paced.next)

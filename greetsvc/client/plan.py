@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -21,7 +21,7 @@ from greetsvc.client.tally import WRONG_USAGE, Demands, Tally
 from greetsvc.client.targets import Target
 from greetsvc.client.verdict import GreetFailed, Greeting
 
-__all__ = ["Plan", "drive"]
+__all__ = ["Plan", "Runnable", "drive"]
 
 
 @frozen
@@ -90,7 +90,14 @@ class Plan:
         return tuple(range(first, first + self.flows))
 
 
-def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:
+class Runnable(Protocol):
+    """What `drive` can carry out."""
+
+    async def run(self, output: Output, tally: Tally, reactor: Any, now: Callable[[], float]) -> None:
+        """Do it and tell, until done or cancelled; ``tally`` says what exit status it earns."""
+
+
+def drive(plan: Runnable, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:
     """Run the reactor until the plan is carried out or a signal stops it; the exit status."""
     if reactor is None:
         from twisted.internet import reactor

@@ -10,6 +10,7 @@ from attrs import define, field, frozen
 from greetsvc.client.flows import Flows
 from greetsvc.client.histogram import Histogram
 from greetsvc.client.show import one_line, without_line_end
+from greetsvc.client.trend import Jitter
 from greetsvc.client.verdict import GreetFailed, Greeting
 
 __all__ = ["FLAWED", "GREETED", "NOT_GREETED", "WRONG_USAGE", "Demands", "Tally"]
@@ -43,7 +44,7 @@ class Tally:
     """Counts over a run. ``elapsed`` is its length so far, in seconds.
 
     ``replicas`` counts the instances that answered; ``late`` has, by how many SYNs it took, the seconds to connect;
-    ``flows`` the losses by flow, where there are several.
+    ``flows`` the losses by flow, where there are several; ``jitter`` how much the times differ from one to the next.
     """
 
     sent: int = 0
@@ -54,6 +55,7 @@ class Tally:
     replicas: Counter[str] = field(factory=Counter)
     late: dict[int, list[float]] = field(factory=dict)
     flows: Flows | None = None
+    jitter: Jitter = field(factory=Jitter)
 
     @property
     def lost(self) -> int:
@@ -73,6 +75,7 @@ class Tally:
         self.greeted += 1
         self.flawed += bool(complaints)
         self.seconds.add(outcome.seconds.total)
+        self.jitter.add(outcome.seconds.total)
         if outcome.path is not None:
             self.replicas[outcome.path.instance] += 1
         syns = outcome.sent.syns if outcome.sent else None

@@ -74,7 +74,8 @@ def test_plainly_several_are_a_line_each_and_a_summary() -> None:
     assert plain.end(tally(greeting(), greeting(), refused())).out == [
         "",
         "3 sent, 2 greeted, 1 lost (33.3 %), 1 a second",
-        "min 2.000, mean 2.000, p50 2.000, p90 2.000, p99 2.000, p999 2.000, max 2.000 ms",
+        "min 2.000, mean 2.000, max 2.000, jitter 0.000 ms",
+        "p50 2.000, p90 2.000, p99 2.000, p999 2.000 ms",
     ]
     assert plain.end(Tally()).out == ["", "0 sent, 0 greeted, 0 lost (0 %), 0 a second"]
 
@@ -100,7 +101,7 @@ def test_json_has_exactly_the_keys_of_the_contract() -> None:
     assert (failed["ok"], failed["greeting"], failed["address"]) == (False, None, None)
     assert (failed["error"], failed["errno"], failed["phase"]) == ("Connection refused", 111, "connect")
     summary = json.loads(report.end(tally(greeting(), refused())).out[0])["summary"]
-    assert list(summary) == ["sent", "greeted", "lost", "rate", "seconds"]
+    assert list(summary) == ["sent", "greeted", "lost", "rate", "seconds", "jitter"]
     assert list(summary["seconds"]) == ["min", "mean", "p50", "p90", "p99", "p999", "max"]
     assert (summary["sent"], summary["greeted"], summary["lost"], summary["rate"]) == (2, 1, 1, 0.5)
     assert JsonLines(TARGET, several=False).end(tally(greeting())).out == []

@@ -1,0 +1,121 @@
+"""How times went over a run: jitter, a sparkline, and bars of a histogram. Pure: text in, text out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from attrs import define, field
+
+from greetsvc.client.histogram import Histogram
+
+__all__ = ["LOST", "Jitter", "Trail", "bars", "sparkline"]
+
+LOST = "x"
+"""Stands in a sparkline for a stretch in which something was lost."""
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_MOST_ROWS = 10
+_NARROWEST_ROW = 0.02
+"""Rows are at least 2 % apart: as wide as a bucket of the histogram."""
+
+
+@define
+class Jitter:
+    """The mean absolute difference between the times of one greeting and the next.
+
+    RFC 3550 (6.4.1) takes the same differences and smooths them with a gain of 1/16, which begins at zero and says
+    little of a short run; here it is their plain mean. A probe that is lost is left out: the next greeting is held
+    against the last one that came.
+    """
+
+    _last: float | None = None
+    _total: float = 0.0
+    _count: int = 0
+
+    def add(self, seconds: float) -> None:
+        """The time of the next greeting."""
+        if self._last is not None:
+            self._total += abs(seconds - self._last)
+            self._count += 1
+        self._last = seconds
+
+    @property
+    def value(self) -> float | None:
+        """Seconds; None before there are two greetings."""
+        return self._total / self._count if self._count else None
+
+
+@define
+class Trail:
+    """What a run's times were, one after another, in a bounded number of cells.
+
+    A cell stands for ``width`` probes and holds the longest time of those, or None when one of them was lost. When
+    all ``cells`` are full two and two become one: a run without end keeps its whole history in the same place.
+    """
+
+    cells: int = 60
+    width: int = 1
+    _full: list[float | None] = field(factory=list)
+    _filling: list[float | None] = field(factory=list)
+
+    def add(self, seconds: float | None) -> None:
+        """The next probe's time; None: it was lost."""
+        self._filling.append(seconds)
+        if len(self._filling) < self.width:
+            return
+        self._full.append(_worst(self._filling))
+        self._filling = []
+        if len(self._full) == self.cells:
+            self._full = [_worst(self._full[at : at + 2]) for at in range(0, self.cells, 2)]
+            self.width *= 2
+
+    @property
+    def values(self) -> list[float | None]:
+        """The cells from the first to the last, which may stand for fewer probes."""
+        return [*self._full, *([_worst(self._filling)] if self._filling else [])]
+
+
+def _worst(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """A character for each value, the lowest of them at the bottom; `LOST` for None."""
+    known = [value for value in values if value is not None]
+    low = min(known, default=0.0)
+    span = max(known, default=0.0) - low
+    return "".join(LOST if value is None else _LEVELS[_level(value - low, span)] for value in values)
+
+
+def _level(height: float, span: float) -> int:
+    return min(len(_LEVELS) - 1, int(len(_LEVELS) * height / span)) if span else 0
+
+
+def bars(histogram: Histogram, width: int) -> list[str]:
+    """A line for each stretch of time (they grow by one ratio), its bar, and how many took so long."""
+    if not histogram.count:
+        return []
+    low, high = histogram.least, histogram.greatest
+    ratio = math.log(high / low)
+    rows = max(1, min(_MOST_ROWS, math.ceil(ratio / _NARROWEST_ROW)))
+    counts = [0] * rows
+    for seconds, count in histogram.buckets():
+        at = int(rows * math.log(max(seconds, low) / low) / ratio) if ratio else 0
+        counts[min(at, rows - 1)] += count
+    edges = [1000 * low * math.exp(ratio * at / rows) for at in range(rows + 1)]
+    labels = [f"{_ms(edges[at]):>8} to {_ms(edges[at + 1]):>8} ms" for at in range(rows)]
+    room = max(8, width - len(labels[0]) - len(str(max(counts))) - 4)
+    most = max(counts)
+    return [f"{label}  {_bar(count / most, room)} {count}" for label, count in zip(labels, counts, strict=True)]
+
+
+def _ms(value: float) -> str:
+    return f"{value:.4g}" if value < 10000 else f"{value:.0f}"
+
+
+def _bar(share: float, width: int) -> str:
+    eighths = math.ceil(share * width * 8)
+    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()).ljust(1) if eighths else ""
