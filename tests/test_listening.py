@@ -1,0 +1,179 @@
+"""Listeners that are there only later, or belong to somebody else's endpoint."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+import pytest_twisted
+from attrs import define, field
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from zope.interface import directlyProvides, providedBy
+
+from greetsvc import listening as listening_module
+from greetsvc.config import settings
+from greetsvc.options import Options
+from greetsvc.service import GreetingService, makeService
+from greetsvc.settings import Mistake
+
+real_reactor: Any = global_reactor
+HELLO = b"Thank you for connecting\r\n"
+
+
+class Reactor:
+    """The real one, but that it only notes that it was told to stop."""
+
+    def __init__(self) -> None:
+        self.stopped = 0
+        directlyProvides(self, providedBy(real_reactor))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(real_reactor, name)
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+@define
+class Late:
+    """An endpoint that listens when it is told to, as one that first has to ask the network."""
+
+    reactor: Any
+    foreign: bool = False
+    answer: Deferred[Any] = field(factory=Deferred)
+    factory: Any = None
+
+    def listen(self, factory: Any) -> Deferred[Any]:
+        self.factory = factory
+        return self.answer
+
+    def succeed(self) -> None:
+        reactor = real_reactor if self.foreign else self.reactor
+        self.answer.callback(reactor.listenTCP(0, self.factory, interface="127.0.0.1"))
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> list[Late]:
+    """The endpoints made of the strings ``late:`` and ``foreign:``, as a plugin would make them."""
+    made: list[Late] = []
+
+    def from_string(reactor: Any, text: str) -> Late:
+        made.append(Late(reactor, foreign=text.startswith("foreign")))
+        return made[-1]
+
+    monkeypatch.setattr(listening_module, "serverFromString", from_string)
+    return made
+
+
+def _service(*listen: str, reactor: Any = None) -> GreetingService:
+    service = GreetingService(settings({}, listen), reactor)
+    service.bind()
+    return service
+
+
+def _reads(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        said = b""
+        while piece := client.recv(100):
+            said += piece
+        return said
+
+
+@pytest.mark.parametrize("kind", ["late:x", "foreign:x"])
+@pytest.mark.parametrize("started_first", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_that_answers_later_is_served_from_then_on(
+    kind: str, started_first: bool, late: list[Late]
+) -> None:
+    service = _service(kind)
+    assert service.describe() == [f"{kind[:-2]} {kind} says text:Thank you for connecting\\r\\n"]
+    if not started_first:
+        late[0].succeed()
+    service.startService()
+    if started_first:
+        late[0].succeed()
+    one: Any = service._listening[0]
+    port = int(one.places()[0].removeprefix("port: "))
+    assert await deferToThread(_reads, port).addTimeout(5, real_reactor) == HELLO
+    await service.stopService()
+    with pytest.raises(ConnectionRefusedError):
+        await deferToThread(_reads, port).addTimeout(5, real_reactor)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            CannotListenError("192.0.2.1", 5, OSError(99, "Cannot assign")),
+            "cannot listen on 192.0.2.1, port 5: Cannot assign",
+        ),
+        (RuntimeError("the tunnel\nis down"), "the tunnel is down"),
+        (ValueError(), "ValueError"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_that_fails_later_stops_the_reactor_with_one_line(
+    error: Exception, says: str, late: list[Late], log_lines: list[str], logged_errors: Any
+) -> None:
+    reactor = Reactor()
+    service = _service("late:x", "udp:0:interface=127.0.0.1", reactor=reactor)
+    service.startService()
+    late[0].answer.errback(error)
+    await deferLater(real_reactor, 0, lambda: None)
+    assert reactor.stopped == 1
+    critical = [line for line in log_lines if line.startswith("greetsvc: ")]
+    assert critical == [f"greetsvc: --listen late:x: {says}"]
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_that_fails_at_once_is_a_mistake(late: list[Late], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Late, factory: Any) -> Deferred[Any]:
+        self.answer.errback(RuntimeError("no tunnel"))
+        return self.answer
+
+    monkeypatch.setattr(Late, "listen", fails)
+    with pytest.raises(Mistake, match=r"^--listen late:x: no tunnel$"):
+        _service("udp:0:interface=127.0.0.1", "late:x")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_that_raises_is_a_mistake(late: list[Late], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_reactor: Any, text: str) -> Any:
+        raise KeyError(text)
+
+    monkeypatch.setattr(listening_module, "serverFromString", fails)
+    with pytest.raises(Mistake, match=r"^--listen late:x: 'late:x'$"):
+        _service("late:x")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_that_has_not_answered_is_cancelled_on_stop_whatever_it_says_then(
+    answers: bool, late: list[Late], log_lines: list[str]
+) -> None:
+    reactor = Reactor()
+    service = _service("late:x", reactor=reactor)
+    if answers:
+        late[0].answer._canceller = lambda answer: answer.errback(ConnectionError("gave up"))
+    service.startService()
+    await service.stopService()
+    await deferLater(real_reactor, 0, lambda: None)
+    assert not reactor.stopped
+    assert not [line for line in log_lines if line.startswith("greetsvc: ")]
+
+
+def test_check_cancels_an_endpoint_that_has_not_answered(
+    late: list[Late], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Options()
+    options.parseOptions(["--listen", "late:x", "--check"])
+    with pytest.raises(SystemExit):
+        makeService(options)
+    assert capsys.readouterr().out.startswith("late late:x says ")
+    assert late[0].answer.called

@@ -1,0 +1,611 @@
+"""The whole service in this process, from settings to sockets, with blocking peers in threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import signal
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from attrs import define, field
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from greetsvc import service as service_module
+from greetsvc import wire
+from greetsvc.config import settings
+from greetsvc.net.bind import ipv6_works
+from greetsvc.service import GreetingService
+from greetsvc.settings import Mistake
+
+reactor: Any = global_reactor
+HELLO = b"Thank you for connecting\r\n"
+MARKED = wire.request("0123456789abcdef", 1200)
+needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="there is no IPv6 here")
+
+
+@define
+class Services:
+    """Starts services, and stops what is left of them."""
+
+    running: list[GreetingService] = field(factory=list)
+
+    def bound(self, *listen: str, reactor: Any = None, **options: object) -> GreetingService:
+        given = {name.replace("_", "-"): value for name, value in options.items()}
+        service = GreetingService(settings(given, listen), reactor)
+        service.bind()
+        self.running.append(service)
+        return service
+
+    def started(self, *listen: str, reactor: Any = None, **options: object) -> GreetingService:
+        service = self.bound(*listen, reactor=reactor, **options)
+        service.startService()
+        return service
+
+    async def stop(self) -> None:
+        while self.running:
+            await self.running.pop().stopService()
+
+
+@pytest_twisted.async_yield_fixture
+async def services() -> Any:
+    """Services that are stopped at the end of the test."""
+    found = Services()
+    yield found
+    for service in found.running:
+        object.__setattr__(service.settings, "drain", 0.0)
+    await found.stop()
+
+
+async def _thread(call: Callable[..., Any], *arguments: Any) -> Any:
+    return await deferToThread(call, *arguments).addTimeout(10, reactor)
+
+
+async def _within(seconds: float, waited: Deferred[Any]) -> Any:
+    return await waited.addTimeout(seconds, reactor)
+
+
+def _where(service: GreetingService, which: int = 0) -> Any:
+    """The address of a listener, as the socket module has it."""
+    one: Any = service._listening[which]
+    endpoint = one.listener.endpoint
+    if endpoint.path is not None:
+        return endpoint.path
+    port = int(one.places()[0].rpartition(" ")[2])
+    return ((endpoint.host or "127.0.0.1").replace("::", "::1").replace("::11", "::1"), port)
+
+
+def _tutorial_client(family: int, address: Any) -> bytes:
+    """Connects, reads to the end, closes."""
+    with socket.socket(family) as client:
+        client.settimeout(5)
+        client.connect(address)
+        said = b""
+        while piece := client.recv(4096):
+            said += piece
+        return said
+
+
+def _tutorial_client_that_asks_for_the_errno(address: Any) -> tuple[int, bytes]:
+    with socket.socket() as client:
+        client.settimeout(5)
+        code = client.connect_ex(address)
+        return code, b"" if code else client.recv(4096)
+
+
+def _asks(family: int, address: Any, request: bytes = b"x", own: Any = None, patience: float = 5) -> bytes | None:
+    """One request over a socket that hears only whom it asks; None where no answer comes."""
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(patience)
+        if family == socket.AF_UNIX or own is not None:
+            client.bind(own or "")
+        client.connect(address)
+        client.send(request)
+        try:
+            return client.recv(9000)
+        except TimeoutError:
+            return None
+
+
+STREAMS = [
+    pytest.param("tcp:0:interface=127.0.0.1", socket.AF_INET, id="tcp"),
+    pytest.param(r"tcp6:0:interface=\:\:1", socket.AF_INET6, id="tcp6", marks=needs_ipv6),
+    pytest.param("unix:{dir}/greet.sock", socket.AF_UNIX, id="unix"),
+]
+DATAGRAMS = [
+    pytest.param("udp:0:interface=127.0.0.1", socket.AF_INET, id="udp"),
+    pytest.param(r"udp:0:interface=\:\:1", socket.AF_INET6, id="udp6", marks=needs_ipv6),
+    pytest.param("unixgram:{dir}/greet.sock", socket.AF_UNIX, id="unixgram"),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "family"), STREAMS)
+@pytest_twisted.ensureDeferred
+async def test_who_connects_is_greeted_and_the_log_tells_it(
+    endpoint: str, family: int, services: Services, tmp_path: Path, log_lines: list[str]
+) -> None:
+    service = services.started(endpoint.format(dir=tmp_path))
+    assert await _thread(_tutorial_client, family, _where(service)) == HELLO
+    assert await _thread(_tutorial_client, family, _where(service)) == HELLO
+    where = _where(service)
+    place = f"path: {where}" if family == socket.AF_UNIX else f"port: {where[1]}"
+    assert f"Server start at {place}" in log_lines
+    visits = [line for line in log_lines if line.startswith("Got a connection from ")]
+    assert len(visits) == 2
+    if family == socket.AF_UNIX:
+        assert visits[0] == "Got a connection from an unnamed UNIX socket"
+    else:
+        host, port = service.ledger.latest[0].peer
+        assert visits[0] == f"Got a connection from ('{host}', {port})"
+    await services.stop()
+    assert service.admission.open == 0
+
+
+@pytest.mark.parametrize(("endpoint", "family"), DATAGRAMS)
+@pytest_twisted.ensureDeferred
+async def test_who_sends_a_datagram_is_greeted_and_the_log_tells_it(
+    endpoint: str, family: int, services: Services, tmp_path: Path, log_lines: list[str]
+) -> None:
+    service = services.started(endpoint.format(dir=tmp_path))
+    for request in (b"", b"x", MARKED):
+        assert await _thread(_asks, family, _where(service), request) == HELLO
+    assert service.ledger.visits == 3
+    assert sum(line.startswith("Got a connection from ") for line in log_lines) == 3
+    where = _where(service)
+    place = f"path: {where}" if family == socket.AF_UNIX else f"port: {where[1]}"
+    assert f"Server start at {place}" in log_lines
+    await services.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_asks_for_the_errno_reads_0_and_111_once_it_is_stopped(services: Services) -> None:
+    service = services.started("tcp:0:interface=127.0.0.1")
+    where = _where(service)
+    assert await _thread(_tutorial_client_that_asks_for_the_errno, where) == (0, HELLO)
+    await services.stop()
+    assert await _thread(_tutorial_client_that_asks_for_the_errno, where) == (errno.ECONNREFUSED, b"")
+
+
+@needs_ipv6
+@pytest_twisted.ensureDeferred
+async def test_one_port_on_both_families_is_two_sockets_and_a_dual_stack_one_serves_both(services: Services) -> None:
+    dual = services.started(r"tcp:0:interface=\:\:", r"udp:0:interface=\:\:")
+    for which, ask in ((0, _tutorial_client), (1, _asks)):
+        port = _where(dual, which)[1]
+        assert await _thread(ask, socket.AF_INET6, ("::1", port)) == HELLO
+        assert await _thread(ask, socket.AF_INET, ("127.0.0.1", port)) == HELLO
+    assert {entry.peer.host for entry in dual.ledger.latest} == {"::1", "127.0.0.1"}
+    pair = services.started(
+        f"udp:{(free := _free_port())}", rf"udp:{free}:interface=\:\:", f"tcp:{free}", f"tcp6:{free}"
+    )
+    for ask in (_tutorial_client, _asks):
+        assert await _thread(ask, socket.AF_INET6, ("::1", free)) == HELLO
+        assert await _thread(ask, socket.AF_INET, ("127.0.0.1", free)) == HELLO
+    assert pair.ledger.visits == 4
+
+
+def _free_port() -> int:
+    """A port that is free for TCP and UDP in both families, most likely."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_listeners_the_defaults_are_served_and_ipv6_is_left_out_where_there_is_none(
+    services: Services, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
+) -> None:
+    port = _free_port()
+    monkeypatch.setattr(service_module, "_DEFAULT_ENDPOINTS", (f"tcp:{port}", f"udp:{port}"))
+    six = (rf"tcp:{port}:interface=\:\:", rf"udp:{port}:interface=\:\:")
+    monkeypatch.setattr(service_module, "_DEFAULT_IPV6_ENDPOINTS", six)
+    for works in {ipv6_works(), False}:
+        monkeypatch.setattr(service_module, "ipv6_works", lambda works=works: works)
+        log_lines.clear()
+        service = services.started(greeting="Hi")
+        assert await _thread(_tutorial_client, socket.AF_INET, ("127.0.0.1", port)) == b"Hi"
+        assert log_lines.count(f"Server start at port: {port}") == (4 if works else 2)
+        assert ("There is no IPv6 here: IPv4 alone is served" in log_lines) is not works
+        assert len(service.describe()) == (4 if works else 2)
+        await services.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_log_says_where_the_kernel_cuts_the_backlog(
+    services: Services, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
+) -> None:
+    said = "The backlog of listeners is 128: net.core.somaxconn allows no more"
+    for found, expected in (((128, True), True), ((65535, False), False)):
+        monkeypatch.setattr(service_module, "kernel_backlog", lambda found=found: found)
+        log_lines.clear()
+        services.started("udp:0:interface=127.0.0.1")
+        assert (said in log_lines) is expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wildcard_answers_from_the_address_that_was_asked(services: Services) -> None:
+    service = services.started("udp:0", greeting="{local_host} {peer_host}")
+    port = _where(service)[1]
+    for host in ("127.0.0.1", "127.0.0.2"):
+        assert await _thread(_asks, socket.AF_INET, (host, port)) == f"{host} 127.0.0.1".encode()
+
+
+@pytest_twisted.ensureDeferred
+async def test_our_own_ports_are_not_answered_whatever_their_address(services: Services) -> None:
+    service = services.started("udp:0:interface=127.0.0.1", "udp:0:interface=127.0.0.1")
+    for which in (0, 1):
+        own = ("127.0.0.2", _where(service, which)[1])
+        assert await _thread(_asks, socket.AF_INET, _where(service), MARKED, own, 0.2) is None
+    assert service.ledger.refused == {"own-port": 2}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may send from a port below 1024")
+@pytest_twisted.ensureDeferred
+async def test_a_port_below_1024_is_not_answered(services: Services) -> None:
+    service = services.started("udp:0:interface=127.0.0.1")
+    own = ("127.0.0.2", 1017)
+    assert await _thread(_asks, socket.AF_INET, _where(service), MARKED, own, 0.2) is None
+    assert service.ledger.refused == {"port": 1}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_to_a_broadcast_address_is_not_answered(services: Services) -> None:
+    service = services.started("udp:0")
+
+    def shouts() -> bytes | None:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            client.settimeout(0.2)
+            client.sendto(MARKED, ("127.255.255.255", _where(service)[1]))
+            try:
+                return client.recv(100)
+            except TimeoutError:
+                return None
+
+    assert await _thread(shouts) is None
+    assert service.ledger.refused == {"group": 1}
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_greetsvc_that_are_set_on_each_other_fall_silent(services: Services) -> None:
+    one = services.started("udp:0:interface=127.0.0.1", greeting="one")
+    other = services.started("udp:0:interface=127.0.0.1", greeting="")
+    service_a: Any = one._listening[0]
+    service_a._port.write(b"forged", _where(other))
+    for _ in range(50):
+        await deferLater(reactor, 0, lambda: None)
+    assert 1 <= other.ledger.visits <= 8
+    assert one.ledger.visits <= 8
+    before = one.ledger.visits, other.ledger.visits
+    service_a._port.write(b"forged", _where(other))
+    for _ in range(50):
+        await deferLater(reactor, 0, lambda: None)
+    assert one.ledger.visits + other.ledger.visits <= sum(before) + 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_wait_until_the_service_is_started_and_those_in_the_queue_are_greeted_on_stop(
+    services: Services,
+) -> None:
+    service = services.bound("tcp:0:interface=127.0.0.1", "udp:0:interface=127.0.0.1")
+    clients = [socket.create_connection(_where(service), timeout=5) for _ in range(5)]
+    asker = socket.socket(type=socket.SOCK_DGRAM)
+    asker.settimeout(5)
+    asker.connect(_where(service, 1))
+    for _ in range(3):
+        asker.send(b"")
+    for _ in range(3):
+        await deferLater(reactor, 0, lambda: None)
+    assert service.ledger.visits == 0
+    service.startService()
+    stopped = service.stopService()
+    services.running.clear()
+    for client in clients:
+        with client:
+            assert client.recv(100) == HELLO
+            assert client.recv(100) == b""
+    with asker:
+        assert [asker.recv(100) for _ in range(3)] == [HELLO] * 3
+    await _within(5, stopped)
+    assert service.ledger.visits == 8
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_lets_an_open_connection_end(services: Services, log_lines: list[str]) -> None:
+    service = services.started("tcp:0:interface=127.0.0.1")
+    with socket.create_connection(_where(service), timeout=5) as client:
+        assert await _thread(client.recv, 100) == HELLO
+        stopped = service.stopService()
+        services.running.clear()
+        await deferLater(reactor, 0.1, lambda: None)
+        assert not stopped.called
+    await _within(5, stopped)
+    assert "Stopping: 1 open connections have 5.0 s to end" in log_lines
+    assert not [line for line in log_lines if line.startswith("Ending")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_does_not_end_is_ended_after_the_drain(
+    services: Services, log_lines: list[str]
+) -> None:
+    service = services.started("tcp:0:interface=127.0.0.1", drain=0.1)
+    with socket.create_connection(_where(service), timeout=5) as client:
+        assert await _thread(client.recv, 100) == HELLO
+        await _within(2, service.stopService())
+        services.running.clear()
+        assert service.admission.open == 0
+    assert "Ending 1 open connections" in log_lines
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_in_mid_greeting_is_aborted_after_the_drain(services: Services) -> None:
+    # The peer does not read, so that not all can be written.
+    service = services.started("tcp:0:interface=127.0.0.1", drain=0.05, greeting="x" * (32 << 20))
+    with socket.create_connection(_where(service), timeout=5) as client:
+        for _ in range(200):
+            if service.ledger.visits:
+                break
+            await deferLater(reactor, 0.01, lambda: None)
+        await _within(2, service.stopService())
+        services.running.clear()
+
+        def read_all() -> bool:
+            try:
+                while client.recv(1 << 20):
+                    pass
+            except ConnectionResetError:
+                return True
+            return False
+
+        assert await _thread(read_all)
+    assert service.admission.open == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest_twisted.ensureDeferred
+async def test_a_second_signal_ends_the_drain_at_once(number: int, services: Services, log_lines: list[str]) -> None:
+    before = signal.getsignal(number)
+    service = services.started("tcp:0:interface=127.0.0.1", drain=60, linger=60)
+    with socket.create_connection(_where(service), timeout=5) as client:
+        assert await _thread(client.recv, 100) == HELLO
+        stopped = service.stopService()
+        services.running.clear()
+        await deferLater(reactor, 0.05, lambda: None)
+        signal.raise_signal(number)
+        await _within(2, stopped)
+    assert "Ending 1 open connections" in log_lines
+    assert signal.getsignal(number) == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    calls: list[int] = []
+
+    def inside() -> Any:
+        with service_module._signals(lambda: calls.append(1)):
+            return signal.getsignal(signal.SIGTERM)
+
+    assert await _thread(inside) == signal.getsignal(signal.SIGTERM)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_client_meets_the_deadline_and_the_linger_bound(services: Services) -> None:
+    service = services.started("tcp:0:interface=127.0.0.1", linger=0.1)
+    with socket.create_connection(_where(service), timeout=5) as client:
+        assert await _thread(client.recv, 100) == HELLO
+        for _ in range(100):
+            if not service.admission.open:
+                break
+            await deferLater(reactor, 0.02, lambda: None)
+        assert service.admission.open == 0
+
+
+def _still_sending(  # noqa: C901 - one loop over what epoll says
+    address: Any, clients: int, size: int
+) -> list[bytes | str]:
+    """So many clients at once, each sending so many bytes from the start; what each read, or the error it saw.
+
+    Only who has sent everything and read to the end has read anything.
+    """
+    poll, payload = select.epoll(), b"." * (256 * 1024)
+    sockets: dict[int, socket.socket] = {}
+    left: dict[int, int] = {}
+    read: dict[int, bytes] = {}
+    outcome: list[bytes | str] = []
+    for _ in range(clients):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(address)
+        sockets[sock.fileno()], left[sock.fileno()], read[sock.fileno()] = sock, size, b""
+        poll.register(sock, select.EPOLLIN | select.EPOLLOUT)
+    ended: set[int] = set()
+    while sockets:
+        events = poll.poll(5)
+        if not events:
+            outcome += ["silence"] * len(sockets)
+            break
+        for fd, event in events:
+            sock = sockets[fd]
+            try:
+                if event & select.EPOLLIN and fd not in ended:
+                    piece = sock.recv(4096)
+                    read[fd] += piece
+                    if not piece:
+                        ended.add(fd)
+                if event & select.EPOLLOUT and left[fd]:
+                    left[fd] -= sock.send(payload[: left[fd]])
+                if event & (select.EPOLLERR | select.EPOLLHUP) and left[fd]:
+                    raise OSError(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "while sending")
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                outcome.append(str(error))
+            else:
+                wanted = (0 if fd in ended else select.EPOLLIN) | (select.EPOLLOUT if left[fd] else 0)
+                if wanted:
+                    poll.modify(fd, wanted)
+                    continue
+                outcome.append(read[fd])
+            poll.unregister(fd)
+            sockets.pop(fd).close()
+    for sock in sockets.values():
+        sock.close()
+    poll.close()
+    return outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_500_of_500_clients_that_are_still_sending_a_megabyte_read_the_greeting_and_see_no_error(
+    services: Services,
+) -> None:
+    service = services.started("tcp:0:interface=127.0.0.1", log_visits="off")
+    outcome = await deferToThread(_still_sending, _where(service), 500, 1 << 20).addTimeout(30, reactor)
+    assert outcome == [HELLO] * 500
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_resets_hurts_nobody(services: Services) -> None:
+    service = services.started("tcp:0:interface=127.0.0.1")
+
+    def reset() -> None:
+        with socket.create_connection(_where(service)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    for _ in range(10):
+        await _thread(reset)
+    assert await _thread(_tutorial_client, socket.AF_INET, _where(service)) == HELLO
+    for _ in range(100):
+        if not service.admission.open:
+            break
+        await deferLater(reactor, 0.02, lambda: None)
+    assert service.admission.open == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_connections_than_allowed_are_closed_at_once_and_counted(services: Services) -> None:
+    for options, reason in (({"max_connections": 2}, "max-connections"), ({"max_per_source": 2}, "max-per-source")):
+        service = services.started("tcp:0:interface=127.0.0.1", drain=0, **options)
+        held = [socket.create_connection(_where(service), timeout=5) for _ in range(2)]
+        for client in held:
+            assert await _thread(client.recv, 100) == HELLO
+        assert await _thread(_tutorial_client, socket.AF_INET, _where(service)) == b""
+        assert service.ledger.refused == {reason: 1}
+        for client in held:
+            client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_path_greeting_tells_what_arrived(services: Services) -> None:
+    service = services.started("tcp:0:interface=127.0.0.1", "udp:0:interface=127.0.0.1", greeter="path")
+    said = await _thread(_tutorial_client, socket.AF_INET, _where(service))
+    assert b'"transport":"tcp"' in said
+    assert b'"syn":{"ttl":64' in said
+    assert b'"rtt_us":' in said
+    said = await _thread(_asks, socket.AF_INET, _where(service, 1), MARKED)
+    assert b'"nonce":"0123456789abcdef"' in said
+    assert b'"datagram":{"ttl":64,"dscp":0,"size":1200}' in said
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxied_listener_greets_whom_the_header_names_and_refuses_who_is_not_trusted(
+    services: Services,
+) -> None:
+    def through_proxy(address: Any) -> bytes:
+        with socket.create_connection(address, timeout=5) as client:
+            try:
+                client.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 8088\r\n")
+                return client.recv(100)
+            except ConnectionError:
+                return b""
+
+    trusting = services.started("proxy:tcp:0:interface=127.0.0.1", greeting="{peer_host}")
+    assert await _thread(through_proxy, _where(trusting)) == b"192.0.2.7"
+    wary = services.started("proxy:tcp:0:interface=127.0.0.1", trust_proxy=["10.0.0.0/8", "::1"])
+    assert await _thread(through_proxy, _where(wary)) == b""
+    assert wary.ledger.refused == {"proxy-untrusted": 1}
+
+
+@pytest.mark.parametrize("kind", ["unix", "unixgram"])
+@pytest_twisted.ensureDeferred
+async def test_a_unix_path_has_its_mode_is_taken_over_when_stale_and_removed_on_stop(
+    kind: str, services: Services, tmp_path: Path
+) -> None:
+    path = tmp_path / "greet.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    services.started(f"{kind}:{path}:mode=640")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    with pytest.raises(Mistake, match=f"^--listen {kind}:{path}: cannot listen on {path}: Address already in use$"):
+        services.bound(f"{kind}:{path}")
+    assert path.is_socket()
+    await services.stop()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["unix", "unixgram"])
+@pytest_twisted.ensureDeferred
+async def test_a_unix_path_that_is_somebody_elses_by_now_is_not_removed(
+    kind: str, services: Services, tmp_path: Path
+) -> None:
+    path = tmp_path / "greet.sock"
+    services.started(f"{kind}:{path}")
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        await services.stop()
+        assert path.is_socket()
+
+
+@pytest_twisted.ensureDeferred
+async def test_visits_are_not_logged_when_they_are_off_and_summed_up_when_asked(
+    services: Services, log_lines: list[str]
+) -> None:
+    for what, expected in (("off", []), ("summary", ["Got 2 connections in a second: tcp 2"])):
+        log_lines.clear()
+        service = services.started("tcp:0:interface=127.0.0.1", log_visits=what)
+        for _ in range(2):
+            await _thread(_tutorial_client, socket.AF_INET, _where(service))
+        await services.stop()
+        assert [line for line in log_lines if line.startswith("Got ")] == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_twice_or_without_having_started_is_no_error(services: Services) -> None:
+    service = services.bound("tcp:0:interface=127.0.0.1")
+    await service.stopService()
+    await service.stopService()
+    services.running.clear()
+    GreetingService(attrs.evolve(service.settings)).unbind()
+
+
+@pytest.mark.parametrize(("limits", "expected"), [((1024, 4096), 4096), ((1024, 1024), 1024)])
+def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(
+    limits: tuple[int, int], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: asked.append(wanted))
+    assert service_module._open_files() == expected
+    assert asked == [(expected, expected)]
+
+
+def test_where_the_limit_cannot_be_raised_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1 << 62))
+    monkeypatch.setattr(resource, "setrlimit", refuses)
+    assert service_module._open_files() == 256
