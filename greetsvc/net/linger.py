@@ -3,7 +3,7 @@
 `close()` on a socket with unread input makes the kernel send RST, which can destroy what was written and not
 yet read at the other end (RFC 1122 4.2.2.13, RFC 2525 2.17). So the side that closes first sends its FIN, discards
 what still arrives, and closes when the peer does. Most peers do so at once: each new socket is looked at once,
-a moment later, and only what is still open then is registered with the reactor.
+a moment later, and only what is still open then is watched.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from zope.interface import Interface, implementer
 
 from greetsvc.net.deadline import Deadlines
+from greetsvc.net.watch import Watch, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,17 +62,31 @@ class ILingers(Interface):
         At once, if it is closed already.
         """
 
+    def call_if_it_stays(call: Callable[[], object]) -> None:  # noqa: N805
+        """Call ``call()`` once if the connection is still open after ``connectionMade``; at once, if that is over.
+
+        So what only a connection that stays needs, as a deadline, costs nothing for one that does not.
+        """
+
 
 class Lingerers:
     """The sockets that sent their FIN and wait for their peer's.
 
     Each is bounded: ``silence`` seconds without a byte, ``lifetime`` seconds in all, and ``at_least`` bytes, after
     which the peer is reset. There are at most ``most``; beyond that the oldest is closed. A peer that reads
-    its greeting slowly still gets all of it: the kernel goes on sending after `close`.
+    its greeting slowly still gets all of it: the kernel goes on sending after `close`. ``watching`` is how those that
+    stay are watched, the best way of the platform when left out.
     """
 
     def __init__(
-        self, reactor: _Reactor, *, silence: float = 2.0, lifetime: float, at_least: int = AT_LEAST, most: int
+        self,
+        reactor: _Reactor,
+        *,
+        silence: float = 2.0,
+        lifetime: float,
+        at_least: int = AT_LEAST,
+        most: int,
+        watching: Watch | None = None,
     ) -> None:
         self._reactor = reactor
         self._at_least = at_least
@@ -83,6 +98,7 @@ class Lingerers:
         self._silence: Deadlines[_Drain] = Deadlines(reactor, silence, self._finish)
         self._lifetime: Deadlines[_Drain] = Deadlines(reactor, lifetime, self._finish)
         self._sweeping: IDelayedCall | None = None
+        self._watch = watch(reactor) if watching is None else watching
         self._stopped = False
 
     def __len__(self) -> int:
@@ -109,6 +125,7 @@ class Lingerers:
             self._finish(drain)
         self._silence.stop()
         self._lifetime.stop()
+        self._watch.stop()
         for waiting in (self._old, self._young):
             while waiting:
                 _close(*waiting.popleft())
@@ -120,7 +137,7 @@ class Lingerers:
             _close(*(self._old or self._young).popleft())
 
     def _sweep(self) -> None:
-        """Close those whose peer has closed by now, give the rest to the reactor."""
+        """Close those whose peer has closed by now, have the rest watched."""
         ready, self._old, self._young = self._old, self._young, deque()
         self._sweeping = self._reactor.callLater(SWEEP, self._sweep) if self._old else None
         buffer = self._buffer
@@ -144,7 +161,7 @@ class Lingerers:
         self._silence.add(drain)
         self._lifetime.add(drain)
         sock.setblocking(False)
-        self._reactor.addReader(drain)
+        self._watch.add(drain)
 
     def _discard(self, drain: _Drain) -> None:
         """The peer has sent something, or its FIN, or is gone."""
@@ -169,13 +186,13 @@ class Lingerers:
         del self._drains[drain]
         self._silence.discard(drain)
         self._lifetime.discard(drain)
-        self._reactor.removeReader(drain)
+        self._watch.forget(drain)
         _close(drain.sock, drain.when_closed)
 
 
 @implementer(IReadDescriptor)
 class _Drain:
-    """One lingering socket that the reactor watches."""
+    """One lingering socket that is watched."""
 
     def __init__(self, lingerers: Lingerers, sock: socket.socket, when_closed: WhenClosed, taken: int) -> None:
         self._lingerers = lingerers

@@ -58,6 +58,8 @@ class StreamTransport(LateServer):
     reactor: Any
     _tempDataLen = 0
     _peer_closed = False
+    _made = False
+    _if_it_stays: Callable[[], object] | None = None
     _when_closed: WhenClosed = ()
     _sendmsgQueue: Any = ()  # descriptors to be sent, on UNIX
 
@@ -78,8 +80,12 @@ class StreamTransport(LateServer):
             protocol.makeConnection(self)
             self._held = False
             self._settle()
-            if self._wants_reading and self.connected:
-                self.startReading()
+            self._made = True
+            if self.connected:
+                if self._wants_reading:
+                    self.startReading()
+                if self._if_it_stays is not None:
+                    self._if_it_stays()
         except BaseException:  # noqa: BLE001 - as in Twisted: it ends this connection, not the listener
             failure = Failure()
             _log.failure("A protocol failed when its connection was made", failure)
@@ -129,6 +135,13 @@ class StreamTransport(LateServer):
             call()
         else:
             self._when_closed = (*self._when_closed, call)
+
+    def call_if_it_stays(self, call: Callable[[], object]) -> None:
+        """See `ILingers`."""
+        if not self._made:
+            self._if_it_stays = call
+        elif self.connected:
+            call()
 
     # What the reactor calls
 

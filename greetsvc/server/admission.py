@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable
 
 from greetsvc.server.sources import Hasher, is_loopback, prefix
+from greetsvc.visit import Address
 
 __all__ = ["Admission", "Source"]
 
@@ -39,7 +40,8 @@ class Admission:
         self._held_by_site = array("L", self._held)
 
     def source(self, host: str) -> Source:
-        """The entries for a plain address; a peer that is no IP address (a UNIX socket) has no source."""
+        """The entries for an address; a peer that is no IP address (a UNIX socket) has no source."""
+        host = Address.plain(host).host if ":" in host else host
         if self._per_source is None or (self._exempt_loopback and is_loopback(host)):
             return ()
         try:
@@ -61,15 +63,18 @@ class Admission:
 
     def enter(self, source: Source) -> None:
         """A connection from ``source`` is open."""
-        self._count(source, 1)
+        self.open += 1
+        if source:
+            self._count(source, 1)
 
-    def leave(self, source: Source) -> None:
+    def leave(self, source: Source = ()) -> None:
         """A connection that entered is closed, its socket too."""
-        self._count(source, -1)
+        self.open -= 1
+        if source:
+            self._count(source, -1)
         if not self.open and self.when_empty is not None:
             self.when_empty()
 
     def _count(self, source: Source, step: int) -> None:
-        self.open += step
         for table, index in zip((self._held, self._held_by_site), source, strict=False):
             table[index] += step

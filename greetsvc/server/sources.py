@@ -7,8 +7,7 @@ nobody out; sources that collide share an entry, and without the key nobody can 
 from __future__ import annotations
 
 import secrets
-from hashlib import blake2b
-from ipaddress import IPv4Address, IPv6Address, ip_address
+import socket
 
 __all__ = ["Hasher", "is_loopback", "prefix"]
 
@@ -19,14 +18,24 @@ def is_loopback(host: str) -> bool:
 
 
 def prefix(host: str, v4_bits: int, v6_bits: int) -> bytes:
-    """The leading bits of a plain literal address (whole bytes), with its family's length in front."""
-    address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
-    bits = v4_bits if address.version == 4 else v6_bits
-    return bytes((address.version,)) + address.packed[: bits // 8]
+    """The leading bits of a plain literal address (whole bytes), with its version in front.
+
+    Raises `ValueError` for what is no literal address.
+    """
+    try:
+        if ":" in host:
+            return b"6" + socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[: v6_bits // 8]
+        return b"4" + socket.inet_pton(socket.AF_INET, host)[: v4_bits // 8]
+    except OSError as error:
+        raise ValueError(f"{host!r} is no address") from error
 
 
 class Hasher:
-    """Maps bytes to an index below ``size``, in a way that nobody outside this process can foresee."""
+    """Maps bytes to an index below ``size``, in a way that nobody outside this process can foresee.
+
+    Python's hash of bytes is a keyed one (SipHash, PEP 456); a secret of our own goes first, as that key can be set
+    from outside (``PYTHONHASHSEED``).
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -34,4 +43,4 @@ class Hasher:
 
     def index(self, data: bytes) -> int:
         """The entry for ``data``."""
-        return int.from_bytes(blake2b(data, digest_size=8, key=self._key).digest(), "big") % self.size
+        return hash(self._key + data) % self.size

@@ -52,13 +52,19 @@ class GreetingProtocol(Protocol):
 
     factory: GreetingFactory
     transport: ITCPTransport
-    peer: Address
+    address: IAddress | None = None
     source: Source = ()
+    timed = False
     lingers = False
     """Whether the transport itself closes in a way that lets the greeting arrive (`greetsvc.net.linger.ILingers`)."""
 
     _closing: LingeringClose | None = None
     _over = False
+
+    @property
+    def peer(self) -> Address:
+        """Who is greeted."""
+        return address_of(self.address)
 
     def connectionMade(self) -> None:
         """Count the connection, start its deadline, and greet unless a handshake comes first."""
@@ -95,6 +101,10 @@ class GreetingProtocol(Protocol):
         """Nothing that the peer says matters."""
         if self._closing is not None:
             self._closing.discard(data)
+
+    def stays(self) -> None:
+        """The connection outlives the callback that made it, because something is still to be said or sent."""
+        self.factory.start_deadline(self)
 
     def expire(self) -> None:
         """The deadline passed: end the connection at once."""
@@ -148,30 +158,38 @@ class GreetingFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> GreetingProtocol | None:  # type: ignore[override]
         """A protocol for the peer at ``addr``, or None where it is not admitted: it is then closed at once."""
-        peer = address_of(addr)
-        source = self.admission.source(peer.host)
+        source = self.admission.source(getattr(addr, "host", ""))
         reason = self.admission.refusal(source)
         if reason is not None:
             self.ledger.refuse(reason)
             return None
         protocol = self.protocol()
         protocol.factory = self
-        protocol.peer = peer
+        protocol.address = addr
         protocol.source = source
         return protocol
 
     def enter(self, protocol: GreetingProtocol) -> None:
-        """A connection was made: it counts until its socket is closed, and its deadline runs."""
+        """A connection was made: it counts until its socket is closed, and its deadline runs while it stays."""
+        source, transport = protocol.source, protocol.transport
+        self.admission.enter(source)
+        call_when_closed = getattr(transport, "call_when_closed", None)
+        if call_when_closed is None:
+            self.start_deadline(protocol)
+            return
+        protocol.lingers = True
+        call_when_closed(partial(self.admission.leave, source) if source else self.admission.leave)
+        transport.call_if_it_stays(protocol.stays)  # type: ignore[attr-defined]  # an ILingers
+
+    def start_deadline(self, protocol: GreetingProtocol) -> None:
+        """The time of a connection runs."""
+        protocol.timed = True
         self._deadlines.add(protocol)
-        self.admission.enter(protocol.source)
-        call_when_closed = getattr(protocol.transport, "call_when_closed", None)
-        if call_when_closed is not None:
-            protocol.lingers = True
-            call_when_closed(partial(self.admission.leave, protocol.source))
 
     def leave(self, protocol: GreetingProtocol) -> None:
         """A connection is over, though its socket may linger."""
-        self._deadlines.discard(protocol)
+        if protocol.timed:
+            self._deadlines.discard(protocol)
         if not protocol.lingers:
             self.admission.leave(protocol.source)
 
@@ -183,14 +201,19 @@ class GreetingFactory(Factory):
         """The greeting for this visit; one that needs nothing of the visit is rendered once."""
         if self._constant is not None:
             return self._constant
-        greeting = self.greeter.greet(self._visit(protocol))
         if not self.greeter.needs:
-            self._constant = greeting
-        return greeting
+            self._constant = self.greeter.greet(Visit(self.transport, Address("", 0), Address("", 0)))
+            return self._constant
+        return self.greeter.greet(self._visit(protocol))
 
     def greeted(self, protocol: GreetingProtocol) -> None:
         """The greeting was handed to the transport."""
-        self.ledger.greet(self.transport, protocol.peer)
+        address: Any = protocol.address
+        try:
+            peer = address.host, address.port
+        except AttributeError:
+            peer = address_of(address)
+        self.ledger.greet(self.transport, peer)
 
     def _visit(self, protocol: GreetingProtocol) -> Visit:
         transport, needs = protocol.transport, self.greeter.needs

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from greetsvc.net.linger import AT_LEAST, SWEEP, Lingerers
+from greetsvc.net.watch import EpollWatch, ReactorWatch, watch
 
 
 class Ticking(Clock):
@@ -21,6 +22,12 @@ class Ticking(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.readers: list[Any] = []
+        self.watching: Any = None
+
+    @property
+    def watched(self) -> list[Any]:
+        """The sockets that are watched, by whatever does it."""
+        return list(self.watching._readers.values()) if isinstance(self.watching, EpollWatch) else self.readers
 
     def addReader(self, reader: Any) -> None:
         self.readers.append(reader)
@@ -82,16 +89,20 @@ def clock() -> Ticking:
     return Ticking()
 
 
-@pytest.fixture(params=["tcp", "unix"])
+@pytest.fixture(
+    params=[("tcp", ReactorWatch), ("unix", ReactorWatch), ("tcp", EpollWatch)], ids=["tcp", "unix", "epoll"]
+)
 def linger(request: pytest.FixtureRequest, clock: Ticking) -> Iterator[Callable[..., tuple[Lingerers, list[Pair]]]]:
     """Makes `Lingerers` that took over sockets which have greeted and sent their FIN."""
     made: list[tuple[Lingerers, list[Pair]]] = []
+    family, kind = request.param
 
     def make(sockets: int = 1, sending: bytes = b"", **options: Any) -> tuple[Lingerers, list[Pair]]:
-        lingerers = Lingerers(cast("Any", clock), **{"lifetime": 10.0, "most": 1000, **options})
+        clock.watching = watching = kind(clock)
+        lingerers = Lingerers(cast("Any", clock), watching=watching, **{"lifetime": 10.0, "most": 1000, **options})
         pairs = []
         for _ in range(sockets):
-            server, client = _connected(request.param)
+            server, client = _connected(family)
             client.setblocking(False)
             if sending:
                 client.send(sending)
@@ -140,11 +151,11 @@ def test_a_peer_that_has_closed_costs_one_look(clock: Ticking, linger: Any) -> N
 def test_a_peer_that_is_still_there_is_left_to_the_reactor(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
-    assert (len(lingerers), len(clock.readers), pair.closed) == (1, 1, 0)
+    assert (len(lingerers), len(clock.watched), pair.closed) == (1, 1, 0)
     assert pair.client.recv(100) == b"hello"
     pair.client.close()
     clock.read()
-    assert (len(lingerers), len(clock.readers), pair.closed) == (0, 0, 1)
+    assert (len(lingerers), len(clock.watched), pair.closed) == (0, 0, 1)
 
 
 def test_silent_sockets_are_not_looked_at_again(clock: Ticking, linger: Any) -> None:
@@ -159,7 +170,7 @@ def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any) 
     clock.advance(1.9)
     assert pair.closed == 0
     clock.advance(0.2)
-    assert (pair.closed, len(lingerers), clock.readers) == (1, 0, [])
+    assert (pair.closed, len(lingerers), clock.watched) == (1, 0, [])
     assert pair.client.recv(100) == b"hello"
 
 
@@ -168,7 +179,7 @@ def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock:
     clock.sweep()
     for _ in range(4):
         pair.client.send(b"more")
-        pair.arrived(clock.readers[0])
+        pair.arrived(clock.watched[0])
         clock.read()
         clock.advance(1.2)
     assert pair.closed == 0
@@ -179,7 +190,7 @@ def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock:
 def test_a_peer_that_sent_a_lot_before_reads_its_greeting_without_an_error(clock: Ticking, linger: Any) -> None:
     _, (pair,) = linger(sending=b"x" * 30_000)
     clock.sweep()
-    assert len(clock.readers) == 1
+    assert len(clock.watched) == 1
     clock.read()
     assert pair.client.recv(100) == b"hello"
     assert pair.client.recv(100) == b""
@@ -216,7 +227,7 @@ def test_16_mib_are_discarded_and_then_the_peer_is_reset(clock: Ticking, linger:
 def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger(at_least=200_000)
     clock.sweep()
-    (reader,) = clock.readers
+    (reader,) = clock.watched
     while True:
         try:
             pair.client.send(bytes(65536))
@@ -256,7 +267,7 @@ def _reset(sock: socket.socket) -> None:
 def test_a_reactor_that_finds_a_socket_broken_or_stops_closes_it(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
-    (reader,) = clock.readers
+    (reader,) = clock.watched
     assert reader.logPrefix() == "lingering"
     reader.connectionLost(Failure(ConnectionLost()))
     reader.connectionLost(Failure(ConnectionLost()))
@@ -289,3 +300,39 @@ def test_a_failing_listener_for_the_close_does_not_keep_others_open(
     clock.sweep()
     assert (len(lingerers), server.fileno()) == (0, -1)
     assert len(logged_errors.flush(ZeroDivisionError)) == 1
+
+
+def test_the_reactor_sees_one_descriptor_however_many_linger(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    pairs = [_connected("tcp") for _ in range(20)]
+    for server, _ in pairs:
+        lingerers.add(server)
+    clock.sweep()
+    assert len(clock.readers) == 1 or not hasattr(select, "epoll")
+    for _, client in pairs:
+        client.close()
+    clock.read()
+    assert len(lingerers) == 0
+    lingerers.stop()
+    assert not clock.readers
+
+
+def test_a_reactor_that_stops_closes_all_that_its_watch_holds(clock: Ticking) -> None:
+    lingerers = Lingerers(
+        cast("Any", clock), lifetime=10.0, most=1000, watching=(held := EpollWatch(cast("Any", clock)))
+    )
+    server, client = _connected("tcp")
+    lingerers.add(server)
+    assert held.fileno() == -1
+    clock.sweep()
+    assert held.logPrefix() == "watch"
+    held.connectionLost(Failure(ConnectionLost()))
+    held.doRead()
+    assert (server.fileno(), held.fileno(), len(lingerers)) == (-1, -1, 0)
+    client.close()
+    lingerers.stop()
+
+
+def test_the_watch_is_the_best_that_the_platform_has(monkeypatch: pytest.MonkeyPatch, clock: Ticking) -> None:
+    monkeypatch.delattr(select, "epoll", raising=False)
+    assert isinstance(watch(cast("Any", clock)), ReactorWatch)

@@ -154,6 +154,9 @@ def test_on_a_transport_that_lingers_a_connection_counts_until_its_socket_is_clo
         def call_when_closed(self, call: Any) -> None:
             self.calls = [call]
 
+        def call_if_it_stays(self, call: Any) -> None:
+            pass
+
     factory, _ = _factory()
     transport = Lingering(peerAddress=PEER, hostAddress=LOCAL)
     _connected(factory, transport=transport)
