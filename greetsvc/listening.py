@@ -48,9 +48,15 @@ class Premises:
     ipv4_tcp: Collection[int] = frozenset()
     ipv4_udp: Collection[int] = frozenset()
 
-    def behind_proxy(self, factory: IProtocolFactory) -> IProtocolFactory:
+    def behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
         """The factory behind PROXY headers, which count when trusted networks send them."""
-        return ProxiedFactory(factory, trusted=self._trusts, refused=self.ledger.refuse, reactor=self.reactor)
+        return ProxiedFactory(
+            factory,
+            trusted=self._trusts,
+            refused=self.ledger.refuse,
+            admission=self.admission,
+            reactor=self.reactor,
+        )
 
     def _trusts(self, host: str) -> bool:
         address = ip_address(Address.plain(host).host.partition("%")[0])
@@ -83,10 +89,11 @@ class StreamListening:
             lingerers=premises.lingerers,
             v4_ports=premises.ipv4_tcp,
             backlog=listener.endpoint.backlog or LONGEST_BACKLOG,
-            wrap=premises.behind_proxy if listener.endpoint.proxied else None,
+            wrap=self._behind_proxy if listener.endpoint.proxied else None,
             prepare=keep_syn if "path" in listener.greeter.needs else None,
         )
-        self._settings = settings
+        self._premises = premises
+        self._proxied: list[ProxiedFactory] = []
         self._foreign: list[IListeningPort] = []
         self._pending: Deferred[Any] | None = None
         self._report: Callable[[Mistake], object]
@@ -97,7 +104,7 @@ class StreamListening:
         mistakes: list[Mistake] = []
         self._report = mistakes.append
         try:
-            endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._settings.client_ca)
+            endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._premises.settings.client_ca)
         except Exception as error:
             raise _mistake(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
@@ -105,6 +112,10 @@ class StreamListening:
         if mistakes:
             raise mistakes[0]
         self._report = late
+
+    def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
+        self._proxied.append(self._premises.behind_proxy(factory))
+        return self._proxied[-1]
 
     def _listens(self, port: IListeningPort) -> None:
         self._pending = None
@@ -131,6 +142,12 @@ class StreamListening:
             self._pending.cancel()
         for port in (*self._facade.ports, *self._foreign):
             await maybeDeferred(port.stopListening)
+
+    def abort(self) -> None:
+        """End every connection at once."""
+        for proxied in self._proxied:
+            proxied.abort()
+        self.factory.abort()
 
     def places(self) -> list[str]:
         """Where connections are accepted: ``port: 8088`` or ``path: /run/greet.sock``."""

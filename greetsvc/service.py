@@ -147,7 +147,7 @@ class GreetingService(Service):
             await self._drain()
         for one in self._listening:
             if isinstance(one, StreamListening):
-                one.factory.abort()
+                one.abort()
         self._lingerers.stop()
         self._visits.stop()
         self._listening.clear()

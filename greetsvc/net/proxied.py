@@ -6,7 +6,9 @@ not exist until then.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from twisted.internet.address import UNIXAddress
@@ -22,10 +24,30 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-__all__ = ["ProxiedFactory", "ProxiedTransport", "Refusal"]
+__all__ = ["Admits", "ProxiedFactory", "ProxiedTransport", "Refusal"]
 
-Refusal: TypeAlias = Literal["proxy-untrusted", "proxy-header", "proxy-timeout"]
+Refusal: TypeAlias = Literal["proxy-untrusted", "proxy-header", "proxy-timeout", "max-connections"]
 """Why a connection was closed before its protocol existed; a fixed set, to count by."""
+
+
+class Admits(typing.Protocol):
+    """Counts connections that have not said yet where they come from, and so have no source: ``()``."""
+
+    def has_room(self) -> bool:
+        """Whether one more may be open."""
+        ...
+
+    def enter(self, source: tuple[()]) -> None:
+        """One is open."""
+        ...
+
+    def leave(self, source: tuple[()]) -> None:
+        """One is closed."""
+        ...
+
+    def hand_over(self, pass_on: Callable[[], object]) -> None:
+        """One is counted by its source from here on, if ``pass_on()``, which is called, lets it."""
+        ...
 
 
 @implementer(ITransport)
@@ -74,6 +96,7 @@ class _AwaitingHeader(Protocol):
         self._inner: IProtocol | None = None
 
     def connectionMade(self) -> None:
+        self._proxied.enter(self)
         self._timer = self._proxied.clock.callLater(self._proxied.timeout, self._refuse, "proxy-timeout")
 
     def dataReceived(self, data: bytes) -> None:
@@ -87,24 +110,27 @@ class _AwaitingHeader(Protocol):
             else:
                 if result is not None:
                     self._timer.cancel()
-                    self._hand_over(*result)
+                    self._proxied.hand_over(self, partial(self._hand_over, *result))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._inner is not None:
             self._inner.connectionLost(reason)
-        elif self._timer.active():
+            return
+        if self._timer.active():
             self._timer.cancel()
             # One that came and said nothing is a health check; a part of a header is no header.
             if self._parser.started:
                 self._proxied.refused("proxy-header")
+        self._proxied.leave(self)
 
     def _refuse(self, reason: Refusal) -> None:
+        self._proxied.refused(reason)
+        self.abort()
+
+    def abort(self) -> None:
+        """End it at once."""
         if self._timer.active():
             self._timer.cancel()
-        self._proxied.refused(reason)
-        self._abort()
-
-    def _abort(self) -> None:
         # Not loseConnection: nothing was said that would be worth lingering for.
         cast(ITCPTransport, self.transport).abortConnection()
 
@@ -113,7 +139,7 @@ class _AwaitingHeader(Protocol):
         transport = ProxiedTransport(outer, header)
         inner = self._proxied.wrapped.buildProtocol(transport.getPeer())
         if inner is None:
-            self._abort()
+            self.abort()
             return
         # From here on the transport talks to the protocol itself, as after startTLS: half-closes and losses find
         # the protocol's own interfaces, and no call goes through this one any more.
@@ -136,7 +162,7 @@ class ProxiedFactory:
 
     ``trusted`` is asked with the host of each TCP peer whether its header counts; a UNIX peer was let in by the mode
     of the socket. ``timeout`` is how many seconds a header may take. ``refused`` is told why, one of `Refusal`,
-    when a connection is closed before there is a protocol.
+    when a connection is closed before there is a protocol. ``admission`` counts those that wait for their header.
 
     The protocol's transport is a `ProxiedTransport`: its peer and host are the named ones, ``via`` is the proxy.
     TLS goes inside: ``ProxiedFactory(TLSMemoryBIOFactory(…))``.
@@ -149,6 +175,7 @@ class ProxiedFactory:
         trusted: Callable[[str], bool],
         timeout: float = 3.0,
         refused: Callable[[Refusal], object],
+        admission: Admits | None = None,
         reactor: IReactorTime | None = None,
     ) -> None:
         if reactor is None:
@@ -160,6 +187,8 @@ class ProxiedFactory:
         self.refused = refused
         self.clock = reactor
         self._trusted = trusted
+        self._admission = admission
+        self._awaiting: set[_AwaitingHeader] = set()
 
     def doStart(self) -> None:
         """Start the wrapped factory."""
@@ -174,4 +203,33 @@ class ProxiedFactory:
         if not isinstance(addr, UNIXAddress) and not self._trusted(getattr(addr, "host", "")):
             self.refused("proxy-untrusted")
             return None
+        if self._admission is not None and not self._admission.has_room():
+            self.refused("max-connections")
+            return None
         return _AwaitingHeader(self)
+
+    def enter(self, awaiting: _AwaitingHeader) -> None:
+        """A connection waits for its header."""
+        self._awaiting.add(awaiting)
+        if self._admission is not None:
+            self._admission.enter(())
+
+    def leave(self, awaiting: _AwaitingHeader) -> None:
+        """It is closed; it may have been handed over."""
+        if awaiting in self._awaiting:
+            self._awaiting.remove(awaiting)
+            if self._admission is not None:
+                self._admission.leave(())
+
+    def hand_over(self, awaiting: _AwaitingHeader, pass_on: Callable[[], object]) -> None:
+        """Its header is here, and what comes next is called."""
+        self._awaiting.remove(awaiting)
+        if self._admission is None:
+            pass_on()
+        else:
+            self._admission.hand_over(pass_on)
+
+    def abort(self) -> None:
+        """End every connection that waits for its header."""
+        for awaiting in tuple(self._awaiting):
+            awaiting.abort()

@@ -52,7 +52,7 @@ class Admission:
 
     def refusal(self, source: Source) -> str | None:
         """Why a connection from ``source`` is not taken now: ``max-connections`` or ``max-per-source``, or None."""
-        if self._most is not None and self.open >= self._most:
+        if not self.has_room():
             return "max-connections"
         if source and self._per_source is not None:
             if self._held[source[0]] >= self._per_source:
@@ -60,6 +60,10 @@ class Admission:
             if len(source) > 1 and self._held_by_site[source[1]] >= self._per_source * SITE:
                 return "max-per-source"
         return None
+
+    def has_room(self) -> bool:
+        """Whether one more connection may be open, wherever it comes from."""
+        return self._most is None or self.open < self._most
 
     def enter(self, source: Source) -> None:
         """A connection from ``source`` is open."""
@@ -74,6 +78,20 @@ class Admission:
             self._count(source, -1)
         if not self.open and self.when_empty is not None:
             self.when_empty()
+
+    def hand_over(self, pass_on: Callable[[], object]) -> None:
+        """A connection without a source is about to tell it: ``pass_on()`` lets it enter once more, or not.
+
+        It does not count meanwhile, yet nothing is empty before that is done.
+        """
+        when_empty, self.when_empty = self.when_empty, None
+        self.open -= 1
+        try:
+            pass_on()
+        finally:
+            self.when_empty = when_empty
+        if not self.open and when_empty is not None:
+            when_empty()
 
     def _count(self, source: Source, step: int) -> None:
         for table, index in zip((self._held, self._held_by_site), source, strict=False):

@@ -102,3 +102,16 @@ def test_a_killed_service_is_started_again_on_the_same_port(child: Any, visitor:
     again.ports()
     assert visitor.visit(port) == GREETING
     assert again.stop() == 0
+
+
+def test_who_is_in_the_queue_behind_a_proxy_is_greeted_too(child: Any, visitor: Any) -> None:
+    server = child("--listen", "proxy:tcp:0:interface=127.0.0.1")
+    (port,) = server.ports()
+    server.process.send_signal(signal.SIGSTOP)
+    waiting = [visitor.connect(port) for _ in range(50)]
+    for sock in waiting:
+        sock.sendall(b"PROXY TCP4 203.0.113.7 192.0.2.1 4000 80\r\n")
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGCONT)
+    assert [visitor.read(sock) for sock in waiting] == [GREETING] * 50
+    assert server.process.wait(8) == 0

@@ -144,3 +144,16 @@ async def test_the_life_of_a_connection_ends_with_its_deadline(
     await until(bother, patience=2.5)
     assert ours.ledger.ended == {"deadline": 3}
     assert len(await deferToThread(visitor.read, silent)) < 1_000_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_has_not_sent_its_proxy_header_yet_counts(serve: Any, visitor: Any, until: Any) -> None:
+    ours = serve(f"proxy:{TCP}", max_connections=5, max_per_source=2)
+    (port,) = ours.ports
+    waiting = [visitor.connect(port) for _ in range(5)]
+    assert await deferToThread(visitor.visit, port) == b""
+    assert ours.ledger.refused == {"max-connections": 1}
+    for number, sock in enumerate(waiting):
+        sock.sendall(encode_v1((f"203.0.{number}.7", 4000), ("192.0.2.1", 80)))
+        assert await deferToThread(sock.recv, 100) == GREETING
+    await until(lambda: ours.service.admission.open == 5)
