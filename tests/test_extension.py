@@ -209,5 +209,6 @@ def test_a_wrong_name_in_the_package_is_an_attribute_error() -> None:
     import greetsvc
 
     assert {"greet", "greet_ex", "Greeting", "GreetFailed"} <= set(dir(greetsvc))
+    assert greetsvc.GreetFailed.__name__ == "GreetFailed"
     with pytest.raises(AttributeError, match="nobody"):
         _ = greetsvc.nobody

@@ -1,4 +1,4 @@
-"""The command ``greetsvc``, in process; tests/system runs the real one."""
+"""The command ``greetsvc``: twistd in the foreground, but with a clean end."""
 
 from __future__ import annotations
 
@@ -6,40 +6,59 @@ import sys
 from typing import Any
 
 import pytest
+from twisted.python import usage
+from twisted.scripts import _twistd_unix
 
 from greetsvc import __main__ as command
+from greetsvc.options import Options
 
 
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The configurations that were run, in place of running them."""
-    configurations: list[Any] = []
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--frobnicate"], "--frobnicate"),
+        (["--listen", "tcp:0:interface=127.0.0.1", "8088"], "'8088'"),
+        (["two", "words"], "'two'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["greetsvc", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    assert str(caught.value).startswith("greetsvc: ")
+    assert says in str(caught.value)
+
+
+def test_twistd_is_run_in_the_foreground_without_a_pid_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Any] = []
 
     class Runner:
         def __init__(self, config: Any) -> None:
             self.config = config
 
         def run(self) -> None:
-            configurations.append(self.config)
+            ran.append(self.config)
 
     monkeypatch.setattr(command, "UnixApplicationRunner", Runner)
-    return configurations
-
-
-def test_it_is_twistd_in_the_foreground_without_a_pid_file(monkeypatch: pytest.MonkeyPatch, ran: list[Any]) -> None:
     monkeypatch.setattr(sys, "argv", ["greetsvc", "--listen", "tcp:0", "--drain", "1"])
     command.main()
     (config,) = ran
-    assert (config["nodaemon"], config["pidfile"]) == (1, "")
+    assert isinstance(config, _twistd_unix.ServerOptions)
+    assert config["nodaemon"]
+    assert config["pidfile"] == ""
     assert config.subCommand == "greetsvc"
-    assert config.subOptions["drain"] == "1"
+    options: Any = config.subOptions
+    assert isinstance(options, Options)
+    assert options.settings().drain == 1.0
 
 
-@pytest.mark.parametrize("wrong", ["--nonesuch", "extra"])
-def test_a_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, ran: list[Any], wrong: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["greetsvc", wrong])
-    with pytest.raises(SystemExit) as refused:
+def test_what_twistd_itself_refuses_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(_twistd_unix.ServerOptions):
+        def parseOptions(self, options: Any = None) -> None:
+            raise usage.UsageError("option --what not recognized")
+
+    monkeypatch.setattr(command, "ServerOptions", Refuses)
+    with pytest.raises(SystemExit, match=r"^greetsvc: option --what not recognized$"):
         command.main()
-    assert str(refused.value).startswith("greetsvc: ")
-    assert "\n" not in str(refused.value)
-    assert not ran

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import os
 import resource
 import select
 import signal
 import socket
+import ssl
 import stat
 import struct
 from collections.abc import Callable
@@ -18,6 +20,10 @@ import attrs
 import pytest
 import pytest_twisted
 from attrs import define, field
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -517,6 +523,68 @@ async def test_the_path_greeting_tells_what_arrived(services: Services) -> None:
     said = await _thread(_asks, socket.AF_INET, _where(service, 1), MARKED)
     assert b'"nonce":"0123456789abcdef"' in said
     assert b'"datagram":{"ttl":64,"dscp":0,"size":1200}' in said
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A folder with one self-signed certificate, for ``tls:``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    (folder / "localhost.pem").write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    return folder
+
+
+def _tls_client(address: Any) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with (
+        socket.create_connection(address, timeout=5) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as client,
+    ):
+        said = b""
+        while piece := client.recv(4096):
+            said += piece
+        return said
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_tls_the_greeting_tells_of_the_handshake_and_of_the_packets_below(
+    services: Services, certificates: Path
+) -> None:
+    service = services.started(f"tls:{certificates}:port=0:interface=127.0.0.1", greeting="{sni} {tls_version}")
+    assert await _thread(_tls_client, _where(service)) == b"localhost TLSv1.3"
+    assert service.ledger.greeted == {"tls": 1}
+    below = services.started(f"tls:{certificates}:port=0:interface=127.0.0.1", greeter="path")
+    said = await _thread(_tls_client, _where(below))
+    assert b'"sni":"localhost"' in said
+    assert b'"syn":{"ttl":64' in said
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_never_shakes_hands_ends_at_the_deadline(services: Services, certificates: Path) -> None:
+    service = services.started(f"tls:{certificates}:port=0:interface=127.0.0.1", deadline=0.1)
+    with socket.create_connection(_where(service), timeout=5) as client, pytest.raises(ConnectionResetError):
+        await _thread(client.recv, 100)
+    assert service.ledger.ended == {"deadline": 1}
+    assert service.ledger.visits == 0
 
 
 @pytest_twisted.ensureDeferred

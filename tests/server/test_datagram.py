@@ -142,6 +142,8 @@ def test_a_greeting_that_needs_nothing_is_rendered_once_and_one_that_does_each_t
         assert len(port.sent) == 3
         assert len(greeter.visits) == rendered
     assert [visit.number for visit in each.visits] == [1, 2, 3]
+    protocol, _ = _protocol(Remembering())
+    assert [protocol.greeting(Address(*PEER), b"") for _ in range(2)] == [b"hello 1"] * 2
 
 
 def test_a_visit_tells_the_address_that_was_asked_and_the_size_of_the_request() -> None:
