@@ -35,19 +35,25 @@ class WatchedFile(Generic[Content]):
         self.path = Path(path).absolute()
         self._parse = parse
         self._trouble = ""
+        self._refused: _Identity | None = None
         self._identity, self._content = self._read()
 
     def content(self) -> Content:
         """The content as of now."""
         try:
-            if _identity(self.path.stat()) != self._identity:
+            found = _identity(self.path.stat())
+            if found not in {self._identity, self._refused}:
+                self._refused = found
                 self._identity, self._content = self._read()
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                self._refused = None  # that may pass without a change of the file
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 self._log.warn("{path}: {error}; the last good content is kept", path=str(self.path), error=error)
         else:
-            self._trouble = ""
+            if found == self._identity:
+                self._trouble = ""
         return self._content
 
     def _read(self) -> tuple[_Identity, Content]:

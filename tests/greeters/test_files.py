@@ -72,6 +72,23 @@ def test_a_file_that_does_not_change_is_not_read_again(path: Path) -> None:
     assert reads["parsed"] == 1
 
 
+def test_a_file_that_was_refused_is_not_read_again_until_it_changes(path: Path, log_lines: list[str]) -> None:
+    reads: list[int] = []
+
+    def parse(data: bytes) -> bytes:
+        reads.append(len(data))
+        if data != b"one\n":
+            raise ValueError("bad")
+        return data
+
+    watched = WatchedFile(str(path), parse)
+    for size in (5, 6):
+        path.write_bytes(b"x" * size)
+        assert [watched.content() for _ in range(3)] == [b"one\n"] * 3
+    assert reads == [4, 5, 6]
+    assert len(log_lines) == 1
+
+
 def test_a_relative_path_stays_the_same_file(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     greeter = FileGreeter("greeting")
