@@ -203,11 +203,17 @@ async def test_one_port_on_both_families_is_two_sockets_and_a_dual_stack_one_ser
 
 
 def _free_port() -> int:
-    """A port that is free for TCP and UDP in both families, most likely."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free for TCP and UDP on every address."""
+    family = socket.AF_INET6 if ipv6_works() else socket.AF_INET
+    while True:
+        with socket.socket(family) as stream, socket.socket(family, socket.SOCK_DGRAM) as datagram:
+            stream.bind(("", 0))  # with IPv6 for both families: those that are in TIME-WAIT count too
+            port: int = stream.getsockname()[1]
+            try:
+                datagram.bind(("", port))
+            except OSError:
+                continue
+            return port
 
 
 @pytest_twisted.ensureDeferred
