@@ -9,6 +9,7 @@ from greetsvc.client.verdict import Closed, GreetFailed
 __all__ = ["likely", "likely_ending"]
 
 _UNREACHABLE = "no way there: a route is missing, the host does not answer on its own network, or a firewall rejects"
+_NO_SERVICE = "something else than a greeting service answers there"
 
 _RESOLVE = {
     errno.ENOENT: "the name is mistyped or not published, or this resolver does not know it: ask another resolver",
@@ -22,8 +23,7 @@ _CONNECT = {
     errno.ENETUNREACH: "this host has no route to that network, or a router on the way has none",
     errno.EADDRINUSE: "another program on this host uses that source port",
     errno.EADDRNOTAVAIL: "an earlier connection from that port is not forgotten yet: wait a minute, or take another",
-    errno.EACCES: "a source port below 1024 needs privilege, or a policy on this host forbids it",
-    errno.EPERM: "a firewall on this host forbids it",
+    errno.EACCES: "a source port below 1024 needs privilege, or a rule on this host forbids it",
 }
 
 _CONNECT_UNIX = {
@@ -31,7 +31,6 @@ _CONNECT_UNIX = {
     errno.ECONNREFUSED: "the server has stopped and left its socket behind",
     errno.EACCES: "this user may not write to the socket, or not enter its folder",
     errno.EPROTOTYPE: "it is a socket of the other kind: unix: is for streams, unixgram: for datagrams",
-    errno.EAGAIN: "the server does not keep up: its queue is full",
     errno.ETIMEDOUT: "the server does not keep up: its queue is full",
 }
 
@@ -64,7 +63,7 @@ _GREET = {
     errno.ENODATA: "a limit or rule of the server, a load balancer with no live server, or it expects a PROXY header",
     errno.ECONNRESET: "a firewall or load balancer ended it, the server failed, or it refuses our address",
     errno.ETIMEDOUT: "the listener waits for us to speak or hangs, or only long packets are lost (an MTU problem)",
-    errno.EMSGSIZE: "that is no greeting service, or it says more than one",
+    errno.EMSGSIZE: _NO_SERVICE,
 }
 
 _GREET_UDP = {
@@ -72,11 +71,17 @@ _GREET_UDP = {
     errno.EHOSTUNREACH: _UNREACHABLE,
     errno.ENETUNREACH: _CONNECT[errno.ENETUNREACH],
     errno.EADDRINUSE: _CONNECT[errno.EADDRINUSE],
-    errno.EACCES: "a broadcast address, a source port below 1024 without privilege, or a policy on this host",
-    errno.EPERM: _CONNECT[errno.EPERM],
+    errno.EACCES: "a broadcast address; a source port below 1024 needs privilege; or a rule on this host forbids it",
+    errno.EPERM: "a firewall on this host forbids it",
     errno.ETIMEDOUT: "dropped on the way there or back, nothing that answers is there, or it keeps to its limits",
-    errno.ENODATA: "that is no greeting service: its answer to any datagram may be empty",
-    errno.EMSGSIZE: "the request (--size) is longer than this interface or socket lets through",
+    errno.ENODATA: _NO_SERVICE,
+    errno.EMSGSIZE: _NO_SERVICE,
+}
+
+_GREET_UNIXGRAM = {
+    errno.ETIMEDOUT: "the server does not read from its socket, or has nothing to answer there",
+    errno.ENODATA: _NO_SERVICE,
+    errno.EMSGSIZE: _NO_SERVICE,
 }
 
 _ENDING: dict[Closed, str] = {
@@ -106,11 +111,9 @@ def _by_number(failed: GreetFailed) -> str:
     if failed.phase == "tls":
         words = next((cause for said, cause in _TLS_WORDS if said in (failed.strerror or "")), "")
         return _TLS.get(number, words)
-    if transport == "udp":
-        return _GREET_UDP.get(number, "")
     if failed.phase == "connect":
         return (_CONNECT_UNIX if transport in {"unix", "unixgram"} else _CONNECT).get(number, "")
-    return _GREET.get(number, "")
+    return {"udp": _GREET_UDP, "unixgram": _GREET_UNIXGRAM}.get(transport, _GREET).get(number, "")
 
 
 def _dropped(failed: GreetFailed) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
@@ -130,6 +131,7 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         self._cancelled = False
         self.connector: IConnector | None = None
         self._probe: StreamProbe | None = None
+        self._errno = 0
         self._timer: IDelayedCall = reactor.callLater(heard.progress.remaining(), self._too_late)
         self.verdict.addBoth(self._stop_timer)
 
@@ -138,6 +140,7 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         progress, sock = self.heard.progress, self._socket()
         if sock is None:
             return
+        self._keep_errno(cast("Any", self.connector).transport, sock)
         try:
             progress.outgoing.prepare(sock)
         except OSError as error:
@@ -145,6 +148,21 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
             number = error.errno or errno.EIO
             words = f"source port {progress.outgoing.source_port}: {os.strerror(number)}"
             self.verdict.errback(progress.failed(number, words))
+
+    def _keep_errno(self, transport: Any, sock: socket.socket) -> None:
+        """Read why a connection failed before Twisted forgets it.
+
+        Some ICMP errors (host prohibited) leave a connecting socket with an error and nothing to read. The epoll
+        reactor takes that for the end of a connection, and reports "closed cleanly" with no errno.
+        """
+        lost = transport.connectionLost
+
+        def lost_with_errno(reason: Failure) -> None:
+            if not transport.connected:
+                self._errno = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            lost(reason)
+
+        transport.connectionLost = lost_with_errno
 
     def _socket(self) -> socket.socket | None:
         """Our end, when it is one that leaves this machine."""
@@ -165,7 +183,8 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         if not self._cancelled:
-            self.verdict.errback(self.heard.not_connected(cast("Exception", reason.value)))
+            error = ConnectError(self._errno) if self._errno else cast("Exception", reason.value)
+            self.verdict.errback(self.heard.not_connected(error))
 
     def _cancel(self) -> None:
         self._cancelled = True
