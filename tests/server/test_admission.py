@@ -98,6 +98,26 @@ def test_the_last_to_leave_is_told_and_no_other() -> None:
     assert told == [0]
 
 
+@pytest.mark.parametrize("enters", [True, False])
+def test_a_connection_that_is_handed_over_is_no_gap_in_which_all_seem_gone(enters: bool) -> None:
+    told: list[int] = []
+    admission = Admission(most=1, per_source=1)
+    admission.when_empty = lambda: told.append(admission.open)
+    admission.enter(())
+    source = admission.source("192.0.2.1")
+
+    def pass_on() -> None:
+        assert admission.refusal(source) is None, "it does not count against itself"
+        if enters:
+            admission.enter(source)
+
+    admission.hand_over(pass_on)
+    assert told == ([] if enters else [0])
+    if enters:
+        admission.leave(source)
+    assert told == [0]
+
+
 def test_a_random_walk_over_addresses_grows_no_memory() -> None:
     admission = Admission(per_source=4)
     walk = random.Random(1)
