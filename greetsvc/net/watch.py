@@ -56,17 +56,26 @@ class ReactorWatch:
 
 @implementer(IReadDescriptor)
 class EpollWatch:
-    """Watches with an epoll, which is made when it is first needed: not before a fork."""
+    """Watches with an epoll, which is made when it is first needed: not before a fork.
+
+    While there is no descriptor left to make it, the reactor watches.
+    """
 
     def __init__(self, reactor: IReactorFDSet) -> None:
         self._reactor = reactor
         self._epoll: select.epoll | None = None
         self._readers: dict[int, IReadDescriptor] = {}
+        self._with_reactor: set[IReadDescriptor] = set()
 
     def add(self, reader: IReadDescriptor) -> None:
         """See `Watch`."""
         if self._epoll is None:
-            self._epoll = select.epoll()
+            try:
+                self._epoll = select.epoll()
+            except OSError:
+                self._with_reactor.add(reader)
+                self._reactor.addReader(reader)
+                return
             self._reactor.addReader(self)
         descriptor = reader.fileno()
         self._readers[descriptor] = reader
@@ -74,11 +83,17 @@ class EpollWatch:
 
     def forget(self, reader: IReadDescriptor) -> None:
         """See `Watch`. The kernel forgets the socket when it is closed."""
-        self._readers.pop(reader.fileno(), None)
+        if reader in self._with_reactor:
+            self._with_reactor.remove(reader)
+            self._reactor.removeReader(reader)
+        else:
+            self._readers.pop(reader.fileno(), None)
 
     def stop(self) -> None:
         """See `Watch`."""
         self._readers.clear()
+        while self._with_reactor:
+            self._reactor.removeReader(self._with_reactor.pop())
         if self._epoll is not None:
             self._reactor.removeReader(self)
             self._epoll.close()
