@@ -124,7 +124,7 @@ class Bar:
 
         self._progress: Progress = Progress(
             TextColumn("{task.completed:.0f} of {task.total:g} s"),
-            BarColumn(None),
+            BarColumn(None, complete_style="cyan", finished_style="cyan"),
             TextColumn("{task.fields[greeted]} greeted, {task.fields[lost]} lost"),
             console=Console(file=stream, highlight=False),
             auto_refresh=False,

@@ -89,7 +89,7 @@ class TlsStreams(Streams):
                 visit.data += session.engine.recv(_PIECE)
                 if len(visit.data) > self._limit:
                     return failed("greet", errno.EMSGSIZE, "the greeting is too long")
-        except SSL.WantReadError:
+        except (SSL.WantReadError, SSL.SysCallError):  # the latter: the end of the stream, which `ready` has seen
             return None
         except SSL.ZeroReturnError:
             session.engine.shutdown()

@@ -106,14 +106,14 @@ def bars(histogram: Histogram, width: int) -> list[str]:
         at = int(rows * math.log(max(seconds, low) / low) / ratio) if ratio else 0
         counts[min(at, rows - 1)] += count
     edges = [1000 * low * math.exp(ratio * at / rows) for at in range(rows + 1)]
-    labels = [f"{_ms(edges[at]):>8} to {_ms(edges[at + 1]):>8} ms" for at in range(rows)]
+    labels = [f"{_ms(edges[at]):>7} to {_ms(edges[at + 1]):>6} ms" for at in range(rows)]
     room = max(8, width - len(labels[0]) - len(str(max(counts))) - 4)
     most = max(counts)
     return [f"{label}  {_bar(count / most, room)} {count}" for label, count in zip(labels, counts, strict=True)]
 
 
 def _ms(value: float) -> str:
-    return f"{value:.4g}" if value < 10000 else f"{value:.0f}"
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _bar(share: float, width: int) -> str:

@@ -82,15 +82,6 @@ class Asker(Protocol):
     def late(self, visit: Visit) -> End:
         """The time is over; how the visit ended."""
 
-    def over(self, visit: Visit, *, greeted: bool) -> None:
-        """The visit is over: let go of the socket, or keep it for another."""
-
-    def stray(self, fd: int) -> None:
-        """Something happened on a socket that is between visits."""
-
-    def close(self) -> None:
-        """Let go of everything that is kept."""
-
 
 def _opened(family: int, kind: int) -> socket.SocketType:
     """A bare socket: the class around it that Python offers takes twice as long to make."""
@@ -163,22 +154,12 @@ class Streams:
             return False
         return True
 
-    def over(self, visit: Visit, *, greeted: bool) -> None:
-        """Close."""
-        visit.sock.close()
-
-    def stray(self, fd: int) -> None:
-        """There is nothing between visits: each has a connection of its own."""
-
-    def close(self) -> None:
-        """Nothing is kept."""
-
 
 class Datagrams:
     """UDP and UNIX datagrams: one request, one answer, nothing sent twice.
 
-    A socket is kept for the next visit when its answer came, and closed when not, so that an answer which comes too
-    late meets nobody. Sockets are connected: what ICMP says of a request is its end.
+    Each visit has a socket of its own, so that an answer which comes too late, or twice, meets nobody. It is
+    connected: what ICMP says of a request is its end.
     """
 
     def __init__(self, remote: Remote | str, request: bytes, limit: int, poller: Poller) -> None:
@@ -188,21 +169,18 @@ class Datagrams:
         self._request = request
         self._limit = limit
         self._poller = poller
-        self._kept: dict[int, Visit] = {}
         if self._local and sys.platform != "linux":
             raise BadSetting("duration", f"unixgram:{remote}", "a load of UNIX datagrams needs Linux")
 
     def open(self) -> Visit:
-        """A socket that was kept, or a new one."""
-        if self._kept:
-            return self._kept.popitem()[1]
+        """A socket for one visit."""
         visit = Visit(_opened(self._family, socket.SOCK_DGRAM))
         if self._local:
             visit.sock.bind("")  # an abstract address (Linux), or there would be none to answer
         return visit
 
     def ask(self, visit: Visit) -> End | None:
-        """Connect, the first time, and send the request."""
+        """Send the request."""
         phase: Phase = "greet"
         try:
             if not visit.session:
@@ -230,24 +208,3 @@ class Datagrams:
     def late(self, visit: Visit) -> End:
         """No answer came."""
         return failed("greet", errno.ETIMEDOUT, "no answer in time")
-
-    def over(self, visit: Visit, *, greeted: bool) -> None:
-        """Keep the socket when the answer came."""
-        if greeted:
-            visit.data = b""
-            self._kept[visit.fd] = visit
-        else:
-            visit.sock.close()
-
-    def stray(self, fd: int) -> None:
-        """Read what nobody waits for: the copy of an answer, or what ICMP says after it."""
-        if fd in self._kept:
-            try:
-                self._kept[fd].sock.recv(1)
-            except OSError:
-                self._kept.pop(fd).sock.close()
-
-    def close(self) -> None:
-        """Close the sockets that were kept."""
-        while self._kept:
-            self._kept.popitem()[1].sock.close()
