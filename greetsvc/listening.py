@@ -169,16 +169,18 @@ class DatagramListening:
     def bind(self, late: Callable[[Mistake], object]) -> None:
         """Bind. Raises `Mistake`, and never later."""
         endpoint = self.listener.endpoint
-        reactor, longest = self._premises.reactor, wire.MAX_REQUEST
+        reactor, longest, dropped = self._premises.reactor, wire.MAX_REQUEST, self._premises.ledger.refused
         try:
             if endpoint.path is not None:
                 sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode)
-                self._port = DatagramPort(sock, self.protocol, reactor, longest=longest, path=UnixPath(endpoint.path))
+                self._port = DatagramPort(
+                    sock, self.protocol, reactor, longest=longest, path=UnixPath(endpoint.path), dropped=dropped
+                )
             else:
                 port = endpoint.port or 0
                 sock = datagram_socket(endpoint.host or "", port, v6only=port in self._premises.ipv4_udp)
                 headers = "path" in self.listener.greeter.needs
-                self._port = udp_port(sock, self.protocol, reactor, longest=longest, headers=headers)
+                self._port = udp_port(sock, self.protocol, reactor, longest=longest, headers=headers, dropped=dropped)
         except CannotListenError as error:
             raise _mistake(self.listener, error) from error
         self._port.startListening()

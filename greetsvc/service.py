@@ -32,6 +32,8 @@ from greetsvc.settings import Listener, Mistake, Settings, printable
 
 __all__ = ["GreetingService", "Options", "makeService"]
 
+_log = Logger(namespace="greetsvc")
+
 PER_SOURCE = 256
 """Connections of one source when nothing else is asked for; loopback is exempt then."""
 
@@ -49,7 +51,6 @@ class GreetingService(Service):
     """
 
     name = "greetsvc"
-    log = Logger(namespace="greetsvc")
 
     def __init__(self, settings: Settings, reactor: Any = None) -> None:
         if reactor is None:
@@ -123,9 +124,9 @@ class GreetingService(Service):
         if self.settings.log_visits != "off":
             self._visits.start()
         for note in self._notes:
-            self.log.info("{note}", note=note)
+            _log.info("{note}", note=note)
         for one in self._listening:
-            one.begin(lambda place: self.log.info("Server start at {place}", place=place))
+            one.begin(lambda place: _log.info("Server start at {place}", place=place))
 
     def stopService(self) -> Deferred[None]:
         """Listen no longer, let open connections end within ``drain`` seconds, then end them.
@@ -139,7 +140,7 @@ class GreetingService(Service):
         for one in self._listening:
             await one.stop()
         if self.admission.open:
-            self.log.info(
+            _log.info(
                 "Stopping: {count} open connections have {drain} s to end",
                 count=self.admission.open,
                 drain=self.settings.drain,
@@ -165,12 +166,12 @@ class GreetingService(Service):
             try:
                 await empty
             except (defer.TimeoutError, defer.CancelledError):
-                self.log.info("Ending {count} open connections", count=self.admission.open)
+                _log.info("Ending {count} open connections", count=self.admission.open)
         self.admission.when_empty = None
 
     def _failed(self, mistake: Mistake) -> None:
         """An endpoint that answers late could not listen."""
-        self.log.critical("greetsvc: {mistake}", mistake=str(mistake))
+        _log.critical("greetsvc: {mistake}", mistake=str(mistake))
         self.reactor.callLater(0, self.reactor.stop)
 
     def _default_listeners(self) -> tuple[Listener, ...]:

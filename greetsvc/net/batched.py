@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
-from greetsvc.net.datagram import IP_PKTINFO, DatagramPort
+from greetsvc.net.datagram import IP_PKTINFO, DatagramPort, reason
 from greetsvc.net.mmsg import CONTROL, NAME, Messages, mmsg_works
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IReactorFDSet
@@ -39,22 +40,34 @@ _SCOPE = struct.Struct("=I")
 
 
 def udp_port(
-    sock: socket.socket, protocol: DatagramProtocol, reactor: IReactorFDSet, *, longest: int, headers: bool = False
+    sock: socket.socket,
+    protocol: DatagramProtocol,
+    reactor: IReactorFDSet,
+    *,
+    longest: int,
+    headers: bool = False,
+    dropped: Counter[str] | None = None,
 ) -> DatagramPort:
     """The fastest port for a bound UDP socket that tells what it has to tell."""
     dual = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     if headers or dual or not mmsg_works():
-        return DatagramPort(sock, protocol, reactor, longest=longest, headers=headers)
-    return BatchedPort(sock, protocol, reactor, longest=longest)
+        return DatagramPort(sock, protocol, reactor, longest=longest, headers=headers, dropped=dropped)
+    return BatchedPort(sock, protocol, reactor, longest=longest, dropped=dropped)
 
 
 class BatchedPort(DatagramPort):
     """As `DatagramPort`, for a UDP socket of one family, and without header fields."""
 
     def __init__(
-        self, sock: socket.socket, protocol: DatagramProtocol, reactor: IReactorFDSet, *, longest: int = 8192
+        self,
+        sock: socket.socket,
+        protocol: DatagramProtocol,
+        reactor: IReactorFDSet,
+        *,
+        longest: int = 8192,
+        dropped: Counter[str] | None = None,
     ) -> None:
-        super().__init__(sock, protocol, reactor, longest=longest)
+        super().__init__(sock, protocol, reactor, longest=longest, dropped=dropped)
         self._is_v6 = sock.family == socket.AF_INET6
         info = _V6_END if self._is_v6 else _V4_END
         self._messages = Messages(
@@ -78,7 +91,7 @@ class BatchedPort(DatagramPort):
             count = messages.receive()
         except OSError as error:
             if error.errno != errno.EAGAIN:
-                self.failed[error.errno or 0] += 1
+                self.dropped[reason("receive", error)] += 1
             return
         data, stride, lengths, step = messages.data, messages.stride, messages.lengths, messages.step
         sender: Callable[[int], Any] = self._v6_sender if self._is_v6 else self._v4_sender
@@ -86,7 +99,7 @@ class BatchedPort(DatagramPort):
         for i in range(count):
             size = lengths[i * step]
             if size > self._longest:
-                self.oversize += 1
+                self.dropped["oversize"] += 1
                 continue
             self._current = i
             self._peer = peer = sender(i)
@@ -181,7 +194,7 @@ class BatchedPort(DatagramPort):
             try:
                 sent = self._messages.send(self._first, self._waiting)
             except OSError as error:
-                self.failed[error.errno or 0] += 1
+                self.dropped[reason("send", error)] += 1
                 sent = 1
             self._first += sent
             self._waiting -= sent

@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 from collections import Counter
+from errno import errorcode
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from greetsvc.net.bind import UnixPath
 
-__all__ = ["BATCH", "IP_PKTINFO", "DatagramPort"]
+__all__ = ["BATCH", "IP_PKTINFO", "DatagramPort", "reason"]
 
 _ANCILLARY = 256
 BATCH = 64
@@ -57,8 +58,8 @@ class DatagramPort:
     addr)`` answers from ``asked``; it raises `OSError` where the kernel refuses, as that of Twisted's port. With
     ``headers``, ``arrival`` tells TTL and DSCP.
 
-    ``longest`` bounds a datagram in bytes: longer ones are counted in ``oversize`` and dropped. Errors that the
-    kernel reports in place of a datagram are counted by errno in ``failed``.
+    ``longest`` bounds a datagram in bytes: a longer one is counted in ``dropped`` as ``oversize``, and an error that
+    the kernel reports in place of one as `reason` says.
     """
 
     asked: str | None = None
@@ -74,11 +75,11 @@ class DatagramPort:
         longest: int = 8192,
         path: UnixPath | None = None,
         headers: bool = False,
+        dropped: Counter[str] | None = None,
     ) -> None:
         self.protocol = protocol
         self.arrival: Arrival | None = None
-        self.oversize = 0
-        self.failed: Counter[int] = Counter()
+        self.dropped: Counter[str] = Counter() if dropped is None else dropped
         self._sock = sock
         self._reactor = reactor
         self._longest = longest
@@ -171,7 +172,7 @@ class DatagramPort:
                     return
                 continue
             if len(data) > longest:
-                self.oversize += 1
+                self.dropped["oversize"] += 1
                 continue
             try:
                 received(data, peer)
@@ -203,7 +204,7 @@ class DatagramPort:
         """Whether reading ends for this turn. An error of an earlier send is only counted (ip(7), udp(7))."""
         if error.errno == errno.EAGAIN:
             return True
-        self.failed[error.errno or 0] += 1
+        self.dropped[reason("receive", error)] += 1
         return False
 
     def _note_destination(self, level: int, kind: int, value: bytes, peer: tuple[Any, ...]) -> None:
@@ -223,7 +224,7 @@ class DatagramPort:
 
     def _deliver(self, data: bytes, peer: Any) -> None:
         if len(data) > self._longest:
-            self.oversize += 1
+            self.dropped["oversize"] += 1
             return
         try:
             self.protocol.datagramReceived(data, peer)
@@ -237,6 +238,11 @@ class DatagramPort:
 
 
 _log = Logger()
+
+
+def reason(verb: str, error: OSError) -> str:
+    """What a system call's failure is counted as: ``receive-ECONNREFUSED``, ``send-EPERM``."""
+    return f"{verb}-{errorcode.get(error.errno or 0, 'unknown')}"
 
 
 def _address(family: int, name: Any) -> IPv4Address | IPv6Address | UNIXAddress:

@@ -157,6 +157,9 @@ def _unix(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
     mode = options.get("mode", f"{DEFAULT_MODE:o}")
     if not re.fullmatch(r"[0-7]{1,4}", mode) or int(mode, 8) > 0o777:
         raise ValueError(f"the mode must be permissions in octal, as 660, not {mode!r}")
+    if options.get("lockfile", "1") not in {"0", "1"}:
+        # Taken as Twisted takes it, though a stale socket is told from a live one without a lock file.
+        raise ValueError(f"the lockfile must be 0 or 1, not {options['lockfile']!r}")
     return Endpoint(
         text,
         kind,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from errno import errorcode
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import DatagramProtocol
 
 from greetsvc import wire
 from greetsvc.ledger import Ledger
+from greetsvc.net.datagram import reason as failure
 from greetsvc.server.stream import address_of
 from greetsvc.server.udprule import UdpRule
 from greetsvc.visit import Address, PathFacts, Visit
@@ -67,7 +67,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
             try:
                 self.transport.write(greeting, addr)
             except OSError as error:
-                reason = f"send-{errorcode.get(error.errno or 0, 'unknown')}"
+                reason = failure("send", error)
             else:
                 self.ledger.greet(self.kind, peer)
                 return

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["READABLE", "VisitLog"]
 
+_log = Logger(namespace="greetsvc")
+
 READABLE = 20
 """Visits that are logged one by one in a second."""
 
@@ -25,8 +27,6 @@ class VisitLog:
     With ``readable=0`` all are summed up. While visits are only summed up they cost nothing here: the ledger has
     counted them. `stop` writes the last sum.
     """
-
-    log = Logger(namespace="greetsvc")
 
     def __init__(self, ledger: Ledger, clock: IReactorTime, *, readable: int = READABLE) -> None:
         self._ledger = ledger
@@ -57,7 +57,7 @@ class VisitLog:
             self._room -= 1
             self._logged[transport] += 1
             who = tuple(peer) if peer.port else peer.host or "an unnamed UNIX socket"
-            self.log.info("Got a connection from {peer}", peer=who, transport=transport)
+            _log.info("Got a connection from {peer}", peer=who, transport=transport)
         if not self._room:
             self._ledger.watchers.remove(self._visited)
 
@@ -75,7 +75,7 @@ class VisitLog:
         more = self._ledger.greeted - self._logged
         if more:
             self._logged = self._ledger.greeted.copy()
-            self.log.info(
+            _log.info(
                 "Got {count} {more}connections in a second: {kinds}",
                 count=more.total(),
                 more="more " if self._readable else "",
