@@ -39,6 +39,13 @@ def megabyte(tmp_path: Path) -> str:
     return f"file:{path}"
 
 
+def at_rest(child: Any, visitor: Any, port: int) -> int:
+    """How many descriptors the service has when nobody is there, and one more to watch lingering sockets with."""
+    visitor.visit(port)
+    time.sleep(0.1)
+    return int(child.descriptors()) + 1
+
+
 def settled(child: Any, descriptors: int, patience: float = 8.0) -> None:
     """Wait until the child holds no more than it did."""
     end = time.monotonic() + patience
@@ -49,19 +56,10 @@ def settled(child: Any, descriptors: int, patience: float = 8.0) -> None:
 
 @pytest.mark.parametrize("jump", [signal.SIGUSR2, signal.SIGRTMIN])
 def test_a_clock_that_jumps_moves_no_deadline(child: Any, visitor: Any, megabyte: str, jump: int) -> None:
-    options = (
-        "--listen",
-        f"tcp:0:{LOOPBACK}",
-        "--listen",
-        f"tcp:0:{LOOPBACK}",
-        "--deadline",
-        "1.5",
-        "--linger",
-        "0.5",
-    )
-    server = child(*options, "--greeter", megabyte, command=("-c", JUMPING))
-    port = server.ports(2)[0]
-    idle = server.descriptors()
+    limits = ("--deadline", "1.5", "--linger", "0.5")
+    server = child("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, *limits, command=("-c", JUMPING))
+    (port,) = server.ports()
+    idle = at_rest(server, visitor, port)
     slow = visitor.connect(port, window=4096)
     held = [visitor.connect(port, window=4096 * (number % 2)) for number in range(40)]
     # Half of these are lingered for, the others have most of their greeting still to read.
@@ -76,10 +74,10 @@ def test_a_clock_that_jumps_moves_no_deadline(child: Any, visitor: Any, megabyte
     assert server.stop() == 0
 
 
-def test_resets_amid_the_greeting_leave_nothing_behind(child: Any, megabyte: str) -> None:
+def test_resets_amid_the_greeting_leave_nothing_behind(child: Any, visitor: Any, megabyte: str) -> None:
     server = child("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, "--log-visits", "off")
     (port,) = server.ports()
-    idle = server.descriptors()
+    idle = at_rest(server, visitor, port)
     for number in range(600):
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -124,3 +122,25 @@ def test_without_descriptors_the_listener_goes_on(child: Any, visitor: Any, mega
         time.sleep(0.1)
     assert server.stop() == 0
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+def test_who_lingers_when_there_are_no_descriptors_is_let_go_too(child: Any, visitor: Any, megabyte: str) -> None:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+
+    server = child(
+        *("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, "--max-connections", "1000"),
+        *("--deadline", "2", "--linger", "0.3", "--log-visits", "off"),
+        preexec_fn=few,
+    )
+    (port,) = server.ports()
+    idle = at_rest(server, visitor, port)
+    held = [visitor.connect(port, window=4096) for _ in range(70)]
+    server.wait_for("Cannot accept connections")
+    for sock in held[:10]:
+        left = 1_000_000
+        while left:
+            left -= len(sock.recv(left))
+    settled(server, idle)
+    assert len(visitor.visit(port)) == 1_000_000
+    assert server.stop() == 0
