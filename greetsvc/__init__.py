@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from greetsvc._version import __version__
 
 if TYPE_CHECKING:
-    from greetsvc.client import GreetFailed, Greeting, greet, greet_ex
+    from greetsvc.client import GreetFailed, Greeting, Run, greet, greet_ex, greet_many
 
-__all__ = ["GreetFailed", "Greeting", "__version__", "greet", "greet_ex"]
+__all__ = ["GreetFailed", "Greeting", "Run", "__version__", "greet", "greet_ex", "greet_many"]
 
 
 def __getattr__(name: str) -> object:
