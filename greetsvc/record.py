@@ -10,25 +10,13 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from greetsvc.net.arrival import Syn
 from greetsvc.visit import Address
 
 __all__ = ["VERSION", "Datagram", "PathRecord", "Syn", "Tcp", "Tls", "decode", "encode"]
 
 VERSION = 1
 _LONGEST_TEXT = 200
-
-
-@frozen
-class Syn:
-    """The client's SYN as it arrived. ``mss`` in bytes and ``wscale`` as a shift are None where it had none."""
-
-    ttl: int
-    dscp: int
-    ecn: int
-    mss: int | None
-    wscale: int | None
-    sack: bool
-    timestamps: bool
 
 
 @frozen
@@ -63,7 +51,7 @@ class Datagram:
 class PathRecord:
     """What the server saw: ``you`` is the client, ``me`` the address it reached, ``via`` the proxy that named it.
 
-    ``instance`` is another after each start and in each replica; ``nonce`` is that of a marked request.
+    ``syn`` is the client's as it arrived; ``instance`` is another after each start and in each replica; ``nonce`` is that of a marked request.
     """
 
     instance: str

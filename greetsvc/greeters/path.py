@@ -32,7 +32,7 @@ class PathGreeter:
         """The record of this visit."""
         path = visit.path or PathFacts()
         own = visit.via is None
-        syn, tcp, tls, datagram = path.syn, path.tcp, visit.tls, path.datagram
+        tcp, tls, datagram = path.tcp, visit.tls, path.datagram
         return record.encode(
             record.PathRecord(
                 instance=INSTANCE,
@@ -41,9 +41,7 @@ class PathGreeter:
                 you=visit.peer,
                 me=visit.local,
                 via=visit.via,
-                syn=record.Syn(syn.ttl, syn.dscp, syn.ecn, syn.mss, syn.wscale, syn.sack, syn.timestamps)
-                if syn and own
-                else None,
+                syn=path.syn if own else None,
                 tcp=record.Tcp(tcp.rtt_us, tcp.mss, tcp.retransmits) if tcp and own else None,
                 tls=record.Tls(tls.version, tls.cipher, tls.sni, tls.alpn) if tls else None,
                 datagram=record.Datagram(datagram.ttl, datagram.dscp, visit.size or 0) if datagram else None,
