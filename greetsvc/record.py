@@ -51,7 +51,8 @@ class Datagram:
 class PathRecord:
     """What the server saw: ``you`` is the client, ``me`` the address it reached, ``via`` the proxy that named it.
 
-    ``syn`` is the client's as it arrived; ``instance`` is another after each start and in each replica; ``nonce`` is that of a marked request.
+    ``syn`` is the client's as it arrived; ``instance`` is another after each start and in each replica; ``nonce`` is
+    that of a marked request.
     """
 
     instance: str
