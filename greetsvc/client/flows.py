@@ -32,7 +32,6 @@ _CHANCE = 0.001
 """A flow is named when its losses would come of the others' rate of loss less often than this, in any flow."""
 
 _OURS = frozenset([errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM])
-"""What keeps a probe from leaving; a fresh port tells nothing of the path then."""
 
 
 @define
@@ -47,15 +46,19 @@ class Flows:
         self.sent = [0] * len(self.ports)
         self.lost = [0] * len(self.ports)
 
-    def add(self, flow: int, *, lost: bool) -> None:
-        """Count one probe of a flow; flows are numbered from 0 here, and from 1 in words."""
-        self.sent[flow] += 1
-        self.lost[flow] += lost
+    def add(self, flow: int, outcome: Greeting | GreetFailed) -> None:
+        """Count one probe of a flow, if it left; flows are numbered from 0 here, and from 1 in words."""
+        failed = isinstance(outcome, GreetFailed)
+        if not (isinstance(outcome, GreetFailed) and _never_left(outcome)):
+            self.sent[flow] += 1
+            self.lost[flow] += failed
 
     def broken(self) -> list[tuple[int, int, int]]:
         """Flows that lose more than chance allows: number, and what the sounder ones have lost and sent."""
         found = []
         for flow, (sent, lost) in enumerate(zip(self.sent, self.lost, strict=True)):
+            if not lost:
+                continue
             others = [at for at, total in enumerate(self.sent) if total and self.lost[at] / total < lost / sent / 2]
             others_lost, others_sent = sum(self.lost[at] for at in others), sum(self.sent[at] for at in others)
             rate = (others_lost + 0.5) / (others_sent + 1)
@@ -78,6 +81,11 @@ class Flows:
         """The same for a program."""
         found = zip(self.ports, self.sent, self.lost, strict=True)
         return [{"source_port": port, "sent": sent, "lost": lost} for port, sent, lost in found]
+
+
+def _never_left(failed: GreetFailed) -> bool:
+    """Whether the failure is this host's own, and tells nothing of the path."""
+    return failed.phase == "resolve" or failed.errno in _OURS
 
 
 def _at_least(lost: int, sent: int, rate: float) -> float:
@@ -125,7 +133,7 @@ class Pinned:
         try:
             greeting = await pinned()
         except GreetFailed as failed:
-            if failed.phase != "resolve" and failed.errno not in _OURS:
+            if not _never_left(failed):
                 self.finding = await self._compare(fresh)
             raise
         self.passed += 1

@@ -62,12 +62,11 @@ class Plan:
             return await pinned.probe(lambda: probe_from(first), lambda: probe_from(None))
 
         def each(number: int, outcome: Greeting | GreetFailed) -> None:
-            failed = isinstance(outcome, GreetFailed)
             complaints = [] if isinstance(outcome, GreetFailed) else self.demands.complaints(outcome)
             if pinned is not None and pinned.finding:
                 complaints.append(pinned.finding)
             if tally.flows is not None:
-                tally.flows.add((number - 1) % len(ports), lost=failed)
+                tally.flows.add((number - 1) % len(ports), outcome)
             tally.add(outcome, complaints)
             tally.elapsed = now() - start
             output.write(self.report.probe(number, outcome, complaints))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -17,15 +18,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionDone
+from twisted.internet.task import Clock, deferLater
+from twisted.python.failure import Failure
 
 from greetsvc import GreetFailed, greet
 from greetsvc.client import ClientTls, causes
 from greetsvc.client.ask import Asking, ask
 from greetsvc.client.causes import likely, likely_ending
+from greetsvc.client.heard import Heard
 from greetsvc.client.outgoing import Outgoing
+from greetsvc.client.progress import Progress
+from greetsvc.client.sent import Sent
+from greetsvc.client.stream import _ProbeFactory
 from greetsvc.client.targets import parse
 from greetsvc.client.verdict import Phase
+from greetsvc.net.arrival import TcpInfo
+from greetsvc.visit import Address
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "verdicts.md"
 
@@ -271,3 +282,69 @@ def test_every_cause_is_in_the_document() -> None:
     told |= {cause for _, cause in causes._TLS_WORDS}
     assert len(told) > 25
     assert [cause for cause in sorted(told) if cause not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (errno.ENOENT, "the name is mistyped or not published"),
+        (errno.EAGAIN, "the resolver cannot be reached or has failed"),
+        (errno.ETIMEDOUT, "the resolver does not answer"),
+    ],
+)
+def test_names_that_are_not_resolved(number: int, cause: str) -> None:
+    blamed(GreetFailed(number, "odd", "resolve", target=parse("h")), "resolve", number, cause)
+
+
+def test_an_error_that_the_reactor_takes_for_a_clean_end_keeps_its_errno(free_port: int) -> None:
+    """The socket has an error and nothing to read, as one has that ICMP forbade to connect."""
+    progress = Progress(parse("127.0.0.1"), 5)
+    progress.enter("connect")
+    clock = Clock()
+    factory = _ProbeFactory(Heard(progress, 100), cast("Any", clock))
+
+    class Transport:
+        connected = 0
+
+        def connectionLost(self, reason: Failure) -> None:
+            factory.clientConnectionFailed(cast("Any", None), Failure(ConnectError(string=reason)))
+
+    transport = Transport()
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", free_port))
+        sock.send(b"x")
+        select.select([sock], [], [], 5)
+        factory._keep_errno(transport, sock)
+        transport.connectionLost(Failure(ConnectionDone()))
+    failed: list[Failure] = []
+    factory.verdict.addErrback(failed.append)
+    value = cast("GreetFailed", failed[0].value)
+    assert (value.errno, value.phase) == (errno.ECONNREFUSED, "connect")
+
+
+def test_a_connection_that_took_more_than_one_syn_is_remarked() -> None:
+    progress = Progress(parse("127.0.0.1"), 5)
+    info = TcpInfo(0, 1448, 2, 1448, timestamps=True, sack=True, wscale=True)
+    progress.sent = Sent(Address("127.0.0.1", 8088), tcp=info)
+    Heard(progress, 100).connected()
+    assert progress.failed(errno.ENODATA, "nothing").notes == (
+        "connected only after the SYN was sent 3 times: packets are lost",
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_syns_that_are_dropped_first_are_seen_by_our_own_side() -> None:
+    """The queue of a listener is full at first, and has room when the SYN comes again."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as first:
+        first.connect(listener.getsockname())
+        host, port = listener.getsockname()
+        asking = Deferred.fromCoroutine(ask(parse(f"{host}:{port}"), Asking(timeout=4)))
+        await deferLater(cast("Any", reactor), 0.3, lambda: None)
+        listener.accept()[0].close()
+        await deferLater(cast("Any", reactor), 1.2, lambda: None)
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"hello")
+        greeting = await asking
+    assert greeting.notes == ("connected only after the SYN was sent 2 times: packets are lost",)
+    assert greeting.seconds.connect == pytest.approx(1.03, abs=0.2)

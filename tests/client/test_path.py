@@ -1,0 +1,322 @@
+"""What was sent, held against what arrived."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import pytest_twisted
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greetsvc import Greeting, greet, record
+from greetsvc.client.path import PathVerdict, is_ours, judge, place
+from greetsvc.client.report import JsonLines, Plain
+from greetsvc.client.sent import OPTIONS, Sent
+from greetsvc.client.targets import parse
+from greetsvc.net.arrival import TcpInfo
+from greetsvc.record import Datagram, PathRecord, Syn, Tcp
+from greetsvc.visit import Address
+
+US = Address("10.0.1.2", 40112)
+ASKED = Address("10.0.2.2", 8088)
+PROXY = Address("10.0.2.1", 50000)
+CLAIM = Address("192.0.2.77", 7)
+INFO = TcpInfo(rtt_us=100, mss=1448, retransmits=0, advertised_mss=1448, timestamps=True, sack=True, wscale=True)
+SENT = Sent(ASKED, local=US, ttl=64, dscp=46, tcp=INFO, offered=frozenset(OPTIONS))
+SYN = Syn(ttl=64, dscp=46, ecn=0, mss=1460, wscale=7, sack=True, timestamps=True)
+CLEAN = PathRecord(
+    instance="0badcafe",
+    nonce=None,
+    transport="tcp",
+    you=US,
+    me=ASKED,
+    via=None,
+    syn=SYN,
+    tcp=Tcp(100, 1448, 0),
+    tls=None,
+    datagram=None,
+)
+KEYS = ["nat", "proxy", "hops", "mss", "stripped", "dscp", "instance"]
+
+
+def notable(verdict: PathVerdict) -> list[str]:
+    return [remark.text for remark in verdict.remarks if remark.notable]
+
+
+def all_said(verdict: PathVerdict) -> list[str]:
+    return [remark.text for remark in verdict.remarks]
+
+
+def test_a_clean_path_is_clean_and_everything_is_known() -> None:
+    verdict = judge(SENT, CLEAN)
+    assert verdict.as_json() == {
+        "nat": False,
+        "proxy": False,
+        "hops": 0,
+        "mss": None,
+        "stripped": [],
+        "dscp": None,
+        "instance": "0badcafe",
+    }
+    assert list(verdict.as_json()) == KEYS
+    assert notable(verdict) == []
+    assert all_said(verdict) == [
+        "NAT: no",
+        "proxy: none that says so",
+        "hops: 0",
+        "MSS: 1460, as sent",
+        "TCP options: none stripped",
+        "DSCP: 46, as sent",
+        "replica: 0badcafe",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "told", "said"),
+    [
+        ({"you": Address("192.0.2.9", 61004)}, {"nat": True}, "NAT: yes, 10.0.1.2:40112 became 192.0.2.9:61004"),
+        ({"you": Address("10.0.1.2", 40113)}, {"nat": True}, "NAT: yes, 10.0.1.2:40112 became 10.0.1.2:40113"),
+        (
+            {"me": Address("10.9.9.9", 80)},
+            {"nat": True},
+            "NAT: yes, the target 10.0.2.2:8088 became 10.9.9.9:80",
+        ),
+        ({"syn": evolve(SYN, ttl=62)}, {"hops": 2}, "hops: 2"),
+        (
+            {"syn": evolve(SYN, mss=1200)},
+            {"mss": {"sent": 1460, "arrived": 1200}},
+            "MSS: clamped, 1460 became 1200",
+        ),
+        ({"syn": evolve(SYN, mss=8960)}, {"mss": {"sent": 1460, "arrived": 8960}}, "MSS: raised, 1460 became 8960"),
+        ({"syn": evolve(SYN, mss=None)}, {}, "MSS: stripped, 1460 was sent and none arrived"),
+        (
+            {"syn": evolve(SYN, timestamps=False)},
+            {"stripped": ["timestamps"]},
+            "TCP options: timestamps stripped",
+        ),
+        (
+            {"syn": evolve(SYN, timestamps=False, sack=False, wscale=None)},
+            {"stripped": ["timestamps", "sack", "wscale"]},
+            "TCP options: timestamps, sack, wscale stripped",
+        ),
+        ({"syn": evolve(SYN, dscp=0)}, {"dscp": {"sent": 46, "arrived": 0}}, "DSCP: rewritten, 46 became 0"),
+        (
+            {"tcp": Tcp(100, 1448, 2)},
+            {},
+            "retransmitted: 2 of the server's first packets: packets are lost on the way back",
+        ),
+    ],
+)
+def test_one_change_is_named_and_nothing_else(change: dict[str, Any], told: dict[str, Any], said: str) -> None:
+    verdict = judge(SENT, evolve(CLEAN, **change))
+    assert verdict.as_json() == judge(SENT, CLEAN).as_json() | told
+    assert notable(verdict) == [said]
+
+
+def test_an_option_that_we_do_not_offer_is_not_stripped() -> None:
+    bare = evolve(CLEAN, syn=evolve(SYN, timestamps=False, sack=False, wscale=None))
+    assert judge(evolve(SENT, offered=frozenset()), bare).stripped == ()
+    assert judge(evolve(SENT, offered=frozenset(["sack"])), bare).stripped == ("sack",)
+
+
+def test_behind_a_proxy_what_arrived_is_not_known() -> None:
+    verdict = judge(SENT, evolve(CLEAN, via=PROXY, syn=None, tcp=None))
+    assert verdict.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": True, "instance": "0badcafe"}
+    assert notable(verdict) == [
+        "proxy: yes, 10.0.2.1:50000 passed the connection on; what arrived were its packets, not ours"
+    ]
+
+
+def test_a_header_of_our_own_that_counted_makes_us_no_proxy() -> None:
+    claiming = evolve(SENT, claimed=CLAIM)
+    direct = judge(claiming, evolve(CLEAN, you=CLAIM, via=US, syn=None, tcp=None))
+    assert (direct.nat, direct.proxy, notable(direct)) == (False, False, [])
+    translated = judge(claiming, evolve(CLEAN, you=CLAIM, via=PROXY, syn=None, tcp=None))
+    assert notable(translated) == ["NAT: yes, 10.0.1.2:40112 became 10.0.2.1:50000"]
+
+
+def test_a_header_of_our_own_that_did_not_count_is_told() -> None:
+    verdict = judge(evolve(SENT, claimed=CLAIM), CLEAN)
+    assert notable(verdict) == ["PROXY header: it did not count, the server saw 10.0.1.2:40112"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "seen", "hops", "mss", "dscp"),
+    [
+        (Sent(ASKED, local=US), CLEAN, "hops: not known", "MSS: 1460", "DSCP: 46 arrived"),
+        (SENT, evolve(CLEAN, syn=evolve(SYN, ttl=255)), "hops: not known", "MSS: 1460, as sent", "DSCP: 46, as sent"),
+        (
+            Sent(ASKED, local=US),
+            evolve(CLEAN, syn=evolve(SYN, mss=None)),
+            "hops: not known",
+            "MSS: not known",
+            "DSCP: 46 arrived",
+        ),
+    ],
+)
+def test_what_one_side_does_not_know_is_null_and_said(
+    sent: Sent, seen: PathRecord, hops: str, mss: str, dscp: str
+) -> None:
+    verdict = judge(sent, seen)
+    assert (verdict.hops, verdict.mss, verdict.dscp) == (None, None, None)
+    assert {hops, mss, dscp} <= set(all_said(verdict))
+    assert ("TCP options: not known" in all_said(verdict)) == (sent.offered is None)
+    assert notable(verdict) == []
+
+
+def test_a_server_that_cannot_tell_what_arrived_is_named() -> None:
+    verdict = judge(SENT, evolve(CLEAN, syn=None, tcp=None))
+    assert verdict.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": False, "instance": "0badcafe"}
+    assert notable(verdict) == ["hops, MSS, TCP options, DSCP: not known, the server does not tell what arrived"]
+
+
+def test_of_datagrams_ttl_and_dscp_are_compared() -> None:
+    udp = evolve(CLEAN, transport="udp", syn=None, tcp=None, datagram=Datagram(ttl=61, dscp=0, size=1200))
+    verdict = judge(evolve(SENT, tcp=None, offered=None), udp)
+    assert verdict.as_json() == dict.fromkeys(KEYS) | {
+        "nat": False,
+        "proxy": False,
+        "hops": 3,
+        "dscp": {"sent": 46, "arrived": 0},
+        "instance": "0badcafe",
+    }
+    unknown = judge(SENT, evolve(udp, datagram=Datagram(ttl=None, dscp=None, size=1200)))
+    assert (unknown.hops, unknown.dscp) == (None, None)
+    assert "DSCP: not known" in all_said(unknown)
+
+
+def test_unix_sockets_have_no_path_to_judge() -> None:
+    here = Address("/run/greet.sock", 0)
+    seen = evolve(CLEAN, transport="unix", you=Address("", 0), me=here, syn=None, tcp=None)
+    verdict = judge(Sent(here), seen)
+    assert verdict.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": False, "instance": "0badcafe"}
+    assert notable(verdict) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "met"),
+    [
+        (Address("fe80::1%2", 8088), Address("fe80::1", 8088)),
+        (Address("2001:db8:0::1", 8088), Address("2001:db8::1", 8088)),
+        (Address("10.0.2.2", 8088), Address("::ffff:10.0.2.2", 8088)),
+        (Address("10.0.2.2", 8088), Address("0.0.0.0", 8088)),
+    ],
+)
+def test_one_address_in_two_spellings_was_not_translated(asked: Address, met: Address) -> None:
+    assert judge(evolve(SENT, asked=asked), evolve(CLEAN, me=met)).nat is False
+
+
+def test_places_are_written_as_targets_are() -> None:
+    assert place(US) == "10.0.1.2:40112"
+    assert place(Address("::1", 1)) == "[::1]:1"
+    assert place(Address("/s", 0)) == "/s"
+
+
+def test_an_answer_is_ours_unless_it_names_another_request() -> None:
+    line = record.encode(evolve(CLEAN, nonce="00000000000000aa"))
+    assert is_ours(b"Thank you for connecting\r\n", "00000000000000aa")
+    assert is_ours(b'{"not": "a record"}', "00000000000000aa")
+    assert is_ours(line, "00000000000000aa")
+    assert not is_ours(line, "00000000000000ab")
+    assert not is_ours(line, None)
+    assert is_ours(record.encode(CLEAN), None)
+
+
+_PORTS = st.integers(0, 65535)
+_HOSTS = st.sampled_from(["10.0.1.2", "10.0.2.2", "::1", "fe80::1%3", "", "0.0.0.0", "/s", "not an address"])
+_ADDRESSES = st.builds(Address, _HOSTS, _PORTS)
+_BYTES = st.integers(0, 255)
+_SYNS = st.builds(
+    Syn,
+    ttl=_BYTES,
+    dscp=_BYTES,
+    ecn=_BYTES,
+    mss=st.none() | _PORTS,
+    wscale=st.none() | _BYTES,
+    sack=st.booleans(),
+    timestamps=st.booleans(),
+)
+
+
+@given(
+    st.builds(
+        PathRecord,
+        instance=st.text(max_size=9),
+        nonce=st.none(),
+        transport=st.sampled_from(["tcp", "tls", "udp", "unix", "unixgram", "carrier pigeon"]),
+        you=_ADDRESSES,
+        me=_ADDRESSES,
+        via=st.none() | _ADDRESSES,
+        syn=st.none() | _SYNS,
+        tcp=st.none() | st.builds(Tcp, _PORTS, _PORTS, _BYTES),
+        tls=st.none(),
+        datagram=st.none() | st.builds(Datagram, st.none() | _BYTES, st.none() | _BYTES, _PORTS),
+    ),
+    st.builds(Sent, _ADDRESSES, local=st.none() | _ADDRESSES, claimed=st.none() | _ADDRESSES),
+)
+def test_no_record_breaks_the_verdict(seen: PathRecord, sent: Sent) -> None:
+    verdict = judge(sent, seen)
+    assert list(json.loads(json.dumps(verdict.as_json()))) == KEYS
+    assert all_said(verdict)
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_loopback_our_own_side_is_told_as_a_server_sees_it(peers: Any) -> None:
+    from greetsvc.net.arrival import keep_syn, read_syn
+
+    def tell(connection: Any) -> None:
+        syn = read_syn(connection)
+        assert syn is not None
+        seen = evolve(
+            CLEAN,
+            you=Address(*connection.getpeername()),
+            me=Address(*connection.getsockname()),
+            syn=Syn(syn.ttl, syn.dscp, syn.ecn, syn.mss, syn.wscale, syn.sack, syn.timestamps),
+        )
+        connection.sendall(record.encode(seen))
+
+    target = peers.stream(tell)
+    keep_syn(peers.sockets[0])
+    greeting = await greet(target)
+    assert greeting.path is not None
+    assert greeting.path.as_json() == judge(SENT, CLEAN).as_json()
+    assert greeting.sent is not None
+    assert greeting.sent.syns == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_record_for_another_request_is_not_taken(peers: Any) -> None:
+    def confuse(sock: Any, _: bytes, sender: Any) -> None:
+        sock.sendto(record.encode(evolve(CLEAN, transport="udp", nonce="00000000000000aa")), sender)
+        sock.sendto(b"hello", sender)
+
+    greeting = await greet(peers.datagram(confuse))
+    assert greeting.data == b"hello"
+    assert greeting.notes == ("an answer came that names another request than ours",)
+    assert greeting.path is None
+
+
+def greeting_with(path: PathVerdict | None) -> Greeting:
+    from greetsvc.client.verdict import Seconds
+
+    line = "{}\n" if path is None else record.encode(CLEAN).decode()
+    return Greeting(parse("10.0.2.2"), line.encode(), line, Seconds(), ASKED, "fin", path=path)
+
+
+def test_the_probe_object_has_the_path_of_a_record_only() -> None:
+    report = JsonLines(parse("10.0.2.2"), several=False)
+    with_path = json.loads(report.probe(1, greeting_with(judge(SENT, CLEAN)), []).out[0])
+    assert list(with_path["path"]) == KEYS
+    assert "path" not in json.loads(report.probe(1, greeting_with(None), []).out[0])
+
+
+def test_in_a_run_each_finding_is_told_once() -> None:
+    plain = Plain(parse("10.0.2.2"), several=True)
+    first = plain.probe(1, greeting_with(judge(SENT, evolve(CLEAN, you=Address("192.0.2.9", 61004)))), [])
+    assert first.err == ["greet: 1: tcp:10.0.2.2:8088: NAT: yes, 10.0.1.2:40112 became 192.0.2.9:61004"]
+    assert first.out[0].endswith(": a path record of 0badcafe")
+    again = evolve(CLEAN, you=Address("192.0.2.9", 61005), syn=evolve(SYN, ttl=63))
+    assert plain.probe(2, greeting_with(judge(SENT, again)), []).err == ["greet: 2: tcp:10.0.2.2:8088: hops: 1"]
