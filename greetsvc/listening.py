@@ -17,7 +17,6 @@ from greetsvc import wire
 from greetsvc.config import one_line
 from greetsvc.ledger import Ledger
 from greetsvc.net.arrival import keep_syn
-from greetsvc.net.batched import udp_port
 from greetsvc.net.bind import LONGEST_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.datagram import DatagramPort
 from greetsvc.net.endpoints import Endpoint
@@ -25,6 +24,7 @@ from greetsvc.net.facade import ListeningReactor
 from greetsvc.net.linger import Lingerers
 from greetsvc.net.proxied import ProxiedFactory
 from greetsvc.net.tls import tls_endpoint
+from greetsvc.net.udp import udp_port
 from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
 from greetsvc.server.admission import Admission
 from greetsvc.server.stream import address_of

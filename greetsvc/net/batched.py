@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 
 from greetsvc.net.datagram import IP_PKTINFO, DatagramPort, reason
-from greetsvc.net.mmsg import CONTROL, NAME, Messages, mmsg_works
+from greetsvc.net.mmsg import CONTROL, NAME, Messages
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFDSet
     from twisted.internet.protocol import DatagramProtocol
 
-__all__ = ["BatchedPort", "udp_port"]
+__all__ = ["BatchedPort"]
 
 # Where packet info lies behind the header of its ancillary message (cmsg(3)): in_pktinfo of ip(7), and in6_pktinfo of
 # RFC 3542 6.1; and how many bytes of ancillary data that makes.
@@ -37,22 +37,6 @@ _log = Logger()
 _V4_NAME = struct.Struct("!2xH4s")
 _V6_NAME = struct.Struct("!2xHI16s")
 _SCOPE = struct.Struct("=I")
-
-
-def udp_port(
-    sock: socket.socket,
-    protocol: DatagramProtocol,
-    reactor: IReactorFDSet,
-    *,
-    longest: int,
-    headers: bool = False,
-    dropped: Counter[str] | None = None,
-) -> DatagramPort:
-    """The fastest port for a bound UDP socket that tells what it has to tell."""
-    dual = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-    if headers or dual or not mmsg_works():
-        return DatagramPort(sock, protocol, reactor, longest=longest, headers=headers, dropped=dropped)
-    return BatchedPort(sock, protocol, reactor, longest=longest, dropped=dropped)
 
 
 class BatchedPort(DatagramPort):

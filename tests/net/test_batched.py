@@ -12,8 +12,8 @@ from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.protocol import DatagramProtocol
 
-from greetsvc.net import batched
-from greetsvc.net.batched import BatchedPort, udp_port
+from greetsvc.net import udp
+from greetsvc.net.batched import BatchedPort
 from greetsvc.net.bind import datagram_socket, ipv6_works
 from greetsvc.net.datagram import DatagramPort
 from greetsvc.net.mmsg import MESSAGES, mmsg_works
@@ -249,7 +249,7 @@ def test_errors_of_the_calls_themselves_are_errors_of_the_operating_system() -> 
 
 def test_what_cannot_be_batched_is_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(host: str, **asked: Any) -> type:
-        port = udp_port(datagram_socket(host, 0), Recorder(lambda *_: None), FDS, longest=100, **asked)
+        port = udp.udp_port(datagram_socket(host, 0), Recorder(lambda *_: None), FDS, longest=100, **asked)
         port._sock.close()
         return type(port)
 
@@ -258,5 +258,7 @@ def test_what_cannot_be_batched_is_read_one_by_one(monkeypatch: pytest.MonkeyPat
     assert chosen("127.0.0.1", headers=True) is DatagramPort
     if ipv6_works():
         assert chosen("::") is DatagramPort, "a dual-stack socket has two kinds of packet info"
-    monkeypatch.setattr(batched, "mmsg_works", lambda: False)
+    monkeypatch.setattr(udp, "mmsg_works", lambda: False)
+    assert chosen("127.0.0.1") is DatagramPort
+    monkeypatch.setattr(udp, "BatchedPort", None)
     assert chosen("127.0.0.1") is DatagramPort
