@@ -33,7 +33,7 @@ def started(port: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", ["text", pytest.param("json", marks=pytest.mark.lab)])
 def test_with_a_full_disk_under_its_output_the_service_goes_on(child: Any, visitor: Any, form: str) -> None:
     port = free_port()
     with Path("/dev/full").open("wb") as full:

@@ -54,31 +54,33 @@ def settled(child: Any, descriptors: int, patience: float = 8.0) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("jump", [signal.SIGUSR2, signal.SIGRTMIN])
-def test_a_clock_that_jumps_moves_no_deadline(child: Any, visitor: Any, megabyte: str, jump: int) -> None:
-    limits = ("--deadline", "1.5", "--linger", "0.5")
-    server = child("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, *limits, command=("-c", JUMPING))
-    (port,) = server.ports()
-    idle = at_rest(server, visitor, port)
-    slow = visitor.connect(port, window=4096)
-    held = [visitor.connect(port, window=4096 * (number % 2)) for number in range(40)]
-    # Half of these are lingered for, the others have most of their greeting still to read.
-    server.wait_for("Got a connection from", 20)
-    server.process.send_signal(jump)
-    # Not cut short, while it is being read ...
-    time.sleep(0.3)
-    assert len(visitor.read(slow)) == 1_000_000
-    # ... and nobody is held for the hour that the clock went back.
-    settled(server, idle)
-    assert visitor.read(held[0]) != b""
-    assert server.stop() == 0
+def test_a_clock_that_jumps_moves_no_deadline(child: Any, visitor: Any, megabyte: str) -> None:
+    options = ("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, "--deadline", "1", "--linger", "0.3")
+    servers = {jump: child(*options, command=("-c", JUMPING)) for jump in (signal.SIGUSR2, signal.SIGRTMIN)}
+    idle, slow = {}, {}
+    for jump, server in servers.items():
+        (port,) = server.ports()
+        idle[jump] = at_rest(server, visitor, port)
+        slow[jump] = visitor.connect(port, window=4096)
+        # Half of these are lingered for, the others have most of their greeting still to read.
+        for number in range(40):
+            visitor.connect(port, window=4096 * (number % 2))
+        server.wait_for("Got a connection from", 20)
+        server.process.send_signal(jump)
+        # Not cut short, while it is being read ...
+        time.sleep(0.1)
+        assert len(visitor.read(slow[jump])) == 1_000_000
+    for jump, server in servers.items():
+        # ... and nobody is held for the hour that the clock went back.
+        settled(server, idle[jump])
+        assert server.stop() == 0
 
 
 def test_resets_amid_the_greeting_leave_nothing_behind(child: Any, visitor: Any, megabyte: str) -> None:
     server = child("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, "--log-visits", "off")
     (port,) = server.ports()
     idle = at_rest(server, visitor, port)
-    for number in range(600):
+    for number in range(300):
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             sock.connect(("127.0.0.1", port))
@@ -97,7 +99,7 @@ def test_without_descriptors_the_listener_goes_on(child: Any, visitor: Any, mega
 
     server = child(
         *("--listen", f"tcp:0:{LOOPBACK}", "--listen", f"udp:0:{LOOPBACK}", "--greeter", megabyte),
-        *("--max-connections", "1000", "--deadline", "2", "--log-visits", "off"),
+        *("--max-connections", "1000", "--deadline", "1.2", "--log-visits", "off"),
         preexec_fn=few,
     )
     tcp, _udp = server.ports(2)
@@ -106,15 +108,15 @@ def test_without_descriptors_the_listener_goes_on(child: Any, visitor: Any, mega
     server.wait_for("Cannot accept connections")
     begun, spent = time.monotonic(), server.cpu()
     refused = 0
-    while time.monotonic() < begun + 1.2:
+    while time.monotonic() < begun + 0.8:
         sock = visitor.connect(tcp)
         refused += not visitor.read(sock)
         time.sleep(0.01)
     spent = server.cpu() - spent
     seconds = time.monotonic() - begun
-    assert refused > 30
+    assert refused > 20
     assert server.said().count("Cannot accept connections") <= seconds + 2
-    assert spent < 0.5 * seconds
+    assert spent < 0.6 * seconds
     # The deadline frees descriptors; then all is as before.
     end = time.monotonic() + 8
     while not visitor.visit(tcp):
@@ -130,7 +132,7 @@ def test_who_lingers_when_there_are_no_descriptors_is_let_go_too(child: Any, vis
 
     server = child(
         *("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, "--max-connections", "1000"),
-        *("--deadline", "2", "--linger", "0.3", "--log-visits", "off"),
+        *("--deadline", "1.2", "--linger", "0.3", "--log-visits", "off"),
         preexec_fn=few,
     )
     (port,) = server.ports()

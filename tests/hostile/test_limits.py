@@ -41,14 +41,14 @@ async def test_connections_over_the_limit_are_closed_at_once_and_counted(
 
 @pytest_twisted.ensureDeferred
 async def test_lingering_connections_count(serve: Any, visitor: Any, until: Any) -> None:
-    ours = serve(TCP, max_connections=3, linger=1)
+    ours = serve(TCP, max_connections=3, linger=0.5)
     (port,) = ours.ports
     for _ in range(3):
         assert await deferToThread(visitor.connect(port).recv, 100) == GREETING
     assert ours.service.admission.open == 3
     assert await deferToThread(visitor.visit, port) == b""
     assert ours.ledger.refused == {"max-connections": 1}
-    # Silent, they are let go after a second.
+    # Silent, they are let go after half a second.
     await until(lambda: not ours.service.admission.open, patience=3)
     assert await deferToThread(visitor.visit, port) == GREETING
 
