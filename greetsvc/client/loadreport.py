@@ -55,7 +55,7 @@ class PlainLoad:
         percent = 100 * account.lost / account.sent if account.sent else 0.0
         counts = f"{account.sent} sent, {account.greeted} greeted, {account.lost} lost ({percent:.3g} %)"
         out = ["", f"{counts}, {account.rate:.6g} a second"]
-        if account.unfinished:
+        if account.elapsed < run.loading.duration:
             out.append(f"stopped after {account.elapsed:.3f} s with {account.unfinished} in flight")
         if account.flawed:
             out.append(f"{account.flawed} slow or not as expected")

@@ -100,7 +100,7 @@ def bars(histogram: Histogram, width: int) -> list[str]:
         return []
     low, high = histogram.least, histogram.greatest
     ratio = math.log(high / low)
-    rows = max(1, min(_MOST_ROWS, math.ceil(ratio / _NARROWEST_ROW)))
+    rows = max(1, min(_MOST_ROWS, histogram.count, math.ceil(ratio / _NARROWEST_ROW)))
     counts = [0] * rows
     for seconds, count in histogram.buckets():
         at = int(rows * math.log(max(seconds, low) / low) / ratio) if ratio else 0

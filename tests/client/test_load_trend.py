@@ -67,7 +67,8 @@ def test_bars_fit_the_width_and_count_everything() -> None:
 def test_bars_of_little_are_few_and_of_nothing_none() -> None:
     assert bars(Histogram(), 80) == []
     assert bars(histogram(0.5, 0.5), 40) == ["    500 to    500 ms  ███████████████ 2"]
-    assert len(bars(histogram(1.0, 1.03), 80)) == 2
+    assert len(bars(histogram(1.0, 1.03, 1.03), 80)) == 2
+    assert len(bars(histogram(1.0, 9.0), 80)) == 2
     assert bars(histogram(2.0), 10)[0].startswith("   2000 to   2000 ms  ████████ 1")
 
 
