@@ -32,6 +32,9 @@ from greetsvc.ledger import Ledger
 from greetsvc.listening import DatagramListening
 from greetsvc.service import GreetingService
 
+# Attackers come from all over 127.0.0.0/8, which is one machine's own only on Linux.
+collect_ignore_glob = [] if sys.platform == "linux" else ["test_*.py"]
+
 PATIENCE = 20.0
 CLONE_NEWNET = 0x40000000
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -44,6 +47,15 @@ def cores() -> tuple[int, int]:
     return ours[0], ours[-1]
 
 
+@contextmanager
+def flooding(port: int, size: int, seconds: int, core: int) -> Iterator[subprocess.Popen[str]]:
+    """Another process floods the port meanwhile, and says at its end how many it sent a second."""
+    command = [sys.executable, "-c", FLOOD, str(port), str(size), str(seconds), str(core)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as flood:
+        yield flood
+        flood.kill()
+
+
 @pytest.mark.parametrize("size", [0, 1200])
 def test_greetings_over_tcp_go_on_in_a_flood(child: Any, honest: Any, cores: Any, size: int) -> None:
     """The best of three rounds counts: what else this machine does is not ours to judge."""
@@ -54,11 +66,7 @@ def test_greetings_over_tcp_go_on_in_a_flood(child: Any, honest: Any, cores: Any
     quiet = honest(tcp, 1)
     rounds = []
     for _ in range(ROUNDS):
-        with subprocess.Popen(
-            [sys.executable, "-c", FLOOD, str(udp), str(size), "4", str(cores[1])],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as flood:
+        with flooding(udp, size, 4, cores[1]) as flood:
             greeted = honest(tcp, 3)
             sent = int(flood.communicate(timeout=20)[0])
         rounds.append(greeted)
@@ -68,3 +76,13 @@ def test_greetings_over_tcp_go_on_in_a_flood(child: Any, honest: Any, cores: Any
             break
     assert min(each.p(0.99) for each in rounds) <= 0.05
     assert server.stop() == 0
+
+
+def test_a_flood_does_not_keep_the_service_from_stopping(child: Any, cores: Any) -> None:
+    server = child("--listen", "udp:0:interface=127.0.0.1", "--log-visits", "off")
+    (udp,) = server.ports()
+    with flooding(udp, 0, 20, cores[1]):
+        time.sleep(1)
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 3
