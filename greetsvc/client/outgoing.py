@@ -10,7 +10,6 @@ from typing import Literal
 from attrs import frozen
 
 from greetsvc.client.setting import BadSetting
-from greetsvc.net.proxy import encode_v1, encode_v2
 from greetsvc.visit import Address
 
 __all__ = ["AS_EVER", "HIGHEST_DSCP", "Claim", "Outgoing", "parse_claim"]
@@ -30,6 +29,8 @@ class Claim:
 
     def header(self, destination: Address) -> bytes:
         """The header; a UNIX socket, which is no destination it can name, becomes the unspecified address."""
+        from greetsvc.net.proxy import encode_v1, encode_v2
+
         host, port = destination.host.partition("%")[0], destination.port
         if not port:
             host = "::" if ":" in self.source.host else "0.0.0.0"

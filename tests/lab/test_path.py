@@ -203,6 +203,17 @@ def test_a_pinned_flow_that_begins_to_vanish_is_told_from_fresh_ones(lab: Make, 
     assert int(found[1]) >= 2
 
 
+@pytest.mark.parametrize("option", ["--proxy-v1", "--proxy-v2"])
+def test_a_proxy_header_of_our_own_counts_where_it_is_trusted(lab: Make, option: str) -> None:
+    there = lab(0)
+    there.server.twistd("--listen", "proxy:tcp:9000", "--trust-proxy", "10.0.1.1", "--greeter", "path")
+    trusted = there.client.run("greet", option, "192.0.2.7:99", f"{there.host}:9000")
+    assert json.loads(trusted.stdout)["you"] == {"host": "192.0.2.7", "port": 99}
+    assert trusted.stderr == b"", "we are the proxy: there is no other, and no translation"
+    (line,) = said(there, option, "192.0.2.7:99", there.host)
+    assert line.startswith("PROXY header: it did not count, the server saw 10.0.1.1:")
+
+
 HAPROXY = """
 defaults
     mode tcp
