@@ -292,7 +292,8 @@ class Greeted:
         return self.took[min(int(len(self.took) * share), len(self.took) - 1)]
 
     def __str__(self) -> str:
-        return f"{len(self.took)} visits, {self.missed} missed, p50 {self.p(0.5):.4f} s, p99 {self.p(0.99):.4f} s"
+        times = f"p50 {self.p(0.5):.4f} s, p99 {self.p(0.99):.4f} s, longest {self.took[-1]:.4f} s"
+        return f"{len(self.took)} visits, {self.missed} missed, {times}"
 
 
 @pytest.fixture

@@ -94,7 +94,8 @@ def test_the_honest_are_greeted_while_ten_thousand_are_held(
         greeted = honest(plain, 3)
         most, after, buffers = server.descriptors() - idle, server.rss(), kernel_memory()
         spent, since = server.cpu(), time.monotonic()
-        rest = honest(plain, 2)
+        # Until after the deadline, when all of them are ended in a short time.
+        rest = honest(plain, max(2.0, begun + connected + DEADLINE - since + 0.5))
         load = (server.cpu() - spent) / (time.monotonic() - since)
         while server.descriptors() > idle + 2:
             assert time.monotonic() < begun + connected + DEADLINE + 5, f"{server.descriptors()} descriptors"
@@ -111,6 +112,6 @@ def test_the_honest_are_greeted_while_ten_thousand_are_held(
     )
     assert most >= HELD * 0.99
     assert greeted.missed == rest.missed == 0
-    assert min(greeted.p(0.99), rest.p(0.99)) < 0.1
+    assert rest.p(0.99) < 0.1
     assert honest(plain, 0.5).missed == 0
     assert server.stop() == 0
