@@ -61,7 +61,7 @@ _TLS_WORDS = (
 
 _GREET = {
     errno.ENODATA: "a limit or rule of the server, a load balancer with no live server, or it expects a PROXY header",
-    errno.ECONNRESET: "a firewall or load balancer ended it, the server failed or refuses us, or it expects a PROXY header",
+    errno.ECONNRESET: "a firewall or load balancer ended it; the server failed, refuses us, or wants a PROXY header",
     errno.ETIMEDOUT: "the listener waits for us to speak or hangs, or only long packets are lost (an MTU problem)",
     errno.EMSGSIZE: _NO_SERVICE,
 }

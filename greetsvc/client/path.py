@@ -14,6 +14,8 @@ from greetsvc.visit import Address
 
 __all__ = ["Change", "PathVerdict", "Remark", "is_ours", "judge", "place"]
 
+_OVER_IP = frozenset(["tcp", "tls", "udp"])
+
 
 @frozen
 class Change:
@@ -89,8 +91,14 @@ def judge(sent: Sent, record: PathRecord) -> PathVerdict:
         dscp=_change(sent.dscp, arrived.dscp if arrived else None),
         instance=record.instance,
     )
-    remarks = [*_translation(source, target), *_proxy(verdict, sent, record), *_packets(verdict, sent, record)]
-    return evolve(verdict, remarks=(*remarks, Remark(f"replica: {record.instance}", False, "replica")))
+    remarks = [Remark(f"replica: {record.instance}", False, "replica")]
+    if record.transport in _OVER_IP:
+        remarks[:0] = [
+            *_translation(source, target, known=local is not None),
+            *_proxy(verdict, sent, record),
+            *_packets(verdict, sent, record),
+        ]
+    return evolve(verdict, remarks=tuple(remarks))
 
 
 def is_ours(answer: bytes, nonce: str | None) -> bool:
@@ -106,7 +114,9 @@ def place(address: Address) -> str:
     return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
 
 
-def _translation(source: tuple[Address, Address] | None, target: tuple[Address, Address] | None) -> Iterator[Remark]:
+def _translation(
+    source: tuple[Address, Address] | None, target: tuple[Address, Address] | None, *, known: bool
+) -> Iterator[Remark]:
     if source is not None:
         ours, seen = source
         yield Remark(f"NAT: yes, {place(ours)} became {place(seen)}", True, f"NAT {ours.host} {seen.host}")
@@ -114,7 +124,7 @@ def _translation(source: tuple[Address, Address] | None, target: tuple[Address, 
         asked, met = target
         yield Remark(f"NAT: yes, the target {place(asked)} became {place(met)}", True, f"NAT to {met}")
     if source is None and target is None:
-        yield Remark("NAT: no", False, "NAT")
+        yield Remark("NAT: no" if known else "NAT: not known", False, "NAT")
 
 
 def _proxy(verdict: PathVerdict, sent: Sent, record: PathRecord) -> Iterator[Remark]:
@@ -130,9 +140,8 @@ def _proxy(verdict: PathVerdict, sent: Sent, record: PathRecord) -> Iterator[Rem
 
 def _packets(verdict: PathVerdict, sent: Sent, record: PathRecord) -> Iterator[Remark]:
     """What became of header fields and options, as far as it is known."""
-    stream = record.transport in {"tcp", "tls"}
-    arrived = record.syn if stream else record.datagram
-    if record.via is not None or record.transport not in {"tcp", "tls", "udp"}:
+    arrived = record.datagram if record.transport == "udp" else record.syn
+    if record.via is not None:
         return
     if arrived is None:
         yield Remark(

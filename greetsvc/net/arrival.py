@@ -58,7 +58,7 @@ class Syn:
 class TcpInfo:
     """A connection as its own end sees it: smoothed round trip in microseconds, MSS in bytes, retransmissions.
 
-    ``advertised_mss`` is what this end said in its SYN, and ``syn_retransmits`` counts both kinds up to now.
+    ``advertised_mss`` is what this end said in its SYN, less the 12 bytes of timestamps once those are agreed on.
     """
 
     rtt_us: int

@@ -219,7 +219,7 @@ async def test_connected_but_not_greeted(peers: Any, reset: Any) -> None:
     failed = await failure(peers.stream(peers.hold), timeout=0.3)
     blamed(failed, "greet", errno.ETIMEDOUT, "the listener waits for us to speak or hangs")
     failed = await failure(peers.stream(reset))
-    blamed(failed, "greet", errno.ECONNRESET, "a firewall or load balancer ended it, the server failed")
+    blamed(failed, "greet", errno.ECONNRESET, "a firewall or load balancer ended it; the server failed, refuses us")
     failed = await failure(peers.stream(say(b"x" * 99)), limit=10)
     blamed(failed, "greet", errno.EMSGSIZE, "something else than a greeting service")
 

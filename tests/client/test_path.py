@@ -192,6 +192,7 @@ def test_unix_sockets_have_no_path_to_judge() -> None:
     here = Address("/run/greet.sock", 0)
     seen = evolve(CLEAN, transport="unix", you=Address("", 0), me=here, syn=None, tcp=None)
     verdict = judge(Sent(here), seen)
+    assert all_said(verdict) == ["replica: 0badcafe"]
     assert verdict.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": False, "instance": "0badcafe"}
     assert notable(verdict) == []
 
