@@ -83,6 +83,7 @@ async def test_a_peer_that_is_not_trusted_is_refused_whatever_it_says(serve: Any
         assert await deferToThread(exchange, visitor, port, header, "127.9.9.1") != b""
 
 
+@pytest.mark.lab  # not for what it needs, but for how long it takes
 @pytest_twisted.ensureDeferred
 async def test_a_silent_peer_and_a_slow_one_end_after_3_seconds(serve: Any, visitor: Any, until: Any) -> None:
     ours = serve(f"proxy:{TCP}")
