@@ -20,7 +20,7 @@ $(VENV)/.run: pyproject.toml $(VENV)/.made
 	$(PIP) install --editable .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.bench: $(VENV)/.%: pyproject.toml $(VENV)/.run
+$(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.bench $(VENV)/.fuzz: $(VENV)/.%: pyproject.toml $(VENV)/.run
 	$(PIP) install --group $*
 	@touch $@
 
@@ -46,9 +46,9 @@ types: $(VENV)/.lint ## mypy, strict
 	$(VENV)/bin/mypy -p greetsvc
 	$(VENV)/bin/mypy twisted/plugins tests examples
 
-lab: $(VENV)/.test ## tests with real programs: needs root and Debian packages, which it installs
+lab: $(VENV)/.test $(VENV)/.fuzz ## tests with real programs: needs root and Debian packages, which it installs
 	sh tests/lab/install.sh
-	$(VENV)/bin/python -m pytest -m lab $(ARGS)
+	$(VENV)/bin/python -m pytest -m lab -rs $(ARGS)
 
 bench: $(VENV)/.bench ## measure side by side with others, into bench/results/
 	$(VENV)/bin/python -m bench $(ARGS)

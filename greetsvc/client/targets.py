@@ -114,7 +114,9 @@ def _is_v6(host: str) -> bool:
         IPv6Address(host)
     except AddressValueError:
         return False
-    return host.isascii() and host.isprintable() and " " not in host
+    # IPv6Address takes anything as a zone; in a target it is the name or the number of an interface (RFC 4007 11).
+    zone = host.partition("%")[2]
+    return not zone or re.fullmatch(r"[A-Za-z0-9._-]+", zone) is not None
 
 
 def _name(text: str, host: str) -> str:

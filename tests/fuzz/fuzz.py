@@ -127,12 +127,40 @@ def config(scratch: Path) -> Run:
     return run
 
 
+def record(_scratch: Path) -> Run:
+    """What a far end says the path did: a record that is encoded as it was read, or none."""
+    from greetsvc.record import decode, encode
+
+    def run(data: bytes) -> None:
+        found = decode(data)
+        if found is not None:
+            # A record of ours is shorter than what a stranger may make up: it is cut, and then stays as it is.
+            cut = decode(encode(found))
+            assert cut is not None
+            assert encode(cut).count(b"\n") == 1
+
+    return run
+
+
+def packet(_scratch: Path) -> Run:
+    """The SYN as the kernel keeps it: its fields, or nothing."""
+    from greetsvc.net.arrival import Syn, parse_syn
+
+    def run(data: bytes) -> None:
+        found = parse_syn(data)
+        assert found is None or (isinstance(found, Syn) and 0 <= found.dscp < 64 and 0 <= found.ecn < 4)
+
+    return run
+
+
 TARGETS: dict[str, Callable[[Path], Run]] = {
     "proxy": proxy,
     "target": target,
     "endpoint": endpoint,
     "template": template,
     "config": config,
+    "record": record,
+    "packet": packet,
 }
 
 

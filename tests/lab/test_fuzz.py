@@ -1,0 +1,29 @@
+"""A minute of coverage-guided fuzzing, shared out among the parsers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.lab
+
+FUZZ = Path(__file__).parent.parent / "fuzz" / "fuzz.py"
+TARGETS = ("proxy", "target", "endpoint", "template", "config", "record", "packet")
+SECONDS = 60 // len(TARGETS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_is_found(target: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, FUZZ, target, "--seconds", str(SECONDS)],
+        capture_output=True, text=True, timeout=100, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    executions = re.search(rf"fuzz: {target}: (\d+) executions", done.stdout)
+    assert executions, done.stdout
+    assert int(executions[1]) > 100
+    sys.stdout.write(done.stdout)
