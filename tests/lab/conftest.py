@@ -118,11 +118,13 @@ class Laboratory:
         """The server's address."""
         return f"10.0.{len(self.nodes) - 1}.2"
 
-    def filter(self, rule: str, chain: str = "type filter hook forward priority -150") -> None:
-        """Give the router a rule (nftables); one call for each chain."""
-        table = f"table ip t{uuid4().hex[:8]} {{\n chain c {{\n {chain};\n {rule}\n }}\n}}\n"
+    def filter(self, rule: str, chain: str = "type filter hook forward priority -150") -> str:
+        """Give the router a rule (nftables), in a table of its own; its name, for `nft delete table ip`."""
+        name = f"t{uuid4().hex[:8]}"
+        table = f"table ip {name} {{\n chain c {{\n {chain};\n {rule}\n }}\n}}\n"
         done = self.router.run("nft", "-f", "-", given=table.encode())
         assert done.returncode == 0, done.stderr.decode()
+        return name
 
     def wire(self) -> None:
         """Lay the links and the routes."""

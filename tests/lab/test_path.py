@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +202,33 @@ def test_a_pinned_flow_that_begins_to_vanish_is_told_from_fresh_ones(lab: Make, 
     )
     assert found is not None, "".join(words)
     assert int(found[1]) >= 2
+
+
+def test_a_stale_entry_of_connection_tracking_is_told_from_a_dead_service(laboratory: Make) -> None:
+    """A service moves to another back end; the router remembers the old one for flows that it knows."""
+    there = laboratory(1)
+    for port in (9001, 9002):
+        there.server.twistd("--listen", f"udp:{port}", "--greeting", f"from {port}")
+    service = "ip daddr 10.0.1.2 udp dport 8088 dnat to 10.0.2.2:{}"
+    nat = "type nat hook prerouting priority -100"
+    table = there.filter(service.format(9001), nat)
+    command = there.client.command(
+        "greet", "-c", "0", "-i", "0.1", "-t", "0.4", "--source-port", "40113", "udp:10.0.1.2"
+    )
+    with subprocess.Popen(
+        command, cwd=there.client.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert "from 9001" in running.stdout.readline()
+        there.filter(service.format(9002), nat)
+        there.router.run("nft", "delete", "table", "ip", table)
+        old = there.server.started[0]
+        old.terminate()
+        old.wait(20)
+        told = list(islice((line for line in running.stdout if "from 9001" not in line), 3))
+        running.terminate()
+    assert re.search(r"greet: Connection refused, says 10\.0\.", told[0]), told
+    assert any("it worked until then" in line and "likely a stale connection-tracking entry" in line for line in told)
 
 
 @pytest.mark.parametrize("option", ["--proxy-v1", "--proxy-v2"])
