@@ -7,7 +7,6 @@ shapes and leaves the colours out (no-color.org).
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
@@ -118,7 +117,7 @@ class DrawnLoad:
 class Bar:
     """The progress of a load run on the last line; other lines go above it. rich is imported here, and only here."""
 
-    def __init__(self, duration: float, stream: TextIO = sys.stdout) -> None:
+    def __init__(self, duration: float, stream: TextIO | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 

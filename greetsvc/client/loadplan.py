@@ -57,7 +57,8 @@ class LoadPlan:
             except GreetFailed as failed:
                 output.complain(f"greet: {one_line(str(self.load.target))}: {one_line(str(failed))}")
                 return
-        self.load.account.tally(tally)
+            finally:
+                self.load.account.tally(tally)
         output.write(report.end(self.load))
 
     @contextmanager

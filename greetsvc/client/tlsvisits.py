@@ -22,11 +22,10 @@ _PIECE = 65536
 class _Session:
     """The state of one visit: the TLS engine, how far it is, and what waits to be sent."""
 
-    __slots__ = ("connected", "engine", "phase", "refused", "unsent")
+    __slots__ = ("engine", "phase", "refused", "unsent")
 
     def __init__(self, tls: ClientTls, host: str) -> None:
         self.phase: Phase = "connect"
-        self.connected = False
         self.refused = ""
         self.unsent = b""
         self.engine = tls.creator(host, self._refuse).clientConnectionForTLS(cast("Any", None))
@@ -67,8 +66,7 @@ class TlsStreams(Streams):
             pass
         except OSError as error:
             return self._lost(visit, error.errno or errno.EIO)
-        if not session.connected:
-            session.connected = True
+        if session.phase == "connect":
             session.phase = "tls"
         end = self._advance(visit, session)
         self._send(visit, session)
@@ -78,7 +76,7 @@ class TlsStreams(Streams):
 
     def _lost(self, visit: Visit, number: int) -> End:
         end = self._broken(visit, number)
-        return end._replace(phase="tls") if end.phase == "greet" and visit.session.phase == "tls" else end
+        return end._replace(phase="tls") if end.phase == "greet" and visit.session.phase != "greet" else end
 
     def _advance(self, visit: Visit, session: _Session) -> End | None:
         try:

@@ -19,13 +19,15 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from greetsvc import GreetFailed
-from greetsvc.client import runs, visits
+from greetsvc.client import polling, runs, visits
 from greetsvc.client.account import Account, Second
 from greetsvc.client.polling import HANGUP, READ, WRITE, Selecting, nap
+from greetsvc.client.resolve import Remote
 from greetsvc.client.runs import Run
 from greetsvc.client.setting import BadSetting
 from greetsvc.client.tls import ClientTls
-from greetsvc.client.visits import End, Streams, Visit, failed
+from greetsvc.client.tlsvisits import TlsStreams, _Session
+from greetsvc.client.visits import Datagrams, End, Streams, Visit, failed
 
 
 def hello(connection: socket.socket) -> None:
@@ -323,6 +325,60 @@ async def test_a_full_queue_of_a_unix_socket_is_waited_for(tmp_path: Path) -> No
         run = await Run(f"unix:{path}", duration=0.1, concurrency=4, timeout=0.3).go()
     assert set(failures(run)) == {("connect", "ETIMEDOUT"), ("greet", "ETIMEDOUT")}
     assert run.account.sent == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_address_that_cannot_be_connected_to_is_said_at_once(tmp_path: Path) -> None:
+    for target in ("[fe80::1]:1", "tls:[fe80::1]:1"):
+        run = await Run(target, duration=0.05, concurrency=1).go()
+        assert set(failures(run)) == {("connect", "EINVAL")}
+
+
+def test_a_socket_that_is_called_ready_and_is_not_changes_nothing() -> None:
+    watched = polling.poller()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        watched.register(ours.fileno(), READ)
+        remote = Remote(socket.AF_INET, ("127.0.0.1", 1))
+        assert Streams(remote, 10, watched).ready(Visit(ours), READ) is None
+        assert Datagrams(remote, b"", 10, watched).ready(Visit(ours), READ) is None
+        tls = ClientTls(insecure=True)
+        visit = Visit(ours)
+        visit.session = _Session(tls, "localhost")
+        assert TlsStreams(remote, 10, watched, tls, "localhost").ready(visit, READ) is None
+        assert theirs.recv(4096)[:1] == b"\x16"
+    watched.close()
+
+
+def test_tls_that_cannot_be_sent_now_is_sent_later_and_to_nobody_not_at_all() -> None:
+    watched = polling.poller()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        watched.register(ours.fileno(), READ)
+        tls = ClientTls(insecure=True)
+        asker = TlsStreams(Remote(socket.AF_INET, ("127.0.0.1", 1)), 10, watched, tls, "localhost")
+        visit = Visit(ours)
+        visit.session = _Session(tls, "localhost")
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 4096)
+        assert asker.ready(visit, WRITE) is None
+        assert watched.poll(0) == []
+        visit.session.unsent = visit.session.unsent[:1]
+        theirs.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                theirs.recv(65536)
+        assert watched.poll(0) == [(ours.fileno(), WRITE)]
+        assert asker.ready(visit, WRITE) is None
+        assert theirs.recv(10) == b"\x16"
+        theirs.close()
+        visit.session.unsent = b"x"
+        assert asker.ready(visit, WRITE) is None
+        assert visit.session.unsent == b""
+    watched.close()
 
 
 class Starved(Streams):
