@@ -14,12 +14,12 @@ from click.core import ParameterSource
 
 from greetsvc._version import __version__
 from greetsvc.client.ask import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
+from greetsvc.client.bounds import LONGEST_DURATION, MOST_CONCURRENT, MOST_RATE
 from greetsvc.client.flows import MOST_FLOWS, ROUNDS
 from greetsvc.client.outgoing import HIGHEST_DSCP, Claim, Outgoing, parse_claim
 from greetsvc.client.output import Output, standard
 from greetsvc.client.plan import Plan, Runnable, drive
 from greetsvc.client.report import JsonLines, Nagios, Plain, Quiet, Report
-from greetsvc.client.schedule import LONGEST_DURATION, MOST_CONCURRENT, MOST_RATE
 from greetsvc.client.setting import BadSetting
 from greetsvc.client.show import one_line
 from greetsvc.client.tally import NOT_GREETED, WRONG_USAGE, Demands

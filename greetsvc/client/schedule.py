@@ -6,13 +6,10 @@ import math
 
 from attrs import define, field, frozen
 
+from greetsvc.client.bounds import LONGEST_DURATION, MOST_CONCURRENT, MOST_RATE
 from greetsvc.client.setting import BadSetting
 
-__all__ = ["LONGEST_DURATION", "MOST_CONCURRENT", "MOST_RATE", "Loading", "Paced"]
-
-LONGEST_DURATION = 86400.0
-MOST_CONCURRENT = 100_000
-MOST_RATE = 1_000_000.0
+__all__ = ["LATE", "Loading", "Paced"]
 
 _CLOSED_CONCURRENCY = 16
 _OPEN_CONCURRENCY = 1024

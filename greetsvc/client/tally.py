@@ -9,8 +9,8 @@ from attrs import define, field, frozen
 
 from greetsvc.client.flows import Flows
 from greetsvc.client.histogram import Histogram
+from greetsvc.client.jitter import Jitter
 from greetsvc.client.show import one_line, without_line_end
-from greetsvc.client.trend import Jitter
 from greetsvc.client.verdict import GreetFailed, Greeting
 
 __all__ = ["FLAWED", "GREETED", "NOT_GREETED", "WRONG_USAGE", "Demands", "Tally"]

@@ -1,4 +1,4 @@
-"""How times went over a run: jitter, a sparkline, and bars of a histogram. Pure: text in, text out."""
+"""How times went over a run: a sparkline, and bars of a histogram. Pure: text in, text out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import define, field
 
 from greetsvc.client.histogram import Histogram
 
-__all__ = ["LOST", "Jitter", "Trail", "bars", "sparkline"]
+__all__ = ["LOST", "Trail", "bars", "sparkline"]
 
 LOST = "x"
 """Stands in a sparkline for a stretch in which something was lost."""
@@ -19,32 +19,6 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _MOST_ROWS = 10
 _NARROWEST_ROW = 0.02
 """Rows are at least 2 % apart: as wide as a bucket of the histogram."""
-
-
-@define
-class Jitter:
-    """The mean absolute difference between the times of one greeting and the next.
-
-    RFC 3550 (6.4.1) takes the same differences and smooths them with a gain of 1/16, which begins at zero and says
-    little of a short run; here it is their plain mean. A probe that is lost is left out: the next greeting is held
-    against the last one that came.
-    """
-
-    _last: float | None = None
-    _total: float = 0.0
-    _count: int = 0
-
-    def add(self, seconds: float) -> None:
-        """The time of the next greeting."""
-        if self._last is not None:
-            self._total += abs(seconds - self._last)
-            self._count += 1
-        self._last = seconds
-
-    @property
-    def value(self) -> float | None:
-        """Seconds; None before there are two greetings."""
-        return self._total / self._count if self._count else None
 
 
 @define

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greetsvc.client.histogram import Histogram
-from greetsvc.client.trend import Jitter, Trail, bars, sparkline
+from greetsvc.client.jitter import Jitter
+from greetsvc.client.trend import Trail, bars, sparkline
 
 
 def test_jitter_is_the_mean_difference_from_one_to_the_next() -> None:
