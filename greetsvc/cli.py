@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from greetsvc._version import __version__
+from greetsvc.client.arguments import Number, wrong
 from greetsvc.client.ask import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
-from greetsvc.client.bounds import LONGEST_DURATION, MOST_CONCURRENT, MOST_RATE
 from greetsvc.client.flows import MOST_FLOWS, ROUNDS
+from greetsvc.client.loadoptions import check_load, load_options, load_plan
 from greetsvc.client.outgoing import HIGHEST_DSCP, Claim, Outgoing, parse_claim
 from greetsvc.client.output import Output, standard
 from greetsvc.client.plan import Plan, Runnable, drive
@@ -29,46 +28,6 @@ from greetsvc.client.tls import ClientTls
 __all__ = ["main"]
 
 _TLS_OPTIONS = ("ca", "insecure", "cert", "key", "sni")
-_LOAD_TAKES = frozenset(
-    [
-        *("target", "duration", "concurrency", "rate", "timeout", "four", "six"),
-        *("expect", "warn", "as_json", "size", "encoding", *_TLS_OPTIONS),
-    ]
-)
-"""The parameters that a load run heeds; another one together with --duration is a mistake."""
-
-
-class Number(click.ParamType[float]):
-    """A finite decimal number in a range."""
-
-    name = "number"
-
-    def __init__(self, least: float, most: float, *, whole: bool = False, above: bool = False) -> None:
-        self.least = least
-        self.most = most
-        self.whole = whole
-        self.above = above
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number that was written; the message names what was written."""
-        if not isinstance(value, str):
-            return float(value)
-        kind = r"[+-]?[0-9]{1,18}" if self.whole else r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
-        number = float(value) if re.fullmatch(kind, value) else math.nan
-        low = number > self.least if self.above else number >= self.least
-        if not (low and number <= self.most):
-            self.fail(f"{value}: must be {self._range()}", param, ctx)
-        return number
-
-    def _range(self) -> str:
-        what = "a whole number" if self.whole else "a number"
-        if self.above:
-            return f"{what} above {self.least:g}, at most {self.most:g}"
-        return f"{what} from {self.least:g} to {self.most:.10g}"
-
-
-def _wrong(option: str, value: object, why: str) -> NoReturn:
-    raise click.UsageError(" ".join(filter(None, [option, one_line(str(value))])) + f": {why}")
 
 
 @click.command(context_settings={"help_option_names": ["--help"]}, add_help_option=True)
@@ -96,24 +55,7 @@ def _wrong(option: str, value: object, why: str) -> NoReturn:
 @click.option(
     "--size", type=Number(0, LONGEST_REQUEST, whole=True), metavar="BYTES", help="Size of a datagram request (1200)."
 )
-@click.option(
-    "--duration",
-    type=Number(0, LONGEST_DURATION, above=True),
-    metavar="S",
-    help="A load run of so many seconds.",
-)
-@click.option(
-    "--concurrency",
-    type=Number(1, MOST_CONCURRENT, whole=True),
-    metavar="N",
-    help="So many at once (16; with --rate at most so many, 1024).",
-)
-@click.option(
-    "--rate",
-    type=Number(0, MOST_RATE, above=True),
-    metavar="R",
-    help="So many a second, timed from when each was meant to begin.",
-)
+@load_options
 @click.option("--dscp", type=Number(0, HIGHEST_DSCP, whole=True), metavar="N", help="The DSCP to send with.")
 @click.option(
     "--source-port",
@@ -144,7 +86,7 @@ def _command(**given: Any) -> Runnable:
 
     Exit status: 0 greeted; 1 greeted, but slow, not as expected, or some lost; 2 not greeted; 3 wrong usage.
     """
-    _check_load(given)
+    check_load(given)
     if given["flows"] and given["count"] is None:
         given["count"] = ROUNDS
     given["count"] = 1 if given["count"] is None else given["count"]
@@ -154,17 +96,17 @@ def _command(**given: Any) -> Runnable:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if given["flows"] and target.local:
-        _wrong("--flows", int(given["flows"]), f"needs ports, and {target} has none")
+        wrong("--flows", int(given["flows"]), f"needs ports, and {target} has none")
     warn = None if given["warn"] is None else given["warn"] / 1000
     demands = Demands(expect=_pattern(given["expect"]), warn=warn)
     try:
         asking = _asking(given, target)
         asking.check(target)
         if given["duration"] is not None:
-            return _load(given, target, asking, demands)
+            return load_plan(given, target, asking, demands)
     except BadSetting as error:
         option = f"--{error.name}" if error.name != "family" else "-4" if given["four"] else "-6"
-        _wrong(option, error.value, error.why)
+        wrong(option, error.value, error.why)
     return Plan(
         target=target,
         asking=asking,
@@ -177,57 +119,32 @@ def _command(**given: Any) -> Runnable:
     )
 
 
-def _check_load(given: dict[str, Any]) -> None:
-    """What a load run needs, and what it cannot be."""
-    if given["duration"] is None:
-        for name in ("concurrency", "rate"):
-            if given[name] is not None:
-                _wrong(f"--{name}", f"{given[name]:.10g}", "needs --duration")
-        return
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        source = context.get_parameter_source(str(parameter.name))
-        if source is ParameterSource.COMMANDLINE and parameter.name not in _LOAD_TAKES:
-            _wrong(parameter.opts[0], "", "not together with --duration")
-
-
-def _load(given: dict[str, Any], target: Target, asking: Asking, demands: Demands) -> Runnable:
-    from greetsvc.client.live import terminal
-    from greetsvc.client.loadplan import LoadPlan, open_more_files
-    from greetsvc.client.runs import Run
-    from greetsvc.client.schedule import Loading
-
-    open_more_files()
-    load = Run.of(target, asking, Loading(given["duration"], _whole(given["concurrency"]), given["rate"]), demands)
-    return LoadPlan(load, as_json=given["as_json"], terminal=terminal(sys.stdout, os.environ))
-
-
 def _check_together(given: dict[str, Any]) -> None:
     """Options that contradict each other."""
     if given["four"] and given["six"]:
-        _wrong("-4", "", "not together with -6")
+        wrong("-4", "", "not together with -6")
     ways = [
         name
         for name, key in (("--json", "as_json"), ("--nagios", "nagios"), ("--healthcheck", "healthcheck"))
         if given[key]
     ]
     if len(ways) > 1:
-        _wrong(ways[0], "", f"not together with {ways[1]}")
+        wrong(ways[0], "", f"not together with {ways[1]}")
     if given["count"] == 0 and (given["nagios"] or given["healthcheck"]):
-        _wrong("-c", 0, f"would never end, and {ways[0]} tells at the end")
+        wrong("-c", 0, f"would never end, and {ways[0]} tells at the end")
     if given["proxy_v1"] is not None and given["proxy_v2"] is not None:
-        _wrong("--proxy-v1", given["proxy_v1"], "not together with --proxy-v2")
+        wrong("--proxy-v1", given["proxy_v1"], "not together with --proxy-v2")
     if given["flows"] and (given["source_port"] or 1) + given["flows"] > 65536:
-        _wrong("--flows", int(given["flows"]), f"there are not so many ports from {given['source_port']:.0f} on")
+        wrong("--flows", int(given["flows"]), f"there are not so many ports from {given['source_port']:.0f} on")
 
 
 def _asking(given: dict[str, Any], target: Target) -> Asking:
     chosen = {name: given[name] for name in _TLS_OPTIONS if given[name]}
     if chosen and target.transport != "tls":
         name, value = next(iter(chosen.items()))
-        _wrong(f"--{name}", "" if value is True else value, f"needs a tls: target, and {target} is none")
+        wrong(f"--{name}", "" if value is True else value, f"needs a tls: target, and {target} is none")
     if given["size"] is not None and not target.datagram:
-        _wrong("--size", int(given["size"]), f"needs a udp: or unixgram: target, and {target} is none")
+        wrong("--size", int(given["size"]), f"needs a udp: or unixgram: target, and {target} is none")
     return Asking(
         timeout=given["timeout"],
         family=4 if given["four"] else 6 if given["six"] else None,
@@ -254,7 +171,7 @@ def _pattern(expect: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(expect)
     except (re.error, OverflowError, RecursionError) as error:
-        _wrong("--expect", expect, f"is no regular expression: {error}")
+        wrong("--expect", expect, f"is no regular expression: {error}")
 
 
 def _report(given: dict[str, Any], target: Target, asking: Asking, demands: Demands) -> Report:
