@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from greetsvc.client.account import Account, Second
 from greetsvc.client.polling import Poller, nap
+from greetsvc.client.schedule import LATE
 from greetsvc.client.visits import AGAIN, Asker, End, Visit, failed
 
 __all__ = ["EachSecond", "Judge", "Load", "LoadReactor"]
@@ -169,7 +170,7 @@ class Load:
         """When something is to be done that no socket tells of."""
         due = self._again[0][0] if self._again else math.inf
         if self._beginning:
-            due = min(due, self._until)
+            due = min(due, self._end())
         if self._beginning and len(self._open) < self._slots:
             if self._paced is not None:
                 due = min(due, self._paced.next)
@@ -177,12 +178,16 @@ class Load:
                 due = min(due, self._resting[0])
         return due
 
+    def _end(self) -> float:
+        """When visits begin no more; the last ones of a schedule may be as late as the others."""
+        return self._until if self._paced is None or self._paced.next == math.inf else self._until + LATE
+
     def _begin_due(self, now: float) -> None:
         while self._again and self._again[0][0] <= now:
             visit = self._again.popleft()[1]
             if self._open.get(visit.fd) is visit:
                 self._ask(visit)
-        if now >= self._until:
+        if now >= self._end():
             self._begin_no_more(now)
         if not self._beginning:
             return

@@ -20,13 +20,14 @@ _PIECE = 65536
 
 
 class _Session:
-    """The state of one visit: the TLS engine, how far it is, and what waits to be sent."""
+    """The state of one visit: the TLS engine, how far it is, what waits to be sent, and why it could not be."""
 
-    __slots__ = ("engine", "phase", "refused", "unsent")
+    __slots__ = ("engine", "lost", "phase", "refused", "unsent")
 
     def __init__(self, tls: ClientTls, host: str) -> None:
         self.phase: Phase = "connect"
         self.refused = ""
+        self.lost = 0
         self.unsent = b""
         self.engine = tls.creator(host, self._refuse).clientConnectionForTLS(cast("Any", None))
         self.engine.set_connect_state()
@@ -71,7 +72,7 @@ class TlsStreams(Streams):
         end = self._advance(visit, session)
         self._send(visit, session)
         if end is None and ended:
-            end = self._closed(visit, session)
+            end = self._lost(visit, session.lost) if session.lost else self._closed(visit, session)
         return end
 
     def _lost(self, visit: Visit, number: int) -> End:
@@ -115,8 +116,8 @@ class TlsStreams(Streams):
                 session.unsent = session.unsent[visit.sock.send(session.unsent) :]
         except BlockingIOError:
             pass
-        except OSError:
-            session.unsent = b""  # the next reading says why
+        except OSError as error:  # what was said before that can still be read
+            session.unsent, session.lost = b"", error.errno or errno.EIO
         self._poller.modify(visit.fd, READ | HANGUP | (WRITE if session.unsent else 0))
 
     def late(self, visit: Visit) -> End:

@@ -23,6 +23,7 @@ from greetsvc.client.ask import Asking
 from greetsvc.client.live import Terminal
 from greetsvc.client.loadplan import LoadPlan, open_more_files
 from greetsvc.client.output import Output
+from greetsvc.client.plan import Plan
 from greetsvc.client.runs import Run
 from greetsvc.client.schedule import Loading
 from greetsvc.client.tally import Demands, Tally
@@ -98,6 +99,24 @@ async def carried_out(plan: LoadPlan) -> tuple[int, str, str]:
 
 def load(target: str, duration: float = 0.2) -> Run:
     return Run.of(parse(target), Asking(), Loading(duration, 2), Demands())
+
+
+def test_options_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[Any] = []
+
+    def drive(plan: Any, _: object) -> int:
+        plans.append(plan)
+        return 0
+
+    monkeypatch.setattr(cli, "drive", drive)
+    monkeypatch.setattr("greetsvc.client.loadplan.open_more_files", lambda: None)
+    for options in (["--duration", "2", "--concurrency", "3", "--json"], ["--duration", "2", "--rate", ".5"], []):
+        monkeypatch.setattr(sys, "argv", ["greet", *options, "udp:127.0.0.1"])
+        assert cli.main() == 0
+    closed, opened, plain = plans
+    assert (closed.load.concurrency, closed.load.loading, closed.as_json) == (3, Loading(2, 3), True)
+    assert (opened.load.loading, opened.terminal) == (Loading(2, None, 0.5), None)
+    assert isinstance(plain, Plan)
 
 
 @pytest_twisted.ensureDeferred
