@@ -106,8 +106,9 @@ class Load:
         self._begin_no_more(self._now())
         self.account.leave(len(self._open))
         for visit in self._open.values():
-            visit.sock.close()
+            self._asker.over(visit, greeted=False)
         self._open.clear()
+        self._asker.close()
         self._poller.close()
         if attrs.astuple(self.account.seconds[-1]) != (0, 0, 0):
             self._tell(0)
@@ -161,7 +162,10 @@ class Load:
     def _handle(self, events: list[tuple[int, int]], now: float) -> None:
         asker, in_flight = self._asker, self._open
         for fd, mask in events:
-            visit = in_flight[fd]
+            visit = in_flight.get(fd)
+            if visit is None:
+                asker.stray(fd)
+                continue
             end = asker.ready(visit, mask)
             if end is not None:
                 self._finish(visit, end, now)
@@ -232,7 +236,7 @@ class Load:
                 self.account.remark(end.phase, end.errno, end.words)
         else:
             self._lose(end, visit.intended, now)
-        visit.sock.close()
+        self._asker.over(visit, greeted=end.greeted)
 
     def _lose(self, end: End, intended: float, now: float) -> None:
         assert end.phase is not None

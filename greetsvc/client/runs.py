@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from greetsvc.client.account import Account
 from greetsvc.client.ask import Asking, ask
+from greetsvc.client.datagramvisits import Datagrams
 from greetsvc.client.histogram import Histogram
 from greetsvc.client.load import EachSecond, Judge, Load
 from greetsvc.client.polling import Poller, poller
@@ -26,7 +27,7 @@ from greetsvc.client.tally import Demands
 from greetsvc.client.targets import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
 from greetsvc.client.verdict import GreetFailed, Greeting
-from greetsvc.client.visits import Asker, Datagrams, Streams
+from greetsvc.client.visits import Asker, Streams
 from greetsvc.wire import request
 
 __all__ = ["Run", "greet_many"]

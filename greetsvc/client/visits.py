@@ -8,19 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 from typing import Any, NamedTuple, Protocol
 
 from greetsvc.client.polling import HANGUP, READ, Poller
 from greetsvc.client.resolve import Remote
-from greetsvc.client.setting import BadSetting
 from greetsvc.client.verdict import Phase
 
-__all__ = ["AGAIN", "GREETED", "Asker", "Datagrams", "End", "Streams", "Visit", "failed"]
+__all__ = ["AGAIN", "GREETED", "TOO_LONG", "Asker", "End", "Streams", "Visit", "failed", "opened"]
 
 _UNDER_WAY = (0, errno.EINPROGRESS)
 _RESETS = (errno.ECONNRESET, errno.EPIPE)
-_NO_ROOM = (errno.EAGAIN, errno.ENOBUFS)
 _PIECE = 4096
 _FLAGS = getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
 
@@ -41,8 +38,7 @@ AGAIN = End(greeted=False)
 _RESET_AFTER = End(True, "close", errno.ECONNRESET, "the connection was reset after the greeting")
 _OPEN_AFTER = End(True, "close", errno.ETIMEDOUT, "the far end did not close in time")
 _SILENT = End(False, "greet", errno.ENODATA, "the connection was closed without a word")
-_EMPTY = End(False, "greet", errno.ENODATA, "the answer is empty")
-_TOO_LONG = End(False, "greet", errno.EMSGSIZE, "the greeting is too long")
+TOO_LONG = End(False, "greet", errno.EMSGSIZE, "the greeting is too long")
 
 
 def failed(phase: Phase, number: int, words: str = "") -> End:
@@ -82,8 +78,17 @@ class Asker(Protocol):
     def late(self, visit: Visit) -> End:
         """The time is over; how the visit ended."""
 
+    def over(self, visit: Visit, *, greeted: bool) -> None:
+        """The visit is over: let go of the socket, or keep it for another."""
 
-def _opened(family: int, kind: int) -> socket.SocketType:
+    def stray(self, fd: int) -> None:
+        """Something happened on a socket that is between visits."""
+
+    def close(self) -> None:
+        """Let go of what is kept."""
+
+
+def opened(family: int, kind: int) -> socket.SocketType:
     """A bare socket: the class around it that Python offers takes twice as long to make."""
     sock = socket.SocketType(family, kind | _FLAGS)
     if not _FLAGS:
@@ -106,7 +111,7 @@ class Streams:
 
     def open(self) -> Visit:
         """A socket for one visit."""
-        return Visit(_opened(self._family, socket.SOCK_STREAM))
+        return Visit(opened(self._family, socket.SOCK_STREAM))
 
     def ask(self, visit: Visit) -> End | None:
         """Connect."""
@@ -129,7 +134,7 @@ class Streams:
                 return GREETED if visit.data else _SILENT
             visit.data = visit.data + piece if visit.data else piece
             if len(visit.data) > self._limit:
-                return _TOO_LONG
+                return TOO_LONG
             if len(piece) < _PIECE:
                 return GREETED if events & HANGUP else None
 
@@ -154,57 +159,12 @@ class Streams:
             return False
         return True
 
+    def over(self, visit: Visit, *, greeted: bool) -> None:
+        """Close."""
+        visit.sock.close()
 
-class Datagrams:
-    """UDP and UNIX datagrams: one request, one answer, nothing sent twice.
+    def stray(self, fd: int) -> None:
+        """There is nothing between visits: each has a connection of its own."""
 
-    Each visit has a socket of its own, so that an answer which comes too late, or twice, meets nobody. It is
-    connected: what ICMP says of a request is its end.
-    """
-
-    def __init__(self, remote: Remote | str, request: bytes, limit: int, poller: Poller) -> None:
-        self._local = isinstance(remote, str)
-        self._family = socket.AF_UNIX if isinstance(remote, str) else remote.family
-        self._to: Any = remote if isinstance(remote, str) else remote.sockaddr
-        self._request = request
-        self._limit = limit
-        self._poller = poller
-        if self._local and sys.platform != "linux":
-            raise BadSetting("duration", f"unixgram:{remote}", "a load of UNIX datagrams needs Linux")
-
-    def open(self) -> Visit:
-        """A socket for one visit."""
-        visit = Visit(_opened(self._family, socket.SOCK_DGRAM))
-        if self._local:
-            visit.sock.bind("")  # an abstract address (Linux), or there would be none to answer
-        return visit
-
-    def ask(self, visit: Visit) -> End | None:
-        """Send the request."""
-        phase: Phase = "greet"
-        try:
-            if not visit.session:
-                phase = "connect"
-                visit.sock.connect(self._to)
-                self._poller.register(visit.fd, READ)
-                visit.session = phase = "greet"
-            visit.sock.send(self._request)
-        except OSError as error:
-            return AGAIN if error.errno in _NO_ROOM else failed(phase, error.errno or errno.EIO)
-        return None
-
-    def ready(self, visit: Visit, events: int) -> End | None:
-        """Take the answer, or what ICMP said."""
-        try:
-            visit.data = visit.sock.recv(self._limit + 1)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            return failed("greet", error.errno or errno.EIO)
-        if len(visit.data) > self._limit:
-            return _TOO_LONG
-        return GREETED if visit.data else _EMPTY
-
-    def late(self, visit: Visit) -> End:
-        """No answer came."""
-        return failed("greet", errno.ETIMEDOUT, "no answer in time")
+    def close(self) -> None:
+        """Nothing is kept."""

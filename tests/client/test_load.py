@@ -21,13 +21,14 @@ from twisted.internet.task import deferLater
 from greetsvc import GreetFailed
 from greetsvc.client import polling, runs, visits
 from greetsvc.client.account import Account, Second
+from greetsvc.client.datagramvisits import Datagrams
 from greetsvc.client.polling import HANGUP, READ, WRITE, Selecting, nap
 from greetsvc.client.resolve import Remote
 from greetsvc.client.runs import Run
 from greetsvc.client.setting import BadSetting
 from greetsvc.client.tls import ClientTls
 from greetsvc.client.tlsvisits import TlsStreams, _Session
-from greetsvc.client.visits import Datagrams, End, Streams, Visit, failed
+from greetsvc.client.visits import GREETED, End, Streams, Visit, failed
 
 
 def hello(connection: socket.socket) -> None:
@@ -388,6 +389,43 @@ def test_tls_that_cannot_be_sent_now_is_sent_later_and_to_nobody_not_at_all() ->
         visit.session.unsent = b"x"
         assert asker.ready(visit, WRITE) is None
         assert (visit.session.unsent, visit.session.lost) == (b"", errno.EPIPE)
+    watched.close()
+
+
+def test_what_comes_between_visits_is_thrown_away_and_a_socket_that_fails_or_babbles_goes() -> None:
+    watched = polling.poller()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind(("127.0.0.1", 0))
+        asker = Datagrams(Remote(socket.AF_INET, far.getsockname()), b"ask", 10, watched)
+
+        def visited() -> tuple[Visit, Any]:
+            visit = asker.open()
+            visit.data = b""
+            assert asker.ask(visit) is None
+            _, sender = far.recvfrom(10)
+            far.sendto(b"hi", sender)
+            assert asker.ready(visit, READ) is GREETED
+            asker.over(visit, greeted=True)
+            return visit, sender
+
+        first, sender = visited()
+        far.sendto(b"again", sender)
+        asker.stray(first.fd)
+        assert watched.poll(0) == []
+        far.sendto(b"and again", sender)
+        assert visited()[0] is first
+        for _ in range(20):
+            far.sendto(b"and again", sender)
+        second, _ = visited()
+        assert second is not first
+        assert first.sock.fileno() == -1
+    with suppress(OSError):
+        second.sock.send(b"into the void")
+    third = asker.open()
+    assert third is not second
+    assert second.sock.fileno() == -1
+    asker.over(third, greeted=False)
+    asker.close()
     watched.close()
 
 
