@@ -16,6 +16,7 @@ import pytest
 from attrs import field, frozen
 
 from bench.loadgen import compiled
+from bench.process import core_time
 from bench.sample import percentile
 
 if TYPE_CHECKING:
@@ -93,6 +94,14 @@ def _cores() -> list[str]:
     return [str(core) for core in sorted(os.sched_getaffinity(0))[:2]]
 
 
+def others() -> float:
+    """The share of the busier of the two cores that somebody else uses while we do nothing."""
+    before = [core_time(int(core)) for core in _cores()]
+    time.sleep(0.5)
+    after = [core_time(int(core)) for core in _cores()]
+    return max((now[0] - then[0]) / (now[1] - then[1] or 1) for now, then in zip(after, before, strict=True))
+
+
 def generator(folder: Path) -> Path:
     """The one in C; without it there is nothing to compare with."""
     if len(_cores()) < 2:
@@ -126,10 +135,12 @@ def test_it_keeps_up_with_a_generator_in_c_and_agrees_with_its_percentiles(
         command = [namespace.command("twistd")[-1], "-n", "--pidfile=", "greetsvc", *options]
     log = namespace.start("taskset", "-c", _cores()[0], *command, until="port: ")
     port = log.read_text().rpartition("port: ")[2].split()[0]
+    before = others()
     theirs, ours = held_together(namespace, program, port, 4 * ROUNDS)
     assert max(ours.rates) >= 0.5 * max(theirs.rates)
-    if (differs := ours.differs(theirs)) and statistics.median(theirs.p50) > 1.25 * min(theirs.p50):
-        pytest.skip(f"this machine is too busy, the generator in C does not agree with itself: {differs}")
+    differs, busy = ours.differs(theirs), max(before, others())
+    if differs and (busy > 0.1 or statistics.median(theirs.p50) > 1.25 * min(theirs.p50)):
+        pytest.skip(f"others use this machine, {100 * busy:.0f} % of a core just now: {differs}")
     assert not differs
 
 
