@@ -23,6 +23,8 @@ _SAID = ("greeting", "greeter", "encoding")
 
 def read_toml(path: str) -> dict[str, Any]:
     """The tables of a TOML file. Raises `Mistake` that names the file."""
+    if not path:
+        raise Mistake("--config: must be a file, not ''")
     try:
         with Path(path).open("rb") as file:
             data = file.read(_LONGEST_FILE + 1)

@@ -28,7 +28,7 @@ class Ledger:
     """Counts visits by transport, what was not greeted by reason, and connections that we ended by reason.
 
     Each of ``watchers`` is called with the transport and the peer of a visit after it was counted; it may leave
-    the list, and come back, at any time.
+    the list, and come back, at any time. ``when_refused`` is called after a refusal was counted.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class Ledger:
         self.refused: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.watchers: list[Watcher] = []
+        self.when_refused: Callable[[], object] | None = None
         self._latest: deque[tuple[str, Sequence[Any]]] = deque(maxlen=LATEST)
 
     @property
@@ -54,6 +55,8 @@ class Ledger:
     def refuse(self, reason: str) -> None:
         """A connection or a datagram was not greeted, for ``reason``."""
         self.refused[reason] += 1
+        if self.when_refused is not None:
+            self.when_refused()
 
     def end(self, reason: str) -> None:
         """A connection was ended by us, for ``reason``."""

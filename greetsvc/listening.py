@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from typing import Any, cast
@@ -27,10 +28,11 @@ from greetsvc.net.tls import tls_endpoint
 from greetsvc.net.udp import udp_port
 from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
 from greetsvc.server.admission import Admission
+from greetsvc.server.rendering import Speechless
 from greetsvc.server.stream import address_of
 from greetsvc.server.udprule import UdpRule
 from greetsvc.settings import Listener, Mistake, Settings
-from greetsvc.visit import Address
+from greetsvc.visit import Address, Visit
 
 __all__ = ["DatagramListening", "Premises", "StreamListening", "listening"]
 
@@ -106,6 +108,8 @@ class StreamListening:
         try:
             endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._premises.settings.client_ca)
         except Exception as error:
+            if isinstance(error, LookupError) and self.listener.endpoint.kind == "systemd":
+                raise Mistake(f"{self.listener.where}: the service manager passed no such socket") from error
             raise _mistake(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
         self._pending.addCallbacks(self._listens, self._fails)
@@ -203,6 +207,28 @@ class DatagramListening:
     def places(self) -> list[str]:
         """Where datagrams are received, as `StreamListening.places`."""
         return [_place(self._port)] if self._port is not None else []
+
+    @property
+    def caveat(self) -> str:
+        """What keeps requests from being answered here, as far as that can be known before one comes; else empty."""
+        if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
+            return ""
+        nobody = Address("", 0)
+        try:
+            greeting = self.protocol.rendering.of(lambda: Visit("udp", nobody, nobody, when=time.time()))
+        except Speechless:
+            return ""
+        where = f"udp {', '.join(self.places())}"
+        if greeting.startswith(wire.MARK):
+            return f"{where} answers nobody: the greeting begins with {wire.MARK.decode()!r}, which no answer may"
+        if len(greeting) > wire.MAX_ANSWER:
+            return f"{where} answers nobody: the greeting has {len(greeting)} bytes, and an answer {wire.MAX_ANSWER}"
+        if len(greeting) > wire.MAX_PAID_ANSWER:
+            return (
+                f"{where} answers marked requests only: the greeting has {len(greeting)} bytes,"
+                f" and an answer to others {wire.MAX_PAID_ANSWER}"
+            )
+        return ""
 
     @property
     def udp_port(self) -> int:

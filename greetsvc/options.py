@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -15,12 +16,27 @@ from greetsvc.config import read_toml, settings
 from greetsvc.greeters import known_greeters
 from greetsvc.settings import KEYS, Settings, printable
 
-__all__ = ["Options", "refuse"]
+__all__ = ["Options", "answer", "refuse"]
 
 
 def refuse(mistake: object) -> NoReturn:
     """End with exit status 1 and one line on standard error, whatever characters the mistake quotes."""
     raise SystemExit(f"greetsvc: {printable(str(mistake))}")
+
+
+def answer(text: str) -> NoReturn:
+    """End with ``text`` on standard output and exit status 0, or with a mistake where it cannot be written there."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads has seen enough; what is still buffered must not fail once more at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        refuse(f"standard output: {error.strerror}")
+    raise SystemExit(0)
 
 
 class Options(usage.Options):
@@ -65,14 +81,15 @@ class Options(usage.Options):
 
     def opt_list(self) -> NoReturn:
         """Show the known greeters, a line each."""
-        for name, description in known_greeters():
-            sys.stdout.write(f"greeter {name}: {description}\n")
-        raise SystemExit(0)
+        answer("".join(f"greeter {name}: {description}\n" for name, description in known_greeters()))
 
     def opt_version(self) -> NoReturn:
         """Show the version."""
-        sys.stdout.write(f"greetsvc {__version__}\n")
-        raise SystemExit(0)
+        answer(f"greetsvc {__version__}\n")
+
+    def opt_help(self) -> NoReturn:
+        """Show the options."""
+        answer(f"{self}\n")
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse what is no option."""

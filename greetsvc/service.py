@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from greetsvc.logs import json_observer
 from greetsvc.net.bind import ipv6_works, kernel_backlog
 from greetsvc.net.endpoints import parse_endpoint
 from greetsvc.net.linger import Lingerers
-from greetsvc.options import Options, refuse
+from greetsvc.options import Options, answer, refuse
 from greetsvc.server.admission import Admission
 from greetsvc.server.udprule import UdpRule
 from greetsvc.server.visitlog import READABLE, VisitLog
@@ -59,6 +60,7 @@ class GreetingService(Service):
         self.ledger = Ledger()
         self.reactor = reactor
         self.observer: ILogObserver | None = None
+        self.when_it_fails: Callable[[], object] = lambda: None
         most = settings.max_connections or int(_open_files() * SHARE_OF_FILES)
         self.admission = Admission(
             most=most,
@@ -103,11 +105,11 @@ class GreetingService(Service):
 
     def describe(self) -> list[str]:
         """What runs where, a line for each listener."""
-        return [
-            f"{one.listener.endpoint.transport} {', '.join(one.places()) or one.listener.endpoint.text}"
-            f" says {printable(one.listener.says)}"
-            for one in self._listening
-        ]
+        lines = []
+        for one in self._listening:
+            places = ", ".join(one.places()) or f"not known yet: {one.listener.endpoint.text}"
+            lines.append(f"{one.listener.endpoint.transport} {places} says {printable(one.listener.says)}")
+        return lines + self._caveats()
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and give it our log format where one was asked for."""
@@ -127,6 +129,8 @@ class GreetingService(Service):
             _log.info("{note}", note=note)
         for one in self._listening:
             one.begin(lambda place: _log.info("Server start at {place}", place=place))
+        for caveat in self._caveats():
+            _log.warn("{caveat}", caveat=caveat)
 
     def stopService(self) -> Deferred[None]:
         """Listen no longer, let open connections end within ``drain`` seconds, then end them.
@@ -169,9 +173,13 @@ class GreetingService(Service):
                 _log.info("Ending {count} open connections", count=self.admission.open)
         self.admission.when_empty = None
 
+    def _caveats(self) -> list[str]:
+        return [one.caveat for one in self._listening if isinstance(one, DatagramListening) and one.caveat]
+
     def _failed(self, mistake: Mistake) -> None:
         """An endpoint that answers late could not listen."""
         _log.critical("greetsvc: {mistake}", mistake=str(mistake))
+        self.when_it_fails()
         self.reactor.callLater(0, self.reactor.stop)
 
     def _default_listeners(self) -> tuple[Listener, ...]:
@@ -200,10 +208,16 @@ def makeService(options: Options) -> GreetingService:
         service.unbind()
         refuse(mistake)
     if options.check:
-        sys.stdout.writelines(f"{line}\n" for line in service.describe())
+        lines = service.describe()
         service.unbind()
-        raise SystemExit(0)
+        answer("".join(f"{line}\n" for line in lines))
+    service.when_it_fails = _exit_with_failure
     return service
+
+
+def _exit_with_failure() -> None:
+    """Let the process end with status 1, after all else: twistd would say 0, and has no way to be told."""
+    atexit.register(os._exit, 1)
 
 
 def _count_seconds_steadily() -> None:

@@ -20,6 +20,7 @@ __all__ = ["KEYS", "LOOPBACK", "Key", "Listener", "Mistake", "Network", "Setting
 _DAY = 86400.0
 
 _SHORTEST = 0.0001
+_LONGEST_NUMBER = 300
 _MOST = 10_000_000
 _LONGEST_SHOWN = 300
 
@@ -116,11 +117,15 @@ def _one_of(*words: str) -> Callable[[object], str]:
     return read
 
 
-def _file(value: object) -> str:
-    """A path that can be read now: an option that nothing reads is checked too."""
+def _authorities(value: object) -> str:
+    """The path of a file of certificates: checked also where no TLS listener reads it."""
     path = text(value)
-    with Path(path).open("rb"):
-        return path
+    if not path:
+        raise Mistake("must be a file, not ''")
+    from greetsvc.net.contexts import read_authorities  # what only TLS needs is loaded for TLS
+
+    read_authorities(Path(path))
+    return path
 
 
 def _networks(value: object) -> tuple[Network, ...]:
@@ -145,7 +150,9 @@ def _number(value: object) -> int | float | None:
 
 def _literal(given: str) -> object:
     """What a number on the command line would be in TOML; other text is itself, which no number is."""
-    if re.fullmatch(r"-?[0-9]{1,300}", given):
+    if len(given) > _LONGEST_NUMBER:
+        return given
+    if re.fullmatch(r"-?[0-9]+", given):
         return int(given)
     return float(given) if re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given) else given
 
@@ -185,7 +192,7 @@ KEYS = (
         "udp-budget", "BYTES", "bytes a second for unmarked UDP answers to a prefix [default: 1024]", _whole(0, 10**9)
     ),
     Key("trust-proxy", "CIDR", "networks whose PROXY headers count [default: loopback]", _networks, repeatable=True),
-    Key("client-ca", "FILE", "TLS listeners ask for a certificate signed by one of these", _file, str),
+    Key("client-ca", "FILE", "TLS listeners ask for a certificate signed by one of these", _authorities, str),
     Key("log-visits", "WHAT", "all, summary or off [default: all]", _one_of("all", "summary", "off"), str),
     Key("log-format", "FORMAT", "text or json [default: text]", _one_of("text", "json"), str),
 )

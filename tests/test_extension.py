@@ -181,15 +181,13 @@ async def test_a_greeter_that_fails_ends_its_connection_and_no_other(logged_erro
                 raise RuntimeError("not now")
             return super().greet(visit)
 
-    # Twisted leaves such a connection open: the deadline ends it.
-    factory = GreetingFactory(Moody(), deadline=0.1)
+    factory = GreetingFactory(Moody())
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     address = ("127.0.0.1", port.getHost().port)
-    with pytest.raises(ConnectionResetError):
-        await _thread(_reads, address)
+    assert await _thread(_reads, address) == b""
+    assert factory.ledger.refused == {"greeter": 1}
     assert await _thread(_reads, address) == b"It is fine at 127.0.0.1\n"
-    assert [str(event["failure"].value) for event in logged_errors] == ["not now"]
-    logged_errors.clear()
+    assert [str(error) for error in logged_errors.flush(RuntimeError)] == ["not now"]
     await _until_empty(factory)
     await port.stopListening()
     factory.abort()
@@ -212,3 +210,20 @@ def test_a_wrong_name_in_the_package_is_an_attribute_error() -> None:
     assert greetsvc.GreetFailed.__name__ == "GreetFailed"
     with pytest.raises(AttributeError, match="nobody"):
         _ = greetsvc.nobody
+
+
+@pytest.mark.parametrize("said", ["text", None])
+def test_a_greeter_that_says_no_bytes_is_counted_and_logged_once_a_second(said: Any, logged_errors: Any) -> None:
+    class Wrong(Weather):
+        def greet(self, visit: Visit) -> Any:
+            return said
+
+    factory = GreetingFactory(Wrong())
+    protocol = GreetingDatagramProtocol(Wrong(), ledger=factory.ledger, transport="unixgram")
+    sent: list[bytes] = []
+    protocol.transport = type("Port", (), {"write": sent.append, "getHost": lambda self: None})()
+    for _ in range(5):
+        protocol.datagramReceived(b"x", "/run/x.sock")
+    assert not sent
+    assert factory.ledger.refused == {"greeter": 5}
+    assert len(logged_errors.flush(TypeError)) == 1

@@ -91,7 +91,7 @@ async def test_an_endpoint_that_answers_later_is_served_from_then_on(
     kind: str, started_first: bool, late: list[Late]
 ) -> None:
     service = _service(kind)
-    assert service.describe() == [f"{kind[:-2]} {kind} says text:Thank you for connecting\\r\\n"]
+    assert service.describe() == [f"{kind[:-2]} not known yet: {kind} says text:Thank you for connecting\\r\\n"]
     if not started_first:
         late[0].succeed()
     service.startService()
@@ -175,5 +175,5 @@ def test_check_cancels_an_endpoint_that_has_not_answered(
     options.parseOptions(["--listen", "late:x", "--check"])
     with pytest.raises(SystemExit):
         makeService(options)
-    assert capsys.readouterr().out.startswith("late late:x says ")
+    assert capsys.readouterr().out.startswith("late not known yet: late:x says ")
     assert late[0].answer.called

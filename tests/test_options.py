@@ -11,10 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import twisted
 from greetsvc import __version__
 from greetsvc.options import Options, refuse
 from greetsvc.service import GreetingService, makeService
 from greetsvc.settings import Mistake, Settings
+
+CERTIFICATE = str(Path(twisted.__file__).parent / "test" / "server.pem")
+
 
 ROWS: list[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("bad_settings.toml").read_text("utf-8"))["row"]
 
@@ -121,14 +125,14 @@ def test_every_option_is_read() -> None:
         *("--listen", "tcp:0", "--listen", "udp:0", "--greeting", "Hi", "--encoding", "latin1"),
         *("--deadline", "3", "--linger", ".5", "--drain=0", "--max-connections", "7", "--max-per-source", "2"),
         *("--udp-budget", "0", "--trust-proxy", "10.0.0.0/8", "--trust-proxy", "2001:db8::/32"),
-        *("--client-ca", __file__, "--log-visits", "off", "--log-format", "json"),
+        *("--client-ca", CERTIFICATE, "--log-visits", "off", "--log-format", "json"),
     )
     assert [one.endpoint.text for one in found.listeners] == ["tcp:0", "udp:0"]
     assert [one.says for one in found.listeners] == ["text:Hi", "text:Hi"]
     assert (found.deadline, found.linger, found.drain) == (3.0, 0.5, 0.0)
     assert (found.max_connections, found.max_per_source, found.udp_budget) == (7, 2, 0)
     assert [str(network) for network in found.trust_proxy] == ["10.0.0.0/8", "2001:db8::/32"]
-    assert (found.client_ca, found.log_visits, found.log_format) == (__file__, "off", "json")
+    assert (found.client_ca, found.log_visits, found.log_format) == (CERTIFICATE, "off", "json")
 
 
 def test_check_says_what_would_run_a_line_each_and_leaves_nothing(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import twisted
 from greetsvc.settings import KEYS, Mistake, Settings, printable, shown, text
+
+CERTIFICATE = str(Path(twisted.__file__).parent / "test" / "server.pem")
+
 
 BY_NAME = {key.name: key for key in KEYS}
 
@@ -28,7 +33,7 @@ BY_NAME = {key.name: key for key in KEYS}
         ("log-visits", "summary", "summary"),
         ("log-format", "json", "json"),
         ("greeting", "", ""),
-        ("client-ca", __file__, __file__),
+        ("client-ca", CERTIFICATE, CERTIFICATE),
     ],
 )
 def test_the_bounds_themselves_are_allowed(name: str, value: object, expected: object) -> None:

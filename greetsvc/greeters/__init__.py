@@ -44,7 +44,16 @@ def find_greeter(kind: str, argument: str, encoding: str) -> Greeter:
     found = {point.name: point for point in entry_points(group=GROUP)}
     if kind not in found:
         raise ValueError(f"there is no greeter {kind!r}; known are {', '.join(sorted(found))}")
-    return _load(found[kind])(argument, text_encoding(encoding))
+    factory = _load(found[kind])
+    try:
+        made = factory(argument, text_encoding(encoding))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a third party's factory may raise anything
+        raise ValueError(f"the greeter {kind!r} cannot be made: {error!r}") from error
+    if not (hasattr(made, "greet") and hasattr(made, "needs")):
+        raise ValueError(f"the greeter {kind!r} is {made!r}, which has no greet() or no needs")
+    return made
 
 
 def known_greeters() -> list[tuple[str, str]]:

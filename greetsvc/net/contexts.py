@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-__all__ = ["ReloadingContexts"]
+__all__ = ["ReloadingContexts", "read_authorities"]
 
 _log = Logger()
 _POLL = 1.0
@@ -93,7 +93,7 @@ class ReloadingContexts:
             _log.info("TLS certificates were read again")
 
     def _load(self) -> list[str]:
-        authorities = _authorities(self._client_ca) if self._client_ca is not None else ()
+        authorities = read_authorities(self._client_ca) if self._client_ca is not None else ()
         pairs, problems = self._source.load()
         contexts = [self._context(pair, authorities) for pair in pairs]
         by_name: dict[str, SSL.Context] = {}
@@ -148,7 +148,8 @@ def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
     return next((each for each in spoken if each in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
 
 
-def _authorities(path: Path) -> tuple[Certificate, ...]:
+def read_authorities(path: Path) -> tuple[Certificate, ...]:
+    """The certificates of a PEM file. Raises `ValueError` or `OSError` where there are none."""
     found = read_pem(path).certificates
     if not found:
         raise ValueError(f"{path}: there is no certificate in it")

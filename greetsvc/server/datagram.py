@@ -11,6 +11,7 @@ from twisted.internet.protocol import DatagramProtocol
 from greetsvc import wire
 from greetsvc.ledger import Ledger
 from greetsvc.net.datagram import reason as failure
+from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.server.stream import address_of
 from greetsvc.server.udprule import UdpRule
 from greetsvc.visit import Address, PathFacts, Visit
@@ -41,7 +42,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
         self.ledger = Ledger() if ledger is None else ledger
         self.rule = UdpRule(time.monotonic) if rule is None else rule
         self.kind = transport
-        self._constant: bytes | None = None
+        self.rendering = Rendering(greeter, self.ledger, transport)
         self._tells_group = False
 
     def startProtocol(self) -> None:
@@ -50,37 +51,42 @@ class GreetingDatagramProtocol(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """Answer a request from ``addr``: host and port (IPv6 with flow and scope), or the path of a UNIX socket."""
-        greeting = self._constant
-        reason: str | None = None
+        try:
+            reason = self._answer(datagram, addr)
+        except Speechless:
+            return
+        if reason is not None:
+            self.ledger.refuse(reason)
+
+    def _answer(self, request: bytes, addr: Any) -> str | None:
+        """Answer, or say why not. Raises `Speechless`."""
+        greeting = self.rendering.constant
         if isinstance(addr, tuple):
             peer: tuple[Any, ...] = addr
             group = self._tells_group and self.transport.group  # type: ignore[attr-defined]  # a DatagramPort then
             if greeting is None:
                 reason = self.rule.never(addr[1], group=group)
-                greeting = b"" if reason else self.greeting(Address.plain(addr[0], addr[1]), datagram)
-            reason = reason or self.rule.refusal(datagram, greeting, addr, group=group)
+                if reason is not None:
+                    return reason
+                greeting = self.greeting(Address.plain(addr[0], addr[1]), request)
+            reason = self.rule.refusal(request, greeting, addr, group=group)
         else:
+            if not addr:
+                return "no-address"
             peer = Address.of_path(addr)
-            greeting = greeting or self.greeting(peer, datagram)
-            reason = self.rule.unix_refusal(datagram, greeting, os.fsencode(addr)) if addr else "no-address"
+            greeting = greeting or self.greeting(peer, request)
+            reason = self.rule.unix_refusal(request, greeting, os.fsencode(addr))
         if reason is None:
             try:
                 self.transport.write(greeting, addr)
             except OSError as error:
-                reason = failure("send", error)
-            else:
-                self.ledger.greet(self.kind, peer)
-                return
-        self.ledger.refuse(reason)
+                return failure("send", error)
+            self.ledger.greet(self.kind, peer)
+        return reason
 
     def greeting(self, peer: Address, request: bytes) -> bytes:
-        """The greeting for this request; one that needs nothing of the visit is rendered once."""
-        if self._constant is not None:
-            return self._constant
-        greeting = self.greeter.greet(self._visit(peer, request))
-        if not self.greeter.needs:
-            self._constant = greeting
-        return greeting
+        """The greeting for this request. Raises `Speechless` to give no answer."""
+        return self.rendering.of(lambda: self._visit(peer, request))
 
     def _visit(self, peer: Address, request: bytes) -> Visit:
         local = address_of(self.transport.getHost())

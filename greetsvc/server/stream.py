@@ -24,6 +24,7 @@ from greetsvc.net.deadline import Deadlines
 from greetsvc.net.linger_stock import LingeringClose
 from greetsvc.net.tls import facts
 from greetsvc.server.admission import Admission, Source
+from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:
@@ -77,13 +78,17 @@ class GreetingProtocol(Protocol):
         self.greet()
 
     def greeting(self) -> bytes:
-        """What this peer reads."""
+        """What this peer reads. Raises `Speechless` to close without a word."""
         return self.factory.greeting(self)
 
     def greet(self) -> None:
         """Say the greeting and close."""
-        self.transport.write(self.greeting())
-        self.factory.greeted(self)
+        try:
+            self.transport.write(self.greeting())
+        except Speechless:
+            pass
+        else:
+            self.factory.greeted(self)
         self.close()
 
     def close(self) -> None:
@@ -154,7 +159,7 @@ class GreetingFactory(Factory):
         self._deadline = deadline
         self._linger = linger
         self._deadlines: Deadlines[GreetingProtocol] = Deadlines(reactor, deadline, self._expire)
-        self._constant: bytes | None = None
+        self._rendering = Rendering(greeter, self.ledger, transport)
 
     def buildProtocol(self, addr: IAddress | None) -> GreetingProtocol | None:  # type: ignore[override]
         """A protocol for the peer at ``addr``, or None where it is not admitted: it is then closed at once."""
@@ -198,13 +203,8 @@ class GreetingFactory(Factory):
         return LingeringClose(transport, self._reactor, silence=self._linger, lifetime=self._deadline)
 
     def greeting(self, protocol: GreetingProtocol) -> bytes:
-        """The greeting for this visit; one that needs nothing of the visit is rendered once."""
-        if self._constant is not None:
-            return self._constant
-        if not self.greeter.needs:
-            self._constant = self.greeter.greet(Visit(self.transport, Address("", 0), Address("", 0)))
-            return self._constant
-        return self.greeter.greet(self._visit(protocol))
+        """The greeting for this visit. Raises `Speechless` where the greeter failed."""
+        return self._rendering.constant or self._rendering.of(lambda: self._visit(protocol))
 
     def greeted(self, protocol: GreetingProtocol) -> None:
         """The greeting was handed to the transport."""

@@ -24,8 +24,8 @@ READABLE = 20
 class VisitLog:
     """Writes a line for each visit in ``ledger``, up to ``readable`` a second, and sums up the others once a second.
 
-    With ``readable=0`` all are summed up. While visits are only summed up they cost nothing here: the ledger has
-    counted them. `stop` writes the last sum.
+    With ``readable=0`` all are summed up, as refusals always are. While visits and refusals are only summed up they
+    cost nothing here: the ledger has counted them. `stop` writes the last sum.
     """
 
     def __init__(self, ledger: Ledger, clock: IReactorTime, *, readable: int = READABLE) -> None:
@@ -33,26 +33,39 @@ class VisitLog:
         self._clock = clock
         self._readable = readable
         self._logged: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
         self._room = readable
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
         """Log from now on."""
         self._logged = self._ledger.greeted.copy()
-        self._ledger.watchers.append(self._visited)
+        self._refused = self._ledger.refused.copy()
+        self._watch()
 
     def stop(self) -> None:
         """No more visits come."""
         if self._visited in self._ledger.watchers:
             self._ledger.watchers.remove(self._visited)
+        self._ledger.when_refused = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._sum_up()
 
-    def _visited(self, transport: str, peer: Address) -> None:
+    def _watch(self) -> None:
+        self._ledger.when_refused = self._wake
+        if self._visited not in self._ledger.watchers:
+            self._ledger.watchers.append(self._visited)
+
+    def _wake(self) -> None:
+        """There is something to sum up when a second is over."""
+        self._ledger.when_refused = None
         if self._timer is None:
             self._timer = self._clock.callLater(1, self._second)
+
+    def _visited(self, transport: str, peer: Address) -> None:
+        self._wake()
         if self._room:
             self._room -= 1
             self._logged[transport] += 1
@@ -67,11 +80,10 @@ class VisitLog:
         if summed_up or self._room < self._readable:
             self._timer = self._clock.callLater(1, self._second)
         self._room = self._readable
-        if self._visited not in self._ledger.watchers:
-            self._ledger.watchers.append(self._visited)
+        self._watch()
 
     def _sum_up(self) -> bool:
-        """Log how many visits were not logged yet, and whether there were any."""
+        """Log how many visits and refusals were not logged yet, and whether there were any."""
         more = self._ledger.greeted - self._logged
         if more:
             self._logged = self._ledger.greeted.copy()
@@ -79,6 +91,14 @@ class VisitLog:
                 "Got {count} {more}connections in a second: {kinds}",
                 count=more.total(),
                 more="more " if self._readable else "",
-                kinds=", ".join(f"{kind} {count}" for kind, count in sorted(more.items())),
+                kinds=_listed(more),
             )
-        return bool(more)
+        refused = self._ledger.refused - self._refused
+        if refused:
+            self._refused = self._ledger.refused.copy()
+            _log.info("Refused {count} in a second: {reasons}", count=refused.total(), reasons=_listed(refused))
+        return bool(more or refused)
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
