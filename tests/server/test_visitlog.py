@@ -124,3 +124,31 @@ def test_visits_that_are_only_summed_up_cost_no_call() -> None:
     assert len(ledger.watchers) == 1
     log.stop()
     assert not ledger.watchers
+
+
+def test_refusals_are_summed_up_once_a_second_also_when_nobody_is_greeted(log_lines: list[str]) -> None:
+    ledger, clock, log = _started()
+    for _ in range(3):
+        ledger.refuse("max-connections")
+    ledger.refuse("loop")
+    assert not log_lines
+    clock.advance(1)
+    assert log_lines == ["Refused 4 in a second: loop 1, max-connections 3"]
+    clock.advance(1)
+    assert not clock.getDelayedCalls()
+    ledger.refuse("loop")
+    log.stop()
+    assert log_lines[1:] == ["Refused 1 in a second: loop 1"]
+    ledger.refuse("loop")
+    assert not clock.getDelayedCalls()
+
+
+def test_a_flood_of_refusals_sets_one_timer(log_lines: list[str]) -> None:
+    ledger, clock, _ = _started(readable=0)
+    for _ in range(1000):
+        ledger.refuse("port")
+    assert len(clock.getDelayedCalls()) == 1
+    _visits(ledger, 2)
+    clock.advance(1)
+    assert log_lines == ["Got 2 connections in a second: tcp 2", "Refused 1000 in a second: port 1000"]
+    clock.advance(1)
