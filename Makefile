@@ -43,7 +43,7 @@ format: $(VENV)/.lint ## let ruff lay out and mend what it can
 	$(VENV)/bin/ruff check --fix .
 
 types: $(VENV)/.lint ## mypy, strict
-	$(VENV)/bin/mypy -p greetsvc
+	$(VENV)/bin/mypy -p greetsvc -p bench
 	$(VENV)/bin/mypy twisted/plugins tests examples
 
 lab: $(VENV)/.test $(VENV)/.fuzz ## tests with real programs: needs root and Debian packages, which it installs
