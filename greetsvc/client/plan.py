@@ -13,11 +13,11 @@ from twisted.python.failure import Failure
 
 from greetsvc.client.ask import Asking, ask
 from greetsvc.client.flows import Flows, Pinned, free_ports, in_rounds
-from greetsvc.client.output import CannotWrite, Output, ReaderGone
+from greetsvc.client.output import Output, ReaderGone
 from greetsvc.client.report import Report
 from greetsvc.client.run import repeat
 from greetsvc.client.show import one_line
-from greetsvc.client.tally import WRONG_USAGE, Demands, Tally
+from greetsvc.client.tally import Demands, Tally
 from greetsvc.client.targets import Target
 from greetsvc.client.verdict import GreetFailed, Greeting
 
@@ -97,7 +97,10 @@ class Runnable(Protocol):
 
 
 def drive(plan: Runnable, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:
-    """Run the reactor until the plan is carried out or a signal stops it; the exit status."""
+    """Run the reactor until the plan is carried out or a signal stops it; the exit status.
+
+    :raises CannotWrite: when standard output takes no more, and not because its reader left.
+    """
     if reactor is None:
         from twisted.internet import reactor
     tally = Tally()
@@ -119,9 +122,6 @@ def drive(plan: Runnable, output: Output, reactor: Any = None, now: Callable[[],
     reactor.callWhenRunning(start)
     reactor.run()
     for failure in failures:
-        if failure.check(CannotWrite):
-            output.complain(f"greet: standard output: {failure.getErrorMessage()}")
-            return WRONG_USAGE
         if not failure.check(ReaderGone):
             failure.raiseException()
     return tally.status
