@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+from codecs import lookup
 from ipaddress import ip_address
 from typing import Any, Literal
 
@@ -90,10 +91,15 @@ class Asking:
 
 def _check_encoding(name: str) -> None:
     try:
+        lookup(name)
+    except (LookupError, ValueError):
+        # A name that holds a NUL or a byte that is no character does not even reach the search for it.
+        raise BadSetting("encoding", name or "''", "is no text encoding that Python knows") from None
+    try:
         b"\xff\x00".decode(name, "backslashreplace")
     except LookupError:
         raise BadSetting("encoding", name, "is no text encoding that Python knows") from None
-    except (UnicodeError, ValueError):
+    except ValueError:
         raise BadSetting("encoding", name, "cannot show bytes that do not decode") from None
 
 

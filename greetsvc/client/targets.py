@@ -61,6 +61,8 @@ def parse(text: str) -> Target:
 
     :raises ValueError: with one line that says what is wrong with it.
     """
+    if not isinstance(text, str):
+        raise _wrong(text, "must be text such as 'udp:127.0.0.1:8088'")
     transport, rest = _transport(text)
     if transport in _PATHS:
         return Target(transport, path=_path(text, rest))

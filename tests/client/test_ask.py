@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 import greetsvc
-from greetsvc import GreetFailed, greet
+from greetsvc import GreetFailed, greet, greet_ex
 from greetsvc.client import ClientTls
 from greetsvc.client.setting import BadSetting
 
@@ -28,7 +28,9 @@ from greetsvc.client.setting import BadSetting
         ("127.0.0.1", {"limit": 0}, "limit 0: must be at least 1 byte"),
         ("127.0.0.1", {"encoding": "klingon"}, "encoding klingon: is no text encoding that Python knows"),
         ("127.0.0.1", {"encoding": "hex"}, "encoding hex: is no text encoding that Python knows"),
-        ("127.0.0.1", {"encoding": "a\0b"}, "encoding a\\x00b: cannot show bytes that do not decode"),
+        ("127.0.0.1", {"encoding": "a\0b"}, "encoding a\\x00b: is no text encoding that Python knows"),
+        ("127.0.0.1", {"encoding": "\udcff"}, "encoding \\udcff: is no text encoding that Python knows"),
+        ("127.0.0.1", {"encoding": ""}, "encoding '': is no text encoding that Python knows"),
         ("127.0.0.1", {"encoding": "idna"}, "encoding idna: cannot show bytes that do not decode"),
     ],
 )
@@ -40,6 +42,22 @@ async def test_a_setting_that_cannot_be_is_a_value_error_of_one_line(
         await greet(target, **options)
     assert isinstance(caught.value, ValueError)
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        (5, "target 5: must be text such as 'udp:127.0.0.1:8088'"),
+        (None, "target None: must be text such as 'udp:127.0.0.1:8088'"),
+        (b"127.0.0.1", "target b'127.0.0.1': must be text such as 'udp:127.0.0.1:8088'"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_target_that_is_no_text_is_a_value_error_of_one_line(target: Any, line: str) -> None:
+    for asks in (greet, greet_ex):
+        with pytest.raises(ValueError, match="target ") as caught:
+            await asks(target)
+        assert str(caught.value) == line
 
 
 @pytest_twisted.ensureDeferred
