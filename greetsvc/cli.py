@@ -16,9 +16,9 @@ from greetsvc.client.ask import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
 from greetsvc.client.flows import MOST_FLOWS, ROUNDS
 from greetsvc.client.loadoptions import check_load, load_options, load_plan
 from greetsvc.client.outgoing import HIGHEST_DSCP, Claim, Outgoing, parse_claim
-from greetsvc.client.output import Output, standard
+from greetsvc.client.output import CannotWrite, Output, ReaderGone, standard
 from greetsvc.client.plan import Plan, Runnable, drive
-from greetsvc.client.report import JsonLines, Nagios, Plain, Quiet, Report
+from greetsvc.client.report import JsonLines, Lines, Nagios, Plain, Quiet, Report
 from greetsvc.client.setting import BadSetting
 from greetsvc.client.show import one_line
 from greetsvc.client.tally import NOT_GREETED, WRONG_USAGE, Demands
@@ -30,7 +30,22 @@ __all__ = ["main"]
 _TLS_OPTIONS = ("ca", "insecure", "cert", "key", "sni")
 
 
-@click.command(context_settings={"help_option_names": ["--help"]}, add_help_option=True)
+def _help(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    _tell(context, context.get_help() if asked else None)
+
+
+def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    _tell(context, f"greet {__version__}" if asked else None)
+
+
+def _tell(context: click.Context, text: str | None) -> None:
+    """Print this and be done. click's own way ends in a traceback where standard output takes no more."""
+    if text is not None:
+        context.obj.write(Lines([text]))
+        context.exit()
+
+
+@click.command(add_help_option=False)
 @click.argument("target", required=False, default=DEFAULT_HOST)
 @click.option("-c", "count", type=Number(0, 10**9, whole=True), metavar="N", help="How many (1); 0: until stopped.")
 @click.option(
@@ -77,7 +92,10 @@ _TLS_OPTIONS = ("ca", "insecure", "cert", "key", "sni")
 @click.option("--key", metavar="FILE", help="Its key (PEM), when that is not in the same file.")
 @click.option("--sni", metavar="NAME", help="The name to ask for, and to find in the certificate.")
 @click.option("--encoding", default="utf-8", metavar="NAME", help="How the greeting is decoded (utf-8).")
-@click.version_option(__version__, message="greet %(version)s")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
+)
+@click.option("--help", is_flag=True, is_eager=True, expose_value=False, callback=_help, help="Show this and exit.")
 def _command(**given: Any) -> Runnable:
     """Ask TARGET for a greeting, and say which step failed when none comes.
 
@@ -139,10 +157,10 @@ def _check_together(given: dict[str, Any]) -> None:
 
 
 def _asking(given: dict[str, Any], target: Target) -> Asking:
-    chosen = {name: given[name] for name in _TLS_OPTIONS if given[name]}
+    chosen = {name: given[name] for name in _TLS_OPTIONS if given[name] not in (None, False)}
     if chosen and target.transport != "tls":
         name, value = next(iter(chosen.items()))
-        wrong(f"--{name}", "" if value is True else value, f"needs a tls: target, and {target} is none")
+        wrong(f"--{name}", "" if value is True else value or "''", f"needs a tls: target, and {target} is none")
     if given["size"] is not None and not target.datagram:
         wrong("--size", int(given["size"]), f"needs a udp: or unixgram: target, and {target} is none")
     return Asking(
@@ -209,7 +227,7 @@ def _said(error: click.ClickException) -> str:
 
 def _run(arguments: Sequence[str], output: Output) -> int:
     try:
-        plan = _command.main(list(arguments), prog_name="greet", standalone_mode=False)
+        plan = _command.main(list(arguments), prog_name="greet", standalone_mode=False, obj=output)
     except click.ClickException as error:
         output.complain(f"greet: {one_line(_said(error))}")
         return WRONG_USAGE
@@ -221,5 +239,10 @@ def main() -> int:
     output = standard()
     try:
         return _run(sys.argv[1:], output)
+    except ReaderGone:
+        return 0
+    except CannotWrite as error:
+        output.complain(f"greet: standard output: {error}")
+        return WRONG_USAGE
     except (KeyboardInterrupt, click.Abort):
         return NOT_GREETED

@@ -57,6 +57,9 @@ WRONG = [
     ),
     (["--encoding", "klingon"], "--encoding klingon: is no text encoding that Python knows"),
     (["--encoding", "rot13"], "--encoding rot13: is no text encoding that Python knows"),
+    (["--encoding", ""], "--encoding '': is no text encoding that Python knows"),
+    (["--encoding", "\udcff"], "--encoding \\udcff: is no text encoding that Python knows"),
+    (["--encoding", "idna"], "--encoding idna: cannot show bytes that do not decode"),
     (["--json", "--nagios"], "--json: not together with --nagios"),
     (["--json", "--healthcheck"], "--json: not together with --healthcheck"),
     (["--nagios", "--healthcheck"], "--nagios: not together with --healthcheck"),
@@ -72,6 +75,12 @@ WRONG = [
     (["--ca", "/x", "--insecure", "tls:h"], "--ca /x: not together with insecure, which trusts anyone"),
     (["--cert", "/nonexistent", "tls:h"], "--cert /nonexistent: cannot be read: No such file or directory"),
     (["--key", "/dev/null", "tls:h"], "--key /dev/null: needs a cert"),
+    (["--ca", "", "tls:h"], "--ca: must be a file, not ''"),
+    (["--cert", "", "--key", "", "tls:h"], "--cert: must be a file, not ''"),
+    (["--key", "", "tls:h"], "--key: must be a file, not ''"),
+    (["--sni", "", "tls:h"], "--sni: must be a host name, not ''"),
+    (["--ca", "", "127.0.0.1:1"], "--ca '': needs a tls: target, and tcp:127.0.0.1:1 is none"),
+    (["--sni", "", "udp:h"], "--sni '': needs a tls: target, and udp:h:8088 is none"),
     (["--sni", "a b", "tls:h"], "--sni a b: is not a host name"),
     (["--bogus"], "--bogus: there is no such option"),
     (["-z"], "-z: there is no such option"),
@@ -327,6 +336,23 @@ def test_a_full_disk_is_one_line(peer: Peer) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([str(GREET), peer.target], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (3, b"greet: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line_for_help_and_version_too(option: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([str(GREET), option], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (3, b"greet: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_that_nobody_reads_end_quietly(option: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as out:
+        done = subprocess.run([str(GREET), option], stdout=out, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_an_ascii_terminal_gets_escapes(peer: Peer) -> None:

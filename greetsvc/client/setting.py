@@ -14,4 +14,4 @@ class BadSetting(ValueError):
         self.name = name
         self.value = one_line(str(value))
         self.why = why
-        super().__init__(f"{name} {self.value}: {why}")
+        super().__init__(" ".join(filter(None, [name, self.value])) + f": {why}")

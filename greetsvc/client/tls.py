@@ -76,6 +76,9 @@ class ClientTls:
         from OpenSSL import SSL
         from twisted.internet.ssl import CertificateOptions, platformTrust, trustRootFromCertificates
 
+        for setting, path in (("ca", ca), ("cert", cert), ("key", key)):
+            if path == "":
+                raise BadSetting(setting, path, "must be a file, not ''")
         if ca is not None and insecure:
             raise BadSetting("ca", ca, "not together with insecure, which trusts anyone")
         if key is not None and cert is None:
@@ -168,6 +171,8 @@ def _is_address(name: str) -> bool:
 
 
 def _dns_name(name: str) -> str:
+    if not name:
+        raise BadSetting("sni", name, "must be a host name, not ''")
     try:
         encoded = name.encode("idna").decode("ascii")
     except UnicodeError:

@@ -172,14 +172,17 @@ async def test_tls_broken_after_the_greeting_is_remarked(peers: Any, papers: Any
         ({"cert": "good.crt", "key": "locked"}, "key", "holds a key that needs a passphrase"),
         ({"cert": "good.crt", "key": "self"}, "key", "key values mismatch"),
         ({"key": "good.key"}, "key", "needs a cert"),
-        ({"sni": ""}, "sni", "is not a host name"),
+        ({"ca": ""}, "ca", "must be a file, not ''"),
+        ({"cert": "", "key": ""}, "cert", "must be a file, not ''"),
+        ({"cert": "good.crt", "key": ""}, "key", "must be a file, not ''"),
+        ({"sni": ""}, "sni", "must be a host name, not ''"),
         ({"sni": "a..b"}, "sni", "is not a host name"),
         ({"sni": "a b"}, "sni", "is not a host name"),
     ],
 )
 def test_what_cannot_be_used_is_named(papers: Any, options: dict[str, Any], named: str, why: str) -> None:
     if named != "sni":
-        plain = ("/nonexistent", "a\0b", True)
+        plain = ("", "/nonexistent", "a\0b", True)
         options = {name: value if value in plain else papers.path(value) for name, value in options.items()}
     with pytest.raises(BadSetting) as caught:
         ClientTls(**options)
