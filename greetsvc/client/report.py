@@ -128,7 +128,6 @@ class JsonLines:
             "lost": tally.lost,
             "rate": round(tally.rate, 3),
             "seconds": in_seconds(spread(tally.seconds)),
-            "jitter": in_seconds({"": tally.jitter.value})[""],
         }
         if tally.replicas:
             told["replicas"] = dict(tally.replicas.most_common())
