@@ -163,7 +163,7 @@ class DatagramPort:
                 self.doRead()
 
     def _read(self) -> None:
-        receive, longest, received = self._sock.recvfrom, self._longest, self.protocol.datagramReceived
+        receive, longest = self._sock.recvfrom, self._longest
         for _ in range(BATCH):
             try:
                 data, peer = receive(longest + 1)
@@ -171,13 +171,7 @@ class DatagramPort:
                 if self._is_over(error):
                     return
                 continue
-            if len(data) > longest:
-                self.dropped["oversize"] += 1
-                continue
-            try:
-                received(data, peer)
-            except Exception:  # noqa: BLE001 - as Twisted does: one bad datagram does not end the port
-                _log.failure("datagram from {peer!r}", peer=peer)
+            self._deliver(data, peer)
             if not self._listening:
                 return
 

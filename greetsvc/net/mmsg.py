@@ -82,8 +82,6 @@ class Messages:
         self._receive, self._send = _CALLS
         # Asked anew each time: the number of a closed socket may be another's by then.
         self._fileno = sock.fileno
-        self._name_length = name_length
-        self._answer_control = answer_control
         self.stride = longest + 1
         data = bytearray(MESSAGES * self.stride)
         self.names = bytearray(MESSAGES * NAME)

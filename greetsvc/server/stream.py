@@ -15,7 +15,6 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from greetsvc.ledger import Ledger
@@ -134,7 +133,6 @@ class GreetingFactory(Factory):
     # A narrower type than Factory's: what is made here has our factory, and never none.
     protocol: type[GreetingProtocol] = GreetingProtocol  # type: ignore[assignment]
     noisy = False
-    _log = Logger()
 
     def __init__(
         self,
