@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,8 @@ __all__ = [
     "unix_datagram_socket",
     "unix_stream_socket",
 ]
+
+_log = Logger()
 
 LONGEST_BACKLOG = 65535
 """What is asked of ``listen``; the kernel cuts it to its own limit without a word (listen(2))."""
@@ -102,6 +105,13 @@ class UnixPath:
         if self._identity is not None and self._look() == self._identity:
             os.unlink(self.path)  # noqa: PTH108
         self._identity = None
+
+    def remove_or_say(self) -> None:
+        """Remove the file, or log that it is left behind."""
+        try:
+            self.remove()
+        except OSError as error:
+            _log.warn("{path} is left behind: {error}", path=self.path, error=error.strerror)
 
 
 def _inet_socket(kind: socket.SocketKind, host: str, port: int, v6only: bool) -> socket.socket:

@@ -123,10 +123,7 @@ class DatagramPort:
             self.protocol.doStop()
             self._sock.close()
             if self._path is not None:
-                try:
-                    self._path.remove()
-                except OSError as error:
-                    _log.warn("{path} is left behind: {error}", path=self._path.path, error=error.strerror)
+                self._path.remove_or_say()
         return defer.succeed(None)
 
     def getHost(self) -> IPv4Address | IPv6Address | UNIXAddress:

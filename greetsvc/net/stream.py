@@ -240,10 +240,7 @@ class StreamPort:
         self._spare.release()
         self._sock.close()
         if self._path is not None:
-            try:
-                self._path.remove()
-            except OSError as error:
-                _log.warn("{path} is left behind: {error}", path=self._path.path, error=error.strerror)
+            self._path.remove_or_say()
         if self.listening:
             self.listening = False
             self.factory.doStop()
