@@ -2,51 +2,44 @@
 
 `close()` on a socket with unread input makes the kernel send RST, which can destroy what was written and not
 yet read at the other end (RFC 1122 4.2.2.13, RFC 2525 2.17). So the side that closes first sends its FIN, discards
-what still arrives, and closes when the peer does. Most peers do so at once: each new socket is looked at once,
-a moment later, and only what is still open then is watched.
+what still arrives, and closes when the peer does. Most peers do so within a round trip, so to be watched would cost
+more than all the rest: each socket is looked at a few times instead, at ages that double, and only what is still open
+after the last look, or has sent something, is watched (`greetsvc.net.drain`).
 """
 
 from __future__ import annotations
 
-import socket
-import struct
-import sys
 from collections import deque
 from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
-from zope.interface import Interface, implementer
+from zope.interface import Interface
 
-from greetsvc.net.deadline import Deadlines
-from greetsvc.net.watch import Watch, watch
+from greetsvc.net.drain import AT_LEAST, DISCARD, Drains
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime
-    from twisted.python.failure import Failure
+    from twisted.internet.interfaces import IDelayedCall
 
-    class _Reactor(IReactorTime, IReactorFDSet): ...
+    from greetsvc.net.drain import LingerReactor, WhenClosed
+    from greetsvc.net.watch import Watch
 
+    Sockets = deque[tuple[socket.socket, WhenClosed]]
 
 _log = Logger()
 
-__all__ = ["AT_LEAST", "ILingers", "Lingerers", "WhenClosed"]
-
-AT_LEAST = 16 * 1024 * 1024
-"""Bytes of a peer that are discarded before it is cut off."""
+__all__ = ["AGES", "SWEEP", "ILingers", "Lingerers"]
 
 SWEEP = 0.02
-"""Seconds: a socket is looked at for the first time between one and two of these after its FIN."""
+"""Seconds between two sweeps; each looks at the sockets that are of one of the `AGES` then."""
 
-_CHUNK = 128 * 1024
-_NONE: WhenClosed = ()
-# With MSG_TRUNC Linux TCP drops the bytes without copying them (tcp(7)); elsewhere they land in the buffer.
-_DISCARD = socket.MSG_DONTWAIT | (socket.MSG_TRUNC if sys.platform == "linux" else 0)
-_RESET = struct.pack("ii", 1, 0)
+AGES = (1, 2, 4, 8, 16)
+"""In sweeps. A socket outlives its peer's FIN by no more than the last of them, a third of a second."""
 
-WhenClosed = tuple["Callable[[], object]", ...]
+_SAMPLE = 16
+"""When so many more of a batch were found open than closed, the others wait for the next look as they are."""
 
 
 class ILingers(Interface):
@@ -80,7 +73,7 @@ class Lingerers:
 
     def __init__(
         self,
-        reactor: _Reactor,
+        reactor: LingerReactor,
         *,
         silence: float = 2.0,
         lifetime: float,
@@ -89,30 +82,36 @@ class Lingerers:
         watching: Watch | None = None,
     ) -> None:
         self._reactor = reactor
-        self._at_least = at_least
         self._most = most
-        self._buffer = bytearray(_CHUNK)
-        self._young: deque[tuple[socket.socket, WhenClosed]] = deque()
-        self._old: deque[tuple[socket.socket, WhenClosed]] = deque()
-        self._drains: dict[_Drain, None] = {}  # in the order of their FINs
-        self._silence: Deadlines[_Drain] = Deadlines(reactor, silence, self._finish)
-        self._lifetime: Deadlines[_Drain] = Deadlines(reactor, lifetime, self._finish)
+        self._count = 0
+        self._young: Sockets = deque()
+        self._ages = tuple(age for age in AGES if age * SWEEP < silence) or AGES[:1]
+        self._batches: deque[Sockets] = deque(deque() for _ in range(self._ages[-1]))  # by age, the youngest first
         self._sweeping: IDelayedCall | None = None
-        self._watch = watch(reactor) if watching is None else watching
         self._stopped = False
+        self._drains = Drains(
+            reactor,
+            self._close,
+            silence=silence,
+            silent_for=self._ages[-1] * SWEEP,
+            lifetime=lifetime,
+            at_least=at_least,
+            watching=watching,
+        )
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old) + len(self._drains)
+        return self._count
 
-    def add(self, sock: socket.socket, when_closed: WhenClosed = _NONE) -> None:
-        """Take over ``sock``, whose sending side is shut down; call ``when_closed`` when it is closed."""
+    def add(self, sock: socket.socket, when_closed: WhenClosed = None) -> None:
+        """Take over ``sock``, whose sending side is shut down; call ``when_closed()`` when it is closed."""
+        self._count += 1
         if self._stopped:
-            _close(sock, when_closed)
+            self._close(sock, when_closed)
             return
         self._young.append((sock, when_closed))
         if self._sweeping is None:
             self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
-        if len(self._young) + len(self._old) + len(self._drains) > self._most:
+        if self._count > self._most:
             self._close_oldest()
 
     def stop(self) -> None:
@@ -121,103 +120,66 @@ class Lingerers:
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
-        for drain in list(self._drains):
-            self._finish(drain)
-        self._silence.stop()
-        self._lifetime.stop()
-        self._watch.stop()
-        for waiting in (self._old, self._young):
-            while waiting:
-                _close(*waiting.popleft())
+        self._drains.stop()
+        while self._close_oldest():
+            pass
 
-    def _close_oldest(self) -> None:
-        if self._drains:
-            self._finish(next(iter(self._drains)))
-        else:
-            _close(*(self._old or self._young).popleft())
+    def _close_oldest(self) -> bool:
+        if self._drains.close_oldest():
+            return True
+        for batch in (*reversed(self._batches), self._young):
+            if batch:
+                self._close(*batch.popleft())
+                return True
+        return False
 
     def _sweep(self) -> None:
-        """Close those whose peer has closed by now, have the rest watched."""
-        ready, self._old, self._young = self._old, self._young, deque()
-        self._sweeping = self._reactor.callLater(SWEEP, self._sweep) if self._old else None
-        buffer = self._buffer
-        while ready:
-            sock, when_closed = ready.popleft()
+        """Look at those that are of an age to be looked at; have those watched that are beyond."""
+        batches = self._batches
+        beyond = batches.pop()
+        batches.appendleft(self._young)
+        self._young = deque()
+        self._sweeping = None
+        for age in self._ages[:-1]:
+            if batches[age]:
+                batch, batches[age] = batches[age], deque()
+                batches[age] = self._look(batch)
+        for sock, when_closed in self._look(beyond):
+            self._drains.add(sock, when_closed, 0)
+        if self._stopped:
+            self.stop()  # somebody who was told of a close did so before, and did not see those
+        elif self._sweeping is None and any(batches):
+            self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
+
+    def _look(self, batch: Sockets) -> Sockets:
+        """Close those whose peer has closed by now; those that are left to be looked at later."""
+        buffer, close = self._drains.buffer, self._close
+        left: Sockets = deque()
+        closed = 0
+        for waiting in batch:
+            if len(left) > closed + _SAMPLE:
+                left.append(waiting)
+                continue
+            sock, when_closed = waiting
             try:
-                size = sock.recv_into(buffer, _CHUNK, _DISCARD)
+                size = sock.recv_into(buffer, 0, DISCARD)
             except BlockingIOError:
-                self._drain(sock, when_closed, 0)
+                left.append(waiting)
+                continue
             except OSError:
-                _close(sock, when_closed)
+                size = 0
+            if size:
+                self._drains.add(sock, when_closed, size)
             else:
-                if size:
-                    self._drain(sock, when_closed, size)
-                else:
-                    _close(sock, when_closed)
+                closed += 1
+                close(sock, when_closed)
+        return left
 
-    def _drain(self, sock: socket.socket, when_closed: WhenClosed, size: int) -> None:
-        drain = _Drain(self, sock, when_closed, size)
-        self._drains[drain] = None
-        self._silence.add(drain)
-        self._lifetime.add(drain)
-        sock.setblocking(False)
-        self._watch.add(drain)
-
-    def _discard(self, drain: _Drain) -> None:
-        """The peer has sent something, or its FIN, or is gone."""
-        try:
-            size = drain.sock.recv_into(self._buffer, _CHUNK, _DISCARD)
-        except BlockingIOError:
-            return
-        except OSError:
-            size = 0
-        drain.taken += size
-        if not size:
-            self._finish(drain)
-        elif drain.taken > self._at_least:
-            drain.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self._finish(drain)
-        else:
-            self._silence.add(drain)
-
-    def _finish(self, drain: _Drain) -> None:
-        if drain not in self._drains:
-            return
-        del self._drains[drain]
-        self._silence.discard(drain)
-        self._lifetime.discard(drain)
-        self._watch.forget(drain)
-        _close(drain.sock, drain.when_closed)
-
-
-@implementer(IReadDescriptor)
-class _Drain:
-    """One lingering socket that is watched."""
-
-    def __init__(self, lingerers: Lingerers, sock: socket.socket, when_closed: WhenClosed, taken: int) -> None:
-        self._lingerers = lingerers
-        self.sock = sock
-        self.when_closed = when_closed
-        self.taken = taken
-        self.fileno = sock.fileno
-
-    def logPrefix(self) -> str:
-        """What the reactor calls this in the log."""
-        return "lingering"
-
-    def doRead(self) -> None:
-        """Discard a bounded amount."""
-        self._lingerers._discard(self)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops, or found the socket broken."""
-        self._lingerers._finish(self)
-
-
-def _close(sock: socket.socket, when_closed: WhenClosed) -> None:
-    sock.close()
-    for call in when_closed:
-        try:
-            call()
-        except Exception:  # noqa: BLE001 - the other sockets still have to be closed
-            _log.failure("A socket is closed, but whoever wanted to know failed")
+    def _close(self, sock: socket.socket, when_closed: WhenClosed) -> None:
+        self._count -= 1
+        sock.close()
+        if when_closed is not None:
+            try:
+                when_closed()
+            except Exception:  # noqa: BLE001 - the other sockets still have to be closed
+                _log.failure("A socket is closed, but whoever wanted to know failed")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import ISSLTransport
 
-from greetsvc.net.linger import AT_LEAST
+from greetsvc.net.drain import AT_LEAST
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import abstract, unix
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IAddress, IProtocol
 
-    from greetsvc.net.linger import WhenClosed
+    from greetsvc.net.drain import WhenClosed
     from greetsvc.net.stream import StreamPort
 
 __all__ = ["StreamTransport", "UnixStreamTransport"]
@@ -60,7 +61,6 @@ class StreamTransport(LateServer):
     _peer_closed = False
     _made = False
     _if_it_stays: Callable[[], object] | None = None
-    _when_closed: WhenClosed = ()
     _sendmsgQueue: Any = ()  # descriptors to be sent, on UNIX
 
     def __init__(self, sock: socket.socket, peer: IAddress, number: int, port: StreamPort) -> None:
@@ -71,6 +71,13 @@ class StreamTransport(LateServer):
         self.sessionno = number
         self._peer = peer
         self._tempDataBuffer: list[bytes] = []
+        # What is looked at for every connection: found sooner here than in the classes.
+        self._held = True
+        self._known = self._aborting = self._writeDisconnected = self._writeDisconnecting = self.TLS = False
+        self._tempDataLen = self.disconnecting = self.disconnected = 0
+        self.dataBuffer = b""
+        self.producer = None
+        self._when_closed: WhenClosed = None
 
     def start(self, protocol: IProtocol) -> None:
         """Connect ``protocol``, then do what it asked for in ``connectionMade``. Raises nothing."""
@@ -86,6 +93,7 @@ class StreamTransport(LateServer):
                     self.startReading()
                 if self._if_it_stays is not None:
                     self._if_it_stays()
+            self._if_it_stays = None
         except BaseException:  # noqa: BLE001 - as in Twisted: it ends this connection, not the listener
             failure = Failure()
             _log.failure("A protocol failed when its connection was made", failure)
@@ -134,7 +142,7 @@ class StreamTransport(LateServer):
         if self.disconnected:
             call()
         else:
-            self._when_closed = (*self._when_closed, call)
+            self._when_closed = call if self._when_closed is None else partial(_both, self._when_closed, call)
 
     def call_if_it_stays(self, call: Callable[[], object]) -> None:
         """See `ILingers`."""
@@ -192,9 +200,8 @@ class StreamTransport(LateServer):
         finally:
             if lingerers is not None:
                 lingerers.add(sock, self._when_closed)
-            else:
-                for call in self._when_closed:
-                    call()
+            elif self._when_closed is not None:
+                self._when_closed()
 
     # How it is done
 
@@ -262,3 +269,10 @@ class UnixStreamTransport(StreamTransport, unix.Server):
     def __init__(self, sock: socket.socket, peer: IAddress, number: int, port: StreamPort) -> None:
         super().__init__(sock, peer, number, port)
         self._sendmsgQueue = []
+
+
+def _both(first: Callable[[], object], second: Callable[[], object]) -> None:
+    try:
+        first()
+    finally:
+        second()

@@ -12,7 +12,8 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from greetsvc.net.linger import AT_LEAST, SWEEP, Lingerers
+from greetsvc.net.drain import AT_LEAST
+from greetsvc.net.linger import AGES, SWEEP, Lingerers
 from greetsvc.net.watch import EpollWatch, ReactorWatch, watch
 
 
@@ -48,8 +49,8 @@ class Ticking(Clock):
         return []
 
     def sweep(self) -> None:
-        """Let every socket that is new be looked at."""
-        self.pump([SWEEP, SWEEP])
+        """Let every socket that is new be looked at for the last time."""
+        self.pump([SWEEP] * (AGES[-1] + 1))
 
     def read(self) -> None:
         """Let everything that can be read be read, once."""
@@ -111,7 +112,7 @@ def linger(request: pytest.FixtureRequest, clock: Ticking) -> Iterator[Callable[
             server.shutdown(socket.SHUT_WR)
             pair = Pair(client)
             pairs.append(pair)
-            lingerers.add(server, (partial(_count, pair),))
+            lingerers.add(server, partial(_count, pair))
         made.append((lingerers, pairs))
         return lingerers, pairs
 
@@ -148,6 +149,64 @@ def test_a_peer_that_has_closed_costs_one_look(clock: Ticking, linger: Any) -> N
     assert not clock.getDelayedCalls()
 
 
+class Counted(socket.socket):
+    """A socket that counts how often it was looked at."""
+
+    looks = 0
+
+    def recv_into(self, *arguments: Any) -> int:
+        self.looks += 1
+        return super().recv_into(*arguments)
+
+
+def counted(number: int) -> tuple[list[Counted], list[socket.socket]]:
+    pairs = [_connected("tcp") for _ in range(number)]
+    return [Counted(fileno=server.detach()) for server, _ in pairs], [client for _, client in pairs]
+
+
+def test_a_peer_that_stays_is_looked_at_at_ages_that_double_and_then_watched(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    (server,), (client,) = counted(1)
+    lingerers.add(server)
+    seen = []
+    for _ in range(AGES[-1] + 4):
+        clock.advance(SWEEP)
+        seen.append(server.looks)
+    assert [seen.index(look) for look in range(1, 6)] == [1, 2, 4, 8, 16]
+    assert seen[-1] == 5
+    client.close()
+    clock.read()
+    assert (server.looks, len(lingerers)) == (6, 0)
+    lingerers.stop()
+
+
+def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    servers, clients = counted(60)
+    for server in servers:
+        lingerers.add(server)
+    clock.pump([SWEEP] * 2)
+    assert sum(server.looks for server in servers) < 20
+    for client in clients:
+        client.close()
+    clock.pump([SWEEP] * 2)
+    assert len(lingerers) == 0
+    lingerers.stop()
+
+
+def test_one_that_ends_everything_when_it_is_told_of_a_close_in_a_sweep_leaves_nothing(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    servers, clients = counted(3)
+    clients[0].close()
+    for server in servers:
+        lingerers.add(server, lingerers.stop)
+    clock.pump([SWEEP] * 2)
+    assert ([server.fileno() for server in servers], len(lingerers)) == ([-1] * 3, 0)
+    assert not clock.getDelayedCalls()
+    for client in clients:
+        client.close()
+
+
 def test_a_peer_that_is_still_there_is_left_to_the_reactor(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
@@ -164,12 +223,12 @@ def test_silent_sockets_are_not_looked_at_again(clock: Ticking, linger: Any) -> 
     assert len(clock.getDelayedCalls()) == 2  # one for silence, one for lifetime, however many sockets
 
 
-def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any) -> None:
-    lingerers, (pair,) = linger(silence=2.0)
-    clock.sweep()
-    clock.advance(1.9)
+@pytest.mark.parametrize("silence", [0.1, 0.32, 0.4, 2.0])
+def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any, silence: float) -> None:
+    lingerers, (pair,) = linger(silence=silence)
+    clock.pump([0.001] * (round(silence * 1000) - 1))
     assert pair.closed == 0
-    clock.advance(0.2)
+    clock.pump([0.001] * 40)
     assert (pair.closed, len(lingerers), clock.watched) == (1, 0, [])
     assert pair.client.recv(100) == b"hello"
 
@@ -294,7 +353,7 @@ def test_a_failing_listener_for_the_close_does_not_keep_others_open(
 ) -> None:
     lingerers, pairs = linger(2)
     server, client = _connected("tcp")
-    lingerers.add(server, (lambda: 1 / 0,))
+    lingerers.add(server, lambda: 1 / 0)
     for each in (client, *(pair.client for pair in pairs)):
         each.close()
     clock.sweep()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from typing import Any
 
 import pytest
@@ -42,6 +44,7 @@ class Acting(Factory):
     def __init__(self, act: Any) -> None:
         self.act = act
         self.happened: list[str] = []
+        self.protocols: list[weakref.ref[Protocol]] = []
 
     async def until(self, length: int) -> list[str]:
         for _ in range(500):
@@ -159,3 +162,37 @@ async def test_many_small_writes_in_one_callback_are_one_segment(ours: Any, many
     assert sends == [5 + many]
     await factory.until(2)
     del factory.transport
+
+
+class Staying(Told):
+    """Wants to know whether it stays: so its transport knows it, as it knows its transport."""
+
+    def connectionMade(self) -> None:
+        self.factory.protocols.append(weakref.ref(self))
+        transport: Any = self.transport
+        transport.call_if_it_stays(self.stays)
+        super().connectionMade()
+
+    def stays(self) -> None: ...
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("stays", [False, True])
+async def test_a_connection_that_is_over_leaves_nothing_to_the_garbage_collector(
+    ours: Any, lingerers: Lingerers, stays: bool
+) -> None:
+    factory = Acting(lambda transport: None if stays else transport.loseConnection())
+    factory.protocol = Staying
+    gc.disable()
+    try:
+        peer = await ours.connect(ours.listen(factory))
+        await peer.until(5)
+        protocol = factory.protocols.pop()
+        if stays:
+            factory.transport.loseConnection()
+        factory.transport = None
+        await peer.finish()
+        await factory.until(2)
+        assert protocol() is None
+    finally:
+        gc.enable()
