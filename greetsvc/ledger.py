@@ -24,6 +24,10 @@ class Entry(NamedTuple):
     peer: Address
 
 
+def _address(peer: Sequence[Any]) -> Address:
+    return Address.plain(peer[0], peer[1])
+
+
 class Ledger:
     """Counts visits by transport, what was not greeted by reason, and connections that we ended by reason.
 
@@ -37,20 +41,23 @@ class Ledger:
         self.ended: Counter[str] = Counter()
         self.watchers: list[Watcher] = []
         self.when_refused: Callable[[], object] | None = None
-        self._latest: deque[tuple[str, Sequence[Any]]] = deque(maxlen=LATEST)
+        self._latest: deque[tuple[str, Any, Callable[[Any], Address]]] = deque(maxlen=LATEST)
 
     @property
     def visits(self) -> int:
         """How many were greeted."""
         return self.greeted.total()
 
-    def greet(self, transport: str, peer: Sequence[Any]) -> None:
-        """A greeting was handed to the network, for a peer that begins with its host and its port."""
+    def greet(self, transport: str, peer: Any, address_of: Callable[[Any], Address] = _address) -> None:
+        """A greeting was handed to the network for ``peer``, of which `address_of` makes an address when it is read.
+
+        When left out, ``peer`` is a sequence that begins with a host and a port.
+        """
         self.greeted[transport] += 1
-        self._latest.append((transport, peer))
+        self._latest.append((transport, peer, address_of))
         if self.watchers:
             for watch in tuple(self.watchers):
-                watch(transport, _address(peer))
+                watch(transport, address_of(peer))
 
     def refuse(self, reason: str) -> None:
         """A connection or a datagram was not greeted, for ``reason``."""
@@ -66,8 +73,4 @@ class Ledger:
     def latest(self) -> list[Entry]:
         """The latest visits, oldest first."""
         first = self.visits - len(self._latest) + 1
-        return [Entry(number, kind, _address(peer)) for number, (kind, peer) in enumerate(self._latest, first)]
-
-
-def _address(peer: Sequence[Any]) -> Address:
-    return Address.plain(peer[0], peer[1])
+        return [Entry(number, kind, of(peer)) for number, (kind, peer, of) in enumerate(self._latest, first)]

@@ -48,7 +48,7 @@ class Drains:
     def __init__(
         self,
         reactor: LingerReactor,
-        close: Callable[[socket.socket, WhenClosed], object],
+        close: Callable[[socket.SocketType, WhenClosed], object],
         *,
         silence: float,
         silent_for: float,
@@ -64,7 +64,7 @@ class Drains:
         self._lifetime: Deadlines[_Drain] = Deadlines(reactor, lifetime, self.finish)  # in the order of their FINs
         self._watch = watch(reactor) if watching is None else watching
 
-    def add(self, sock: socket.socket, when_closed: WhenClosed, taken: int) -> None:
+    def add(self, sock: socket.SocketType, when_closed: WhenClosed, taken: int) -> None:
         """Watch ``sock``, of which ``taken`` bytes are discarded already."""
         drain = _Drain(self, sock, when_closed, taken)
         (self._silence if taken else self._unheard).add(drain)
@@ -121,7 +121,7 @@ class _Drain:
 
     __slots__ = ("_drains", "fileno", "sock", "taken", "when_closed")
 
-    def __init__(self, drains: Drains, sock: socket.socket, when_closed: WhenClosed, taken: int) -> None:
+    def __init__(self, drains: Drains, sock: socket.SocketType, when_closed: WhenClosed, taken: int) -> None:
         self._drains = drains
         self.sock = sock
         self.when_closed = when_closed

@@ -12,6 +12,8 @@ import socket
 
 from twisted.internet import tcp
 
+from greetsvc.net.accepted import whole
+
 __all__ = ["LateServer"]
 
 
@@ -66,4 +68,7 @@ class LateServer(tcp.Server):
     def getHandle(self) -> socket.socket:
         """The socket."""
         self._introduce()
+        self.socket = whole(self.socket)
+        self.socket.setblocking(False)
+        self.fileno = self.socket.fileno
         return self.socket

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from greetsvc.net.drain import LingerReactor, WhenClosed
     from greetsvc.net.watch import Watch
 
-    Sockets = deque[tuple[socket.socket, WhenClosed]]
+    Sockets = deque[tuple[socket.SocketType, WhenClosed]]
 
 _log = Logger()
 
@@ -102,7 +102,7 @@ class Lingerers:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, sock: socket.socket, when_closed: WhenClosed = None) -> None:
+    def add(self, sock: socket.SocketType, when_closed: WhenClosed = None) -> None:
         """Take over ``sock``, whose sending side is shut down; call ``when_closed()`` when it is closed."""
         self._count += 1
         if self._stopped:
@@ -175,7 +175,7 @@ class Lingerers:
                 close(sock, when_closed)
         return left
 
-    def _close(self, sock: socket.socket, when_closed: WhenClosed) -> None:
+    def _close(self, sock: socket.SocketType, when_closed: WhenClosed) -> None:
         self._count -= 1
         sock.close()
         if when_closed is not None:

@@ -37,7 +37,7 @@ class Admits(typing.Protocol):
         """Whether one more may be open."""
         ...
 
-    def enter(self, source: tuple[()]) -> None:
+    def enter(self, source: tuple[()]) -> object:
         """One is open."""
         ...
 

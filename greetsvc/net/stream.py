@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.reflect import qual
 from zope.interface import implementer
 
-from greetsvc.net.accepted import ADDRESSES, AcceptedSocket, counts_queue, queue_length
+from greetsvc.net.accepted import ADDRESSES, counts_queue, queue_length
 from greetsvc.net.spare import SpareDescriptor
 from greetsvc.net.transport import StreamTransport, UnixStreamTransport
 
@@ -178,7 +178,7 @@ class StreamPort:
                     return False
                 self.refused += 1
                 continue
-            sock = AcceptedSocket(self._family, _STREAM, 0, fd)
+            sock = socket.SocketType(self._family, _STREAM, 0, fd)
             if blocks:
                 sock.setblocking(False)
             self._welcome(sock, name)
@@ -186,7 +186,7 @@ class StreamPort:
                 return False
         return True
 
-    def _welcome(self, sock: socket.socket, name: Any) -> None:
+    def _welcome(self, sock: socket.SocketType, name: Any) -> None:
         """Make a connection of an accepted socket. Raises nothing."""
         self.accepted = number = self.accepted + 1
         try:

@@ -42,6 +42,7 @@ __all__ = ["StreamTransport", "UnixStreamTransport"]
 
 _log = Logger()
 _DONE = Failure(CONNECTION_DONE)
+_FIN = socket.SHUT_WR
 _SEND = socket.MSG_DONTWAIT
 # More is said to follow the last bytes; what follows is the FIN, in the same segment (tcp(7), MSG_MORE).
 _SEND_LAST = _SEND | (socket.MSG_MORE if sys.platform == "linux" else 0)
@@ -53,29 +54,30 @@ class StreamTransport(LateServer):
 
     It is *held* while a callback of its own runs: what the protocol asks for meanwhile is noted, and done when
     the callback has returned. So closing never re-enters the protocol.
+
+    It is *plain* as long as nothing was asked for but to write and to close, and nothing is queued: then there are
+    no producers, TLS, half-closes or aborts to be looked for.
     """
 
     server: StreamPort  # type: ignore[assignment]
     reactor: Any
     _tempDataLen = 0
-    _peer_closed = False
+    _sendmsgQueue: Any = ()  # descriptors to be sent, on UNIX
     _made = False
     _if_it_stays: Callable[[], object] | None = None
-    _sendmsgQueue: Any = ()  # descriptors to be sent, on UNIX
 
-    def __init__(self, sock: socket.socket, peer: IAddress, number: int, port: StreamPort) -> None:
+    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, port: StreamPort) -> None:
         # The initialisers above this one would register the descriptor and build texts that few ask for.
-        self.socket = sock
+        self.socket = sock  # type: ignore[assignment]  # a bare one; `getHandle` makes it whole
         self.reactor = port.reactor
         self.server = port
         self.sessionno = number
         self._peer = peer
         self._tempDataBuffer: list[bytes] = []
-        # What is looked at for every connection: found sooner here than in the classes.
-        self._held = True
-        self._known = self._aborting = self._writeDisconnected = self._writeDisconnecting = self.TLS = False
-        self._tempDataLen = self.disconnecting = self.disconnected = 0
-        self.dataBuffer = b""
+        # What is looked at for every connection is found sooner here than in the classes.
+        self._held = self._plain = True
+        self._known = self._peer_closed = False
+        self.disconnecting = self.disconnected = 0
         self.producer = None
         self._when_closed: WhenClosed = None
 
@@ -89,7 +91,7 @@ class StreamTransport(LateServer):
             self._settle()
             self._made = True
             if self.connected:
-                if self._wants_reading:
+                if self._wants_reading and not self.disconnecting:
                     self.startReading()
                 if self._if_it_stays is not None:
                     self._if_it_stays()
@@ -107,7 +109,9 @@ class StreamTransport(LateServer):
 
     def write(self, data: bytes) -> None:
         """Send ``data``: now, or after this callback, or after what is queued before it."""
-        if self.TLS or self.producer is not None or type(data) is not bytes:
+        if self._plain and self._held and type(data) is bytes:
+            self._tempDataBuffer.append(data)
+        elif self.TLS or self.producer is not None or type(data) is not bytes:
             super().write(data)
         elif not self.connected or self._writeDisconnected or self._aborting or not data:
             return
@@ -129,13 +133,35 @@ class StreamTransport(LateServer):
 
     def loseConnection(self) -> None:
         """Close, lingering, when everything is written."""
-        if self.TLS or not (self._held or self._writeDisconnected):
+        if self._plain and self._held and not self._known:
+            self.disconnecting = 1
+        elif self.TLS or not (self._held or self._writeDisconnected):
             super().loseConnection()
         elif self.connected and not self.disconnecting:
             self.stopReading()
             self.disconnecting = 1
             if not self._held:
                 self.reactor.callLater(0, self.connectionLost, _DONE)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Have ``producer`` write when there is room."""
+        self._get_complicated()
+        super().registerProducer(producer, streaming)
+
+    def startTLS(self, ctx: Any, normal: bool = True) -> None:  # noqa: FBT001, FBT002 - as in Twisted
+        """Speak TLS from now on."""
+        self._get_complicated()
+        super().startTLS(ctx, normal)
+
+    def startWriting(self) -> None:
+        """Wait for room in the socket's buffer; in a callback, only note that."""
+        self._get_complicated()
+        super().startWriting()
+
+    def stopWriting(self) -> None:
+        """Wait for room no longer."""
+        self._get_complicated()
+        super().stopWriting()
 
     def call_when_closed(self, call: Callable[[], object]) -> None:
         """See `ILingers`."""
@@ -181,15 +207,16 @@ class StreamTransport(LateServer):
             abstract.FileDescriptor.connectionLost(self, reason)
         self.disconnected = 1
         self.connected = 0
-        sock, protocol = self.socket, self.protocol
-        lingerers = self.server.lingerers if self.disconnecting and reason.type is ConnectionDone else None
-        if lingerers is not None and not self._peer_closed:
-            try:
-                sock.shutdown(socket.SHUT_WR)
-            except OSError:
+        self._plain = False
+        sock, protocol, lingerers = self.socket, self.protocol, self.server.lingerers
+        if lingerers is not None:
+            if self.disconnecting and not self._peer_closed and reason.type is ConnectionDone:
+                try:
+                    sock.shutdown(_FIN)
+                except OSError:
+                    lingerers = None
+            else:
                 lingerers = None
-        else:
-            lingerers = None
         if lingerers is None:
             self._closeSocket(not reason.check(ConnectionAborted))
         del self.protocol, self.socket
@@ -205,26 +232,37 @@ class StreamTransport(LateServer):
 
     # How it is done
 
+    def _get_complicated(self) -> None:
+        if self._plain:
+            self._plain = False
+            self._tempDataLen = sum(map(len, self._tempDataBuffer))
+            self._wants_writing = self._tempDataLen > 0
+
     def _settle(self) -> None:
         """Do what the protocol asked for while the transport was held."""
-        if self.disconnected or self._aborting:
+        if not self._plain and not self._may_send():
             return
-        if self._wants_writing or self.disconnecting:
-            self._wants_writing = False
-            half_closing = self._writeDisconnecting and not self._writeDisconnected
-            if self.producer is not None or self.dataBuffer or self._sendmsgQueue or half_closing:
+        pieces = self._tempDataBuffer
+        if pieces:
+            self._tempDataBuffer = []
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if not self._send(data, _SEND_LAST if self.disconnecting else _SEND):
                 self.startWriting()
                 return
-            pieces = self._tempDataBuffer
-            if pieces:
-                self._tempDataBuffer = []
-                self._tempDataLen = 0
-                data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                if not self._send(data, _SEND_LAST if self.disconnecting else _SEND):
-                    self.startWriting()
-                    return
-            if self.disconnecting:
-                self.connectionLost(_DONE)
+        if self.disconnecting:
+            self.connectionLost(_DONE)
+
+    def _may_send(self) -> bool:
+        """Whether there is something to do now; if that has to wait for the socket, it does from now on."""
+        if self.disconnected or self._aborting or not (self._wants_writing or self.disconnecting):
+            return False
+        self._wants_writing = False
+        half_closing = self._writeDisconnecting and not self._writeDisconnected
+        if self.producer is not None or self.dataBuffer or self._sendmsgQueue or half_closing:
+            self.startWriting()
+            return False
+        self._tempDataLen = 0
+        return True
 
     def _send(self, data: bytes, flags: int) -> bool:
         """Send now; False if anything is left, which then is queued.
@@ -266,7 +304,7 @@ class StreamTransport(LateServer):
 class UnixStreamTransport(StreamTransport, unix.Server):
     """The transport of one accepted UNIX stream connection; descriptors can be sent and received over it."""
 
-    def __init__(self, sock: socket.socket, peer: IAddress, number: int, port: StreamPort) -> None:
+    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, port: StreamPort) -> None:
         super().__init__(sock, peer, number, port)
         self._sendmsgQueue = []
 

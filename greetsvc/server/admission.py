@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from functools import partial
 
 from greetsvc.server.sources import Hasher, is_loopback, prefix
 from greetsvc.visit import Address
@@ -35,6 +36,7 @@ class Admission:
         self._most = most
         self._per_source = per_source
         self._exempt_loopback = exempt_loopback
+        self._leave = self.leave
         self._hasher = Hasher(ENTRIES)
         self._held = array("L", bytes(array("L").itemsize * ENTRIES))
         self._held_by_site = array("L", self._held)
@@ -52,7 +54,7 @@ class Admission:
 
     def refusal(self, source: Source) -> str | None:
         """Why a connection from ``source`` is not taken now: ``max-connections`` or ``max-per-source``, or None."""
-        if not self.has_room():
+        if self._most is not None and self.open >= self._most:
             return "max-connections"
         if source and self._per_source is not None:
             if self._held[source[0]] >= self._per_source:
@@ -65,11 +67,13 @@ class Admission:
         """Whether one more connection may be open, wherever it comes from."""
         return self._most is None or self.open < self._most
 
-    def enter(self, source: Source) -> None:
-        """A connection from ``source`` is open."""
+    def enter(self, source: Source) -> Callable[[], object]:
+        """A connection from ``source`` is open; what to call when it is closed, its socket too."""
         self.open += 1
-        if source:
-            self._count(source, 1)
+        if not source:
+            return self._leave
+        self._count(source, 1)
+        return partial(self.leave, source)
 
     def leave(self, source: Source = ()) -> None:
         """A connection that entered is closed, its socket too."""

@@ -116,9 +116,10 @@ class GreetingProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is over, for us; its socket may linger."""
-        self._over = True
-        if self._closing is not None:
-            self._closing.stop()
+        if not self.lingers:
+            self._over = True
+            if self._closing is not None:
+                self._closing.stop()
         self.factory.leave(self)
 
 
@@ -161,8 +162,9 @@ class GreetingFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> GreetingProtocol | None:  # type: ignore[override]
         """A protocol for the peer at ``addr``, or None where it is not admitted: it is then closed at once."""
-        source = self.admission.source(getattr(addr, "host", ""))
-        reason = self.admission.refusal(source)
+        admission = self.admission
+        source = admission.source(getattr(addr, "host", ""))
+        reason = admission.refusal(source)
         if reason is not None:
             self.ledger.refuse(reason)
             return None
@@ -174,15 +176,17 @@ class GreetingFactory(Factory):
 
     def enter(self, protocol: GreetingProtocol) -> None:
         """A connection was made: it counts until its socket is closed, and its deadline runs while it stays."""
-        source, transport = protocol.source, protocol.transport
-        self.admission.enter(source)
-        call_when_closed = getattr(transport, "call_when_closed", None)
-        if call_when_closed is None:
+        transport: Any = protocol.transport
+        leave = self.admission.enter(protocol.source)
+        protocol.timed = False
+        try:
+            transport.call_when_closed(leave)
+        except AttributeError:
+            protocol.lingers = False
             self.start_deadline(protocol)
-            return
-        protocol.lingers = True
-        call_when_closed(partial(self.admission.leave, source) if source else self.admission.leave)
-        transport.call_if_it_stays(protocol.stays)  # type: ignore[attr-defined]  # an ILingers
+        else:
+            protocol.lingers = True
+            transport.call_if_it_stays(protocol.stays)
 
     def start_deadline(self, protocol: GreetingProtocol) -> None:
         """The time of a connection runs."""
@@ -202,16 +206,11 @@ class GreetingFactory(Factory):
 
     def greeting(self, protocol: GreetingProtocol) -> bytes:
         """The greeting for this visit. Raises `Speechless` where the greeter failed."""
-        return self._rendering.constant or self._rendering.of(lambda: self._visit(protocol))
+        return self._rendering.constant or self._rendering.of(partial(self._visit, protocol))
 
     def greeted(self, protocol: GreetingProtocol) -> None:
         """The greeting was handed to the transport."""
-        address: Any = protocol.address
-        try:
-            peer = address.host, address.port
-        except AttributeError:
-            peer = address_of(address)
-        self.ledger.greet(self.transport, peer)
+        self.ledger.greet(self.transport, protocol.address, address_of)
 
     def _visit(self, protocol: GreetingProtocol) -> Visit:
         transport, needs = protocol.transport, self.greeter.needs
