@@ -19,7 +19,7 @@ from greetsvc.net.drain import AT_LEAST, DISCARD, Drains
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from twisted.internet.interfaces import IDelayedCall
 
@@ -104,19 +104,21 @@ class Lingerers:
 
     def add(self, sock: socket.SocketType, when_closed: WhenClosed = None) -> None:
         """Take over ``sock``, whose sending side is shut down; call ``when_closed()`` when it is closed."""
-        self._count += 1
-        if self._stopped:
-            self._close(sock, when_closed)
-            return
-        self._young.append((sock, when_closed))
-        if self._sweeping is None:
+        self.extend(((sock, when_closed),))
+
+    def extend(self, waiting: Collection[tuple[socket.SocketType, WhenClosed]]) -> None:
+        """As `add` for each of them, at once."""
+        self._count += len(waiting)
+        self._young.extend(waiting)
+        while self._count > self._most and self._close_oldest():
+            pass
+        if self._sweeping is None and not self._stopped:
             self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
-        if self._count > self._most:
-            self._close_oldest()
 
     def stop(self) -> None:
         """Close every socket now, and those that are still to come at once; leave no timer behind."""
         self._stopped = True
+        self._most = 0
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
@@ -155,15 +157,16 @@ class Lingerers:
         """Close those whose peer has closed by now; those that are left to be looked at later."""
         buffer, close = self._drains.buffer, self._close
         left: Sockets = deque()
-        closed = 0
+        hope = _SAMPLE
         for waiting in batch:
-            if len(left) > closed + _SAMPLE:
+            if not hope:
                 left.append(waiting)
                 continue
             sock, when_closed = waiting
             try:
                 size = sock.recv_into(buffer, 0, DISCARD)
             except BlockingIOError:
+                hope -= 1
                 left.append(waiting)
                 continue
             except OSError:
@@ -171,7 +174,7 @@ class Lingerers:
             if size:
                 self._drains.add(sock, when_closed, size)
             else:
-                closed += 1
+                hope += 1
                 close(sock, when_closed)
         return left
 

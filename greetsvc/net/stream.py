@@ -19,6 +19,7 @@ from twisted.python.reflect import qual
 from zope.interface import implementer
 
 from greetsvc.net.accepted import ADDRESSES, counts_queue, queue_length
+from greetsvc.net.answers import Batch, IAnswersAtOnce
 from greetsvc.net.spare import SpareDescriptor
 from greetsvc.net.transport import StreamTransport, UnixStreamTransport
 
@@ -60,7 +61,7 @@ class StreamPort:
 
     ``accepted`` counts the connections taken from the queue, ``refused`` those of them that were closed
     unanswered or failed in `accept`. ``path`` is the file of a UNIX socket, to be removed when listening stops.
-    Without ``lingerers`` closing is what it is in Twisted.
+    Without ``lingerers`` closing is what it is in Twisted. A factory that is an `IAnswersAtOnce` is asked first.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class StreamPort:
         self._path = path
         self._transport = UnixStreamTransport if sock.family == socket.AF_UNIX else StreamTransport
         self._host = self.address_of(sock.getsockname())
+        self._answers: Any = factory if IAnswersAtOnce.providedBy(factory) and sock.family != socket.AF_UNIX else None
         self._prefix = qual(factory.__class__)
         self._reading = False  # asked for
         self._began = False
@@ -164,6 +166,21 @@ class StreamPort:
 
     def _accept(self, most: int) -> bool:
         """Accept up to ``most``; False if that was all there was, or all there can be."""
+        batch = self._batch()
+        try:
+            return self._take(most, batch)
+        finally:
+            if batch is not None:
+                batch.end()
+
+    def _batch(self) -> Batch | None:
+        """What those that are accepted now read, if the factory has the same for all."""
+        if self._answers is None or self.lingerers is None:
+            return None
+        data = self._answers.at_once()
+        return None if data is None else Batch(self._answers, self.lingerers, data)
+
+    def _take(self, most: int, batch: Batch | None) -> bool:
         accept = self._sock._accept  # type: ignore[attr-defined]
         # A socket that is made while the process has a default timeout would wait in every call.
         blocks = socket.getdefaulttimeout() is not None
@@ -181,14 +198,21 @@ class StreamPort:
             sock = socket.SocketType(self._family, _STREAM, 0, fd)
             if blocks:
                 sock.setblocking(False)
-            self._welcome(sock, name)
-            if not self._reading:
-                return False
+            self.accepted += 1
+            try:
+                answered = batch is not None and batch.answer(sock, name)
+            except BaseException:  # noqa: BLE001 - as in Twisted: it ends this connection, not the listener
+                _log.failure("A connection could not be answered")
+                sock.close()
+                continue
+            if not answered:
+                self._welcome(sock, name)
+                if not self._reading:
+                    return False
         return True
 
     def _welcome(self, sock: socket.SocketType, name: Any) -> None:
         """Make a connection of an accepted socket. Raises nothing."""
-        self.accepted = number = self.accepted + 1
         try:
             peer = self.address_of(name)
             protocol = self.factory.buildProtocol(peer)
@@ -198,7 +222,7 @@ class StreamPort:
         if protocol is None:
             sock.close()
         else:
-            self._transport(sock, peer, number, self).start(protocol)
+            self._transport(sock, peer, self.accepted, self).start(protocol)
 
     def _run_short(self, error: OSError) -> None:
         """Descriptors or memory have run out.

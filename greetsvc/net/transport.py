@@ -15,8 +15,6 @@ startTLS inherited; what differs is when things happen:
 
 from __future__ import annotations
 
-import socket
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +25,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.net.answers import FIN, SEND, SEND_LAST
 from greetsvc.net.late import LateServer
 from greetsvc.net.linger import ILingers
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IAddress, IProtocol
@@ -42,10 +42,6 @@ __all__ = ["StreamTransport", "UnixStreamTransport"]
 
 _log = Logger()
 _DONE = Failure(CONNECTION_DONE)
-_FIN = socket.SHUT_WR
-_SEND = socket.MSG_DONTWAIT
-# More is said to follow the last bytes; what follows is the FIN, in the same segment (tcp(7), MSG_MORE).
-_SEND_LAST = _SEND | (socket.MSG_MORE if sys.platform == "linux" else 0)
 
 
 @implementer(ILingers)
@@ -54,14 +50,10 @@ class StreamTransport(LateServer):
 
     It is *held* while a callback of its own runs: what the protocol asks for meanwhile is noted, and done when
     the callback has returned. So closing never re-enters the protocol.
-
-    It is *plain* as long as nothing was asked for but to write and to close, and nothing is queued: then there are
-    no producers, TLS, half-closes or aborts to be looked for.
     """
 
     server: StreamPort  # type: ignore[assignment]
     reactor: Any
-    _tempDataLen = 0
     _sendmsgQueue: Any = ()  # descriptors to be sent, on UNIX
     _made = False
     _if_it_stays: Callable[[], object] | None = None
@@ -75,9 +67,11 @@ class StreamTransport(LateServer):
         self._peer = peer
         self._tempDataBuffer: list[bytes] = []
         # What is looked at for every connection is found sooner here than in the classes.
-        self._held = self._plain = True
-        self._known = self._peer_closed = False
-        self.disconnecting = self.disconnected = 0
+        self._held = True
+        self._known = self._aborting = self._peer_closed = self.TLS = False
+        self._writeDisconnecting = self._writeDisconnected = False
+        self._tempDataLen = self.disconnecting = self.disconnected = 0
+        self.dataBuffer = b""
         self.producer = None
         self._when_closed: WhenClosed = None
 
@@ -91,7 +85,7 @@ class StreamTransport(LateServer):
             self._settle()
             self._made = True
             if self.connected:
-                if self._wants_reading and not self.disconnecting:
+                if self._wants_reading:
                     self.startReading()
                 if self._if_it_stays is not None:
                     self._if_it_stays()
@@ -109,9 +103,7 @@ class StreamTransport(LateServer):
 
     def write(self, data: bytes) -> None:
         """Send ``data``: now, or after this callback, or after what is queued before it."""
-        if self._plain and self._held and type(data) is bytes:
-            self._tempDataBuffer.append(data)
-        elif self.TLS or self.producer is not None or type(data) is not bytes:
+        if self.TLS or self.producer is not None or type(data) is not bytes:
             super().write(data)
         elif not self.connected or self._writeDisconnected or self._aborting or not data:
             return
@@ -121,7 +113,7 @@ class StreamTransport(LateServer):
             self._wants_writing = True
         elif self.dataBuffer or self._tempDataLen or self._sendmsgQueue:
             super().write(data)
-        elif not self._send(data, _SEND):
+        elif not self._send(data, SEND):
             self.startWriting()
 
     def writeSequence(self, iovec: Any) -> None:
@@ -133,35 +125,13 @@ class StreamTransport(LateServer):
 
     def loseConnection(self) -> None:
         """Close, lingering, when everything is written."""
-        if self._plain and self._held and not self._known:
-            self.disconnecting = 1
-        elif self.TLS or not (self._held or self._writeDisconnected):
+        if self.TLS or not (self._held or self._writeDisconnected):
             super().loseConnection()
         elif self.connected and not self.disconnecting:
             self.stopReading()
             self.disconnecting = 1
             if not self._held:
                 self.reactor.callLater(0, self.connectionLost, _DONE)
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Have ``producer`` write when there is room."""
-        self._get_complicated()
-        super().registerProducer(producer, streaming)
-
-    def startTLS(self, ctx: Any, normal: bool = True) -> None:  # noqa: FBT001, FBT002 - as in Twisted
-        """Speak TLS from now on."""
-        self._get_complicated()
-        super().startTLS(ctx, normal)
-
-    def startWriting(self) -> None:
-        """Wait for room in the socket's buffer; in a callback, only note that."""
-        self._get_complicated()
-        super().startWriting()
-
-    def stopWriting(self) -> None:
-        """Wait for room no longer."""
-        self._get_complicated()
-        super().stopWriting()
 
     def call_when_closed(self, call: Callable[[], object]) -> None:
         """See `ILingers`."""
@@ -207,12 +177,11 @@ class StreamTransport(LateServer):
             abstract.FileDescriptor.connectionLost(self, reason)
         self.disconnected = 1
         self.connected = 0
-        self._plain = False
         sock, protocol, lingerers = self.socket, self.protocol, self.server.lingerers
         if lingerers is not None:
             if self.disconnecting and not self._peer_closed and reason.type is ConnectionDone:
                 try:
-                    sock.shutdown(_FIN)
+                    sock.shutdown(FIN)
                 except OSError:
                     lingerers = None
             else:
@@ -232,21 +201,15 @@ class StreamTransport(LateServer):
 
     # How it is done
 
-    def _get_complicated(self) -> None:
-        if self._plain:
-            self._plain = False
-            self._tempDataLen = sum(map(len, self._tempDataBuffer))
-            self._wants_writing = self._tempDataLen > 0
-
     def _settle(self) -> None:
         """Do what the protocol asked for while the transport was held."""
-        if not self._plain and not self._may_send():
+        if not self._may_send():
             return
         pieces = self._tempDataBuffer
         if pieces:
             self._tempDataBuffer = []
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            if not self._send(data, _SEND_LAST if self.disconnecting else _SEND):
+            if not self._send(data, SEND_LAST if self.disconnecting else SEND):
                 self.startWriting()
                 return
         if self.disconnecting:

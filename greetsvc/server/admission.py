@@ -67,6 +67,16 @@ class Admission:
         """Whether one more connection may be open, wherever it comes from."""
         return self._most is None or self.open < self._most
 
+    def admit(self, host: str) -> Callable[[], object] | None:
+        """As `source`, `refusal` and `enter` in one: what to call when the connection is closed, or None."""
+        if self._most is not None and self.open >= self._most:
+            return None
+        if self._per_source is None or (self._exempt_loopback and host.startswith("127.")):
+            self.open += 1
+            return self._leave
+        source = self.source(host)
+        return None if self.refusal(source) else self.enter(source)
+
     def enter(self, source: Source) -> Callable[[], object]:
         """A connection from ``source`` is open; what to call when it is closed, its socket too."""
         self.open += 1

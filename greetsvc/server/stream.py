@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from zope.interface import implementer
 
 from greetsvc.ledger import Ledger
+from greetsvc.net.answers import SHORT, IAnswersAtOnce
 from greetsvc.net.arrival import read_syn, read_tcp_info
 from greetsvc.net.deadline import Deadlines
 from greetsvc.net.linger_stock import LingeringClose
@@ -27,6 +28,8 @@ from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from twisted.python.failure import Failure
 
     from greetsvc.greeters import Greeter
@@ -123,8 +126,12 @@ class GreetingProtocol(Protocol):
         self.factory.leave(self)
 
 
+@implementer(IAnswersAtOnce)
 class GreetingFactory(Factory):
     """Makes a `GreetingProtocol` for each connection that is admitted.
+
+    Where everybody reads the same and the listener can do without, it makes none: see `IAnswersAtOnce`. A subclass,
+    and a ``protocol`` of one's own, is always asked.
 
     ``deadline`` bounds the life of a connection in seconds, ``linger`` the silence of a peer that has yet to close
     after the greeting (where the transport does not see to that). ``transport`` is what visits say they came over:
@@ -173,6 +180,20 @@ class GreetingFactory(Factory):
         protocol.address = addr
         protocol.source = source
         return protocol
+
+    def at_once(self) -> bytes | None:
+        """See `IAnswersAtOnce`: one greeting for everybody, and nobody's own protocol or factory that may differ."""
+        greeting = self._rendering.constant
+        own = self.protocol is not GreetingProtocol or type(self) is not GreetingFactory
+        return None if own or greeting is None or len(greeting) > SHORT else greeting
+
+    def admit(self, name: tuple[Any, ...]) -> Callable[[], object] | None:
+        """See `IAnswersAtOnce`; who is refused is refused by `buildProtocol`."""
+        return self.admission.admit(name[0])
+
+    def answered(self, names: Sequence[tuple[Any, ...]]) -> None:
+        """See `IAnswersAtOnce`."""
+        self.ledger.greet_all(self.transport, names)
 
     def enter(self, protocol: GreetingProtocol) -> None:
         """A connection was made: it counts until its socket is closed, and its deadline runs while it stays."""

@@ -296,3 +296,56 @@ def test_without_anything_given_a_factory_has_its_own_ledger_admission_and_the_g
     one, other = GreetingFactory(TextGreeter()), GreetingFactory(TextGreeter())
     assert one.ledger is not other.ledger
     assert one.admission is not other.admission
+
+
+def _greeted_once(factory: GreetingFactory) -> GreetingFactory:
+    _connected(factory)
+    return factory
+
+
+class Louder(GreetingProtocol):
+    """Somebody's own."""
+
+    def greeting(self) -> bytes:
+        return super().greeting().upper()
+
+
+class OwnFactory(GreetingFactory):
+    """Somebody's own."""
+
+
+def test_one_greeting_for_everybody_is_answered_at_once_when_it_is_known() -> None:
+    factory = GreetingFactory(TextGreeter("hello"), reactor=Clock())
+    assert factory.at_once() is None
+    assert _greeted_once(factory).at_once() == b"hello"
+    factory.protocol = Louder
+    assert factory.at_once() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "greeter"),
+    [
+        (GreetingFactory, TextGreeter("{peer_host}")),
+        (GreetingFactory, TextGreeter("x" * 513)),
+        (OwnFactory, Counting()),
+    ],
+    ids=["each their own", "long", "own factory"],
+)
+def test_what_may_differ_or_is_long_is_left_to_a_protocol(kind: type[GreetingFactory], greeter: Any) -> None:
+    assert _greeted_once(kind(greeter, reactor=Clock())).at_once() is None
+
+
+def test_who_is_answered_at_once_is_limited_and_counted_like_all_others() -> None:
+    admission, ledger = Admission(most=3, per_source=2), Ledger()
+    factory = GreetingFactory(TextGreeter("hello"), admission=admission, ledger=ledger, reactor=Clock())
+    leaves = [factory.admit((host, 5)) for host in ("192.0.2.1", "192.0.2.2", "192.0.2.3", "127.0.0.1", "127.0.0.1")]
+    assert [leave is not None for leave in leaves] == [True, True, False, True, False]
+    factory.answered([("192.0.2.1", 5), ("::ffff:192.0.2.2", 6, 0, 0), ("127.0.0.1", 7)])
+    assert ledger.greeted == {"tcp": 3}
+    assert [entry.peer.host for entry in ledger.latest] == ["192.0.2.1", "192.0.2.2", "127.0.0.1"]
+    assert ledger.refused == {}
+    for leave in leaves:
+        if leave is not None:
+            leave()
+    assert admission.open == 0
+    assert admission.refusal(admission.source("192.0.2.1")) is None
