@@ -18,7 +18,6 @@ from greetsvc.net.mmsg import CONTROL, NAME, Messages
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
 
     from twisted.internet.interfaces import IReactorFDSet
     from twisted.internet.protocol import DatagramProtocol
@@ -64,8 +63,9 @@ class BatchedPort(DatagramPort):
         self._peer: Any = None
         self._answer: bytes | None = None
         self._latest: bytes | None = None
+        # Answers wait from the one number to before the other.
         self._first = 0
-        self._waiting = 0
+        self._next = 0
         self.doRead = self._read_batch
         self.write = self._write
 
@@ -77,16 +77,21 @@ class BatchedPort(DatagramPort):
             if error.errno != errno.EAGAIN:
                 self.dropped[reason("receive", error)] += 1
             return
-        data, stride, lengths, step = messages.data, messages.stride, messages.lengths, messages.step
-        sender: Callable[[int], Any] = self._v6_sender if self._is_v6 else self._v4_sender
-        received = self.protocol.datagramReceived
+        data, stride, lengths, names = messages.data, messages.stride, messages.lengths, messages.names
+        sender, v4_name, v4_host = self._v6_sender if self._is_v6 else None, _V4_NAME.unpack_from, socket.inet_ntoa
+        received, longest = self.protocol.datagramReceived, self._longest
+        peer: Any
         for i in range(count):
-            size = lengths[i * step]
-            if size > self._longest:
+            size = lengths[i]
+            if size > longest:
                 self.dropped["oversize"] += 1
                 continue
             self._current = i
-            self._peer = peer = sender(i)
+            if sender is None:
+                port, host = v4_name(names, i * NAME)
+                self._peer = peer = (v4_host(host), port)
+            else:
+                self._peer = peer = sender(i)
             start = i * stride
             try:
                 received(data[start : start + size].tobytes(), peer)
@@ -97,10 +102,6 @@ class BatchedPort(DatagramPort):
         self._peer = None
         if self._listening:
             self._flush()
-
-    def _v4_sender(self, i: int) -> tuple[str, int]:
-        port, host = _V4_NAME.unpack_from(self._messages.names, i * NAME)
-        return socket.inet_ntoa(host), port
 
     def _v6_sender(self, i: int) -> tuple[str, int, int, int]:
         port, flow, host = _V6_NAME.unpack_from(self._messages.names, i * NAME)
@@ -145,11 +146,10 @@ class BatchedPort(DatagramPort):
                 return self._answer_now(datagram, addr)
             self._messages.answer_with(datagram)
             self._answer = datagram
-        if self._current == self._first + self._waiting:
-            self._waiting += 1
-        else:
+        if self._current != self._next:
             self._flush()
-            self._first, self._waiting = self._current, 1
+            self._first = self._current
+        self._next = self._current + 1
         return len(datagram)
 
     def _choose_source(self, addr: tuple[Any, ...]) -> None:
@@ -174,11 +174,9 @@ class BatchedPort(DatagramPort):
 
     def _flush(self) -> None:
         """Send the answers that wait."""
-        while self._waiting:
+        while self._first < self._next:
             try:
-                sent = self._messages.send(self._first, self._waiting)
+                self._first += self._messages.send(self._first, self._next - self._first)
             except OSError as error:
                 self.dropped[reason("send", error)] += 1
-                sent = 1
-            self._first += sent
-            self._waiting -= sent
+                self._first += 1

@@ -72,7 +72,7 @@ def mmsg_works() -> bool:
 class Messages:
     """Room for a batch of datagrams up to ``longest`` bytes, and for one answer that goes to many of their senders.
 
-    After `receive`, datagram ``i`` lies in ``data`` at ``i * stride`` and is ``lengths[i * step]`` bytes long; its
+    After `receive`, datagram ``i`` lies in ``data`` at ``i * stride`` and is ``lengths[i]`` bytes long; its
     sender is in ``names`` at ``i * NAME``, and its ancillary data in ``controls`` at ``i * CONTROL``. `send` answers
     a run of them, each with the first ``answer_control`` bytes of its ancillary data.
     """
@@ -104,8 +104,7 @@ class Messages:
         self._size = ctypes.sizeof(_Message)
         self._fresh = bytes(self._in)
         words = memoryview(self._in).cast("B").cast("I")
-        self.lengths = words[_Message.length.offset // 4 :]
-        self.step = self._size // 4
+        self.lengths = words[_Message.length.offset // 4 :: self._size // 4]
 
     def receive(self) -> int:
         """Take what has arrived, up to `MESSAGES` datagrams; how many. Raises `OSError`."""

@@ -51,38 +51,42 @@ class GreetingDatagramProtocol(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """Answer a request from ``addr``: host and port (IPv6 with flow and scope), or the path of a UNIX socket."""
-        try:
-            reason = self._answer(datagram, addr)
-        except Speechless:
-            return
-        if reason is not None:
-            self.ledger.refuse(reason)
-
-    def _answer(self, request: bytes, addr: Any) -> str | None:
-        """Answer, or say why not. Raises `Speechless`."""
-        greeting = self.rendering.constant
-        if isinstance(addr, tuple):
-            peer: tuple[Any, ...] = addr
-            group = self._tells_group and self.transport.group  # type: ignore[attr-defined]  # a DatagramPort then
-            if greeting is None:
-                reason = self.rule.never(addr[1], group=group)
-                if reason is not None:
-                    return reason
-                greeting = self.greeting(Address.plain(addr[0], addr[1]), request)
-            reason = self.rule.refusal(request, greeting, addr, group=group)
-        else:
-            if not addr:
-                return "no-address"
-            peer = Address.of_path(addr)
-            greeting = greeting or self.greeting(peer, request)
-            reason = self.rule.unix_refusal(request, greeting, os.fsencode(addr))
+        greeting, reason = self.rendering.constant, None
+        if (
+            greeting is None
+            or type(addr) is not tuple
+            or not self.rule.is_free(datagram, greeting, addr[1])
+            or (self._tells_group and self.transport.group)  # type: ignore[attr-defined]  # a DatagramPort then
+        ):
+            try:
+                greeting, reason = self._judge(datagram, addr)
+            except Speechless:
+                return
         if reason is None:
             try:
                 self.transport.write(greeting, addr)
             except OSError as error:
-                return failure("send", error)
-            self.ledger.greet(self.kind, peer)
-        return reason
+                reason = failure("send", error)
+            else:
+                self.ledger.greet(self.kind, addr if type(addr) is tuple else Address.of_path(addr))
+                return
+        self.ledger.refuse(reason)
+
+    def _judge(self, request: bytes, addr: Any) -> tuple[bytes, str | None]:
+        """The answer, and why it is not given. Raises `Speechless`."""
+        greeting = self.rendering.constant
+        if isinstance(addr, tuple):
+            group = self._tells_group and self.transport.group  # type: ignore[attr-defined]
+            if greeting is None:
+                reason = self.rule.never(addr[1], group=group)
+                if reason is not None:
+                    return b"", reason
+                greeting = self.greeting(Address.plain(addr[0], addr[1]), request)
+            return greeting, self.rule.refusal(request, greeting, addr, group=group)
+        if not addr:
+            return b"", "no-address"
+        greeting = greeting or self.greeting(Address.of_path(addr), request)
+        return greeting, self.rule.unix_refusal(request, greeting, os.fsencode(addr))
 
     def greeting(self, peer: Address, request: bytes) -> bytes:
         """The greeting for this request. Raises `Speechless` to give no answer."""

@@ -35,6 +35,7 @@ PREFIXES_IN_TOTAL = 64
 
 ENTRIES = 65536
 _LOWEST_PORT = 1024
+_MARK = wire.MARK
 
 
 class _Budgets:
@@ -87,6 +88,19 @@ class UdpRule:
         if port in self.own_ports:
             return "own-port"
         return "group" if group else None
+
+    def is_free(self, request: bytes, answer: bytes, port: int) -> bool:
+        """Whether an ``answer`` to this port that was sendable the last time is so, and costs nothing.
+
+        What is not is for `refusal` to say; so is whether a group was asked.
+        """
+        return (
+            answer is self._sendable
+            and port >= _LOWEST_PORT
+            and len(request) > len(answer)
+            and request.startswith(_MARK)
+            and port not in self.own_ports
+        )
 
     def refusal(self, request: bytes, answer: bytes, peer: Sequence[Any], *, group: bool = False) -> str | None:
         """Why ``answer`` is not sent to ``peer`` (host and port first), or None. What is not free is charged.
