@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
@@ -35,6 +36,8 @@ _log = Logger()
 
 _V4_NAME = struct.Struct("!2xH4s")
 _V6_NAME = struct.Struct("!2xHI16s")
+# The C library prints the four numbers; to find a text that was made before takes a third of that.
+_v4_host = lru_cache(maxsize=1024)(socket.inet_ntoa)
 _SCOPE = struct.Struct("=I")
 
 
@@ -78,7 +81,7 @@ class BatchedPort(DatagramPort):
                 self.dropped[reason("receive", error)] += 1
             return
         data, stride, lengths, names = messages.data, messages.stride, messages.lengths, messages.names
-        sender, v4_name, v4_host = self._v6_sender if self._is_v6 else None, _V4_NAME.unpack_from, socket.inet_ntoa
+        sender, v4_name, v4_host = self._v6_sender if self._is_v6 else None, _V4_NAME.unpack_from, _v4_host
         received, longest = self.protocol.datagramReceived, self._longest
         peer: Any
         for i in range(count):
