@@ -49,6 +49,8 @@ def gates(results: Results) -> list[Gate]:
     def udp(over: str, under: str) -> Spread | None:
         return results.ratio("udp", over, under, steady)
 
+    load = results.load_ratios(steady)
+
     return [
         Gate("TCP server CPU per greeting / stock Twisted without linger", 0.60, tcp(STOCK)),
         Gate("TCP, the same / uvloop without linger", 1.30, tcp(UVLOOP)),
@@ -70,4 +72,19 @@ def gates(results: Results) -> list[Gate]:
         ),
         Gate(f"{STEADY} to {MANY:,} peers, CPU per greeting", 1.3, results.growth("tcp", GREETSVC, steady, many)),
         Gate("Ready to greet / bare `twistd -n` with an empty service", 1.5, results.start_ratio(GREETSVC, EMPTY)),
+        Gate("Greetings a second of the generator in C / of `greet` under load", 2.0, _inverse(load["rate"])),
+        Gate("p50 of `greet` under load, apart from the generator's in C", 0.10, _apart(load["p50"])),
+        Gate("p99, the same", 0.20, _apart(load["p99"])),
     ]
+
+
+def _inverse(ratio: Spread | None) -> Spread | None:
+    return ratio and Spread(1 / ratio.median, 1 / ratio.high, 1 / ratio.low)
+
+
+def _apart(ratio: Spread | None) -> Spread | None:
+    """How far a ratio is from 1: its median, and the nearest and the farthest that it can have been."""
+    if ratio is None:
+        return None
+    low, high = sorted((abs(ratio.low - 1), abs(ratio.high - 1)))
+    return Spread(abs(ratio.median - 1), 0.0 if ratio.low <= 1 <= ratio.high else low, high)

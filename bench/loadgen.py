@@ -16,6 +16,7 @@ from attrs import frozen
 
 from bench.plan import Scenario
 from bench.process import ROOT, Server, core_time
+from bench.results import LoadRun
 from bench.sample import Sample
 from bench.servers import GREETING
 from greetsvc.wire import request
@@ -94,6 +95,19 @@ class Load:
             others=max(0, busy - user - system) / (ticks or 1),
             latency=seen["latency"],
         )
+
+    def greet(self, server: Server, scenario: Scenario, number: int) -> LoadRun:
+        """The same against ``server`` with a load run of `greet`, on the generator's core."""
+        command = [
+            *(str(Path(sys.executable).with_name("greet")), "--json", f"{server.peer.host}:{server.port}"),
+            *("--duration", str(scenario.seconds), "--concurrency", str(scenario.peers)),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=scenario.seconds + 60)
+        if not done.stdout:
+            raise RuntimeError(f"greet said nothing but {done.stderr.strip()!r}")
+        summary = json.loads(done.stdout.splitlines()[-1])["summary"]
+        times = summary["seconds"]
+        return LoadRun(server.peer.name, number, summary["rate"], times["p50"], times["p99"], summary["lost"])
 
     def held(self, server: Server, peers: int) -> tuple[int, float]:
         """(connections that ``server`` holds, bytes for each) while ``peers`` of them keep their ends open.

@@ -24,6 +24,7 @@ FLOOR = "C floor"
 GREETSVC_WILDCARD = "greetsvc, wildcard"
 STOCK_WILDCARD = "stock Twisted, wildcard"
 GREETSVC_NET = "greetsvc.net, the same Protocol"
+GREETSVC_OWN = "greetsvc, own protocol"
 LINGERING = "greetsvc as shipped, lingering"
 EMPTY = "twistd, empty service"
 
@@ -105,6 +106,12 @@ def tcp_peers(tools: Tools, folder: Path) -> list[Peer]:
     """Those that greet and close. ``folder`` is for nginx's configuration."""
     return [
         _greetsvc(GREETSVC, f"tcp:0:interface={HOST}", note="as shipped: linger, limits, counters and log on"),
+        Peer(
+            name=GREETSVC_OWN,
+            transport="tcp",
+            command=_module("eager", "own"),
+            note="a subclass of GreetingProtocol, built for each connection; linger, limits and counters, no log",
+        ),
         Peer(name=STOCK, transport="tcp", command=_module("stock", "tcp"), note="no linger, no limits, no log"),
         Peer(
             name=ASYNCIO,

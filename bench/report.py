@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from bench.gates import gates
-from bench.peers import FLOOR, STOCK
+from bench.peers import FLOOR, GREETSVC, STOCK
 from bench.plan import AT_RATE, STAYING, STEADY, name_of
 from bench.results import SHARES, Results
 from bench.sample import Sample, Spread, percentile
@@ -147,6 +147,13 @@ def _staying(results: Results) -> str:
     return table(["", "CPU µs a greeting", "greetings/s", "failed"], rows)
 
 
+def _load_runs(results: Results) -> str:
+    rows = []
+    for name, ratio in results.load_ratios(STEADY_NAME).items():
+        rows.append(["greetings/s" if name == "rate" else name, spread(ratio, digits=2)])
+    return table(["", "`greet` / generator"], rows)
+
+
 def _held(results: Results) -> str:
     rows = []
     for peer, note in results.notes["held"].items():
@@ -232,6 +239,8 @@ def markdown(results: Results) -> str:
         _starts(results),
         "## Does the load generator limit the servers?",
         _proof(results),
+        f"## `greet` under load beside the generator: {STEADY} TCP peers, each again and again, against {GREETSVC}",
+        _load_runs(results),
         "## Who was measured",
         who,
         "## Where",

@@ -31,6 +31,18 @@ class Start:
     seconds: float
 
 
+@frozen
+class LoadRun:
+    """A load run of `greet` against a server, after the same by the generator in C. Times in seconds."""
+
+    peer: str
+    round: int
+    rate: float
+    p50: float
+    p99: float
+    lost: int
+
+
 @define
 class Results:
     """One run. ``missing`` says of each server that was not measured why."""
@@ -40,6 +52,7 @@ class Results:
     samples: dict[str, list[Sample]] = Factory(lambda: {"tcp": [], "udp": []})
     held: list[Held] = Factory(list)
     starts: list[Start] = Factory(list)
+    load_runs: list[LoadRun] = Factory(list)
     missing: dict[str, str] = Factory(dict)
 
     def add(self, transport: str, sample: Sample) -> None:
@@ -97,6 +110,16 @@ class Results:
             {start.round: start.seconds for start in self.starts if start.peer == under},
         )
 
+    def load_ratios(self, scenario: str) -> dict[str, Spread | None]:
+        """Greetings a second, p50 and p99 of `greet`'s load runs over those of the generator, round by round."""
+        generator = {(one.peer, one.round): one for one in self.samples["tcp"] if one.scenario == scenario}
+        pairs = [(run, generator[run.peer, run.round]) for run in self.load_runs]
+        return {
+            "rate": Spread.of(run.rate / one.rate for run, one in pairs),
+            "p50": Spread.of(run.p50 / one.times[0] for run, one in pairs),
+            "p99": Spread.of(run.p99 / one.times[1] for run, one in pairs),
+        }
+
     def as_json(self) -> dict[str, Any]:
         """The same for programs: each turn with its percentiles in place of the buckets."""
         return {
@@ -107,6 +130,7 @@ class Results:
             },
             "held": [asdict(held) for held in self.held],
             "starts": [asdict(start) for start in self.starts],
+            "load_runs": [asdict(run) for run in self.load_runs],
         }
 
 

@@ -67,6 +67,11 @@ class Sample:
     latency: Buckets
 
     @property
+    def times(self) -> tuple[float, float]:
+        """The latency that half of the visits, and that 99 % of them, did not exceed; seconds."""
+        return percentile(self.latency, 0.5), percentile(self.latency, 0.99)
+
+    @property
     def cpu(self) -> float:
         """Processor time of the server for one greeting, seconds."""
         return self.server_cpu / self.greeted if self.greeted else math.nan

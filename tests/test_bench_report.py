@@ -15,7 +15,7 @@ from bench.gates import Gate, gates
 from bench.measure import rotated
 from bench.peers import EMPTY, FLOOR, GREETSVC, STOCK, Peer, Tools, tcp_peers, udp_peers
 from bench.plan import AT_RATE, STEADY, Plan, name_of
-from bench.results import Results, Start
+from bench.results import LoadRun, Results, Start
 from bench.sample import Sample, Spread, merged, percentile, ratios
 
 SAMPLE = Sample(
@@ -105,6 +105,22 @@ def test_every_promise_is_in_the_table_measured_or_not() -> None:
     assert verdicts["Ready to greet / bare `twistd -n` with an empty service"] == "pass"
     table = report.gate_table(found)
     assert all(words in table for words in verdicts)
+
+
+def test_load_runs_are_held_against_the_generator_of_the_same_round() -> None:
+    found = results()
+    runs = enumerate((0.0008, 0.00095, 0.0011))
+    found.load_runs = [LoadRun(GREETSVC, number, 256.0, p50, 0.004, 0) for number, p50 in runs]
+    measured = {gate.words: gate.measured for gate in gates(found)}
+    for words, low, middle, high in (
+        ("Greetings a second of the generator in C / of `greet` under load", 2.0, 2.0, 2.0),
+        ("p50 of `greet` under load, apart from the generator's in C", 0.0, 0.05, 0.2),
+        ("p99, the same", 0.2, 0.2, 0.2),
+    ):
+        seen = measured[words]
+        assert seen is not None
+        assert [seen.low, seen.median, seen.high] == pytest.approx([low, middle, high])
+    assert "| p50 | 0.95 (0.80 to 1.10) |" in report.markdown(found)
 
 
 def test_the_report_names_what_was_not_measured_and_what_failed() -> None:

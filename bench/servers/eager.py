@@ -1,21 +1,50 @@
-"""A stock Protocol that stays, on the listener of greetsvc.net. `python -m bench.servers.eager hold`."""
+"""On the listener of greetsvc.net: a stock Protocol that stays, or a GreetingProtocol of one's own, which lingers.
+
+`python -m bench.servers.eager hold|own`.
+"""
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 from twisted.internet import reactor
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.protocol import Factory, ServerFactory
 
-from bench.servers import HOST, ready
+from bench.servers import GREETING, HOST, ready
 from bench.servers.stock import GreetAndStay
+from greetsvc.greeters.text import TextGreeter
 from greetsvc.net.facade import ListeningReactor
+from greetsvc.net.linger import Lingerers
+from greetsvc.server import GreetingFactory, GreetingProtocol
+from greetsvc.server.admission import Admission
 
 
-def main() -> None:
-    """Listen and say where."""
-    listening = ListeningReactor(reactor)
+class Own(GreetingProtocol):
+    """One's own, and so one is built for each connection."""
+
+
+def hold() -> tuple[Factory, Lingerers | None]:
+    """Write and stay."""
     factory = ServerFactory()
     factory.protocol = GreetAndStay
     factory.noisy = False
+    return factory, None
+
+
+def own() -> tuple[Factory, Lingerers | None]:
+    """Greet and close, with lingering and limits."""
+    clock: Any = reactor
+    admission = Admission(most=20_000, per_source=64)
+    factory = GreetingFactory(TextGreeter(GREETING.decode("ascii")), admission=admission, reactor=clock)
+    factory.protocol = Own
+    return factory, Lingerers(clock, lifetime=10.0, most=20_000)
+
+
+def main(kind: str) -> None:
+    """Listen and say where."""
+    factory, lingerers = {"hold": hold, "own": own}[kind]()
+    listening = ListeningReactor(reactor, lingerers=lingerers)
     port = listening.listenTCP(0, factory, interface=HOST)
     listening.begin()
     ready(port.getHost().port)  # type: ignore[attr-defined]
@@ -23,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
