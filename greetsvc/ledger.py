@@ -57,21 +57,15 @@ class Ledger:
         self.greeted[transport] += 1
         self._latest.append((transport, peer, address_of))
         if self.watchers:
-            self._tell(transport, address_of(peer))
+            for watch in tuple(self.watchers):
+                watch(transport, address_of(peer))
 
     def greet_all(
         self, transport: str, peers: Sequence[Any], address_of: Callable[[Any], Address] = _address
     ) -> None:
-        """As `greet` for each of them, at once."""
+        """As `greet` for each of them, at once, and no watcher is told."""
         self.greeted[transport] += len(peers)
         self._latest.extend(zip(repeat(transport), peers, repeat(address_of)))
-        if self.watchers:
-            for peer in peers:
-                self._tell(transport, address_of(peer))
-
-    def _tell(self, transport: str, peer: Address) -> None:
-        for watch in tuple(self.watchers):
-            watch(transport, peer)
 
     def refuse(self, reason: str) -> None:
         """A connection or a datagram was not greeted, for ``reason``."""

@@ -37,9 +37,17 @@ def queue_length(listener: socket.socket) -> int:
     return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[_UNACKED], sys.byteorder)
 
 
+class _Whole(socket.socket):
+    """Is closed when it is told to, whatever was made of it meanwhile."""
+
+    close = socket.SocketType.close
+
+
 def whole(sock: socket.SocketType) -> socket.socket:
     """``sock`` as the class that Python offers; an accepted one is bare, which takes a third of the time to make."""
-    return sock if isinstance(sock, socket.socket) else socket.socket(fileno=sock.detach())
+    if isinstance(sock, socket.socket):
+        return sock
+    return _Whole(sock.family, sock.type, sock.proto, sock.detach())
 
 
 def _ipv4(name: tuple[str, int]) -> IPv4Address:

@@ -6,6 +6,7 @@ import sys
 from socket import MSG_DONTWAIT, SHUT_WR
 from typing import TYPE_CHECKING, Any
 
+from twisted.logger import Logger
 from zope.interface import Interface
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from greetsvc.net.linger import Lingerers
 
 __all__ = ["FIN", "SEND", "SEND_LAST", "SHORT", "Batch", "IAnswersAtOnce"]
+
+_log = Logger()
 
 FIN = SHUT_WR
 SEND = MSG_DONTWAIT
@@ -83,7 +86,11 @@ class Batch:
         return True
 
     def end(self) -> None:
-        """Count those that were answered, and let their sockets linger."""
-        if self._names:
-            self._lingerers.extend(self._closing)
+        """Count those that were answered, and let their sockets linger. Raises nothing."""
+        if not self._names:
+            return
+        self._lingerers.extend(self._closing)
+        try:
             self._factory.answered(self._names)
+        except Exception:  # noqa: BLE001 - the listener goes on
+            _log.failure("Connections are answered, but their factory failed")

@@ -40,10 +40,9 @@ class LateServer(tcp.Server):
 
     def stopReading(self) -> None:
         """Wait for input no longer."""
+        self._wants_reading = False
         if self._known:
             super().stopReading()
-        else:
-            self._wants_reading = False
 
     def startWriting(self) -> None:
         """Wait for room in the socket's buffer; in a callback, only note that."""

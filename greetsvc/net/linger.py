@@ -85,7 +85,7 @@ class Lingerers:
         self._most = most
         self._count = 0
         self._young: Sockets = deque()
-        self._ages = tuple(age for age in AGES if age * SWEEP < silence) or AGES[:1]
+        self._ages = tuple(age for age in AGES if age * SWEEP < min(silence, lifetime)) or AGES[:1]
         self._batches: deque[Sockets] = deque(deque() for _ in range(self._ages[-1]))  # by age, the youngest first
         self._sweeping: IDelayedCall | None = None
         self._stopped = False

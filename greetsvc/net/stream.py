@@ -156,7 +156,7 @@ class StreamPort:
         while waiting and left and self._reading:
             most = min(waiting, left)
             left -= most
-            waiting = self._waiting() if self._accept(most) else 0
+            waiting = self._waiting() if self._accept(most) and self._reading else 0
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops."""
@@ -177,7 +177,11 @@ class StreamPort:
         """What those that are accepted now read, if the factory has the same for all."""
         if self._answers is None or self.lingerers is None:
             return None
-        data = self._answers.at_once()
+        try:
+            data = self._answers.at_once()
+        except Exception:  # noqa: BLE001 - as where no protocol can be built
+            _log.failure("The factory could not say what it answers at once")
+            return None
         return None if data is None else Batch(self._answers, self.lingerers, data)
 
     def _take(self, most: int, batch: Batch | None) -> bool:
@@ -207,8 +211,8 @@ class StreamPort:
                 continue
             if not answered:
                 self._welcome(sock, name)
-                if not self._reading:
-                    return False
+            if not self._reading:
+                return False
         return True
 
     def _welcome(self, sock: socket.SocketType, name: Any) -> None:

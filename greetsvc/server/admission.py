@@ -75,15 +75,16 @@ class Admission:
             self.open += 1
             return self._leave
         source = self.source(host)
-        return None if self.refusal(source) else self.enter(source)
-
-    def enter(self, source: Source) -> Callable[[], object]:
-        """A connection from ``source`` is open; what to call when it is closed, its socket too."""
-        self.open += 1
-        if not source:
-            return self._leave
-        self._count(source, 1)
+        if self.refusal(source) is not None:
+            return None
+        self.enter(source)
         return partial(self.leave, source)
+
+    def enter(self, source: Source) -> None:
+        """A connection from ``source`` is open."""
+        self.open += 1
+        if source:
+            self._count(source, 1)
 
     def leave(self, source: Source = ()) -> None:
         """A connection that entered is closed, its socket too."""

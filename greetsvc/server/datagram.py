@@ -44,6 +44,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
         self.kind = transport
         self.rendering = Rendering(greeter, self.ledger, transport)
         self._tells_group = False
+        self._knows_free = type(self.rule) is UdpRule  # a rule of somebody's own is asked about every request
 
     def startProtocol(self) -> None:
         """The port is ready: find out whether it tells where a request was sent to."""
@@ -55,6 +56,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
         if (
             greeting is None
             or type(addr) is not tuple
+            or not self._knows_free
             or not self.rule.is_free(datagram, greeting, addr[1])
             or (self._tells_group and self.transport.group)  # type: ignore[attr-defined]  # a DatagramPort then
         ):

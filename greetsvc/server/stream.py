@@ -15,9 +15,11 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from greetsvc.ledger import Ledger
+from greetsvc.net.accepted import ADDRESSES
 from greetsvc.net.answers import SHORT, IAnswersAtOnce
 from greetsvc.net.arrival import read_syn, read_tcp_info
 from greetsvc.net.deadline import Deadlines
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from greetsvc.greeters import Greeter
+
+_log = Logger(namespace="greetsvc")
 
 __all__ = ["GreetingFactory", "GreetingProtocol", "address_of"]
 
@@ -182,10 +186,12 @@ class GreetingFactory(Factory):
         return protocol
 
     def at_once(self) -> bytes | None:
-        """See `IAnswersAtOnce`: one greeting for everybody, and nobody's own protocol or factory that may differ."""
+        """See `IAnswersAtOnce`: one greeting for everybody, and nothing of anybody's own to see it otherwise."""
         greeting = self._rendering.constant
-        own = self.protocol is not GreetingProtocol or type(self) is not GreetingFactory
-        return None if own or greeting is None or len(greeting) > SHORT else greeting
+        if greeting is None or len(greeting) > SHORT or "buildProtocol" in self.__dict__:
+            return None
+        ours = (self.protocol, type(self), type(self.admission), type(self.ledger))
+        return greeting if ours == (GreetingProtocol, GreetingFactory, Admission, Ledger) else None
 
     def admit(self, name: tuple[Any, ...]) -> Callable[[], object] | None:
         """See `IAnswersAtOnce`; who is refused is refused by `buildProtocol`."""
@@ -193,21 +199,28 @@ class GreetingFactory(Factory):
 
     def answered(self, names: Sequence[tuple[Any, ...]]) -> None:
         """See `IAnswersAtOnce`."""
-        self.ledger.greet_all(self.transport, names)
+        if not self.ledger.watchers:
+            self.ledger.greet_all(self.transport, names, _named)
+            return
+        for name in names:
+            try:
+                self.ledger.greet(self.transport, name, _named)
+            except Exception:  # noqa: BLE001 - the others are to be counted too
+                _log.failure("A visit is counted, but whoever watches failed")
 
     def enter(self, protocol: GreetingProtocol) -> None:
         """A connection was made: it counts until its socket is closed, and its deadline runs while it stays."""
         transport: Any = protocol.transport
-        leave = self.admission.enter(protocol.source)
+        source = protocol.source
+        self.admission.enter(source)
         protocol.timed = False
-        try:
-            transport.call_when_closed(leave)
-        except AttributeError:
-            protocol.lingers = False
+        call_when_closed = getattr(transport, "call_when_closed", None)
+        protocol.lingers = call_when_closed is not None
+        if call_when_closed is None:
             self.start_deadline(protocol)
-        else:
-            protocol.lingers = True
-            transport.call_if_it_stays(protocol.stays)
+            return
+        call_when_closed(partial(self.admission.leave, source) if source else self.admission.leave)
+        transport.call_if_it_stays(protocol.stays)
 
     def start_deadline(self, protocol: GreetingProtocol) -> None:
         """The time of a connection runs."""
@@ -231,7 +244,12 @@ class GreetingFactory(Factory):
 
     def greeted(self, protocol: GreetingProtocol) -> None:
         """The greeting was handed to the transport."""
-        self.ledger.greet(self.transport, protocol.address, address_of)
+        address: Any = protocol.address
+        try:
+            peer = address.host, address.port
+        except AttributeError:
+            peer = address_of(address)
+        self.ledger.greet(self.transport, peer)
 
     def _visit(self, protocol: GreetingProtocol) -> Visit:
         transport, needs = protocol.transport, self.greeter.needs
@@ -256,6 +274,11 @@ class GreetingFactory(Factory):
         for protocol in tuple(self._deadlines):
             protocol.expire()
         self._deadlines.stop()
+
+
+def _named(name: tuple[Any, ...]) -> Address:
+    """The address with this name, as `accept` has it."""
+    return address_of(ADDRESSES[socket.AF_INET if len(name) == 2 else socket.AF_INET6](name))
 
 
 def _observed(transport: Any) -> PathFacts:

@@ -160,6 +160,29 @@ def test_a_factory_that_fails_ends_that_connection_and_not_the_listener(listen: 
     assert visit(port) == [b"at once"]
 
 
+@pytest.mark.parametrize("fails", ["at_once", "answered"])
+def test_a_factory_that_fails_over_a_batch_does_not_end_the_listener(
+    listen: Any, logged_errors: Any, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory = Answering()
+    port = listen(factory)
+    with monkeypatch.context() as patch:
+        patch.setattr(factory, fails, lambda *_: 1 / 0)
+        assert visit(port) == [b"at once" if fails == "answered" else b"by a protocol"]
+    assert logged_errors.flush(ZeroDivisionError)
+    assert visit(port) == [b"at once"]
+
+
+@pytest.mark.parametrize("when", ["admit", "answered"])
+def test_a_factory_may_stop_its_listener(listen: Any, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = Answering()
+    port = listen(factory)
+    done: Any = getattr(factory, when)
+    monkeypatch.setattr(factory, when, lambda what: (port.stopListening(), done(what))[1])
+    assert visit(port) == [b"at once"]
+    assert not port.listening
+
+
 class Broken:
     """A socket that takes ``takes`` bytes, or is broken."""
 

@@ -194,6 +194,40 @@ def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
     lingerers.stop()
 
 
+def test_a_life_that_is_shorter_than_the_looks_is_kept_to(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=0.1, most=1000)
+    (server,), (client,) = counted(1)
+    lingerers.add(server)
+    clock.pump([0.001] * 140)
+    assert (server.fileno(), len(lingerers)) == (-1, 0)
+    lingerers.stop()
+    client.close()
+
+
+class Full(ReactorWatch):
+    """Has no room."""
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self.add = self.refuse
+
+    def refuse(self, reader: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_what_cannot_be_watched_is_closed_and_told(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000, watching=Full(clock))
+    servers, clients = counted(3)
+    told: list[int] = []
+    for number, server in enumerate(servers):
+        lingerers.add(server, partial(told.append, number))
+    clock.sweep()
+    assert (told, len(lingerers)) == ([0, 1, 2], 0)
+    lingerers.stop()
+    for client in clients:
+        client.close()
+
+
 def test_one_that_ends_everything_when_it_is_told_of_a_close_in_a_sweep_leaves_nothing(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
     servers, clients = counted(3)
@@ -240,7 +274,7 @@ def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock:
         pair.client.send(b"more")
         pair.arrived(clock.watched[0])
         clock.read()
-        clock.advance(1.2)
+        clock.advance(1.1)
     assert pair.closed == 0
     clock.advance(0.3)
     assert pair.closed == 1

@@ -196,3 +196,31 @@ async def test_a_connection_that_is_over_leaves_nothing_to_the_garbage_collector
         assert protocol() is None
     finally:
         gc.enable()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_made_of_the_handle_does_not_keep_the_socket_open(ours: Any, lingerers: Lingerers) -> None:
+    files = []
+
+    def act(transport: Any) -> None:
+        files.append(transport.getHandle().makefile("rb"))
+        transport.loseConnection()
+
+    factory = Acting(act)
+    peer = await ours.connect(ours.listen(factory))
+    await peer.finish()
+    assert await factory.until(2) == ["ConnectionDone", "closed"]
+    assert files[0].raw._sock.fileno() == -1
+
+
+@pytest_twisted.ensureDeferred
+async def test_reading_can_be_paused_after_the_handle_was_asked_for(ours: Any) -> None:
+    factory = Acting(lambda transport: (transport.getHandle(), transport.pauseProducing()))
+    with socket.create_connection(("127.0.0.1", ours.listen(factory).getHost().port), timeout=5) as client:
+        client.sendall(b"unheard")
+        await later(0.1)
+        assert factory.happened == []
+        factory.transport.resumeProducing()
+        assert await factory.until(1) == ["data"]
+        factory.transport.abortConnection()
+    assert await factory.until(3) == ["data", "ConnectionAborted", "closed"]

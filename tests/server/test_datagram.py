@@ -231,3 +231,21 @@ def test_without_anything_given_a_protocol_has_a_rule_and_a_ledger_of_its_own() 
     assert isinstance(one.ledger, Ledger)
     assert one.ledger is not other.ledger
     assert one.rule is not other.rule
+
+
+class Closed(UdpRule):
+    """Somebody's own: nothing is answered after the first."""
+
+    asked = 0
+
+    def refusal(self, *arguments: Any, **options: Any) -> str | None:
+        self.asked += 1
+        return None if self.asked == 1 else "closed"
+
+
+def test_a_rule_of_ones_own_is_asked_about_free_requests_too() -> None:
+    protocol, port = _protocol(rule=Closed(lambda: 0.0))
+    for _ in range(3):
+        protocol.datagramReceived(MARKED, PEER)
+    assert len(port.sent) == 1
+    assert protocol.ledger.refused == {"closed": 2}

@@ -349,3 +349,50 @@ def test_who_is_answered_at_once_is_limited_and_counted_like_all_others() -> Non
             leave()
     assert admission.open == 0
     assert admission.refusal(admission.source("192.0.2.1")) is None
+
+
+class Strict(Admission):
+    """Somebody's own: nobody is welcome."""
+
+    def refusal(self, source: Any) -> str | None:
+        return "closed"
+
+
+class Noted(Ledger):
+    """Somebody's own."""
+
+
+@pytest.mark.parametrize("own", [{"admission": Strict()}, {"ledger": Noted()}])
+def test_what_limits_and_counts_of_ones_own_is_always_asked(own: Any) -> None:
+    factory = GreetingFactory(TextGreeter("hello"), reactor=Clock(), **own)
+    factory._rendering.constant = b"hello"
+    assert factory.at_once() is None
+
+
+def test_a_factory_whose_protocols_are_made_elsewhere_is_always_asked() -> None:
+    factory = _greeted_once(GreetingFactory(TextGreeter("hello"), reactor=Clock()))
+    factory.buildProtocol = lambda _: None  # type: ignore[method-assign, assignment]
+    assert factory.at_once() is None
+
+
+def test_watchers_see_each_visit_of_a_batch_as_its_own(logged_errors: Any) -> None:
+    ledger = Ledger()
+    factory = GreetingFactory(TextGreeter("hello"), ledger=ledger, reactor=Clock())
+    seen: list[tuple[str, int]] = []
+
+    def watch(_: str, peer: Address) -> None:
+        seen.append((peer.host, ledger.visits))
+        if len(seen) == 1:
+            raise ZeroDivisionError
+
+    ledger.watchers.append(watch)
+    factory.answered([("192.0.2.1", 5), ("192.0.2.2", 6)])
+    assert seen == [("192.0.2.1", 1), ("192.0.2.2", 2)]
+    assert len(logged_errors.flush(ZeroDivisionError)) == 1
+
+
+def test_the_link_of_a_link_local_peer_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.getnameinfo", lambda name, _: (f"{name[0]}%eth{name[3]}", str(name[1])))
+    factory = GreetingFactory(TextGreeter("hello"), reactor=Clock())
+    factory.answered([("fe80::1", 5, 0, 2), ("2001:db8::1", 6, 0, 0)])
+    assert [entry.peer.host for entry in factory.ledger.latest] == ["fe80::1%eth2", "2001:db8::1"]
