@@ -91,6 +91,7 @@ def main(words: Sequence[str] | None = None) -> int:
         asked.rounds or (1 if asked.quick else 5),
         (asked.seconds or (0.25 if asked.quick else MAIN)) / MAIN,
         staying=(GREETSVC, STOCK),
+        compared=(GREETSVC,),
     )
     with tempfile.TemporaryDirectory(prefix="greetsvc-bench-") as name:
         folder = Path(name)

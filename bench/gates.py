@@ -15,7 +15,7 @@ from bench.peers import (
     STOCK_WILDCARD,
     UVLOOP,
 )
-from bench.plan import MANY, STEADY, name_of
+from bench.plan import MANY, ONE_ADDRESS, STEADY, name_of
 from bench.results import Results
 from bench.sample import Spread
 
@@ -49,7 +49,7 @@ def gates(results: Results) -> list[Gate]:
     def udp(over: str, under: str) -> Spread | None:
         return results.ratio("udp", over, under, steady)
 
-    load = results.load_ratios(steady)
+    load = results.load_ratios(ONE_ADDRESS)
 
     return [
         Gate("TCP server CPU per greeting / stock Twisted without linger", 0.60, tcp(STOCK)),

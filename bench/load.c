@@ -53,9 +53,9 @@ struct ring { /* peers in the order in which they came in */
 static struct {
     const char *mode, *expect, *request;
     struct sockaddr_in to;
-    int peers, pid;
+    int peers, pid, sources;
     double seconds, warm, rate, stay;
-} set = {.expect = "", .request = "", .seconds = 1};
+} set = {.expect = "", .request = "", .seconds = 1, .sources = SOURCES};
 
 static struct {
     int64_t greeted, reset, lost, wrong, late;
@@ -116,7 +116,7 @@ static int opened(int type, int number) {
     int one = 1, fd = socket(AF_INET, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct sockaddr_in from = {.sin_family = AF_INET};
     if (fd < 0) die("socket");
-    from.sin_addr.s_addr = htonl(0x7f000101 + (uint32_t)(number % SOURCES));
+    from.sin_addr.s_addr = htonl(0x7f000101 + (uint32_t)(number % set.sources));
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
     if (bind(fd, (struct sockaddr *)&from, sizeof from) < 0) die("bind");
     if (connect(fd, (struct sockaddr *)&set.to, sizeof set.to) < 0 && errno != EINPROGRESS) die("connect");
@@ -281,6 +281,7 @@ static void parse(int count, char **words) {
         else if (!strcmp(name, "--warm")) set.warm = atof(value);
         else if (!strcmp(name, "--rate")) set.rate = atof(value);
         else if (!strcmp(name, "--stay")) set.stay = atof(value);
+        else if (!strcmp(name, "--sources")) set.sources = atoi(value);
         else if (!strcmp(name, "--pid")) set.pid = atoi(value);
         else if (!strcmp(name, "--expect")) set.expect = value;
         else if (!strcmp(name, "--request")) set.request = value;

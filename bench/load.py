@@ -40,6 +40,7 @@ def options(words: list[str]) -> argparse.Namespace:
     for name in ("seconds", "warm", "rate", "stay"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
     parser.add_argument("--pid", type=int, default=0)
+    parser.add_argument("--sources", type=int, default=SOURCES)
     parser.add_argument("--expect", default="")
     parser.add_argument("--request", default="")
     return parser.parse_args(words)
@@ -70,7 +71,7 @@ class Load:
         peer = socket.socket(socket.AF_INET, kind)
         peer.setblocking(False)
         peer.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT, which the module has no name for
-        peer.bind((f"127.0.1.{1 + self.serial % SOURCES}", 0))
+        peer.bind((f"127.0.1.{1 + self.serial % self.chosen.sources}", 0))
         self.serial += 1
         peer.connect_ex((self.chosen.host, self.chosen.port))
         self.poll.register(peer, select.EPOLLIN | select.EPOLLRDHUP)

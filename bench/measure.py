@@ -9,13 +9,10 @@ from pathlib import Path
 
 from bench.loadgen import Load
 from bench.machine import Cores
-from bench.peers import GREETSVC, Peer
-from bench.plan import STEADY, Plan, Scenario, name_of
+from bench.peers import Peer
+from bench.plan import ONE_ADDRESS, Plan, Scenario
 from bench.process import NotStartedError, Server
 from bench.results import Held, Results, Start
-
-COMPARED = (GREETSVC, "tcp", name_of(STEADY))
-"""Where a load run of `greet` follows that of the generator."""
 
 
 def rotated(peers: Sequence[Peer], number: int) -> list[Peer]:
@@ -91,7 +88,7 @@ class Bench:
                         continue
                     sample = self._load.run(server, scenario, number)
                     self._results.add(server.peer.transport, sample)
-                    if (server.peer.name, server.peer.transport, scenario.name) == COMPARED:
+                    if scenario.name == ONE_ADDRESS:
                         self._results.load_runs.append(self._load.greet(server, scenario, number))
                     line.append(f"{server.peer.name} {sample.cpu * 1e6:.1f}")
                 progress(f"{said}, {scenario.name}: {', '.join(line)} (µs of CPU a greeting)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 MANY = 10_000
 STEADY = 64
@@ -18,7 +18,8 @@ class Scenario:
 
     ``rate`` 0 is a closed loop: each of the ``peers`` begins a new visit when the last one ended. Otherwise so many
     visits begin each second, however slow the server is, and latency counts from the time they should have begun.
-    ``stay``: a greeted TCP peer keeps its end open for so long. ``only``: the servers that take part; empty: all.
+    ``stay``: a greeted TCP peer keeps its end open for so long. ``sources``: how many
+    addresses they come from. ``only``: the servers that take part; empty: all.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Scenario:
     warm: float
     rate: float = 0
     stay: float = 0
+    sources: int = 250
     only: Sequence[str] = ()
 
 
@@ -41,6 +43,7 @@ def name_of(peers: int) -> str:
 
 
 AT_RATE = "fixed rate"
+ONE_ADDRESS = f"{STEADY} peers, one source address"
 STAYING = "10000 peers that stay 0.5 s"
 
 
@@ -54,7 +57,7 @@ class Plan:
     held: int
 
     @classmethod
-    def of(cls, rounds: int, scale: float, staying: Sequence[str]) -> Plan:
+    def of(cls, rounds: int, scale: float, staying: Sequence[str], compared: Sequence[str]) -> Plan:
         """``scale`` stretches the measured windows; with 1, five rounds take less than eight minutes.
 
         Thousands of peers come and go in waves, and a window shorter than some of these would measure a part of one:
@@ -67,6 +70,8 @@ class Plan:
         rate = Scenario(name=AT_RATE, peers=2000, seconds=0.5 * scale, warm=0.1, rate=5000)
         stay = Scenario(name=STAYING, peers=MANY, seconds=1.0, warm=1.5, stay=0.5, only=staying)
         steady = loop(STEADY, MAIN, 0.15)
+        # As `greet` comes.
+        alone = evolve(steady, name=ONE_ADDRESS, sources=1, only=compared)
         return cls(
             rounds=rounds,
             tcp=[
@@ -77,6 +82,7 @@ class Plan:
                 closed_loop(MANY, 1.2, 0.8),
                 rate,
                 stay,
+                alone,
             ],
             udp=[loop(1, 0.25, 0.1), steady, loop(MANY, 0.3, 0.1), rate],
             held=5000,

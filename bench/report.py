@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bench.gates import gates
 from bench.peers import FLOOR, GREETSVC, STOCK
-from bench.plan import AT_RATE, STAYING, STEADY, name_of
+from bench.plan import AT_RATE, ONE_ADDRESS, STAYING, STEADY, name_of
 from bench.results import SHARES, Results
 from bench.sample import Sample, Spread, percentile
 
@@ -149,7 +149,7 @@ def _staying(results: Results) -> str:
 
 def _load_runs(results: Results) -> str:
     rows = []
-    for name, ratio in results.load_ratios(STEADY_NAME).items():
+    for name, ratio in results.load_ratios(ONE_ADDRESS).items():
         rows.append(["greetings/s" if name == "rate" else name, spread(ratio, digits=2)])
     return table(["", "`greet` / generator"], rows)
 
@@ -239,7 +239,7 @@ def markdown(results: Results) -> str:
         _starts(results),
         "## Does the load generator limit the servers?",
         _proof(results),
-        f"## `greet` under load beside the generator: {STEADY} TCP peers, each again and again, against {GREETSVC}",
+        f"## `greet` under load beside the generator: {GREETSVC} over TCP, {ONE_ADDRESS}",
         _load_runs(results),
         "## Who was measured",
         who,

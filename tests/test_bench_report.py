@@ -14,7 +14,7 @@ from bench import plot, report
 from bench.gates import Gate, gates
 from bench.measure import rotated
 from bench.peers import EMPTY, FLOOR, GREETSVC, STOCK, Peer, Tools, tcp_peers, udp_peers
-from bench.plan import AT_RATE, STEADY, Plan, name_of
+from bench.plan import AT_RATE, ONE_ADDRESS, STEADY, Plan, name_of
 from bench.results import LoadRun, Results, Start
 from bench.sample import Sample, Spread, merged, percentile, ratios
 
@@ -40,7 +40,7 @@ def results() -> Results:
     )
     for number in range(5):
         for transport in ("tcp", "udp"):
-            for scenario in (name_of(1), name_of(STEADY), name_of(10_000), AT_RATE):
+            for scenario in (name_of(1), name_of(STEADY), name_of(10_000), AT_RATE, ONE_ADDRESS):
                 for peer, cpu in ((GREETSVC, 0.25), (STOCK, 0.5), (FLOOR, 0.125)):
                     # A machine that is slower in one round is so for everybody.
                     found.add(
@@ -171,6 +171,6 @@ def test_what_this_machine_lacks_is_listed_with_a_reason() -> None:
 
 
 def test_a_longer_window_is_longer_everywhere_but_where_peers_come_in_waves() -> None:
-    short, long = Plan.of(5, 1, ()), Plan.of(5, 2, ())
+    short, long = Plan.of(5, 1, (), ()), Plan.of(5, 2, (), ())
     stretched = [(a.seconds, b.seconds) for a, b in zip(short.tcp, long.tcp, strict=True) if a.peers < 4096]
     assert all(b == pytest.approx(2 * a) for a, b in stretched)

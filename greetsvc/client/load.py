@@ -215,7 +215,7 @@ class Load:
             self._lose(failed("connect", error.errno or errno.EIO), intended, self._now())
             return
         visit.intended = intended
-        visit.began = self._now()
+        visit.began = intended if self._paced is None else self._now()
         self._open[visit.fd] = visit
         self._ask(visit)
 

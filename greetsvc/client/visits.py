@@ -19,6 +19,7 @@ __all__ = ["AGAIN", "GREETED", "TOO_LONG", "Asker", "End", "Streams", "Visit", "
 _UNDER_WAY = (0, errno.EINPROGRESS)
 _RESETS = (errno.ECONNRESET, errno.EPIPE)
 _PIECE = 4096
+_READABLE = READ | HANGUP
 _FLAGS = getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
 
 
@@ -118,7 +119,7 @@ class Streams:
         number = visit.sock.connect_ex(self._to)
         if number not in _UNDER_WAY:
             return AGAIN if number == errno.EAGAIN else failed("connect", number)
-        self._poller.register(visit.fd, READ | HANGUP)
+        self._poller.register(visit.fd, _READABLE)
         return None
 
     def ready(self, visit: Visit, events: int) -> End | None:

@@ -66,7 +66,7 @@ class Best:
 def by_c(namespace: Namespace, program: Path, port: str, best: Best) -> None:
     done = namespace.run(
         *("taskset", "-c", _cores()[1], str(program), "tcp", "127.0.0.1", port, "64"),
-        *("--seconds", SECONDS, "--warm", "0.2", "--expect", GREETING),
+        *("--seconds", SECONDS, "--warm", "0.2", "--sources", "1", "--expect", GREETING),
     )
     seen = json.loads(done.stdout)
     assert seen["reset"] == seen["lost"] == seen["wrong"] == 0
