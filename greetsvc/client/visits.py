@@ -18,6 +18,7 @@ __all__ = ["AGAIN", "GREETED", "TOO_LONG", "Asker", "End", "Streams", "Visit", "
 
 _UNDER_WAY = (0, errno.EINPROGRESS)
 _RESETS = (errno.ECONNRESET, errno.EPIPE)
+"""A reset is told as the second where something was sent after it, so both are counted as the first."""
 _PIECE = 4096
 _READABLE = READ | HANGUP
 _FLAGS = getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
@@ -142,7 +143,7 @@ class Streams:
     def _broken(self, visit: Visit, number: int) -> End:
         if visit.data:
             return _RESET_AFTER
-        return failed("greet" if number in _RESETS else "connect", number)
+        return failed("greet", errno.ECONNRESET) if number in _RESETS else failed("connect", number)
 
     def late(self, visit: Visit) -> End:
         """What was still to come: the connection, the greeting or the end."""

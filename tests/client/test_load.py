@@ -389,6 +389,7 @@ def test_tls_that_cannot_be_sent_now_is_sent_later_and_to_nobody_not_at_all() ->
         visit.session.unsent = b"x"
         assert asker.ready(visit, WRITE) is None
         assert (visit.session.unsent, visit.session.lost) == (b"", errno.EPIPE)
+        assert asker.ready(visit, READ) == failed("tls", errno.ECONNRESET)
     watched.close()
 
 
