@@ -15,7 +15,8 @@ from collections import Counter, deque
 
 from attrs import define
 
-SOURCES = 250
+from bench.plan import SOURCES
+
 UDP_IN_FLIGHT = 128
 PATIENCE = {"tcp": 20.0, "udp": 0.25, "hold": 20.0}
 

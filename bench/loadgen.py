@@ -73,17 +73,8 @@ class Load:
             server,
             scenario.peers,
             *("--seconds", str(scenario.seconds), "--warm", str(scenario.warm), "--rate", str(scenario.rate)),
-            *(
-                "--sources",
-                str(scenario.sources),
-                "--stay",
-                str(scenario.stay),
-                "--pid",
-                str(server.pid),
-                "--expect",
-                GREETING.decode("ascii"),
-            ),
-            *("--request", REQUEST),
+            *("--sources", str(scenario.sources), "--stay", str(scenario.stay), "--pid", str(server.pid)),
+            *("--expect", GREETING.decode("ascii"), "--request", REQUEST),
         )
         answer, _ = process.communicate(timeout=scenario.seconds + scenario.warm + 30)
         if process.returncode:

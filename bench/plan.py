@@ -8,6 +8,9 @@ from attrs import evolve, frozen
 
 MANY = 10_000
 STEADY = 64
+SOURCES = 250
+"""Source addresses that peers come from, so that ports do not run out."""
+
 MAIN = 0.8
 """The longest window, that of the figures the promises are about, in seconds."""
 
@@ -18,8 +21,8 @@ class Scenario:
 
     ``rate`` 0 is a closed loop: each of the ``peers`` begins a new visit when the last one ended. Otherwise so many
     visits begin each second, however slow the server is, and latency counts from the time they should have begun.
-    ``stay``: a greeted TCP peer keeps its end open for so long. ``sources``: how many
-    addresses they come from. ``only``: the servers that take part; empty: all.
+    ``stay``: a greeted TCP peer keeps its end open for so long. ``sources``: how many addresses
+    they come from. ``only``: the servers that take part; empty: all.
     """
 
     name: str
@@ -28,7 +31,7 @@ class Scenario:
     warm: float
     rate: float = 0
     stay: float = 0
-    sources: int = 250
+    sources: int = SOURCES
     only: Sequence[str] = ()
 
 

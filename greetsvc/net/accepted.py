@@ -47,7 +47,10 @@ def whole(sock: socket.SocketType) -> socket.socket:
     """``sock`` as the class that Python offers; an accepted one is bare, which takes a third of the time to make."""
     if isinstance(sock, socket.socket):
         return sock
-    return _Whole(sock.family, sock.type, sock.proto, sock.detach())
+    timeout = sock.gettimeout()
+    made = _Whole(sock.family, sock.type, sock.proto, sock.detach())
+    made.settimeout(timeout)
+    return made
 
 
 def _ipv4(name: tuple[str, int]) -> IPv4Address:

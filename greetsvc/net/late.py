@@ -68,6 +68,5 @@ class LateServer(tcp.Server):
         """The socket."""
         self._introduce()
         self.socket = whole(self.socket)
-        self.socket.setblocking(False)
         self.fileno = self.socket.fileno
         return self.socket

@@ -37,7 +37,7 @@ class Admits(typing.Protocol):
         """Whether one more may be open."""
         ...
 
-    def enter(self, source: tuple[()]) -> object:
+    def enter(self, source: tuple[()]) -> None:
         """One is open."""
         ...
 

@@ -203,29 +203,23 @@ class StreamTransport(LateServer):
 
     def _settle(self) -> None:
         """Do what the protocol asked for while the transport was held."""
-        if not self._may_send():
+        if self.disconnected or self._aborting or not (self._wants_writing or self.disconnecting):
+            return
+        self._wants_writing = False
+        half_closing = self._writeDisconnecting and not self._writeDisconnected
+        if self.producer is not None or self.dataBuffer or self._sendmsgQueue or half_closing:
+            self.startWriting()
             return
         pieces = self._tempDataBuffer
         if pieces:
             self._tempDataBuffer = []
+            self._tempDataLen = 0
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             if not self._send(data, SEND_LAST if self.disconnecting else SEND):
                 self.startWriting()
                 return
         if self.disconnecting:
             self.connectionLost(_DONE)
-
-    def _may_send(self) -> bool:
-        """Whether there is something to do now; if that has to wait for the socket, it does from now on."""
-        if self.disconnected or self._aborting or not (self._wants_writing or self.disconnecting):
-            return False
-        self._wants_writing = False
-        half_closing = self._writeDisconnecting and not self._writeDisconnected
-        if self.producer is not None or self.dataBuffer or self._sendmsgQueue or half_closing:
-            self.startWriting()
-            return False
-        self._tempDataLen = 0
-        return True
 
     def _send(self, data: bytes, flags: int) -> bool:
         """Send now; False if anything is left, which then is queued.

@@ -36,7 +36,6 @@ class Admission:
         self._most = most
         self._per_source = per_source
         self._exempt_loopback = exempt_loopback
-        self._leave = self.leave
         self._hasher = Hasher(ENTRIES)
         self._held = array("L", bytes(array("L").itemsize * ENTRIES))
         self._held_by_site = array("L", self._held)
@@ -73,7 +72,7 @@ class Admission:
             return None
         if self._per_source is None or (self._exempt_loopback and host.startswith("127.")):
             self.open += 1
-            return self._leave
+            return self.leave
         source = self.source(host)
         if self.refusal(source) is not None:
             return None
