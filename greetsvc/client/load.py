@@ -144,19 +144,20 @@ class Load:
         """Handle what is ready, begin what is due, and wait here for what is about to be."""
         now = self._now()
         leave = now + _TURN
+        self._begin_due(now)
         while now < leave:
-            self._begin_due(now)
             events = self._poller.poll(0, _BATCH)
             now = self._now()
             if events:
                 self._handle(events, now)
-                continue
-            wait = self._due() - now
-            if wait > _NAP:
-                break
-            if wait > 0:
-                nap(self._poller, min(wait, leave - now))
-            now = self._now()
+            else:
+                wait = self._due() - now
+                if wait > _NAP:
+                    break
+                if wait > 0:
+                    nap(self._poller, min(wait, leave - now))
+                now = self._now()
+            self._begin_due(now)
         self._look_around(now)
 
     def _handle(self, events: list[tuple[int, int]], now: float) -> None:

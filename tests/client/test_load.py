@@ -19,7 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from greetsvc import GreetFailed
-from greetsvc.client import polling, runs, visits
+from greetsvc.client import load, polling, runs, visits
 from greetsvc.client.account import Account, Second
 from greetsvc.client.datagramvisits import Datagrams
 from greetsvc.client.polling import HANGUP, READ, WRITE, Selecting, nap
@@ -72,6 +72,15 @@ async def test_everybody_is_greeted_over_tls(peers: Any, papers: Any) -> None:
     account = await carried_out(target, tls=ClientTls(ca=papers.path("ca")))
     assert account.lost == 0
     assert account.greeted > 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_turn_that_ends_with_nobody_in_flight_begins_the_next_visits(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "_TURN", 1e-9)  # one batch of events in a turn
+    account = await carried_out(peers.stream(hello), 0.5, 1)
+    assert account.greeted > 20  # that the reactor's timer alone would bring: 10
 
 
 @pytest_twisted.ensureDeferred
