@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
+from collections.abc import Sequence
 
 from attrs import define, field, frozen
 
@@ -81,18 +82,18 @@ class Account:
         """The account of an open loop."""
         return cls(uncorrected=Histogram(), paced=paced)
 
-    def begin(self) -> None:
-        """A visit begins."""
-        self.sent += 1
-        self.seconds[-1].sent += 1
+    def begin(self, visits: int = 1) -> None:
+        """Visits begin."""
+        self.sent += visits
+        self.seconds[-1].sent += visits
 
-    def greet(self, corrected: float, uncorrected: float, *, flawed: bool) -> None:
-        """A greeting has come, these many seconds after its intended and its actual start."""
-        self.greeted += 1
-        self.seconds[-1].greeted += 1
-        self.corrected.add(corrected)
+    def greet(self, corrected: Sequence[float], uncorrected: Sequence[float], *, flawed: int) -> None:
+        """Greetings have come, these many seconds after their intended and their actual start; so many are flawed."""
+        self.greeted += len(corrected)
+        self.seconds[-1].greeted += len(corrected)
+        self.corrected.add(*corrected)
         if self.uncorrected is not None:
-            self.uncorrected.add(uncorrected)
+            self.uncorrected.add(*uncorrected)
         self.flawed += flawed
 
     def lose(self, phase: Phase, number: int, words: str, began: float) -> None:

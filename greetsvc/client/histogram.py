@@ -31,18 +31,19 @@ class Histogram:
         self.greatest = 0.0
         self._buckets: Counter[int] = Counter()
 
-    def add(self, seconds: float) -> None:
-        """Count one duration, in seconds."""
-        # Comparisons: `min` and `max` take three times as long.
-        if seconds < _SHORTEST:  # noqa: PLR1730
-            seconds = _SHORTEST
-        self.count += 1
-        self.total += seconds
-        if seconds < self.least:  # noqa: PLR1730
-            self.least = seconds
-        if seconds > self.greatest:  # noqa: PLR1730
-            self.greatest = seconds
-        self._buckets[ceil(log(seconds) / _GROWTH)] += 1
+    def add(self, *durations: float) -> None:
+        """Count durations, in seconds: many at once take a third of the time, each."""
+        if not durations:
+            return
+        least = min(durations)
+        if least < _SHORTEST:
+            self.add(*(max(_SHORTEST, seconds) for seconds in durations))
+            return
+        self.count += len(durations)
+        self.total += sum(durations)
+        self.least = min(self.least, least)
+        self.greatest = max(self.greatest, *durations)
+        self._buckets.update([ceil(log(seconds) / _GROWTH) for seconds in durations])
 
     def merge(self, other: Histogram) -> None:
         """Count all that ``other`` has counted."""

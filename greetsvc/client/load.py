@@ -10,7 +10,7 @@ import errno
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import takewhile
 
 import attrs
@@ -162,14 +162,14 @@ class Load:
 
     def _handle(self, events: list[tuple[int, int]], now: float) -> None:
         asker, in_flight = self._asker, self._open
+        ended = []
         for fd, mask in events:
             visit = in_flight.get(fd)
             if visit is None:
                 asker.stray(fd)
-                continue
-            end = asker.ready(visit, mask)
-            if end is not None:
-                self._finish(visit, end, now)
+            elif (end := asker.ready(visit, mask)) is not None:
+                ended.append((visit, end))
+        self._finish(ended, now)
 
     def _due(self) -> float:
         """When something is to be done that no socket tells of."""
@@ -200,16 +200,18 @@ class Load:
         if self._paced is None:
             while self._resting and self._resting[0] <= now:
                 self._resting.popleft()
-            for _ in range(room - len(self._resting)):
+            room -= len(self._resting)
+            self.account.begin(room)
+            for _ in range(room):
                 self._begin(self._now())
             return
         if room <= 0:
             self._full = now
         while self._paced.next <= now and len(self._open) < self._slots:
+            self.account.begin()
             self._begin(self._paced.take(now, waited=self._paced.next <= self._full))
 
     def _begin(self, intended: float) -> None:
-        self.account.begin()
         try:
             visit = self._asker.open()
         except OSError as error:
@@ -225,19 +227,27 @@ class Load:
         if end is AGAIN:
             self._again.append((self._now() + _AGAIN, visit))
         elif end is not None:
-            self._finish(visit, end, self._now())
+            self._finish([(visit, end)], self._now())
 
-    def _finish(self, visit: Visit, end: End, now: float) -> None:
-        del self._open[visit.fd]
-        if end.greeted:
-            took = now - visit.intended
-            flawed = self._judge is not None and not self._judge(visit.data, took)
-            self.account.greet(took, now - visit.began, flawed=flawed)
-            if end.phase is not None:
-                self.account.remark(end.phase, end.errno, end.words)
-        else:
-            self._lose(end, visit.intended, now)
-        self._asker.over(visit, greeted=end.greeted)
+    def _finish(self, ended: Iterable[tuple[Visit, End]], now: float) -> None:
+        """Let go of visits that are over, and count them: together, as most have nothing of their own to tell."""
+        greeted = []
+        for visit, end in ended:
+            del self._open[visit.fd]
+            if end.greeted:
+                greeted.append(visit)
+                if end.phase is not None:
+                    self.account.remark(end.phase, end.errno, end.words)
+            else:
+                self._lose(end, visit.intended, now)
+            self._asker.over(visit, greeted=end.greeted)
+        took = [now - visit.intended for visit in greeted]
+        judge = self._judge
+        flawed = (
+            sum(not judge(visit.data, seconds) for visit, seconds in zip(greeted, took, strict=True)) if judge else 0
+        )
+        themselves = took if self._paced is None else [now - visit.began for visit in greeted]
+        self.account.greet(took, themselves, flawed=flawed)
 
     def _lose(self, end: End, intended: float, now: float) -> None:
         assert end.phase is not None
@@ -255,8 +265,7 @@ class Load:
     def _look_around(self, now: float) -> None:
         """Give up what takes too long, and close the second that is over."""
         late = list(takewhile(lambda visit: visit.began + self._timeout <= now, self._open.values()))
-        for visit in late:
-            self._finish(visit, self._asker.late(visit), now)
+        self._finish([(visit, self._asker.late(visit)) for visit in late], now)
         while now >= self._start + len(self.account.seconds):
             self._tell(len(self._open))
             self.account.seconds.append(Second())

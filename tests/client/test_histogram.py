@@ -14,8 +14,7 @@ DURATIONS = st.lists(st.floats(1e-8, 1e5), min_size=1, max_size=200)
 
 def filled(durations: list[float]) -> Histogram:
     histogram = Histogram()
-    for duration in durations:
-        histogram.add(duration)
+    histogram.add(*durations)
     return histogram
 
 
@@ -35,6 +34,16 @@ def test_merged_is_as_if_counted_together(some: list[float], others: list[float]
     assert (merged.count, merged.least, merged.greatest) == (together.count, together.least, together.greatest)
     assert math.isclose(merged.total, together.total)
     assert all(merged.percentile(p) == together.percentile(p) for p in (1, 50, 90, 99, 99.9, 100))
+
+
+@given(st.lists(st.floats(0, 1e5), max_size=50))
+def test_counted_at_once_is_as_one_by_one(durations: list[float]) -> None:
+    together, apart = filled(durations), Histogram()
+    for duration in durations:
+        apart.add(duration)
+    assert (apart.count, apart.least, apart.greatest) == (together.count, together.least, together.greatest)
+    assert math.isclose(apart.total, together.total)
+    assert apart.buckets() == together.buckets()
 
 
 def test_least_greatest_and_mean_are_exact() -> None:

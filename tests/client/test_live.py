@@ -116,7 +116,7 @@ def load_drawn(*seconds: Second) -> list[str]:
         assert len(report.second(number, second, 0).out) == 1
         run.account.lost += second.lost
         for _ in range(second.greeted):
-            run.account.greet(0.001, 0.001, flawed=False)
+            run.account.greet([0.001], [0.001], flawed=0)
     return report.end(run).out
 
 

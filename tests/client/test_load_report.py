@@ -16,8 +16,8 @@ def closed() -> Run:
     account = run.account
     for _ in range(4):
         account.begin()
-    account.greet(0.001, 0.001, flawed=False)
-    account.greet(12.0, 12.0, flawed=False)
+    account.greet([0.001], [0.001], flawed=0)
+    account.greet([12.0], [12.0], flawed=0)
     account.elapsed, account.greeted_meanwhile = 2.0, 2
     return run
 
@@ -29,7 +29,7 @@ def opened() -> Run:
     for _ in range(6):
         account.begin()
         account.paced.take(0.3, waited=False)
-    account.greet(0.5, 0.25, flawed=True)
+    account.greet([0.5], [0.25], flawed=1)
     account.lose("connect", errno.ECONNREFUSED, "", 3.2)
     account.lose("connect", errno.ECONNREFUSED, "", 4.1)
     account.lose("tls", errno.EPROTO, "a\x1bb", 7.9)

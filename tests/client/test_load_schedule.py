@@ -69,8 +69,8 @@ def test_the_account_adds_up_by_what_by_why_and_by_when() -> None:
     account = Account()
     for _ in range(5):
         account.begin()
-    account.greet(0.1, 0.1, flawed=False)
-    account.greet(0.3, 0.3, flawed=True)
+    account.greet([0.1], [0.1], flawed=0)
+    account.greet([0.3], [0.3], flawed=1)
     account.lose("connect", errno.ECONNREFUSED, "", 3.7)
     account.lose("connect", errno.ECONNREFUSED, "ignored: not the first words", 3.9)
     account.remark("close", errno.ECONNRESET, "after the greeting")
@@ -96,7 +96,7 @@ def test_an_open_loop_keeps_both_times_and_counts_what_never_began() -> None:
     assert account.paced is not None
     account.begin()
     account.paced.take(1.0, waited=True)
-    account.greet(1.5, 0.5, flawed=False)
+    account.greet([1.5], [0.5], flawed=0)
     assert (account.corrected.greatest, account.uncorrected.greatest) == (1.5, 0.5)
     account.elapsed = 1.0
     assert account.missed == 9
