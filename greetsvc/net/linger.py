@@ -3,13 +3,14 @@
 `close()` on a socket with unread input makes the kernel send RST, which can destroy what was written and not
 yet read at the other end (RFC 1122 4.2.2.13, RFC 2525 2.17). So the side that closes first sends its FIN, discards
 what still arrives, and closes when the peer does. Most peers do so within a round trip, so to be watched would cost
-more than all the rest: each socket is looked at a few times instead, at ages that double, and only what is still open
+more than all the rest: each socket is looked at a few times instead, at growing ages, and only what is still open
 after the last look, or has sent something, is watched (`greetsvc.net.drain`).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
@@ -32,11 +33,11 @@ _log = Logger()
 
 __all__ = ["AGES", "SWEEP", "ILingers", "Lingerers"]
 
-SWEEP = 0.02
-"""Seconds between two sweeps; each looks at the sockets that are of one of the `AGES` then."""
+SWEEP = 0.005
+"""Seconds for which sockets are gathered, to be looked at together: soon, as the processor still has them at hand."""
 
-AGES = (1, 2, 4, 8, 16)
-"""In sweeps. A socket outlives its peer's FIN by no more than the last of them, a third of a second."""
+AGES = (1, 4, 16, 32, 64, 128)
+"""In sweeps. A socket outlives its peer's FIN by no more than the last step, a third of a second."""
 
 _SAMPLE = 16
 """When so many more of a batch were found open than closed, the others wait for the next look as they are."""
@@ -85,15 +86,18 @@ class Lingerers:
         self._most = most
         self._count = 0
         self._young: Sockets = deque()
-        self._ages = tuple(age for age in AGES if age * SWEEP < min(silence, lifetime)) or AGES[:1]
-        self._batches: deque[Sockets] = deque(deque() for _ in range(self._ages[-1]))  # by age, the youngest first
+        ages = [age * SWEEP for age in AGES if age * SWEEP < min(silence, lifetime)] or [SWEEP]
+        # For each look: how long after the one before, and the batches that wait for it with when they are due.
+        self._looks: list[tuple[float, deque[tuple[float, Sockets]]]] = [
+            (age - before, deque()) for before, age in zip([0.0, *ages], ages, strict=False)
+        ]
         self._sweeping: IDelayedCall | None = None
         self._stopped = False
         self._drains = Drains(
             reactor,
             self._close,
             silence=silence,
-            silent_for=self._ages[-1] * SWEEP,
+            silent_for=ages[-1],
             lifetime=lifetime,
             at_least=at_least,
             watching=watching,
@@ -109,11 +113,12 @@ class Lingerers:
     def extend(self, waiting: Collection[tuple[socket.SocketType, WhenClosed]]) -> None:
         """As `add` for each of them, at once."""
         self._count += len(waiting)
+        first = not self._young
         self._young.extend(waiting)
         while self._count > self._most and self._close_oldest():
             pass
-        if self._sweeping is None and not self._stopped:
-            self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
+        if first and not self._stopped:
+            self._sweep_in(SWEEP)
 
     def stop(self) -> None:
         """Close every socket now, and those that are still to come at once; leave no timer behind."""
@@ -129,29 +134,38 @@ class Lingerers:
     def _close_oldest(self) -> bool:
         if self._drains.close_oldest():
             return True
-        for batch in (*reversed(self._batches), self._young):
+        waiting = (batch for _, queue in reversed(self._looks) for _, batch in queue)
+        for batch in chain(waiting, (self._young,)):
             if batch:
                 self._close(*batch.popleft())
                 return True
         return False
 
+    def _sweep_in(self, seconds: float) -> None:
+        """Sweep then, or earlier if that is so already."""
+        if self._sweeping is None:
+            self._sweeping = self._reactor.callLater(seconds, self._sweep)
+        elif self._sweeping.getTime() > self._reactor.seconds() + seconds:
+            self._sweeping.reset(seconds)
+
     def _sweep(self) -> None:
         """Look at those that are of an age to be looked at; have those watched that are beyond."""
-        batches = self._batches
-        beyond = batches.pop()
-        batches.appendleft(self._young)
-        self._young = deque()
         self._sweeping = None
-        for age in self._ages[:-1]:
-            if batches[age]:
-                batch, batches[age] = batches[age], deque()
-                batches[age] = self._look(batch)
-        for sock, when_closed in self._look(beyond):
+        now = self._reactor.seconds()
+        left, self._young = self._young, deque()
+        for wait, queue in self._looks:
+            due: Sockets = deque()
+            while queue and queue[0][0] <= now + SWEEP / 2:
+                due.extend(queue.popleft()[1])
+            if left:
+                queue.append((now + wait, left))
+            left = self._look(due)
+        for sock, when_closed in left:
             self._drains.add(sock, when_closed, 0)
         if self._stopped:
             self.stop()  # somebody who was told of a close did so before, and did not see those
-        elif self._sweeping is None and any(batches):
-            self._sweeping = self._reactor.callLater(SWEEP, self._sweep)
+        elif dues := [queue[0][0] for _, queue in self._looks if queue]:
+            self._sweep_in(min(dues) - now)
 
     def _look(self, batch: Sockets) -> Sockets:
         """Close those whose peer has closed by now; those that are left to be looked at later."""

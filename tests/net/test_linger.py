@@ -164,7 +164,7 @@ def counted(number: int) -> tuple[list[Counted], list[socket.socket]]:
     return [Counted(fileno=server.detach()) for server, _ in pairs], [client for _, client in pairs]
 
 
-def test_a_peer_that_stays_is_looked_at_at_ages_that_double_and_then_watched(clock: Ticking) -> None:
+def test_a_peer_that_stays_is_looked_at_at_growing_ages_and_then_watched(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
     (server,), (client,) = counted(1)
     lingerers.add(server)
@@ -172,11 +172,11 @@ def test_a_peer_that_stays_is_looked_at_at_ages_that_double_and_then_watched(clo
     for _ in range(AGES[-1] + 4):
         clock.advance(SWEEP)
         seen.append(server.looks)
-    assert [seen.index(look) for look in range(1, 6)] == [1, 2, 4, 8, 16]
-    assert seen[-1] == 5
+    assert [seen.index(look) for look in range(1, 7)] == [1, 4, 16, 32, 64, 128]
+    assert seen[-1] == 6
     client.close()
     clock.read()
-    assert (server.looks, len(lingerers)) == (6, 0)
+    assert (server.looks, len(lingerers)) == (7, 0)
     lingerers.stop()
 
 
@@ -189,9 +189,50 @@ def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
     assert sum(server.looks for server in servers) < 20
     for client in clients:
         client.close()
-    clock.pump([SWEEP] * 2)
+    clock.pump([SWEEP] * 3)
     assert len(lingerers) == 0
     lingerers.stop()
+
+
+def test_one_that_stays_alone_wakes_the_reactor_once_for_each_look(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    (server,), (client,) = counted(1)
+    lingerers.add(server)
+    wakes = 0
+    while server.looks != len(AGES):
+        (call,) = clock.getDelayedCalls()
+        clock.advance(call.getTime() - clock.seconds())
+        wakes += 1
+    assert wakes == 1 + len(AGES)
+    lingerers.stop()
+    client.close()
+
+
+def test_a_new_one_is_looked_at_soon_though_an_old_one_waits_long(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    (old, new), clients = counted(2)
+    lingerers.add(old)
+    clock.pump([SWEEP] * (AGES[2] + 2))
+    lingerers.add(new)
+    clock.pump([SWEEP] * 2)
+    assert (old.looks, new.looks) == (3, 1)
+    lingerers.stop()
+    for client in clients:
+        client.close()
+
+
+def test_looks_that_are_overdue_are_made_up_for_in_one_sweep(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    servers, clients = counted(20)
+    for server in servers:
+        lingerers.add(server)
+        clock.advance(SWEEP)
+    clock.advance(1.0)
+    assert all(server.looks for server in servers)
+    assert all(call.getTime() > clock.seconds() for call in clock.getDelayedCalls())
+    lingerers.stop()
+    for client in clients:
+        client.close()
 
 
 def test_a_life_that_is_shorter_than_the_looks_is_kept_to(clock: Ticking) -> None:
@@ -257,7 +298,7 @@ def test_silent_sockets_are_not_looked_at_again(clock: Ticking, linger: Any) -> 
     assert len(clock.getDelayedCalls()) == 2  # one for silence, one for lifetime, however many sockets
 
 
-@pytest.mark.parametrize("silence", [0.1, 0.32, 0.4, 2.0])
+@pytest.mark.parametrize("silence", [0.1, 0.32, 0.64, 0.7, 2.0])
 def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any, silence: float) -> None:
     lingerers, (pair,) = linger(silence=silence)
     clock.pump([0.001] * (round(silence * 1000) - 1))
@@ -274,9 +315,9 @@ def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock:
         pair.client.send(b"more")
         pair.arrived(clock.watched[0])
         clock.read()
-        clock.advance(1.1)
+        clock.advance(1.0)
     assert pair.closed == 0
-    clock.advance(0.3)
+    clock.advance(0.4)
     assert pair.closed == 1
 
 
