@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
+from twisted.logger import Logger
+
 from greetsvc.visit import Address
 
 __all__ = ["Entry", "Ledger"]
+
+_log = Logger(namespace="greetsvc")
 
 LATEST = 64
 """How many of the latest visits are kept."""
@@ -63,9 +67,16 @@ class Ledger:
     def greet_all(
         self, transport: str, peers: Sequence[Any], address_of: Callable[[Any], Address] = _address
     ) -> None:
-        """As `greet` for each of them, at once, and no watcher is told."""
-        self.greeted[transport] += len(peers)
-        self._latest.extend(zip(repeat(transport), peers, repeat(address_of)))
+        """As `greet` for each of them; where a watcher fails that is logged, and the others are counted too."""
+        if not self.watchers:
+            self.greeted[transport] += len(peers)
+            self._latest.extend(zip(repeat(transport), peers, repeat(address_of)))
+            return
+        for peer in peers:
+            try:
+                self.greet(transport, peer, address_of)
+            except Exception:  # noqa: BLE001 - a visit took place, whatever comes of watching it
+                _log.failure("A visit is counted, but whoever watches failed")
 
     def refuse(self, reason: str) -> None:
         """A connection or a datagram was not greeted, for ``reason``."""

@@ -1,4 +1,4 @@
-"""Answering without a protocol: for a factory that says the same to a peer whatever it does, and closes."""
+"""Answering many at once: for who says the same to each, so that it need not be asked about each."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import sys
 from socket import MSG_DONTWAIT, SHUT_WR
 from typing import TYPE_CHECKING, Any
 
+from attrs import frozen
 from twisted.logger import Logger
 from zope.interface import Interface
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from greetsvc.net.linger import Lingerers
 
-__all__ = ["FIN", "SEND", "SEND_LAST", "SHORT", "Batch", "IAnswersAtOnce"]
+__all__ = ["FIN", "SEND", "SEND_LAST", "SHORT", "Batch", "IAnswersAtOnce", "IAnswersInBatches", "Offer"]
 
 _log = Logger()
 
@@ -52,6 +53,32 @@ class IAnswersAtOnce(Interface):
 
     def answered(names: Sequence[tuple[Any, ...]]) -> None:  # noqa: N805
         """The bytes were handed to the network for the peers with these names."""
+
+
+class IAnswersInBatches(Interface):
+    """A `DatagramProtocol` that gives everybody the same answer, and can say to whom without being called for each.
+
+    `greetsvc.net.batched.BatchedPort` asks it. What it does not answer so goes to ``datagramReceived``.
+    """
+
+    def in_batches() -> Offer | None:
+        """What is answered, and to whom, until the next turn of the reactor; None to be called for each datagram."""
+
+    def answered(names: Sequence[tuple[Any, ...]]) -> None:  # noqa: N805
+        """The answer was handed to the network for the peers with these names."""
+
+
+@frozen
+class Offer:
+    """An ``answer`` to whatever begins with ``mark``, is longer than it, and was not sent to a group.
+
+    Not to ports below ``lowest_port``, nor to ``own_ports``.
+    """
+
+    answer: bytes
+    mark: bytes
+    lowest_port: int
+    own_ports: Collection[int]
 
 
 class Batch:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
+from greetsvc.net.answers import IAnswersInBatches, Offer
 from greetsvc.net.datagram import IP_PKTINFO, DatagramPort, reason
 from greetsvc.net.mmsg import CONTROL, NAME, Messages
 
@@ -31,6 +32,9 @@ _HEADER = struct.calcsize("Nii")
 _V4_INDEX, _V4_LOCAL, _V4_DESTINATION, _V4_END = _HEADER, _HEADER + 4, _HEADER + 8, _HEADER + 12
 _V6_DESTINATION, _V6_INDEX, _V6_END = _HEADER, _HEADER + 16, _HEADER + 20
 _NO_INDEX = bytes(4)
+
+_NOTHING = Offer(bytes(65536), b"", 0, ())
+"""Longer than any request."""
 
 _log = Logger()
 
@@ -55,6 +59,7 @@ class BatchedPort(DatagramPort):
     ) -> None:
         super().__init__(sock, protocol, reactor, longest=longest, dropped=dropped)
         self._is_v6 = sock.family == socket.AF_INET6
+        self._answers: Any = protocol if IAnswersInBatches.providedBy(protocol) else None
         info = _V6_END if self._is_v6 else _V4_END
         self._messages = Messages(
             sock,
@@ -73,38 +78,75 @@ class BatchedPort(DatagramPort):
         self.write = self._write
 
     def _read_batch(self) -> None:
-        messages = self._messages
         try:
-            count = messages.receive()
+            count = self._messages.receive()
         except OSError as error:
             if error.errno != errno.EAGAIN:
                 self.dropped[reason("receive", error)] += 1
             return
-        data, stride, lengths, names = messages.data, messages.stride, messages.lengths, messages.names
+        answered = self._take(count, self._offer())
+        self._peer = None
+        if self._listening:
+            self._flush()
+            self._tell(answered)
+
+    def _offer(self) -> Offer:
+        """What is answered without calling the protocol."""
+        try:
+            return (self._answers and self._answers.in_batches()) or _NOTHING
+        except Exception:  # noqa: BLE001 - as where it fails over a datagram
+            _log.failure("The protocol could not say what it answers in batches")
+            return _NOTHING
+
+    def _take(self, count: int, offer: Offer) -> list[Any]:
+        """Answer the datagrams of a batch, or hand them to the protocol; the peers that were answered so."""
+        messages = self._messages
+        data, view, names, lengths, stride = (
+            messages.data,
+            messages.view,
+            messages.names,
+            messages.lengths,
+            messages.stride,
+        )
         sender, v4_name, v4_host = self._v6_sender if self._is_v6 else None, _V4_NAME.unpack_from, _v4_host
-        received, longest = self.protocol.datagramReceived, self._longest
+        answer, mark, lowest_port, own_ports = offer.answer, offer.mark, offer.lowest_port, offer.own_ports
+        least, longest, tells_destination = len(answer), self._longest, self.tells_destination
+        answered = []
         peer: Any
         for i in range(count):
-            size = lengths[i]
-            if size > longest:
-                self.dropped["oversize"] += 1
-                continue
             self._current = i
             if sender is None:
                 port, host = v4_name(names, i * NAME)
                 self._peer = peer = (v4_host(host), port)
             else:
                 self._peer = peer = sender(i)
+            size = lengths[i]
             start = i * stride
-            try:
-                received(data[start : start + size].tobytes(), peer)
-            except Exception:  # noqa: BLE001 - as Twisted does: one bad datagram does not end the port
-                _log.failure("datagram from {peer!r}", peer=peer)
+            end = start + size
+            if (
+                least < size <= longest
+                and answer is self._answer  # the protocol has given it twice by then
+                and data.startswith(mark, start, end)
+                and peer[1] >= lowest_port
+                and peer[1] not in own_ports
+                and not (tells_destination and self.group)
+            ):
+                if tells_destination:
+                    self._choose_source(peer)
+                self._add()
+                answered.append(peer)
+                continue
+            self._deliver(view[start:end].tobytes(), peer)
             if not self._listening:
                 break
-        self._peer = None
-        if self._listening:
-            self._flush()
+        return answered
+
+    def _tell(self, answered: list[Any]) -> None:
+        if answered:
+            try:
+                self._answers.answered(answered)
+            except Exception:  # noqa: BLE001 - the port goes on
+                _log.failure("Datagrams are answered, but their protocol failed")
 
     def _v6_sender(self, i: int) -> tuple[str, int, int, int]:
         port, flow, host = _V6_NAME.unpack_from(self._messages.names, i * NAME)
@@ -149,11 +191,15 @@ class BatchedPort(DatagramPort):
                 return self._answer_now(datagram, addr)
             self._messages.answer_with(datagram)
             self._answer = datagram
+        self._add()
+        return len(datagram)
+
+    def _add(self) -> None:
+        """Have the answer sent to who sent the current datagram too."""
         if self._current != self._next:
             self._flush()
             self._first = self._current
         self._next = self._current + 1
-        return len(datagram)
 
     def _choose_source(self, addr: tuple[Any, ...]) -> None:
         """Make the ancillary data of the current datagram into that of its answer.

@@ -72,9 +72,9 @@ def mmsg_works() -> bool:
 class Messages:
     """Room for a batch of datagrams up to ``longest`` bytes, and for one answer that goes to many of their senders.
 
-    After `receive`, datagram ``i`` lies in ``data`` at ``i * stride`` and is ``lengths[i]`` bytes long; its
-    sender is in ``names`` at ``i * NAME``, and its ancillary data in ``controls`` at ``i * CONTROL``. `send` answers
-    a run of them, each with the first ``answer_control`` bytes of its ancillary data.
+    After `receive`, datagram ``i`` lies in ``data`` (and its ``view``) at ``i * stride`` and is ``lengths[i]`` bytes
+    long; its sender is in ``names`` at ``i * NAME``, and its ancillary data in ``controls`` at ``i * CONTROL``.
+    `send` answers a run of them, each with the first ``answer_control`` bytes of its ancillary data.
     """
 
     def __init__(self, sock: socket.socket, longest: int, *, name_length: int, answer_control: int = 0) -> None:
@@ -86,7 +86,8 @@ class Messages:
         data = bytearray(MESSAGES * self.stride)
         self.names = bytearray(MESSAGES * NAME)
         self.controls = bytearray(MESSAGES * CONTROL)
-        self.data = memoryview(data)
+        self.data = data
+        self.view = memoryview(data)
         self._in = (_Message * MESSAGES)()
         self._out = (_Message * MESSAGES)()
         self._parts = (_Part * MESSAGES)()

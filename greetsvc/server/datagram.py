@@ -7,9 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import DatagramProtocol
+from zope.interface import implementer
 
 from greetsvc import wire
 from greetsvc.ledger import Ledger
+from greetsvc.net.answers import IAnswersInBatches, Offer
 from greetsvc.net.datagram import reason as failure
 from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.server.stream import address_of
@@ -17,6 +19,8 @@ from greetsvc.server.udprule import UdpRule
 from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from twisted.internet.interfaces import IUDPTransport
 
     from greetsvc.greeters import Greeter
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["GreetingDatagramProtocol"]
 
 
+@implementer(IAnswersInBatches)
 class GreetingDatagramProtocol(DatagramProtocol):
     """Answers each request with a greeting, as far as the UDP rule lets it.
 
@@ -44,7 +49,6 @@ class GreetingDatagramProtocol(DatagramProtocol):
         self.kind = transport
         self.rendering = Rendering(greeter, self.ledger, transport)
         self._tells_group = False
-        self._knows_free = type(self.rule) is UdpRule  # a rule of somebody's own is asked about every request
 
     def startProtocol(self) -> None:
         """The port is ready: find out whether it tells where a request was sent to."""
@@ -52,18 +56,10 @@ class GreetingDatagramProtocol(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """Answer a request from ``addr``: host and port (IPv6 with flow and scope), or the path of a UNIX socket."""
-        greeting, reason = self.rendering.constant, None
-        if (
-            greeting is None
-            or type(addr) is not tuple
-            or not self._knows_free
-            or not self.rule.is_free(datagram, greeting, addr[1])
-            or (self._tells_group and self.transport.group)  # type: ignore[attr-defined]  # a DatagramPort then
-        ):
-            try:
-                greeting, reason = self._judge(datagram, addr)
-            except Speechless:
-                return
+        try:
+            greeting, reason = self._judge(datagram, addr)
+        except Speechless:
+            return
         if reason is None:
             try:
                 self.transport.write(greeting, addr)
@@ -73,6 +69,18 @@ class GreetingDatagramProtocol(DatagramProtocol):
                 self.ledger.greet(self.kind, addr if type(addr) is tuple else Address.of_path(addr))
                 return
         self.ledger.refuse(reason)
+
+    def in_batches(self) -> Offer | None:
+        """See `IAnswersInBatches`: what is free, where nothing is anybody's own to see it otherwise."""
+        greeting = self.rendering.constant
+        ours = (type(self), type(self.rule), type(self.ledger))
+        if greeting is None or ours != (GreetingDatagramProtocol, UdpRule, Ledger):
+            return None
+        return self.rule.free(greeting)
+
+    def answered(self, names: Sequence[tuple[Any, ...]]) -> None:
+        """See `IAnswersInBatches`."""
+        self.ledger.greet_all(self.kind, names)
 
     def _judge(self, request: bytes, addr: Any) -> tuple[bytes, str | None]:
         """The answer, and why it is not given. Raises `Speechless`."""

@@ -15,7 +15,6 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from greetsvc.ledger import Ledger
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from greetsvc.greeters import Greeter
-
-_log = Logger(namespace="greetsvc")
 
 __all__ = ["GreetingFactory", "GreetingProtocol", "address_of"]
 
@@ -199,14 +196,7 @@ class GreetingFactory(Factory):
 
     def answered(self, names: Sequence[tuple[Any, ...]]) -> None:
         """See `IAnswersAtOnce`."""
-        if not self.ledger.watchers:
-            self.ledger.greet_all(self.transport, names, _named)
-            return
-        for name in names:
-            try:
-                self.ledger.greet(self.transport, name, _named)
-            except Exception:  # noqa: BLE001 - the others are to be counted too
-                _log.failure("A visit is counted, but whoever watches failed")
+        self.ledger.greet_all(self.transport, names, _named)
 
     def enter(self, protocol: GreetingProtocol) -> None:
         """A connection was made: it counts until its socket is closed, and its deadline runs while it stays."""

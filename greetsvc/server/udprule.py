@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from greetsvc import wire
+from greetsvc.net.answers import Offer
 from greetsvc.server.sources import Hasher, prefix
 from greetsvc.visit import Address
 
@@ -35,7 +36,6 @@ PREFIXES_IN_TOTAL = 64
 
 ENTRIES = 65536
 _LOWEST_PORT = 1024
-_MARK = wire.MARK
 
 
 class _Budgets:
@@ -89,18 +89,9 @@ class UdpRule:
             return "own-port"
         return "group" if group else None
 
-    def is_free(self, request: bytes, answer: bytes, port: int) -> bool:
-        """Whether an ``answer`` to this port that was sendable the last time is so, and costs nothing.
-
-        What is not is for `refusal` to say; so is whether a group was asked.
-        """
-        return (
-            answer is self._sendable
-            and port >= _LOWEST_PORT
-            and len(request) > len(answer)
-            and request.startswith(_MARK)
-            and port not in self.own_ports
-        )
+    def free(self, answer: bytes) -> Offer | None:
+        """To whom ``answer`` may be sent and costs nothing; None while it was not found sendable."""
+        return Offer(answer, wire.MARK, _LOWEST_PORT, self.own_ports) if answer is self._sendable else None
 
     def refusal(self, request: bytes, answer: bytes, peer: Sequence[Any], *, group: bool = False) -> str | None:
         """Why ``answer`` is not sent to ``peer`` (host and port first), or None. What is not free is charged.

@@ -11,8 +11,10 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.protocol import DatagramProtocol
+from zope.interface import implementer
 
 from greetsvc.net import udp
+from greetsvc.net.answers import IAnswersInBatches, Offer
 from greetsvc.net.batched import BatchedPort
 from greetsvc.net.bind import datagram_socket, ipv6_works
 from greetsvc.net.datagram import DatagramPort
@@ -44,10 +46,12 @@ class Recorder(DatagramProtocol):
 class Rig:
     """A port that is read by hand, and clients of it."""
 
-    def __init__(self, kind: str, host: str, answer: Callable[[bytes, Any], bytes | None]) -> None:
+    def __init__(
+        self, kind: str, host: str, answer: Callable[[bytes, Any], bytes | None], protocol: type[Recorder] = Recorder
+    ) -> None:
         sock = datagram_socket(host, 0, v6only=True)
         self.family = sock.family
-        self.protocol = Recorder(answer)
+        self.protocol = protocol(answer)
         if kind == "batched":
             self.port: DatagramPort = BatchedPort(sock, self.protocol, FDS, longest=1000)
         else:
@@ -262,3 +266,137 @@ def test_what_cannot_be_batched_is_read_one_by_one(monkeypatch: pytest.MonkeyPat
     assert chosen("127.0.0.1") is DatagramPort
     monkeypatch.setattr(udp, "BatchedPort", None)
     assert chosen("127.0.0.1") is DatagramPort
+
+
+@implementer(IAnswersInBatches)
+class Offering(Recorder):
+    """Offers ``SAME`` to longer requests that begin with a mark."""
+
+    def __init__(self, answer: Callable[[bytes, Any], bytes | None]) -> None:
+        super().__init__(answer)
+        self.offers: Callable[[], Offer | None] = lambda: Offer(SAME, b"MARK", 1024, ())
+        self.noted: list[Any] = []
+
+    def in_batches(self) -> Offer | None:
+        return self.offers()
+
+    def answered(self, names: Any) -> None:
+        self.noted += names
+
+
+MARKED = b"MARK".ljust(len(SAME) + 1, b".")
+
+
+@pytest.fixture
+def offering() -> Iterator[Callable[..., Rig]]:
+    """A batched port whose protocol has given its answer twice, which is when it may be given in batches."""
+    made: list[Rig] = []
+
+    def make(host: str, target: str) -> Rig:
+        rig = Rig("batched", host, lambda *_: SAME, Offering)
+        made.append(rig)
+        client = rig.client(target)
+        for _ in range(2):
+            client.send(b"?")
+        rig.port.doRead()
+        assert [client.recv(100), client.recv(100)] == [SAME, SAME]
+        rig.protocol.seen.clear()
+        return rig
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@needs_mmsg
+@pytest.mark.parametrize(("host", "target"), ADDRESSES)
+def test_what_is_offered_goes_out_without_the_protocol(offering: Any, host: str, target: str) -> None:
+    made = offering(host, target)
+    clients = [made.client(target) for _ in range(9)]
+    for number, client in enumerate(clients):
+        client.send(MARKED if number % 3 else b"%d" % number)
+    made.port.doRead()
+    assert [client.recv(100) for client in clients] == [SAME] * 9
+    assert [seen[0] for seen in made.protocol.seen] == [b"0", b"3", b"6"]
+    assert [name[:2] for name in made.protocol.noted] == [
+        client.getsockname()[:2] for number, client in enumerate(clients) if number % 3
+    ]
+
+
+@needs_mmsg
+def test_what_is_not_quite_what_is_offered_is_left_to_the_protocol(offering: Any) -> None:
+    made = offering("127.0.0.1", "127.0.0.1")
+    client = made.client("127.0.0.1")
+    port = client.getsockname()[1]
+    offers = [
+        None,
+        Offer(bytes(SAME[:-1]) + SAME[-1:], b"MARK", 1024, ()),  # equal, and another object
+        Offer(SAME, b"OTHER", 1024, ()),
+        Offer(SAME, b"MARK", port + 1, ()),
+        Offer(SAME, b"MARK", 1024, {port}),
+    ]
+    for offer in offers:
+        made.protocol.offers = lambda offer=offer: offer
+        client.send(MARKED)
+        made.port.doRead()
+        assert client.recv(100) == SAME
+    made.protocol.offers = lambda: Offer(SAME, b"MARK", port, {port + 1})
+    for size in (len(SAME), 1001, len(SAME) + 1):
+        client.send(MARKED.ljust(1001, b".")[:size])
+        made.port.doRead()
+    assert [client.recv(100), client.recv(100)] == [SAME, SAME]
+    assert len(made.protocol.seen) == len(offers) + 1
+    assert made.port.dropped == {"oversize": 1}
+    assert [name[1] for name in made.protocol.noted] == [port]
+
+
+@needs_mmsg
+def test_a_mark_is_not_made_up_of_what_an_earlier_datagram_left(offering: Any) -> None:
+    made = offering("127.0.0.1", "127.0.0.1")
+    made.protocol.offers = lambda: Offer(SAME, MARKED * 2, 1024, ())
+    client = made.client("127.0.0.1")
+    client.send(MARKED * 3)
+    made.port.doRead()
+    client.send(MARKED)
+    made.port.doRead()
+    assert [client.recv(100), client.recv(100)] == [SAME, SAME]
+    assert [seen[0] for seen in made.protocol.seen] == [MARKED]
+
+
+@needs_mmsg
+def test_a_request_to_a_group_is_left_to_the_protocol(offering: Any) -> None:
+    made = offering("", "127.0.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.sendto(MARKED, ("127.255.255.255", made.port.getHost().port))
+        made.port.doRead()
+    assert [seen[3] for seen in made.protocol.seen] == [True]
+    assert made.protocol.noted == []
+
+
+@needs_mmsg
+def test_a_protocol_that_fails_about_batches_does_not_end_the_port(offering: Any, logged_errors: Any) -> None:
+    def fail(*_: object) -> Any:
+        raise ZeroDivisionError
+
+    made = offering("127.0.0.1", "127.0.0.1")
+    client = made.client("127.0.0.1")
+    made.protocol.answered = fail
+    client.send(MARKED)
+    made.port.doRead()
+    made.protocol.offers = fail
+    client.send(MARKED)
+    made.port.doRead()
+    assert [client.recv(100), client.recv(100)] == [SAME, SAME]
+    assert len(logged_errors.flush(ZeroDivisionError)) == 2
+
+
+@needs_mmsg
+def test_what_a_stopped_port_has_not_sent_is_not_told_of(offering: Any) -> None:
+    made = offering("127.0.0.1", "127.0.0.1")
+    client = made.client("127.0.0.1")
+    made.protocol.answer = lambda *_: made.port.stopListening() and None
+    client.send(MARKED)
+    client.send(b"stop")
+    made.port.doRead()
+    assert made.protocol.noted == []

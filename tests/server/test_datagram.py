@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -249,3 +250,47 @@ def test_a_rule_of_ones_own_is_asked_about_free_requests_too() -> None:
         protocol.datagramReceived(MARKED, PEER)
     assert len(port.sent) == 1
     assert protocol.ledger.refused == {"closed": 2}
+
+
+def test_free_requests_are_answered_in_batches_once_the_greeting_was_found_sendable() -> None:
+    protocol, _ = _protocol()
+    assert protocol.in_batches() is None
+    protocol.datagramReceived(b"", PEER)
+    offer = protocol.in_batches()
+    assert offer is not None
+    assert (offer.answer, offer.mark, offer.lowest_port, offer.own_ports) == (b"Hi", wire.MARK, 1024, {8088})
+    assert MARKED.startswith(offer.mark)
+    protocol.answered([PEER, ("192.0.2.8", 40001)])
+    assert protocol.ledger.greeted == {"udp": 3}
+    assert [entry.peer.host for entry in protocol.ledger.latest] == ["192.0.2.7", "192.0.2.7", "192.0.2.8"]
+
+
+class OwnProtocol(GreetingDatagramProtocol):
+    """Somebody's own."""
+
+
+class OwnLedger(Ledger):
+    """Somebody's own."""
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda: _protocol(rule=Closed(lambda: 0.0))[0],
+        lambda: _protocol(ledger=OwnLedger())[0],
+        lambda: _protocol(Remembering("peer"))[0],
+        lambda: _protocol(TextGreeter(wire.MARK.decode()))[0],
+        lambda: _made(OwnProtocol(TextGreeter("Hi"))),
+    ],
+)
+def test_what_is_somebodys_own_or_no_answer_for_all_is_never_answered_in_batches(
+    own: Callable[[], GreetingDatagramProtocol],
+) -> None:
+    protocol = own()
+    protocol.datagramReceived(MARKED, PEER)
+    assert protocol.in_batches() is None
+
+
+def _made(protocol: GreetingDatagramProtocol) -> GreetingDatagramProtocol:
+    protocol.makeConnection(Port())  # type: ignore[arg-type]
+    return protocol
