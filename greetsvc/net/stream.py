@@ -138,7 +138,7 @@ class StreamPort:
     def drain(self) -> None:
         """Accept whoever is in the queue now: the kernel resets them when the socket closes."""
         self._reading = True
-        self._accept(DRAIN)
+        self._accept(DRAIN, DRAIN)
 
     # IReadDescriptor
 
@@ -152,11 +152,7 @@ class StreamPort:
 
     def doRead(self) -> None:
         """Accept a batch: one, and then those that have come meanwhile."""
-        left, waiting = BATCH, 1
-        while waiting and left and self._reading:
-            most = min(waiting, left)
-            left -= most
-            waiting = self._waiting() if self._accept(most) and self._reading else 0
+        self._accept(1, BATCH)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops."""
@@ -164,11 +160,14 @@ class StreamPort:
 
     # How it is done
 
-    def _accept(self, most: int) -> bool:
-        """Accept up to ``most``; False if that was all there was, or all there can be."""
+    def _accept(self, waiting: int, most: int) -> None:
+        """Accept who waits, and who comes meanwhile, up to ``most``."""
         batch = self._batch()
         try:
-            return self._take(most, batch)
+            while waiting and most and self._reading:
+                waiting = min(waiting, most)
+                most -= waiting
+                waiting = self._waiting() if self._take(waiting, batch) and self._reading else 0
         finally:
             if batch is not None:
                 batch.end()
@@ -185,6 +184,7 @@ class StreamPort:
         return None if data is None else Batch(self._answers, self.lingerers, data)
 
     def _take(self, most: int, batch: Batch | None) -> bool:
+        """Accept up to ``most``; False if that was all there was, or all there can be."""
         accept = self._sock._accept  # type: ignore[attr-defined]
         # A socket that is made while the process has a default timeout would wait in every call.
         blocks = socket.getdefaulttimeout() is not None
