@@ -65,7 +65,7 @@ class Load:
         os.sched_setaffinity(process.pid, {self.core})
         return process
 
-    def run(self, server: Server, scenario: Scenario, number: int) -> Sample:
+    def run(self, server: Server, scenario: Scenario, number: float) -> Sample:
         """One turn against ``server``."""
         before, busy_before = server.times(), core_time(server.core)
         process = self._started(
@@ -96,7 +96,7 @@ class Load:
             latency=seen["latency"],
         )
 
-    def greet(self, server: Server, scenario: Scenario, number: int) -> LoadRun:
+    def greet(self, server: Server, scenario: Scenario, number: float) -> LoadRun:
         """The same against ``server`` with a load run of `greet`, on the generator's core."""
         command = [
             *(str(Path(sys.executable).with_name("greet")), "--json", f"{server.peer.host}:{server.port}"),

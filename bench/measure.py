@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 from bench.loadgen import Load
 from bench.machine import Cores
@@ -14,8 +15,10 @@ from bench.plan import ONE_ADDRESS, Plan, Scenario
 from bench.process import NotStartedError, Server
 from bench.results import Held, Results, Start
 
+T = TypeVar("T")
 
-def rotated(peers: Sequence[Peer], number: int) -> list[Peer]:
+
+def rotated(peers: Sequence[T], number: int) -> list[T]:
     """``peers``, beginning with another one in each round."""
     at = number % len(peers) if peers else 0
     return [*peers[at:], *peers[:at]]
@@ -82,16 +85,20 @@ class Bench:
         with ExitStack() as running:
             servers = [running.enter_context(server) for server in self._running(peers)]
             for scenario in scenarios:
-                line = []
-                for server in servers:
-                    if scenario.only and server.peer.name not in scenario.only:
-                        continue
-                    sample = self._load.run(server, scenario, number)
-                    self._results.add(server.peer.transport, sample)
-                    if scenario.name == ONE_ADDRESS:
-                        self._results.load_runs.append(self._load.greet(server, scenario, number))
-                    line.append(f"{server.peer.name} {sample.cpu * 1e6:.1f}")
-                progress(f"{said}, {scenario.name}: {', '.join(line)} (µs of CPU a greeting)")
+                for time in range(scenario.times):
+                    self._once_round(said, rotated(servers, time), scenario, number + time / scenario.times)
+
+    def _once_round(self, said: str, servers: Iterable[Server], scenario: Scenario, number: float) -> None:
+        line = []
+        for server in servers:
+            if scenario.only and server.peer.name not in scenario.only:
+                continue
+            sample = self._load.run(server, scenario, number)
+            self._results.add(server.peer.transport, sample)
+            if scenario.name == ONE_ADDRESS and self._load.language == "C":
+                self._results.load_runs.append(self._load.greet(server, scenario, number))
+            line.append(f"{server.peer.name} {sample.cpu * 1e6:.1f}")
+        progress(f"{said}, {scenario.name}: {', '.join(line)} (µs of CPU a greeting)")
 
     def _running(self, peers: Iterable[Peer]) -> Iterator[Server]:
         for peer in peers:

@@ -36,7 +36,7 @@ class LoadRun:
     """A load run of `greet` against a server, after the same by the generator in C. Times in seconds."""
 
     peer: str
-    round: int
+    round: float
     rate: float
     p50: float
     p99: float

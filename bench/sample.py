@@ -51,12 +51,13 @@ class Spread:
 class Sample:
     """One turn: one server, one scenario, one round. Times in seconds.
 
-    ``others`` is how much of the server's core something else took meanwhile, 0 to 1.
+    Where a scenario goes round three times in a round, ``round`` counts in thirds. ``others`` is how much of the
+    server's core something else took meanwhile, 0 to 1.
     """
 
     peer: str
     scenario: str
-    round: int
+    round: float
     seconds: float
     greeted: int
     failed: Mapping[str, int]
