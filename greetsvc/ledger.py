@@ -37,7 +37,8 @@ class Ledger:
     """Counts visits by transport, what was not greeted by reason, and connections that we ended by reason.
 
     Each of ``watchers`` is called with the transport and the peer of a visit after it was counted; it may leave
-    the list, and come back, at any time. ``when_refused`` is called after a refusal was counted.
+    the list, and come back, at any time; what it raises is logged. ``when_refused`` is called after a refusal was
+    counted.
     """
 
     def __init__(self) -> None:
@@ -62,21 +63,21 @@ class Ledger:
         self._latest.append((transport, peer, address_of))
         if self.watchers:
             for watch in tuple(self.watchers):
-                watch(transport, address_of(peer))
+                try:
+                    watch(transport, address_of(peer))
+                except Exception:  # noqa: BLE001 - a visit took place, whatever comes of watching it
+                    _log.failure("A visit is counted, but whoever watches failed")
 
     def greet_all(
         self, transport: str, peers: Sequence[Any], address_of: Callable[[Any], Address] = _address
     ) -> None:
-        """As `greet` for each of them; where a watcher fails that is logged, and the others are counted too."""
+        """As `greet` for each of them."""
         if not self.watchers:
             self.greeted[transport] += len(peers)
             self._latest.extend(zip(repeat(transport), peers, repeat(address_of)))
             return
         for peer in peers:
-            try:
-                self.greet(transport, peer, address_of)
-            except Exception:  # noqa: BLE001 - a visit took place, whatever comes of watching it
-                _log.failure("A visit is counted, but whoever watches failed")
+            self.greet(transport, peer, address_of)
 
     def refuse(self, reason: str) -> None:
         """A connection or a datagram was not greeted, for ``reason``."""

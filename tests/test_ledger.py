@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from greetsvc.ledger import LATEST, Entry, Ledger
 from greetsvc.visit import Address
 
@@ -51,6 +53,17 @@ def test_a_watcher_may_leave_while_it_is_called() -> None:
     ledger.greet("tcp", PEER)
     ledger.greet("udp", PEER)
     assert seen == ["tcp", "tcp", "udp"]
+
+
+def test_a_watcher_that_fails_harms_neither_the_visit_nor_the_other_watchers(logged_errors: Any) -> None:
+    ledger = Ledger()
+    seen: list[str] = []
+    ledger.watchers += [lambda *_: 1 / 0, lambda transport, _peer: seen.append(transport)]
+    ledger.greet("tcp", PEER)
+    ledger.greet_all("udp", [("192.0.2.1", 1)] * 2)
+    assert seen == ["tcp", "udp", "udp"]
+    assert ledger.visits == 3
+    assert len(logged_errors.flush(ZeroDivisionError)) == 3
 
 
 def test_refusals_and_ends_are_counted_by_reason_and_are_no_visits() -> None:
