@@ -21,6 +21,7 @@ from greetsvc.net.mmsg import CONTROL, NAME, Messages
 if TYPE_CHECKING:
     from collections import Counter
 
+    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IReactorFDSet
     from twisted.internet.protocol import DatagramProtocol
 
@@ -59,7 +60,8 @@ class BatchedPort(DatagramPort):
     ) -> None:
         super().__init__(sock, protocol, reactor, longest=longest, dropped=dropped)
         self._is_v6 = sock.family == socket.AF_INET6
-        self._answers: Any = protocol if IAnswersInBatches.providedBy(protocol) else None
+        # Not by what a wrapper passes on to the protocol within: that would pass the wrapper by.
+        self._answers: Any = protocol if IAnswersInBatches.implementedBy(type(protocol)) else None
         info = _V6_END if self._is_v6 else _V4_END
         self._messages = Messages(
             sock,
@@ -77,18 +79,27 @@ class BatchedPort(DatagramPort):
         self.doRead = self._read_batch
         self.write = self._write
 
+    def stopListening(self) -> Deferred[None]:
+        """As in `DatagramPort`, once the answers that wait are sent."""
+        if self._listening:
+            self._flush()
+        return super().stopListening()
+
     def _read_batch(self) -> None:
+        if self._peer is not None:
+            return  # a protocol has us read while it is handed a datagram: the others of the batch come first
+        offer = self._offer()
         try:
             count = self._messages.receive()
         except OSError as error:
             if error.errno != errno.EAGAIN:
                 self.dropped[reason("receive", error)] += 1
             return
-        answered = self._take(count, self._offer())
+        answered = self._take(count, offer)
         self._peer = None
         if self._listening:
             self._flush()
-            self._tell(answered)
+        self._tell(answered)
 
     def _offer(self) -> Offer:
         """What is answered without calling the protocol."""

@@ -87,7 +87,9 @@ class StreamPort:
         self._path = path
         self._transport = UnixStreamTransport if sock.family == socket.AF_UNIX else StreamTransport
         self._host = self.address_of(sock.getsockname())
-        self._answers: Any = factory if IAnswersAtOnce.providedBy(factory) and sock.family != socket.AF_UNIX else None
+        # Not by what a wrapper passes on to the factory within: that would pass the wrapper by.
+        answers = IAnswersAtOnce.implementedBy(type(factory)) and sock.family != socket.AF_UNIX
+        self._answers: Any = factory if answers else None
         self._prefix = qual(factory.__class__)
         self._reading = False  # asked for
         self._began = False

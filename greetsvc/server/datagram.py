@@ -74,7 +74,9 @@ class GreetingDatagramProtocol(DatagramProtocol):
         """See `IAnswersInBatches`: what is free, where nothing is anybody's own to see it otherwise."""
         greeting = self.rendering.constant
         ours = (type(self), type(self.rule), type(self.ledger))
-        if greeting is None or ours != (GreetingDatagramProtocol, UdpRule, Ledger):
+        if greeting is None or "datagramReceived" in self.__dict__:
+            return None
+        if ours != (GreetingDatagramProtocol, UdpRule, Ledger):
             return None
         return self.rule.free(greeting)
 

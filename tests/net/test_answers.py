@@ -117,6 +117,29 @@ def test_new_peers_are_answered_without_a_protocol(listen: Any, reactor: Reactor
     assert factory.open == 0
 
 
+class Wrapped(Factory):
+    """Has something to say about each connection; in all else it is the factory within."""
+
+    noisy = False
+
+    def __init__(self, inner: Factory) -> None:
+        self.inner = inner
+        self.seen = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def buildProtocol(self, addr: Any) -> Any:
+        self.seen += 1
+        return self.inner.buildProtocol(addr)
+
+
+def test_a_factory_around_another_is_not_passed_by(listen: Any) -> None:
+    factory = Wrapped(Answering())
+    assert visit(listen(factory), 2) == [b"by a protocol"] * 2
+    assert factory.seen == 2
+
+
 def test_one_that_stays_is_counted_until_its_socket_is_closed(listen: Any, reactor: Reactor) -> None:
     factory = Answering()
     port = listen(factory)

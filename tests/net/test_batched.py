@@ -392,11 +392,67 @@ def test_a_protocol_that_fails_about_batches_does_not_end_the_port(offering: Any
 
 
 @needs_mmsg
-def test_what_a_stopped_port_has_not_sent_is_not_told_of(offering: Any) -> None:
+def test_a_port_that_stops_in_a_batch_has_sent_and_told_what_it_answered(offering: Any) -> None:
     made = offering("127.0.0.1", "127.0.0.1")
-    client = made.client("127.0.0.1")
-    made.protocol.answer = lambda *_: made.port.stopListening() and None
-    client.send(MARKED)
-    client.send(b"stop")
+    clients = [made.client("127.0.0.1") for _ in range(6)]
+
+    def answer(data: bytes, _: Any) -> None:
+        if data == b"stop":
+            made.port.stopListening()
+
+    made.protocol.answer = answer
+    for client, request in zip(clients, (MARKED, b"?", MARKED, b"stop", MARKED, b"?"), strict=True):
+        client.send(request)
     made.port.doRead()
-    assert made.protocol.noted == []
+    assert [client.recv(100) for client in clients[:4:2]] == [SAME] * 2
+    assert [name[1] for name in made.protocol.noted] == [client.getsockname()[1] for client in clients[:4:2]]
+    assert [seen[0] for seen in made.protocol.seen] == [b"?", b"stop"]
+
+
+def test_a_protocol_that_has_its_port_read_meanwhile_changes_no_answer(rig: Callable[..., Rig]) -> None:
+    made = rig("127.0.0.1", lambda data, _: data)
+    clients = [made.client("127.0.0.1") for _ in range(6)]
+
+    def answer(data: bytes, _: Any) -> bytes:
+        if data == b"1":
+            for number, client in enumerate(clients[3:], 3):
+                client.send(b"%d" % number)
+            made.port.drain()
+        return data
+
+    made.protocol.answer = answer
+    for number, client in enumerate(clients[:3]):
+        client.send(b"%d" % number)
+    made.port.drain()
+    assert [client.recv(100) for client in clients] == [b"%d" % number for number in range(6)]
+    assert sorted(seen[0] for seen in made.protocol.seen) == [b"%d" % number for number in range(6)]
+
+
+class Wrapper(DatagramProtocol):
+    """Sees what a protocol is about to receive; answers for it in all else."""
+
+    def __init__(self, inner: Recorder) -> None:
+        self.inner = inner
+        self.seen = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.seen += 1
+        self.inner.datagramReceived(datagram, addr)
+
+
+@needs_mmsg
+def test_a_wrapper_is_not_passed_by() -> None:
+    made = Rig("batched", "127.0.0.1", lambda *_: SAME, cast(Any, lambda answer: Wrapper(Offering(answer))))
+    try:
+        cast(Any, made.protocol).inner.makeConnection(made.port)
+        client = made.client("127.0.0.1")
+        for _ in range(5):
+            client.send(MARKED)
+            made.port.doRead()
+            assert client.recv(100) == SAME
+        assert cast(Any, made.protocol).seen == 5
+    finally:
+        made.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -281,6 +282,7 @@ class OwnLedger(Ledger):
         lambda: _protocol(Remembering("peer"))[0],
         lambda: _protocol(TextGreeter(wire.MARK.decode()))[0],
         lambda: _made(OwnProtocol(TextGreeter("Hi"))),
+        lambda: _watched(_protocol()[0]),
     ],
 )
 def test_what_is_somebodys_own_or_no_answer_for_all_is_never_answered_in_batches(
@@ -289,6 +291,11 @@ def test_what_is_somebodys_own_or_no_answer_for_all_is_never_answered_in_batches
     protocol = own()
     protocol.datagramReceived(MARKED, PEER)
     assert protocol.in_batches() is None
+
+
+def _watched(protocol: GreetingDatagramProtocol) -> GreetingDatagramProtocol:
+    protocol.datagramReceived = partial(protocol.datagramReceived)  # type: ignore[method-assign]
+    return protocol
 
 
 def _made(protocol: GreetingDatagramProtocol) -> GreetingDatagramProtocol:
