@@ -108,10 +108,10 @@ class Account:
         self._failed[phase, number] += 1
         self._words.setdefault((phase, number), words)
 
-    def leave(self, in_flight: int) -> None:
-        """Stopped with these in flight: they are neither greeted nor lost."""
-        self.unfinished += in_flight
-        self.sent -= in_flight
+    def leave(self) -> None:
+        """Stopped: visits that have begun and not ended are neither greeted nor lost."""
+        self.unfinished = self.sent - self.greeted - self.lost
+        self.sent -= self.unfinished
 
     @property
     def failings(self) -> list[Failing]:

@@ -104,7 +104,7 @@ class Load:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._begin_no_more(self._now())
-        self.account.leave(len(self._open))
+        self.account.leave()
         for visit in self._open.values():
             self._asker.over(visit, greeted=False)
         self._open.clear()

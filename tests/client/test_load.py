@@ -494,6 +494,25 @@ async def test_what_the_caller_raises_ends_the_run(peers: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_account_adds_up_whatever_ended_the_run(peers: Any) -> None:
+    run = Run(peers.stream(hello), duration=5, concurrency=8)
+    judged: list[bytes] = []
+
+    def judge(data: bytes, _: float) -> bool:
+        judged.append(data)
+        if len(judged) == 20:
+            raise ZeroDivisionError
+        return True
+
+    run._judge = judge
+    with pytest.raises(ZeroDivisionError):
+        await run.go()
+    account = run.account
+    assert account.sent == account.greeted + account.lost
+    assert account.unfinished > 0
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_name_is_looked_up_once_and_one_that_is_not_there_fails_the_run(peers: Any) -> None:
     port = peers.stream(hello).rpartition(":")[2]
     assert (await carried_out(f"localhost:{port}", 0.1, 1, family=4)).greeted > 0

@@ -33,7 +33,7 @@ def opened() -> Run:
     account.lose("connect", errno.ECONNREFUSED, "", 3.2)
     account.lose("connect", errno.ECONNREFUSED, "", 4.1)
     account.lose("tls", errno.EPROTO, "a\x1bb", 7.9)
-    account.leave(2)
+    account.leave()
     account.elapsed, account.greeted_meanwhile, account.cpu = 0.06, 1, 0.01
     return run
 

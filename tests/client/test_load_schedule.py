@@ -74,7 +74,7 @@ def test_the_account_adds_up_by_what_by_why_and_by_when() -> None:
     account.lose("connect", errno.ECONNREFUSED, "", 3.7)
     account.lose("connect", errno.ECONNREFUSED, "ignored: not the first words", 3.9)
     account.remark("close", errno.ECONNRESET, "after the greeting")
-    account.leave(1)
+    account.leave()
     assert (account.sent, account.greeted, account.lost, account.unfinished) == (4, 2, 2, 1)
     assert dict(account.lost_in) == {3: 2}
     assert [(f.phase, f.name, f.words, f.count) for f in account.failings] == [
