@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["ADDRESSES", "counts_queue", "queue_length", "whole"]
 
 _new = object.__new__
-_UNACKED = slice(24, 28)
-"""Where ``tcpi_unacked`` is in the kernel's ``struct tcp_info`` (linux/tcp.h)."""
+_UNACKED = Struct("24xI")
+"""``tcpi_unacked`` in the kernel's ``struct tcp_info`` (linux/tcp.h)."""
 
 
 def counts_queue(listener: socket.socket) -> bool:
@@ -34,7 +35,8 @@ def queue_length(listener: socket.socket) -> int:
     To ask costs a sixth of what `accept` costs in vain, which makes a file before it finds that there is nothing
     to put into it. Linux keeps the number where connections have their unacknowledged segments.
     """
-    return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[_UNACKED], sys.byteorder)
+    length: int = _UNACKED.unpack(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size))[0]
+    return length
 
 
 class _Whole(socket.socket):
