@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from itertools import repeat
 from typing import Any, NamedTuple
 
 from twisted.logger import Logger
@@ -47,7 +46,8 @@ class Ledger:
         self.ended: Counter[str] = Counter()
         self.watchers: list[Watcher] = []
         self.when_refused: Callable[[], object] | None = None
-        self._latest: deque[tuple[str, Any, Callable[[Any], Address]]] = deque(maxlen=LATEST)
+        # Those that were counted together lie together: so many are enough.
+        self._latest: deque[tuple[str, Sequence[Any], Callable[[Any], Address]]] = deque(maxlen=LATEST)
 
     @property
     def visits(self) -> int:
@@ -60,7 +60,7 @@ class Ledger:
         When left out, ``peer`` is a sequence that begins with a host and a port.
         """
         self.greeted[transport] += 1
-        self._latest.append((transport, peer, address_of))
+        self._latest.append((transport, (peer,), address_of))
         if self.watchers:
             for watch in tuple(self.watchers):
                 try:
@@ -71,10 +71,10 @@ class Ledger:
     def greet_all(
         self, transport: str, peers: Sequence[Any], address_of: Callable[[Any], Address] = _address
     ) -> None:
-        """As `greet` for each of them."""
+        """As `greet` for each of ``peers``, which is kept as it is."""
         if not self.watchers:
             self.greeted[transport] += len(peers)
-            self._latest.extend(zip(repeat(transport), peers, repeat(address_of)))
+            self._latest.append((transport, peers, address_of))
             return
         for peer in peers:
             self.greet(transport, peer, address_of)
@@ -92,5 +92,6 @@ class Ledger:
     @property
     def latest(self) -> list[Entry]:
         """The latest visits, oldest first."""
-        first = self.visits - len(self._latest) + 1
-        return [Entry(number, kind, of(peer)) for number, (kind, peer, of) in enumerate(self._latest, first)]
+        visits = [(kind, peer, of) for kind, peers, of in self._latest for peer in peers][-LATEST:]
+        first = self.visits - len(visits) + 1
+        return [Entry(number, kind, of(peer)) for number, (kind, peer, of) in enumerate(visits, first)]

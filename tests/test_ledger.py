@@ -27,6 +27,16 @@ def test_the_latest_visits_are_kept_and_no_more() -> None:
     assert ledger.latest[-1].number == LATEST + 10
 
 
+def test_those_counted_together_are_visits_like_the_others() -> None:
+    ledger = Ledger()
+    ledger.greet("tcp", PEER)
+    ledger.greet_all("udp", [("192.0.2.1", 1), ("192.0.2.1", 2)])
+    assert [(entry.number, entry.peer.port) for entry in ledger.latest] == [(1, 40000), (2, 1), (3, 2)]
+    ledger.greet_all("udp", [("192.0.2.1", port) for port in range(LATEST - 1)])
+    assert [(entry.number, entry.peer.port) for entry in ledger.latest[:2]] == [(3, 2), (4, 0)]
+    assert len(ledger.latest) == LATEST
+
+
 def test_a_peer_as_the_socket_names_it_is_shown_as_an_address() -> None:
     ledger = Ledger()
     ledger.greet("udp", ("::ffff:192.0.2.1", 7000, 0, 0))
