@@ -38,12 +38,16 @@ class Deadlines(Generic[Key]):
     def __iter__(self) -> Iterator[Key]:
         return iter(self._ends)
 
-    def add(self, key: Key) -> None:
-        """Start (or start again) the time of ``key``."""
+    def add(self, key: Key, spent: float = 0.0) -> None:
+        """Start (or start again) the time of ``key``, of which ``spent`` seconds are over.
+
+        It may end later by as much as ``spent`` is more than for another key that was added before.
+        """
+        left = max(self._seconds - spent, 0.0)
         self._ends.pop(key, None)
-        self._ends[key] = self._clock.seconds() + self._seconds
+        self._ends[key] = self._clock.seconds() + left
         if self._timer is None:
-            self._timer = self._clock.callLater(self._seconds, self._sweep)
+            self._timer = self._clock.callLater(left, self._sweep)
 
     def discard(self, key: Key) -> None:
         """``key`` is done, or was never there."""

@@ -41,8 +41,8 @@ class Drains:
     """Watches them, and calls ``close(sock, when_closed)`` for each that is done: once, and not after `stop`.
 
     Each has ``silence`` seconds without a byte, ``lifetime`` seconds in all, and ``at_least`` bytes, after which the
-    peer is reset. They lingered for ``silent_for`` seconds before, or less where they have sent some. ``buffer`` is
-    where discarded bytes go, for whoever else discards some.
+    peer is reset. Those that have sent nothing lingered for ``silent_for`` seconds before. ``buffer`` is where
+    discarded bytes go, for whoever else discards some.
     """
 
     def __init__(
@@ -61,15 +61,14 @@ class Drains:
         self._at_least = at_least
         self._unheard: Deadlines[_Drain] = Deadlines(reactor, max(silence - silent_for, 0.0), self.finish)
         self._silence: Deadlines[_Drain] = Deadlines(reactor, silence, self.finish)
-        # In the order of their FINs.
-        self._lifetime: Deadlines[_Drain] = Deadlines(reactor, max(lifetime - silent_for, 0.0), self.finish)
+        self._lifetime: Deadlines[_Drain] = Deadlines(reactor, lifetime, self.finish)
         self._watch = watch(reactor) if watching is None else watching
 
-    def add(self, sock: socket.SocketType, when_closed: WhenClosed, taken: int) -> None:
-        """Watch ``sock``, of which ``taken`` bytes are discarded already."""
+    def add(self, sock: socket.SocketType, when_closed: WhenClosed, taken: int, age: float) -> None:
+        """Watch ``sock``, which has lingered for ``age`` seconds; ``taken`` bytes of it are discarded already."""
         drain = _Drain(self, sock, when_closed, taken)
         (self._silence if taken else self._unheard).add(drain)
-        self._lifetime.add(drain)
+        self._lifetime.add(drain, age)
         try:
             self._watch.add(drain)
         except OSError:  # there is no room for one more

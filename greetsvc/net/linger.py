@@ -37,7 +37,8 @@ SWEEP = 0.005
 """Seconds for which sockets are gathered, to be looked at together: soon, as the processor still has them at hand."""
 
 AGES = (1, 4, 16, 32, 64, 128)
-"""In sweeps. A socket outlives its peer's FIN by no more than the last step, a third of a second."""
+"""In sweeps. A socket outlives its peer's FIN by the last step at most, a third of a second; by all of them among
+others that are nearly all silent, where it may not be looked at before it is watched."""
 
 _SAMPLE = 16
 """When so many more of a batch were found open than closed, the others wait for the next look as they are."""
@@ -87,9 +88,10 @@ class Lingerers:
         self._count = 0
         self._young: Sockets = deque()
         ages = [age * SWEEP for age in AGES if age * SWEEP < min(silence, lifetime)] or [SWEEP]
-        # For each look: how long after the one before, and the batches that wait for it with when they are due.
-        self._looks: list[tuple[float, deque[tuple[float, Sockets]]]] = [
-            (age - before, deque()) for before, age in zip([0.0, *ages], ages, strict=False)
+        # For each look: at what age, how long after the one before, and the batches that wait for it with when they
+        # are due.
+        self._looks: list[tuple[float, float, deque[tuple[float, Sockets]]]] = [
+            (age, age - before, deque()) for before, age in zip([0.0, *ages], ages, strict=False)
         ]
         self._sweeping: IDelayedCall | None = None
         self._stopped = False
@@ -134,7 +136,7 @@ class Lingerers:
     def _close_oldest(self) -> bool:
         if self._drains.close_oldest():
             return True
-        waiting = (batch for _, queue in reversed(self._looks) for _, batch in queue)
+        waiting = (batch for *_, queue in reversed(self._looks) for _, batch in queue)
         for batch in chain(waiting, (self._young,)):
             if batch:
                 self._close(*batch.popleft())
@@ -153,21 +155,22 @@ class Lingerers:
         self._sweeping = None
         now = self._reactor.seconds()
         left, self._young = self._young, deque()
-        for wait, queue in self._looks:
+        age = 0.0
+        for age, wait, queue in self._looks:
             due: Sockets = deque()
             while queue and queue[0][0] <= now + SWEEP / 2:
                 due.extend(queue.popleft()[1])
             if left:
                 queue.append((now + wait, left))
-            left = self._look(due)
+            left = self._look(due, age)
         for sock, when_closed in left:
-            self._drains.add(sock, when_closed, 0)
+            self._drains.add(sock, when_closed, 0, age)
         if self._stopped:
             self.stop()  # somebody who was told of a close did so before, and did not see those
-        elif dues := [queue[0][0] for _, queue in self._looks if queue]:
+        elif dues := [queue[0][0] for *_, queue in self._looks if queue]:
             self._sweep_in(min(dues) - now)
 
-    def _look(self, batch: Sockets) -> Sockets:
+    def _look(self, batch: Sockets, age: float) -> Sockets:
         """Close those whose peer has closed by now; those that are left to be looked at later."""
         buffer, close = self._drains.buffer, self._close
         left: Sockets = deque()
@@ -186,7 +189,7 @@ class Lingerers:
             except OSError:
                 size = 0
             if size:
-                self._drains.add(sock, when_closed, size)
+                self._drains.add(sock, when_closed, size, age)
             else:
                 hope += 1
                 close(sock, when_closed)

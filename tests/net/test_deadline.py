@@ -30,6 +30,21 @@ def test_each_ends_at_its_own_time_in_the_order_of_adding() -> None:
     assert not clock.getDelayedCalls()
 
 
+def test_one_of_which_a_part_is_over_ends_earlier_but_after_those_before_it() -> None:
+    clock, ended, deadlines = _made()
+    deadlines.add("alone", 4)
+    clock.advance(6)
+    assert ended == ["alone"]
+    deadlines.add("first")
+    deadlines.add("second", 0.5)
+    deadlines.add("third", 11)
+    clock.advance(9.9)
+    assert ended == ["alone"]
+    clock.advance(0.1)
+    assert ended == ["alone", "first", "second", "third"]
+    assert not clock.getDelayedCalls()
+
+
 def test_who_is_discarded_does_not_end_and_who_was_never_there_may_be_discarded() -> None:
     clock, ended, deadlines = _made()
     deadlines.add("one")

@@ -321,6 +321,28 @@ def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock:
     assert pair.closed == 1
 
 
+@pytest.mark.parametrize("lifetime", [0.1, 0.65, 1.0, 5.0])
+@pytest.mark.parametrize("sending", [b"", b"early"])
+def test_a_peer_that_goes_on_has_the_whole_lifetime(
+    clock: Ticking, linger: Any, lifetime: float, sending: bytes
+) -> None:
+    _, (pair,) = linger(sending=sending, silence=2.0, lifetime=lifetime)
+    if pair.client.family == socket.AF_INET:
+        pair.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def pump(seconds: float) -> None:
+        for _ in range(round(seconds / 0.01)):
+            if pair.closed == 0:
+                pair.client.send(b"more")
+            clock.advance(0.01)
+            clock.read()
+
+    pump(lifetime - 0.02)
+    assert pair.closed == 0
+    pump(0.04)
+    assert pair.closed == 1
+
+
 def test_a_peer_that_sent_a_lot_before_reads_its_greeting_without_an_error(clock: Ticking, linger: Any) -> None:
     _, (pair,) = linger(sending=b"x" * 30_000)
     clock.sweep()
