@@ -83,6 +83,7 @@ class BatchedPort(DatagramPort):
         """As in `DatagramPort`, once the answers that wait are sent."""
         if self._listening:
             self._flush()
+            self._peer = None  # who is answered after this is answered by a socket that says that it is closed
         return super().stopListening()
 
     def _read_batch(self) -> None:
@@ -95,8 +96,10 @@ class BatchedPort(DatagramPort):
             if error.errno != errno.EAGAIN:
                 self.dropped[reason("receive", error)] += 1
             return
-        answered = self._take(count, offer)
-        self._peer = None
+        try:
+            answered = self._take(count, offer)
+        finally:
+            self._peer = None
         if self._listening:
             self._flush()
         self._tell(answered)
@@ -104,7 +107,9 @@ class BatchedPort(DatagramPort):
     def _offer(self) -> Offer:
         """What is answered without calling the protocol."""
         try:
-            return (self._answers and self._answers.in_batches()) or _NOTHING
+            if self._answers is None or self._answers.transport is not self:
+                return _NOTHING
+            return self._answers.in_batches() or _NOTHING
         except Exception:  # noqa: BLE001 - as where it fails over a datagram
             _log.failure("The protocol could not say what it answers in batches")
             return _NOTHING

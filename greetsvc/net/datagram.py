@@ -219,7 +219,7 @@ class DatagramPort:
             return
         try:
             self.protocol.datagramReceived(data, peer)
-        except Exception:  # noqa: BLE001 - as Twisted does: one bad datagram does not end the port
+        except BaseException:  # noqa: BLE001 - as in Twisted: one bad datagram does not end the port
             _log.failure("datagram from {peer!r}", peer=peer)
 
     def _answer_from_asked(self, datagram: bytes, addr: Any) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import types
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -193,14 +195,22 @@ def test_a_protocol_that_stops_the_port_is_not_called_again(rig: Callable[..., R
     assert [seen[0] for seen in made.protocol.seen] == [b"1"]
 
 
-def test_one_that_fails_is_logged_and_the_next_is_answered(rig: Callable[..., Rig], logged_errors: Any) -> None:
-    made = rig("127.0.0.1", lambda data, _addr: SAME if data == b"2" else 1 / 0)
+@pytest.mark.parametrize("error", [ZeroDivisionError, CancelledError, SystemExit])
+def test_one_that_fails_is_logged_and_the_next_is_answered(
+    rig: Callable[..., Rig], logged_errors: Any, error: type[BaseException]
+) -> None:
+    def answer(data: bytes, _addr: Any) -> bytes:
+        if data == b"1":
+            raise error
+        return SAME
+
+    made = rig("127.0.0.1", answer)
     client = made.client("127.0.0.1")
-    client.send(b"1")
-    client.send(b"2")
-    made.port.doRead()
-    assert client.recv(100) == SAME
-    assert len(logged_errors.flush(ZeroDivisionError)) == 1
+    for number in range(4):
+        client.send(b"%d" % number)
+    made.port.drain()
+    assert [client.recv(100) for _ in range(3)] == [SAME] * 3
+    assert len(logged_errors.flush(error)) == 1
 
 
 @needs_mmsg
@@ -392,13 +402,26 @@ def test_a_protocol_that_fails_about_batches_does_not_end_the_port(offering: Any
 
 
 @needs_mmsg
+def test_a_transport_that_was_put_in_between_is_not_passed_by(offering: Any) -> None:
+    made = offering("127.0.0.1", "127.0.0.1")
+    made.protocol.transport = cast(Any, types.SimpleNamespace(asked=None, group=False, write=made.port.write))
+    client = made.client("127.0.0.1")
+    client.send(MARKED)
+    made.port.doRead()
+    assert client.recv(100) == SAME
+    assert [seen[0] for seen in made.protocol.seen] == [MARKED]
+
+
+@needs_mmsg
 def test_a_port_that_stops_in_a_batch_has_sent_and_told_what_it_answered(offering: Any) -> None:
     made = offering("127.0.0.1", "127.0.0.1")
     clients = [made.client("127.0.0.1") for _ in range(6)]
 
-    def answer(data: bytes, _: Any) -> None:
+    def answer(data: bytes, addr: Any) -> None:
         if data == b"stop":
             made.port.stopListening()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                made.port.write(SAME, addr)
 
     made.protocol.answer = answer
     for client, request in zip(clients, (MARKED, b"?", MARKED, b"stop", MARKED, b"?"), strict=True):
