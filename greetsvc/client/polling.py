@@ -55,12 +55,12 @@ class Selecting:
         self._selector.modify(fd, _interest(eventmask))
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
-        """Which are ready; the system's selectors give them all at once."""
-        ready = self._selector.select(timeout)
-        return [
-            (key.fd, READ * bool(events & selectors.EVENT_READ) | WRITE * bool(events & selectors.EVENT_WRITE))
-            for key, events in ready
-        ]
+        """Which are ready; the system's selectors give them all at once, kqueue one twice that is ready for both."""
+        ready: dict[int, int] = {}
+        for key, events in self._selector.select(timeout):
+            found = READ * bool(events & selectors.EVENT_READ) | WRITE * bool(events & selectors.EVENT_WRITE)
+            ready[key.fd] = ready.get(key.fd, 0) | found
+        return list(ready.items())
 
     def close(self) -> None:
         """Watch nothing any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import selectors
 import socket
 import ssl
 import time
@@ -545,6 +546,18 @@ def test_the_selector_that_stands_in_for_epoll_does_the_same() -> None:
         assert watched.poll(0) == [(left.fileno(), READ | WRITE)]
         watched.register(left.fileno(), READ)
         assert watched.poll(0) == [(left.fileno(), READ)]
+        watched.close()
+
+
+def test_one_that_kqueue_names_twice_is_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        watched = Selecting()
+        watched.register(left.fileno(), READ | WRITE)
+        key = watched._selector.get_key(left.fileno())
+        twice = [(key, selectors.EVENT_READ), (key, selectors.EVENT_WRITE)]
+        monkeypatch.setattr(watched._selector, "select", lambda _: twice)
+        assert watched.poll(0) == [(left.fileno(), READ | WRITE)]
         watched.close()
 
 
