@@ -126,9 +126,10 @@ def script(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_installed_script_says_so_too() -> None:
+    some = WRONG[::4]  # it calls the same function, and takes a fifth of a second to start
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = pool.map(lambda row: script(*row[0]), WRONG)
-    for (arguments, line), done in zip(WRONG, outcomes, strict=True):
+        outcomes = pool.map(lambda row: script(*row[0]), some)
+    for (arguments, line), done in zip(some, outcomes, strict=True):
         told = (arguments, done.returncode, done.stdout, done.stderr)
         assert told == (arguments, 3, "", f"greet: {line}\n")
 
