@@ -10,6 +10,7 @@ __all__ = ["likely", "likely_ending"]
 
 _UNREACHABLE = "no way there: a route is missing, the host does not answer on its own network, or a firewall rejects"
 _NO_SERVICE = "something else than a greeting service answers there"
+_ECHO = "an echo service, a box that sends packets back, or our own socket (its source port is the target's)"
 
 _RESOLVE = {
     errno.ENOENT: "the name is mistyped or not published, or this resolver does not know it: ask another resolver",
@@ -76,12 +77,14 @@ _GREET_UDP = {
     errno.ETIMEDOUT: "dropped on the way there or back, nothing that answers is there, or it keeps to its limits",
     errno.ENODATA: _NO_SERVICE,
     errno.EMSGSIZE: _NO_SERVICE,
+    errno.EPROTO: _ECHO,
 }
 
 _GREET_UNIXGRAM = {
     errno.ETIMEDOUT: "the server does not read from its socket, or has nothing to answer there",
     errno.ENODATA: _NO_SERVICE,
     errno.EMSGSIZE: _NO_SERVICE,
+    errno.EPROTO: _ECHO,
 }
 
 _ENDING: dict[Closed, str] = {

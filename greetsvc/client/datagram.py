@@ -21,8 +21,9 @@ from greetsvc.client.progress import Progress
 from greetsvc.client.resolve import Remote
 from greetsvc.client.sent import read_datagram
 from greetsvc.client.show import one_line
+from greetsvc.client.verdict import ECHO
 from greetsvc.visit import Address
-from greetsvc.wire import nonce_of
+from greetsvc.wire import MARK, nonce_of
 
 __all__ = ["DatagramReactor", "ask_udp", "ask_unixgram"]
 
@@ -101,6 +102,8 @@ class _DatagramProbe:
             self._finish(self._progress.failed(errno.EMSGSIZE, f"the answer is longer than {self._limit} bytes"))
         elif not data:
             self._finish(self._progress.failed(errno.ENODATA, "the answer is empty"))
+        elif data.startswith(MARK):
+            self._finish(self._progress.failed(errno.EPROTO, ECHO))
         elif not is_ours(data, nonce_of(self._request)):
             self._progress.note("an answer came that names another request than ours")
         else:

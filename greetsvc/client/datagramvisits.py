@@ -10,13 +10,15 @@ from typing import Any
 from greetsvc.client.polling import READ, Poller
 from greetsvc.client.resolve import Remote
 from greetsvc.client.setting import BadSetting
-from greetsvc.client.verdict import Phase
+from greetsvc.client.verdict import ECHO, Phase
 from greetsvc.client.visits import AGAIN, GREETED, TOO_LONG, End, Visit, failed, opened
+from greetsvc.wire import MARK
 
 __all__ = ["Datagrams"]
 
 _NO_ROOM = (errno.EAGAIN, errno.ENOBUFS)
 _EMPTY = End(False, "greet", errno.ENODATA, "the answer is empty")
+_ECHO = End(False, "greet", errno.EPROTO, ECHO)
 _STRAYS = 16
 """So many datagrams that nobody asked for, and a socket is not worth keeping."""
 
@@ -76,6 +78,8 @@ class Datagrams:
             return failed("greet", error.errno or errno.EIO)
         if len(visit.data) > self._limit:
             return TOO_LONG
+        if visit.data.startswith(MARK):
+            return _ECHO
         return GREETED if visit.data else _EMPTY
 
     def late(self, visit: Visit) -> End:

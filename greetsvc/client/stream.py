@@ -49,11 +49,19 @@ class StreamProbe(Protocol):
         self.heard = heard
         self.verdict = verdict
         self.stream_error: BaseException | None = None
+        self.met_itself: GreetFailed | None = None
 
     def connectionMade(self) -> None:
         """Connected; under TLS the handshake begins only now."""
+        transport = cast("ITCPTransport", self.transport)
+        here = _address(transport.getHost())
+        if here is not None and here == _address(transport.getPeer()):
+            # Both ends began at once, from the same host and port (RFC 9293 3.5): there is no other end.
+            why = "nothing listens there, and the connection met itself"
+            self.met_itself = self.heard.progress.failed(errno.ECONNREFUSED, why)
+            self.drop()
+            return
         self.heard.connected()
-        here = _address(cast("ITCPTransport", self.transport).getHost())
         words = ["connected", *([f"from {_words(here)}"] if here else [])]
         sent = self.heard.progress.sent
         if sent is not None and sent.tcp is not None:
@@ -98,6 +106,8 @@ class StreamProbe(Protocol):
         if self.verdict.called:
             return
         try:
+            if self.met_itself is not None:
+                raise self.met_itself
             closed = self.heard.ended(error, self.stream_error or error)
         except GreetFailed as failed:
             self.verdict.errback(failed)

@@ -14,7 +14,10 @@ from greetsvc.client.sent import Sent
 from greetsvc.client.targets import Target
 from greetsvc.visit import Address
 
-__all__ = ["ENDINGS", "Closed", "GreetFailed", "Greeting", "Phase", "Seconds", "errno_of", "words_of"]
+__all__ = ["ECHO", "ENDINGS", "Closed", "GreetFailed", "Greeting", "Phase", "Seconds", "errno_of", "words_of"]
+
+ECHO = "our own request came back"
+"""No greeting begins with the mark (`greetsvc.wire.MARK`), so an answer that does is one of these."""
 
 Phase = Literal["resolve", "connect", "tls", "greet", "close"]
 Closed = Literal["fin", "reset", "timeout"]

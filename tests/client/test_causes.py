@@ -71,6 +71,10 @@ def say(text: bytes) -> Any:
     return lambda connection: connection.sendall(text)
 
 
+def echo(sock: socket.socket, request: bytes, sender: Any) -> None:
+    sock.sendto(request, sender)
+
+
 def empty(sock: socket.socket, _: bytes, sender: Any) -> None:
     sock.sendto(b"", sender)
 
@@ -79,6 +83,24 @@ def empty(sock: socket.socket, _: bytes, sender: Any) -> None:
 async def test_nothing_listens(free_port: int) -> None:
     failed = await failure(f"127.0.0.1:{free_port}")
     blamed(failed, "connect", errno.ECONNREFUSED, "nothing listens on that port, or a firewall rejects it")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_echo_is_no_greeting(peers: Any, free_port: int) -> None:
+    failed = await failure(peers.datagram(echo))
+    blamed(failed, "greet", errno.EPROTO, "an echo service")
+    failed = await failure(f"udp:127.0.0.1:{free_port}", outgoing=Outgoing(source_port=free_port))
+    blamed(failed, "greet", errno.EPROTO, "our own socket")
+    assert failed.strerror == "our own request came back"
+
+
+@pytest.mark.parametrize("tls", [None, ClientTls(insecure=True)])
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_meets_itself_is_refused(free_port: int, tls: ClientTls | None) -> None:
+    target = f"{'tls:' if tls else ''}127.0.0.1:{free_port}"
+    failed = await failure(target, outgoing=Outgoing(source_port=free_port), tls=tls)
+    blamed(failed, "connect", errno.ECONNREFUSED, "nothing listens on that port")
+    assert failed.strerror == "nothing listens there, and the connection met itself"
 
 
 @pytest_twisted.ensureDeferred
