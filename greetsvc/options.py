@@ -26,10 +26,11 @@ def refuse(mistake: object) -> NoReturn:
 
 def answer(text: str) -> NoReturn:
     """End with ``text`` on standard output and exit status 0, or with a mistake where it cannot be written there."""
+    if sys.stdout is None:
+        refuse("standard output: it is closed")
     try:
-        if sys.stdout is not None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+        sys.stdout.write(text)
+        sys.stdout.flush()
     except BrokenPipeError:
         # Who reads has seen enough; what is still buffered must not fail once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

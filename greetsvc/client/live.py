@@ -49,11 +49,18 @@ def terminal(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal | No
     """The terminal behind ``stream``; None where there is none, or none that can be drawn on."""
     if stream is None or not stream.isatty() or environ.get("TERM", "dumb") == "dumb":
         return None
+    if _locale(environ) in ("C", "POSIX"):
+        return None  # Python writes UTF-8 all the same (PEP 540); the terminal was said to have none
     try:
         _SAMPLE.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return None
     return Terminal(min(shutil.get_terminal_size().columns, _WIDEST), not environ.get("NO_COLOR"))
+
+
+def _locale(environ: Mapping[str, str]) -> str:
+    """What decides which characters there are (locale(7))."""
+    return environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
 
 
 @frozen

@@ -35,6 +35,8 @@ class Output:
         :raises ReaderGone: when nobody reads it any more.
         :raises CannotWrite: when it cannot be written for another reason.
         """
+        if self._out is None and lines.out:
+            raise CannotWrite("it is closed")
         try:
             _write(self._out, lines.out)
         except BrokenPipeError:

@@ -58,6 +58,9 @@ XTERM = {"TERM": "xterm"}
         (Screen(), {}),
         (Screen(encoding="ascii"), XTERM),
         (Screen(encoding="klingon"), XTERM),
+        (Screen(), {**XTERM, "LC_ALL": "C", "LANG": "de_DE.UTF-8"}),
+        (Screen(), {**XTERM, "LC_CTYPE": "POSIX"}),
+        (Screen(), {**XTERM, "LC_ALL": "", "LANG": "C"}),
     ],
 )
 def test_a_pipe_a_dumb_terminal_and_one_without_the_characters_get_plain_text(
@@ -150,7 +153,14 @@ def test_the_bar_stays_below_the_lines_and_goes_away(monkeypatch: pytest.MonkeyP
 def at_a_terminal(*arguments: str, stop_at: bytes = b"", environ: dict[str, str] | None = None) -> tuple[int, str]:
     """Run `greet` on a terminal of 80 columns; Ctrl-C is typed when ``stop_at`` shows."""
     ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "PYTHONIOENCODING": "utf-8", **(environ or {})}
+    env = {
+        **os.environ,
+        "TERM": "xterm",
+        "COLUMNS": "80",
+        "PYTHONIOENCODING": "utf-8",
+        "LC_ALL": "C.UTF-8",
+        **(environ or {}),
+    }
     with subprocess.Popen([str(GREET), *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=env) as running:
         os.close(theirs)
         seen = b""

@@ -47,4 +47,10 @@ def test_a_standard_error_that_nobody_reads_is_let_go() -> None:
         output = Output(None, err)
         output.complain("a")
         output.complain("b")
-        output.write(Lines(["c"]))
+        output.write(Lines())
+
+
+def test_a_standard_output_that_is_closed_cannot_be_written() -> None:
+    Output(None, None).write(Lines([], ["nobody hears"]))
+    with pytest.raises(CannotWrite, match="closed"):
+        Output(None, None).write(Lines(["a"]))

@@ -61,6 +61,16 @@ def test_an_answer_that_cannot_be_written_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("arguments", [["--check", "--listen", LISTEN], ["--help"]])
+def test_an_answer_that_nobody_can_get_is_one_line(
+    installed: Installed, tmp_path: Path, arguments: list[str]
+) -> None:
+    command = ["sh", "-c", 'exec "$0" "$@" >&-', *installed.command("greetsvc", *arguments)]
+    done = _run(installed, tmp_path, command, os.devnull)
+    assert (done.returncode, done.stderr) == (1, "greetsvc: standard output: it is closed\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("arguments", [["--list"], ["--help"]])
 def test_a_reader_that_has_seen_enough_is_no_mistake(
     installed: Installed, tmp_path: Path, arguments: list[str]
