@@ -113,8 +113,8 @@ def _command(**given: Any) -> Runnable:
         target = parse(given["target"])
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    if given["flows"] and target.local:
-        wrong("--flows", int(given["flows"]), f"needs ports, and {target} has none")
+    if given["flows"]:
+        _check_flows(int(given["flows"]), target)
     warn = None if given["warn"] is None else given["warn"] / 1000
     demands = Demands(expect=_pattern(given["expect"]), warn=warn)
     try:
@@ -135,6 +135,16 @@ def _command(**given: Any) -> Runnable:
         verbose=given["verbose"],
         flows=int(given["flows"] or 0),
     )
+
+
+def _check_flows(flows: int, target: Target) -> None:
+    from greetsvc.client.files import open_more_files, room
+
+    if target.local:
+        wrong("--flows", flows, f"needs ports, and {target} has none")
+    open_more_files()
+    if flows > room():
+        wrong("--flows", flows, f"this process may open {max(0, int(room()))} more files")
 
 
 def _check_together(given: dict[str, Any]) -> None:

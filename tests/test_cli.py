@@ -356,6 +356,34 @@ def test_help_and_version_that_nobody_reads_end_quietly(option: str) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+CLOSED = 'exec "$0" "$@" >&-'
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--nagios"], ["-c", "2", "-i", "0"]])
+def test_a_standard_output_that_is_closed_is_one_line(peer: Peer, arguments: list[str]) -> None:
+    done = subprocess.run(
+        ["sh", "-c", CLOSED, str(GREET), *arguments, peer.target], stderr=subprocess.PIPE, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (3, b"greet: standard output: it is closed\n")
+
+
+def test_a_health_check_needs_no_standard_output(peer: Peer) -> None:
+    done = subprocess.run(
+        ["sh", "-c", CLOSED, str(GREET), "--healthcheck", peer.target],
+        stderr=subprocess.PIPE, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_more_flows_than_there_may_be_files_are_refused_in_one_line() -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 40; exec "$0" "$@"', str(GREET), "--flows", "60"],
+        stderr=subprocess.PIPE, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert re.fullmatch(rb"greet: --flows 60: this process may open [0-9]+ more files\n", done.stderr)
+
+
 def test_an_ascii_terminal_gets_escapes(peer: Peer) -> None:
     done = script("--expect", "Grüß", peer.target, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 1

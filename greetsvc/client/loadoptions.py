@@ -75,8 +75,9 @@ def load_plan(given: dict[str, Any], target: Target, asking: Asking, demands: De
 
     :raises BadSetting: for one that cannot be.
     """
+    from greetsvc.client.files import open_more_files
     from greetsvc.client.live import terminal
-    from greetsvc.client.loadplan import LoadPlan, open_more_files
+    from greetsvc.client.loadplan import LoadPlan
     from greetsvc.client.runs import Run
     from greetsvc.client.schedule import Loading
 

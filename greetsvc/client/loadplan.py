@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,7 +21,7 @@ from greetsvc.client.show import one_line
 from greetsvc.client.tally import Tally
 from greetsvc.client.verdict import GreetFailed
 
-__all__ = ["LoadPlan", "open_more_files"]
+__all__ = ["LoadPlan"]
 
 _REFRESH = 0.25
 """Seconds from one drawing of the progress bar to the next."""
@@ -79,10 +78,3 @@ class LoadPlan:
                 yield partial(bar.write, output)
             finally:
                 drawing.stop()
-
-
-def open_more_files() -> None:
-    """Raise this process's limit of open files as far as it may."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with suppress(ValueError, OSError):  # macOS refuses what its kernel does not have
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

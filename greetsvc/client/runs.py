@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import socket
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Literal
 
 from greetsvc.client.account import Account
 from greetsvc.client.ask import Asking, ask
 from greetsvc.client.datagramvisits import Datagrams
+from greetsvc.client.files import room
 from greetsvc.client.histogram import Histogram
 from greetsvc.client.load import EachSecond, Judge, Load
 from greetsvc.client.polling import Poller, poller
@@ -33,9 +32,6 @@ from greetsvc.wire import request
 __all__ = ["Run", "greet_many"]
 
 _FAMILIES = {None: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
-
-_RESERVE = 16
-"""Files that a run leaves to the rest of the program."""
 
 _REMEMBERED = 1000
 """How many different greetings are remembered as matching or not; beyond that each is matched again."""
@@ -96,7 +92,7 @@ class Run:
     ) -> None:
         self.target = target if isinstance(target, Target) else parse(target)
         asking = Asking(timeout=timeout, family=family, size=size, encoding=encoding, limit=limit, tls=tls)
-        demands = Demands(expect=None if expect is None else re.compile(expect), warn=warn)
+        demands = Demands(expect=None if expect is None else _compiled(expect), warn=warn)
         self._prepare(asking, Loading(duration, concurrency, rate), demands)
 
     @classmethod
@@ -112,7 +108,7 @@ class Run:
         self.asking = asking
         self.loading = loading
         self.account = Account()
-        self.concurrency = loading.slots(_room())
+        self.concurrency = loading.slots(room())
         self._judge = _judge(demands, asking.encoding)
 
     @property
@@ -165,12 +161,11 @@ class Run:
         return TlsStreams(remote, asking.limit, watched, asking.tls or ClientTls(), target.host)
 
 
-def _room() -> float:
-    """How many more files this process may open."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if most == resource.RLIM_INFINITY:
-        return float("inf")
-    return most - len(list(Path("/dev/fd").iterdir())) - _RESERVE
+def _compiled(expect: str | re.Pattern[str]) -> re.Pattern[str]:
+    try:
+        return re.compile(expect)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise BadSetting("expect", expect, f"is no regular expression: {error}") from None
 
 
 def _judge(demands: Demands, encoding: str) -> Judge | None:

@@ -20,8 +20,9 @@ from twisted.internet import reactor
 
 from greetsvc import cli
 from greetsvc.client.ask import Asking
+from greetsvc.client.files import open_more_files
 from greetsvc.client.live import Terminal
-from greetsvc.client.loadplan import LoadPlan, open_more_files
+from greetsvc.client.loadplan import LoadPlan
 from greetsvc.client.output import Output
 from greetsvc.client.plan import Plan
 from greetsvc.client.runs import Run
@@ -109,7 +110,7 @@ def test_options_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0
 
     monkeypatch.setattr(cli, "drive", drive)
-    monkeypatch.setattr("greetsvc.client.loadplan.open_more_files", lambda: None)
+    monkeypatch.setattr("greetsvc.client.files.open_more_files", lambda: None)
     for options in (["--duration", "2", "--concurrency", "3", "--json"], ["--duration", "2", "--rate", ".5"], []):
         monkeypatch.setattr(sys, "argv", ["greet", *options, "udp:127.0.0.1"])
         assert cli.main() == 0

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 import greetsvc
 from greetsvc import GreetFailed, Greeting, Run, greet_many
-from greetsvc.client import runs
+from greetsvc.client import files
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -77,6 +77,7 @@ def test_what_cannot_be_is_said_before_anything_is_sent(settings: dict[str, Any]
         ({"duration": -1}, "duration -1"),
         ({"duration": 1, "concurrency": 99999}, "this process may open"),
         ({"duration": 1, "size": -1}, "size -1"),
+        ({"duration": 1, "expect": "("}, r"expect \(: is no regular expression: missing \)"),
         ({"duration": 1, "family": 6}, "an IPv4 address is not IPv6"),
     ],
 )
@@ -94,8 +95,8 @@ async def test_a_run_has_its_histogram(target: str) -> None:
 
 
 def test_where_files_are_without_limit_so_is_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greetsvc.client.runs.resource.getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
-    assert runs._room() == float("inf")
+    monkeypatch.setattr("greetsvc.client.files.resource.getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    assert files.room() == float("inf")
 
 
 def examples() -> list[str]:
