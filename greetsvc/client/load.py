@@ -192,7 +192,7 @@ class Load:
             visit = self._again.popleft()[1]
             if self._open.get(visit.fd) is visit:
                 self._ask(visit)
-        if now >= self._end():
+        if now >= self._end() and (self.account.sent or self._paced is not None):  # the first begin however late
             self._begin_no_more(now)
         if not self._beginning:
             return

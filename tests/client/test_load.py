@@ -67,6 +67,24 @@ async def test_everybody_is_greeted_over_streams_and_datagrams(transport: str, p
     assert account.elapsed == pytest.approx(0.3, abs=0.2)
 
 
+@pytest.mark.parametrize("rate", [None, 10, 1000])
+@pytest_twisted.ensureDeferred
+async def test_a_run_that_is_over_at_once_has_begun_all_the_same(peers: Any, rate: float | None) -> None:
+    account = await carried_out(peers.stream(hello), 1e-9, 2, rate=rate)
+    assert (account.greeted, account.sent) == ((2, 2) if rate is None else (1, 1))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_echo_is_no_greeting(peers: Any) -> None:
+    def echo(sock: socket.socket, request: bytes, sender: Any) -> None:
+        sock.sendto(request, sender)
+
+    run = Run(peers.datagram(echo), duration=0.1, rate=100)
+    await run.go()
+    assert run.account.greeted == 0
+    assert failures(run) == {("greet", "EPROTO"): run.account.sent}
+
+
 @pytest_twisted.ensureDeferred
 async def test_everybody_is_greeted_over_tls(peers: Any, papers: Any) -> None:
     target = peers.stream(hello, tls=papers.server("good"))
