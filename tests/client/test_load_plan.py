@@ -123,7 +123,8 @@ def test_options_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_plan_is_carried_out_and_told(hello: str, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, err = await carried_out(LoadPlan(load(hello)))
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert not err or "likely the limit" in err  # a closed loop takes what the processor has
     assert out.startswith(f"tcp:{hello}: 2 at a time for 0.2 s\n")
     assert " sent, " in out
     status, out, _ = await carried_out(LoadPlan(load(hello), as_json=True, terminal=Terminal()))
