@@ -27,6 +27,7 @@ class Heard:
     tls: bool = False
     data: bytearray = field(factory=bytearray)
     timed_out: bool = False
+    met_itself: bool = False
     refused: str = ""
     """Why we did not accept the far end's certificate."""
 
@@ -69,6 +70,8 @@ class Heard:
         :raises GreetFailed: when there is no greeting.
         """
         fail = self.progress.failed
+        if self.met_itself:
+            raise fail(errno.ECONNREFUSED, "nothing listens there, and the connection met itself")
         if len(self.data) > self.limit:
             raise fail(errno.EMSGSIZE, f"the greeting is longer than {self.limit} bytes")
         closed: Closed = "fin"

@@ -49,7 +49,6 @@ class StreamProbe(Protocol):
         self.heard = heard
         self.verdict = verdict
         self.stream_error: BaseException | None = None
-        self.met_itself: GreetFailed | None = None
 
     def connectionMade(self) -> None:
         """Connected; under TLS the handshake begins only now."""
@@ -57,8 +56,7 @@ class StreamProbe(Protocol):
         here = _address(transport.getHost())
         if here is not None and here == _address(transport.getPeer()):
             # Both ends began at once, from the same host and port (RFC 9293 3.5): there is no other end.
-            why = "nothing listens there, and the connection met itself"
-            self.met_itself = self.heard.progress.failed(errno.ECONNREFUSED, why)
+            self.heard.met_itself = True
             self.drop()
             return
         self.heard.connected()
@@ -106,8 +104,6 @@ class StreamProbe(Protocol):
         if self.verdict.called:
             return
         try:
-            if self.met_itself is not None:
-                raise self.met_itself
             closed = self.heard.ended(error, self.stream_error or error)
         except GreetFailed as failed:
             self.verdict.errback(failed)

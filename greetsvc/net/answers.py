@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from greetsvc.net.linger import Lingerers
 
-__all__ = ["FIN", "SEND", "SEND_LAST", "SHORT", "Batch", "IAnswersAtOnce", "IAnswersInBatches", "Offer"]
+__all__ = ["FIN", "SEND", "SEND_LAST", "SHORT", "Batch", "IAnswersAtOnce", "IAnswersInBatches", "Offer", "itself"]
 
 _log = Logger()
 
@@ -66,6 +66,14 @@ class IAnswersInBatches(Interface):
 
     def answered(names: Sequence[tuple[Any, ...]]) -> None:  # noqa: N805
         """The answer was handed to the network for the peers with these names."""
+
+
+def itself(asked: Any, interface: Any) -> Any:
+    """``asked``, if its own class implements ``interface``, or None.
+
+    A wrapper that hands on the attributes of what it wraps provides the interface, and would be passed by.
+    """
+    return asked if interface.implementedBy(type(asked)) else None
 
 
 @frozen

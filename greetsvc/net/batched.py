@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
-from greetsvc.net.answers import IAnswersInBatches, Offer
+from greetsvc.net.answers import IAnswersInBatches, Offer, itself
 from greetsvc.net.datagram import IP_PKTINFO, DatagramPort, reason
 from greetsvc.net.mmsg import CONTROL, NAME, Messages
 
@@ -60,8 +60,7 @@ class BatchedPort(DatagramPort):
     ) -> None:
         super().__init__(sock, protocol, reactor, longest=longest, dropped=dropped)
         self._is_v6 = sock.family == socket.AF_INET6
-        # Not by what a wrapper passes on to the protocol within: that would pass the wrapper by.
-        self._answers: Any = protocol if IAnswersInBatches.implementedBy(type(protocol)) else None
+        self._answers = itself(protocol, IAnswersInBatches)
         info = _V6_END if self._is_v6 else _V4_END
         self._messages = Messages(
             sock,
@@ -100,8 +99,7 @@ class BatchedPort(DatagramPort):
             answered = self._take(count, offer)
         finally:
             self._peer = None
-        if self._listening:
-            self._flush()
+        self._flush()
         self._tell(answered)
 
     def _offer(self) -> Offer:

@@ -41,8 +41,7 @@ class Drains:
     """Watches them, and calls ``close(sock, when_closed)`` for each that is done: once, and not after `stop`.
 
     Each has ``silence`` seconds without a byte, ``lifetime`` seconds in all, and ``at_least`` bytes, after which the
-    peer is reset. Those that have sent nothing lingered for ``silent_for`` seconds before. ``buffer`` is where
-    discarded bytes go, for whoever else discards some.
+    peer is reset. ``buffer`` is where discarded bytes go, for whoever else discards some.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class Drains:
         close: Callable[[socket.SocketType, WhenClosed], object],
         *,
         silence: float,
-        silent_for: float,
         lifetime: float,
         at_least: int,
         watching: Watch | None,
@@ -59,7 +57,7 @@ class Drains:
         self.buffer = bytearray(_CHUNK)
         self._close = close
         self._at_least = at_least
-        self._unheard: Deadlines[_Drain] = Deadlines(reactor, max(silence - silent_for, 0.0), self.finish)
+        self._unheard: Deadlines[_Drain] = Deadlines(reactor, silence, self.finish)
         self._silence: Deadlines[_Drain] = Deadlines(reactor, silence, self.finish)
         self._lifetime: Deadlines[_Drain] = Deadlines(reactor, lifetime, self.finish)
         self._watch = watch(reactor) if watching is None else watching
@@ -67,7 +65,10 @@ class Drains:
     def add(self, sock: socket.SocketType, when_closed: WhenClosed, taken: int, age: float) -> None:
         """Watch ``sock``, which has lingered for ``age`` seconds; ``taken`` bytes of it are discarded already."""
         drain = _Drain(self, sock, when_closed, taken)
-        (self._silence if taken else self._unheard).add(drain)
+        if taken:
+            self._silence.add(drain)
+        else:
+            self._unheard.add(drain, age)
         self._lifetime.add(drain, age)
         try:
             self._watch.add(drain)

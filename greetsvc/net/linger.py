@@ -88,18 +88,14 @@ class Lingerers:
         self._count = 0
         self._young: Sockets = deque()
         ages = [age * SWEEP for age in AGES if age * SWEEP < min(silence, lifetime)] or [SWEEP]
-        # For each look: at what age, how long after the one before, and the batches that wait for it with when they
-        # are due.
-        self._looks: list[tuple[float, float, deque[tuple[float, Sockets]]]] = [
-            (age, age - before, deque()) for before, age in zip([0.0, *ages], ages, strict=False)
-        ]
+        # For each look: at what age, and the batches that wait for it with when they are due.
+        self._looks: list[tuple[float, deque[tuple[float, Sockets]]]] = [(age, deque()) for age in ages]
         self._sweeping: IDelayedCall | None = None
         self._stopped = False
         self._drains = Drains(
             reactor,
             self._close,
             silence=silence,
-            silent_for=ages[-1],
             lifetime=lifetime,
             at_least=at_least,
             watching=watching,
@@ -136,7 +132,7 @@ class Lingerers:
     def _close_oldest(self) -> bool:
         if self._drains.close_oldest():
             return True
-        waiting = (batch for *_, queue in reversed(self._looks) for _, batch in queue)
+        waiting = (batch for _, queue in reversed(self._looks) for _, batch in queue)
         for batch in chain(waiting, (self._young,)):
             if batch:
                 self._close(*batch.popleft())
@@ -155,19 +151,20 @@ class Lingerers:
         self._sweeping = None
         now = self._reactor.seconds()
         left, self._young = self._young, deque()
-        age = 0.0
-        for age, wait, queue in self._looks:
+        before = 0.0
+        for age, queue in self._looks:
             due: Sockets = deque()
             while queue and queue[0][0] <= now + SWEEP / 2:
                 due.extend(queue.popleft()[1])
             if left:
-                queue.append((now + wait, left))
+                queue.append((now + (age - before), left))
             left = self._look(due, age)
+            before = age
         for sock, when_closed in left:
-            self._drains.add(sock, when_closed, 0, age)
+            self._drains.add(sock, when_closed, 0, before)
         if self._stopped:
             self.stop()  # somebody who was told of a close did so before, and did not see those
-        elif dues := [queue[0][0] for *_, queue in self._looks if queue]:
+        elif dues := [queue[0][0] for _, queue in self._looks if queue]:
             self._sweep_in(min(dues) - now)
 
     def _look(self, batch: Sockets, age: float) -> Sockets:

@@ -19,7 +19,7 @@ from twisted.python.reflect import qual
 from zope.interface import implementer
 
 from greetsvc.net.accepted import ADDRESSES, counts_queue, queue_length
-from greetsvc.net.answers import Batch, IAnswersAtOnce
+from greetsvc.net.answers import Batch, IAnswersAtOnce, itself
 from greetsvc.net.spare import SpareDescriptor
 from greetsvc.net.transport import StreamTransport, UnixStreamTransport
 
@@ -87,9 +87,7 @@ class StreamPort:
         self._path = path
         self._transport = UnixStreamTransport if sock.family == socket.AF_UNIX else StreamTransport
         self._host = self.address_of(sock.getsockname())
-        # Not by what a wrapper passes on to the factory within: that would pass the wrapper by.
-        answers = IAnswersAtOnce.implementedBy(type(factory)) and sock.family != socket.AF_UNIX
-        self._answers: Any = factory if answers else None
+        self._answers = None if sock.family == socket.AF_UNIX else itself(factory, IAnswersAtOnce)
         self._prefix = qual(factory.__class__)
         self._reading = False  # asked for
         self._began = False
