@@ -17,8 +17,8 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import react
 
-from greetsvc.net.facade import ListeningReactor
-from greetsvc.net.linger import Lingerers
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.stream.facade import ListeningReactor
 
 
 class Shout(Protocol):

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from greetsvc.greeters import Greeter, find_greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT, TextGreeter
-from greetsvc.net.endpoints import parse_endpoint
+from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.settings import KEYS, Listener, Mistake, Settings, shown, text
 
 __all__ = ["one_line", "read_toml", "settings"]

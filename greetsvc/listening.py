@@ -17,15 +17,15 @@ from twisted.python.failure import Failure
 from greetsvc import wire
 from greetsvc.config import one_line
 from greetsvc.ledger import Ledger
-from greetsvc.net.arrival import keep_syn
-from greetsvc.net.bind import LONGEST_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
-from greetsvc.net.datagram import DatagramPort
-from greetsvc.net.endpoints import Endpoint
-from greetsvc.net.facade import ListeningReactor
-from greetsvc.net.linger import Lingerers
-from greetsvc.net.proxied import ProxiedFactory
-from greetsvc.net.tls import tls_endpoint
-from greetsvc.net.udp import udp_port
+from greetsvc.net.datagram.port import DatagramPort
+from greetsvc.net.datagram.udp import udp_port
+from greetsvc.net.endpoint import Endpoint
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.linux.packets import keep_syn
+from greetsvc.net.proxy.wrapper import ProxiedFactory
+from greetsvc.net.sockets import LONGEST_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
+from greetsvc.net.stream.facade import ListeningReactor
+from greetsvc.net.tls.endpoint import tls_endpoint
 from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
 from greetsvc.server.admission import Admission
 from greetsvc.server.rendering import Speechless

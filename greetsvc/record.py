@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from greetsvc.net.arrival import Syn
+from greetsvc.net.linux.packets import Syn
 from greetsvc.visit import Address
 
 __all__ = ["VERSION", "Datagram", "PathRecord", "Syn", "Tcp", "Tls", "decode", "encode"]

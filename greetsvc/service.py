@@ -22,9 +22,9 @@ from twisted.logger import ILogObserver, Logger
 from greetsvc.ledger import Ledger
 from greetsvc.listening import DatagramListening, Premises, StreamListening, listening
 from greetsvc.logs import json_observer
-from greetsvc.net.bind import ipv6_works, kernel_backlog
-from greetsvc.net.endpoints import parse_endpoint
-from greetsvc.net.linger import Lingerers
+from greetsvc.net.endpoint import parse_endpoint
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.sockets import ipv6_works, kernel_backlog
 from greetsvc.options import Options, answer, refuse
 from greetsvc.server.admission import Admission
 from greetsvc.server.udprule import UdpRule

@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from greetsvc.greeters import Greeter
 from greetsvc.greeters.text import DEFAULT, TextGreeter
-from greetsvc.net.endpoints import Endpoint
+from greetsvc.net.endpoint import Endpoint
 
 __all__ = ["KEYS", "LOOPBACK", "Key", "Listener", "Mistake", "Network", "Settings", "printable", "shown", "text"]
 
@@ -122,7 +122,7 @@ def _authorities(value: object) -> str:
     path = text(value)
     if not path:
         raise Mistake("must be a file, not ''")
-    from greetsvc.net.contexts import read_authorities  # what only TLS needs is loaded for TLS
+    from greetsvc.net.tls.contexts import read_authorities  # what only TLS needs is loaded for TLS
 
     read_authorities(Path(path))
     return path

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from greetsvc.net.arrival import Arrival, Syn, TcpInfo
-    from greetsvc.net.tls import TlsFacts
+    from greetsvc.net.linux.packets import Arrival, Syn, TcpInfo
+    from greetsvc.net.tls.endpoint import TlsFacts
 
 __all__ = ["Address", "PathFacts", "Visit"]
 

@@ -32,7 +32,7 @@ from twisted.internet.threads import deferToThread
 from greetsvc import service as service_module
 from greetsvc import wire
 from greetsvc.config import settings
-from greetsvc.net.bind import ipv6_works
+from greetsvc.net.sockets import ipv6_works
 from greetsvc.service import GreetingService
 from greetsvc.settings import Mistake
 

@@ -14,8 +14,8 @@ from twisted.internet.protocol import Factory, ServerFactory
 from bench.servers import GREETING, HOST, ready
 from bench.servers.stock import GreetAndStay
 from greetsvc.greeters.text import TextGreeter
-from greetsvc.net.facade import ListeningReactor
-from greetsvc.net.linger import Lingerers
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.server import GreetingFactory, GreetingProtocol
 from greetsvc.server.admission import Admission
 

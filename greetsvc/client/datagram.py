@@ -15,13 +15,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTim
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.client import errqueue
 from greetsvc.client.path import is_ours
 from greetsvc.client.progress import Progress
 from greetsvc.client.resolve import Remote
 from greetsvc.client.sent import read_datagram
 from greetsvc.client.show import one_line
 from greetsvc.client.verdict import ECHO
+from greetsvc.net.linux import error_queue as errqueue
 from greetsvc.visit import Address
 from greetsvc.wire import MARK, nonce_of
 

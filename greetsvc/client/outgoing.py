@@ -29,7 +29,7 @@ class Claim:
 
     def header(self, destination: Address) -> bytes:
         """The header; a UNIX socket, which is no destination it can name, becomes the unspecified address."""
-        from greetsvc.net.proxy import encode_v1, encode_v2
+        from greetsvc.net.proxy.header import encode_v1, encode_v2
 
         host, port = destination.host.partition("%")[0], destination.port
         if not port:

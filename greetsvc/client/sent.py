@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from greetsvc.net.arrival import TcpInfo, read_tcp_info
+from greetsvc.net.linux.packets import TcpInfo, read_tcp_info
 from greetsvc.visit import Address
 
 __all__ = ["OPTIONS", "Sent", "offered", "read_datagram", "read_stream"]

@@ -11,8 +11,8 @@ from zope.interface import implementer
 
 from greetsvc import wire
 from greetsvc.ledger import Ledger
-from greetsvc.net.answers import IAnswersInBatches, Offer
-from greetsvc.net.datagram import reason as failure
+from greetsvc.net.datagram.port import reason as failure
+from greetsvc.net.stream.batch import IAnswersInBatches, Offer
 from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.server.stream import address_of
 from greetsvc.server.udprule import UdpRule
@@ -32,7 +32,7 @@ __all__ = ["GreetingDatagramProtocol"]
 class GreetingDatagramProtocol(DatagramProtocol):
     """Answers each request with a greeting, as far as the UDP rule lets it.
 
-    Works on Twisted's own UDP ports as well as on `greetsvc.net.datagram.DatagramPort`, which besides tells it the
+    Works on Twisted's own UDP ports as well as on `greetsvc.net.DatagramPort`, which besides tells it the
     address that was asked. Over a UNIX socket (``transport="unixgram"``) only the loop guard of the rule applies;
     a peer without a name cannot be answered.
     """

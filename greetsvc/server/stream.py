@@ -18,12 +18,12 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from zope.interface import implementer
 
 from greetsvc.ledger import Ledger
-from greetsvc.net.accepted import ADDRESSES
-from greetsvc.net.answers import SHORT, IAnswersAtOnce
-from greetsvc.net.arrival import read_syn, read_tcp_info
-from greetsvc.net.deadline import Deadlines
-from greetsvc.net.linger_stock import LingeringClose
-from greetsvc.net.tls import facts
+from greetsvc.net.deadlines import Deadlines
+from greetsvc.net.linger.half_close import LingeringClose
+from greetsvc.net.linux.packets import read_syn, read_tcp_info
+from greetsvc.net.stream.accepted import ADDRESSES
+from greetsvc.net.stream.batch import SHORT, IAnswersAtOnce
+from greetsvc.net.tls.endpoint import facts
 from greetsvc.server.admission import Admission, Source
 from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.visit import Address, PathFacts, Visit
@@ -60,7 +60,7 @@ class GreetingProtocol(Protocol):
     source: Source = ()
     timed = False
     lingers = False
-    """Whether the transport itself closes in a way that lets the greeting arrive (`greetsvc.net.linger.ILingers`)."""
+    """Whether the transport itself closes in a way that lets the greeting arrive (`greetsvc.net.ILingers`)."""
 
     _closing: LingeringClose | None = None
     _over = False

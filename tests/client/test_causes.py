@@ -35,7 +35,7 @@ from greetsvc.client.sent import Sent
 from greetsvc.client.stream import _ProbeFactory
 from greetsvc.client.targets import parse
 from greetsvc.client.verdict import Phase
-from greetsvc.net.arrival import TcpInfo
+from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.visit import Address
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "verdicts.md"

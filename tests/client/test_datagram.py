@@ -18,11 +18,11 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from greetsvc import GreetFailed, Greeting, greet, wire
-from greetsvc.client import errqueue
 from greetsvc.client.datagram import ask_udp, ask_unixgram
 from greetsvc.client.progress import Progress
 from greetsvc.client.resolve import Remote
 from greetsvc.client.targets import parse
+from greetsvc.net.linux import error_queue as errqueue
 from greetsvc.visit import Address
 
 reactor: Any = global_reactor

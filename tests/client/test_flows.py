@@ -30,7 +30,7 @@ from greetsvc.client.sent import Sent
 from greetsvc.client.tally import Demands, Tally
 from greetsvc.client.targets import parse
 from greetsvc.client.verdict import GreetFailed, Greeting, Phase, Seconds
-from greetsvc.net.arrival import TcpInfo
+from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.visit import Address
 
 TARGET = parse("127.0.0.1:1")

@@ -17,7 +17,7 @@ from greetsvc.client.outgoing import Claim, Outgoing, parse_claim
 from greetsvc.client.sent import OPTIONS, Sent, offered, read_datagram, read_stream
 from greetsvc.client.setting import BadSetting
 from greetsvc.client.targets import parse
-from greetsvc.net.proxy import ProxyParser
+from greetsvc.net.proxy.header import ProxyParser
 from greetsvc.visit import Address
 
 HERE = Address("127.0.0.1", 8088)

@@ -16,7 +16,7 @@ from greetsvc.client.path import PathVerdict, is_ours, judge, place
 from greetsvc.client.report import JsonLines, Plain
 from greetsvc.client.sent import OPTIONS, Sent
 from greetsvc.client.targets import parse
-from greetsvc.net.arrival import TcpInfo
+from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.record import Datagram, PathRecord, Syn, Tcp
 from greetsvc.visit import Address
 
@@ -266,7 +266,7 @@ def test_no_record_breaks_the_verdict(seen: PathRecord, sent: Sent) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_over_loopback_our_own_side_is_told_as_a_server_sees_it(peers: Any) -> None:
-    from greetsvc.net.arrival import keep_syn, read_syn
+    from greetsvc.net.linux.packets import keep_syn, read_syn
 
     def tell(connection: Any) -> None:
         syn = read_syn(connection)

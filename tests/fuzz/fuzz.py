@@ -36,7 +36,7 @@ _HANG = 10
 
 def proxy(_scratch: Path) -> Run:
     """The PROXY header: one reason or one header, whatever the fragments, and never more kept than is legal."""
-    from greetsvc.net.proxy import LONGEST_V2, ProxyHeader, ProxyHeaderError, ProxyParser
+    from greetsvc.net.proxy.header import LONGEST_V2, ProxyHeader, ProxyHeaderError, ProxyParser
 
     def pieces(data: bytes, size: int) -> tuple[ProxyHeader, bytes] | str | None:
         parser = ProxyParser()
@@ -78,7 +78,7 @@ def target(_scratch: Path) -> Run:
 
 def endpoint(_scratch: Path) -> Run:
     """Endpoint strings: refused in one line, or read."""
-    from greetsvc.net.endpoints import parse_endpoint
+    from greetsvc.net.endpoint import parse_endpoint
 
     def run(data: bytes) -> None:
         try:
@@ -144,7 +144,7 @@ def record(_scratch: Path) -> Run:
 
 def packet(_scratch: Path) -> Run:
     """The SYN as the kernel keeps it: its fields, or nothing."""
-    from greetsvc.net.arrival import Syn, parse_syn
+    from greetsvc.net.linux.packets import Syn, parse_syn
 
     def run(data: bytes) -> None:
         found = parse_syn(data)

@@ -6,8 +6,8 @@ import pytest
 
 from greetsvc import record
 from greetsvc.greeters.path import INSTANCE, PathGreeter
-from greetsvc.net.arrival import Arrival, Syn, TcpInfo
-from greetsvc.net.tls import TlsFacts
+from greetsvc.net.linux.packets import Arrival, Syn, TcpInfo
+from greetsvc.net.tls.endpoint import TlsFacts
 from greetsvc.visit import Address, PathFacts, Visit
 
 PEER, LOCAL, PROXY = Address("192.0.2.9", 61004), Address("192.0.2.1", 8088), Address("198.51.100.1", 5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from greetsvc.greeters import text_encoding
 from greetsvc.greeters.text import DEFAULT, FIELDS, TextGreeter
-from greetsvc.net.tls import TlsFacts
+from greetsvc.net.tls.endpoint import TlsFacts
 from greetsvc.visit import Address, Visit
 
 VISIT = Visit(

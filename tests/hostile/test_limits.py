@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from greetsvc.net.proxy import encode_v1, encode_v2
+from greetsvc.net.proxy.header import encode_v1, encode_v2
 
 GREETING = b"Thank you for connecting\r\n"
 TCP = "tcp:0:interface=127.0.0.1"

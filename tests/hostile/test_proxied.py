@@ -14,7 +14,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from greetsvc.net.proxy import LONGEST_V1, LONGEST_V2, encode_v1, encode_v2
+from greetsvc.net.proxy.header import LONGEST_V1, LONGEST_V2, encode_v1, encode_v2
 
 TCP = "tcp:0:interface=127.0.0.1"
 ENDS = ("203.0.113.7", 4000), ("192.0.2.1", 80)

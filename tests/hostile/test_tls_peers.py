@@ -13,7 +13,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from greetsvc.net.proxy import encode_v2
+from greetsvc.net.proxy.header import encode_v2
 
 GREETING = b"Thank you for connecting\r\n"
 

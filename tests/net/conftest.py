@@ -25,8 +25,8 @@ from twisted.internet.ssl import CertificateOptions, DefaultOpenSSLContextFactor
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from greetsvc.net.facade import ListeningReactor
-from greetsvc.net.linger import Lingerers
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.stream.facade import ListeningReactor
 
 
 class Peer(Protocol):

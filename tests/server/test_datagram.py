@@ -14,7 +14,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from greetsvc import wire
 from greetsvc.greeters.text import TextGreeter
 from greetsvc.ledger import Ledger
-from greetsvc.net.arrival import Arrival
+from greetsvc.net.linux.packets import Arrival
 from greetsvc.server import GreetingDatagramProtocol
 from greetsvc.server.udprule import UdpRule
 from greetsvc.visit import Address, Visit
@@ -42,7 +42,7 @@ class Port:
 
 @define
 class OurPort(Port):
-    """One that tells what the kernel tells, as `greetsvc.net.datagram.DatagramPort` does."""
+    """One that tells what the kernel tells, as `greetsvc.net.datagram.port.DatagramPort` does."""
 
     tells_destination: bool = True
     asked: str | None = None

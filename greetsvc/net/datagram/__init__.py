@@ -1,0 +1,1 @@
+"""Datagram ports that are fair to the reactor and answer from the address that was asked."""

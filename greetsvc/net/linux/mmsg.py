@@ -1,0 +1,140 @@
+"""Many datagrams in one system call: recvmmsg(2) and sendmmsg(2), which Python's socket module does not have.
+
+Nearly all that a small datagram costs is the way into the kernel and back; a batch of them goes there once. Only the
+C structures are here; what is in them means something to `greetsvc.net.datagram.batched`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+from typing import Any
+
+__all__ = ["MESSAGES", "Messages", "mmsg_works"]
+
+MESSAGES = 64
+"""Datagrams in one call."""
+
+NAME = 28
+"""Bytes for each address: ``struct sockaddr_in6`` is the longest."""
+
+CONTROL = 64
+"""Bytes for each datagram's ancillary data: one packet info of either family."""
+
+
+class _Part(ctypes.Structure):
+    """``struct iovec``, readv(2)."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _Header(ctypes.Structure):
+    """``struct msghdr``, recvmsg(2)."""
+
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("parts", ctypes.c_void_p),
+        ("part_count", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class _Message(ctypes.Structure):
+    """``struct mmsghdr``, recvmmsg(2)."""
+
+    _fields_ = (("header", _Header), ("length", ctypes.c_uint32))
+
+
+def _calls() -> tuple[Any, Any] | None:
+    if sys.platform != "linux":
+        return None
+    # PyDLL keeps the interpreter's lock: these calls do not block, and to give it away and back would cost more.
+    library = ctypes.PyDLL(None, use_errno=True)
+    try:
+        return library.recvmmsg, library.sendmmsg
+    except AttributeError:
+        return None
+
+
+_CALLS = _calls()
+
+
+def mmsg_works() -> bool:
+    """Whether this platform has the calls."""
+    return _CALLS is not None
+
+
+class Messages:
+    """Room for a batch of datagrams up to ``longest`` bytes, and for one answer that goes to many of their senders.
+
+    After `receive`, datagram ``i`` lies in ``data`` (and its ``view``) at ``i * stride`` and is ``lengths[i]`` bytes
+    long; its sender is in ``names`` at ``i * NAME``, and its ancillary data in ``controls`` at ``i * CONTROL``.
+    `send` answers a run of them, each with the first ``answer_control`` bytes of its ancillary data.
+    """
+
+    def __init__(self, sock: socket.socket, longest: int, *, name_length: int, answer_control: int = 0) -> None:
+        assert _CALLS is not None
+        self._receive, self._send = _CALLS
+        # Asked anew each time: the number of a closed socket may be another's by then.
+        self._fileno = sock.fileno
+        self.stride = longest + 1
+        data = bytearray(MESSAGES * self.stride)
+        self.names = bytearray(MESSAGES * NAME)
+        self.controls = bytearray(MESSAGES * CONTROL)
+        self.data = data
+        self.view = memoryview(data)
+        self._in = (_Message * MESSAGES)()
+        self._out = (_Message * MESSAGES)()
+        self._parts = (_Part * MESSAGES)()
+        self._answer_part = _Part()
+        self._answer = b""
+        at_data, at_names, at_controls = (_address(each) for each in (data, self.names, self.controls))
+        for i in range(MESSAGES):
+            self._parts[i] = _Part(at_data + i * self.stride, self.stride)
+            name, control = at_names + i * NAME, at_controls + i * CONTROL
+            self._in[i].header = _Header(name, NAME, ctypes.addressof(self._parts[i]), 1, control, CONTROL)
+            answer = ctypes.addressof(self._answer_part)
+            self._out[i].header = _Header(name, name_length, answer, 1, answer_control and control, answer_control)
+        self._in_address = ctypes.addressof(self._in)
+        self._out_address = ctypes.addressof(self._out)
+        self._size = ctypes.sizeof(_Message)
+        self._fresh = bytes(self._in)
+        words = memoryview(self._in).cast("B").cast("I")
+        self.lengths = words[_Message.length.offset // 4 :: self._size // 4]
+
+    def receive(self) -> int:
+        """Take what has arrived, up to `MESSAGES` datagrams; how many. Raises `OSError`."""
+        # The kernel has written the lengths of what it gave the last time where it reads the room there is.
+        ctypes.memmove(self._in_address, self._fresh, len(self._fresh))
+        count: int = self._receive(self._fileno(), ctypes.c_void_p(self._in_address), MESSAGES, 0, None)
+        if count < 0:
+            raise _error()
+        return count
+
+    def answer_with(self, answer: bytes) -> None:
+        """What `send` sends from now on."""
+        self._answer = answer
+        self._answer_part.base = ctypes.cast(ctypes.c_char_p(answer), ctypes.c_void_p).value
+        self._answer_part.length = len(answer)
+
+    def send(self, first: int, count: int) -> int:
+        """Answer ``count`` datagrams from the ``first``; how many were sent, at least 1. Raises `OSError`."""
+        at = ctypes.c_void_p(self._out_address + first * self._size)
+        sent: int = self._send(self._fileno(), at, count, 0)
+        if sent < 0:
+            raise _error()
+        return sent
+
+
+def _address(buffer: bytearray) -> int:
+    return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))

@@ -1,0 +1,249 @@
+"""The PROXY protocol, versions 1 and 2: reading the header that a proxy puts before a connection, and writing one.
+
+No sockets here: `ProxyParser` is fed bytes and gives a header. The specification is HAProxy's
+``doc/proxy-protocol.txt``; sections are named where a choice rests on them.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
+from typing import Literal, TypeAlias
+
+from attrs import frozen
+from twisted.internet import address
+
+from greetsvc.net.proxy.crc32c import crc32c
+
+__all__ = [
+    "LONGEST_V1",
+    "LONGEST_V2",
+    "ProxiedAddress",
+    "ProxyHeader",
+    "ProxyHeaderError",
+    "ProxyParser",
+    "Reason",
+    "encode_v1",
+    "encode_v2",
+]
+
+ProxiedAddress: TypeAlias = address.IPv4Address | address.IPv6Address | address.UNIXAddress
+
+Reason: TypeAlias = Literal[
+    "not-proxy", "oversize", "malformed", "address", "command", "family", "length", "tlv", "checksum"
+]
+"""Why a header was refused; a fixed set, to count by."""
+
+LONGEST_V1 = 107
+"""The longest line of version 1 in bytes, its CRLF included (section 2.1)."""
+
+LONGEST_V2 = 16 + 4096
+"""The longest header of version 2 in bytes that is read.
+
+The length field could announce 65,535 bytes after the first 16. The addresses take at most 216; the rest is
+extensions, the largest of which is a client's certificate. 4096 bytes hold one, and are all that a proxy can make
+this side buffer.
+"""
+
+_V1_START = b"PROXY "
+_V2_START = b"\r\n\r\n\x00\r\nQUIT\n"
+_V1_LINE = re.compile(rb"(TCP4|TCP6) ([0-9.]+|[0-9A-Fa-f:.]+) ([0-9.]+|[0-9A-Fa-f:.]+) (\d+) (\d+)")
+_V1_PORT = re.compile(rb"0|[1-9]\d{0,4}")
+_LOCAL, _PROXY = 0, 1
+_INET, _INET6, _UNIX = 1, 2, 3
+_STREAM, _DGRAM = 1, 2
+_ADDRESS_BYTES = {_INET: 12, _INET6: 36, _UNIX: 216}
+_TLV_CRC32C = 0x03
+
+
+class ProxyHeaderError(ValueError):
+    """These bytes are no legal PROXY header; ``reason`` is one of `Reason`."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@frozen
+class ProxyHeader:
+    """What a header said: the ends of the connection that the proxy accepted.
+
+    Both are ``None`` when it names nobody (LOCAL, UNKNOWN, UNSPEC): then the real ends of this connection count. An
+    IPv4 address mapped into IPv6 is given as IPv4.
+    """
+
+    version: Literal[1, 2]
+    source: ProxiedAddress | None = None
+    destination: ProxiedAddress | None = None
+
+
+class ProxyParser:
+    """Gathers one header from any fragments, and is used up then. It keeps no more than a legal header's bytes."""
+
+    def __init__(self) -> None:
+        self._gathered = b""
+
+    @property
+    def started(self) -> bool:
+        """Whether a part of a header is here."""
+        return bool(self._gathered)
+
+    def feed(self, data: bytes) -> tuple[ProxyHeader, bytes] | None:
+        """The header and the bytes that follow it, or ``None`` when there is more to come.
+
+        Raises `ProxyHeaderError` as soon as what is here cannot become a legal header.
+        """
+        gathered = self._gathered + data
+        for start, read in ((_V1_START, _read_v1), (_V2_START, _read_v2)):
+            if gathered.startswith(start):
+                result = read(gathered)
+                break
+            if start.startswith(gathered):
+                result = None
+                break
+        else:
+            raise ProxyHeaderError("not-proxy")
+        self._gathered = gathered if result is None else b""
+        return result
+
+
+def _read_v1(data: bytes) -> tuple[ProxyHeader, bytes] | None:
+    """Section 2.1: one line of ASCII."""
+    line, newline, rest = data[:LONGEST_V1].partition(b"\n")
+    if not newline:
+        if len(data) >= LONGEST_V1:
+            raise ProxyHeaderError("oversize")
+        return None
+    if not line.endswith(b"\r"):
+        raise ProxyHeaderError("malformed")
+    rest += data[LONGEST_V1:]
+    text = line[len(_V1_START) : -1]
+    if text == b"UNKNOWN" or text.startswith(b"UNKNOWN "):
+        return ProxyHeader(1), rest
+    match = _V1_LINE.fullmatch(text)
+    if match is None:
+        raise ProxyHeaderError("malformed")
+    family, source, destination, source_port, destination_port = match.groups()
+    try:
+        ends = [
+            (IPv4Address if family == b"TCP4" else IPv6Address)(end.decode("ascii")) for end in (source, destination)
+        ]
+    except AddressValueError:
+        raise ProxyHeaderError("address") from None
+    return ProxyHeader(1, _named(ends[0], _port(source_port)), _named(ends[1], _port(destination_port))), rest
+
+
+def _port(text: bytes) -> int:
+    if not _V1_PORT.fullmatch(text) or int(text) > 65535:
+        raise ProxyHeaderError("address")
+    return int(text)
+
+
+def _named(
+    ip: IPv4Address | IPv6Address, port: int, kind: Literal["TCP", "UDP"] = "TCP"
+) -> address.IPv4Address | address.IPv6Address:
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    known = address.IPv4Address if isinstance(ip, IPv4Address) else address.IPv6Address
+    return known(kind, str(ip), port)
+
+
+def _read_v2(data: bytes) -> tuple[ProxyHeader, bytes] | None:
+    """Section 2.2: sixteen bytes, the addresses, and extensions."""
+    if len(data) >= 13 and (data[12] >> 4 != 2 or data[12] & 15 not in {_LOCAL, _PROXY}):
+        raise ProxyHeaderError("command")
+    if len(data) < 16:
+        return None
+    command, family, kind = data[12] & 15, data[13] >> 4, data[13] & 15
+    end = 16 + int.from_bytes(data[14:16], "big")
+    if end > LONGEST_V2:
+        raise ProxyHeaderError("oversize")
+    # The family of a LOCAL header is ignored, whatever it says.
+    if command == _PROXY and (family > _UNIX or kind > _DGRAM):
+        raise ProxyHeaderError("family")
+    # Without a family nobody knows where addresses end and extensions begin: the block is thrown away unread.
+    unnamed = command == _LOCAL or family == 0 or kind == 0
+    if not unnamed and end < 16 + _ADDRESS_BYTES[family]:
+        raise ProxyHeaderError("length")
+    if len(data) < end:
+        return None
+    header, rest = data[:end], data[end:]
+    if unnamed:
+        return ProxyHeader(2), rest
+    _check_extensions(header, 16 + _ADDRESS_BYTES[family])
+    source, destination = _v2_ends(
+        family, "TCP" if kind == _STREAM else "UDP", header[16 : 16 + _ADDRESS_BYTES[family]]
+    )
+    return ProxyHeader(2, source, destination), rest
+
+
+def _v2_ends(family: int, kind: Literal["TCP", "UDP"], block: bytes) -> tuple[ProxiedAddress, ProxiedAddress]:
+    if family == _UNIX:
+        return _unix(block[:108]), _unix(block[108:])
+    known, length = (IPv4Address, 4) if family == _INET else (IPv6Address, 16)
+    ports = block[2 * length :]
+    return (
+        _named(known(block[:length]), int.from_bytes(ports[:2], "big"), kind),
+        _named(known(block[length : 2 * length]), int.from_bytes(ports[2:], "big"), kind),
+    )
+
+
+def _unix(padded: bytes) -> address.UNIXAddress:
+    """A path ends at its first NUL, an abstract name (it begins with one) at its last other byte (unix(7))."""
+    if padded.startswith(b"\0"):
+        return address.UNIXAddress(padded.rstrip(b"\0") or None)
+    return address.UNIXAddress(padded.partition(b"\0")[0])
+
+
+def _check_extensions(header: bytes, start: int) -> None:
+    """Walk the type-length-value extensions to the end of the header, and hold it to its checksum if it has one."""
+    checksum_at = None
+    while start < len(header):
+        value = start + 3
+        end = value + int.from_bytes(header[start + 1 : value], "big")
+        if end > len(header) or value > len(header):
+            raise ProxyHeaderError("tlv")
+        if header[start] == _TLV_CRC32C:
+            if checksum_at is not None or end - value != 4:
+                raise ProxyHeaderError("tlv")
+            checksum_at = value
+        start = end
+    if checksum_at is None:
+        return
+    # Section 2.2.3: over the whole header, with nothing in the checksum's place; most significant byte first.
+    blank = header[:checksum_at] + bytes(4) + header[checksum_at + 4 :]
+    if crc32c(blank) != int.from_bytes(header[checksum_at : checksum_at + 4], "big"):
+        raise ProxyHeaderError("checksum")
+
+
+def _one_family(
+    source: tuple[str, int], destination: tuple[str, int]
+) -> tuple[IPv4Address, IPv4Address] | tuple[IPv6Address, IPv6Address]:
+    for _, port in (source, destination):
+        if not 0 <= port <= 65535:
+            raise ValueError(f"{port} is not a port")
+    first, second = ip_address(source[0]), ip_address(destination[0])
+    if isinstance(first, IPv4Address) and isinstance(second, IPv4Address):
+        return first, second
+    sixes = [IPv6Address(f"::ffff:{ip}") if isinstance(ip, IPv4Address) else ip for ip in (first, second)]
+    if any(ip.scope_id for ip in sixes):
+        raise ValueError("a PROXY header cannot carry the scope of an IPv6 address")
+    return sixes[0], sixes[1]
+
+
+def encode_v1(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
+    """A header of version 1 for a TCP connection between two hosts (literal addresses) and ports.
+
+    Where the families differ, the IPv4 address is mapped into IPv6. Raises `ValueError` for what is no address or
+    port.
+    """
+    first, second = _one_family(source, destination)
+    return f"PROXY TCP{first.version} {first} {second} {source[1]} {destination[1]}\r\n".encode("ascii")
+
+
+def encode_v2(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
+    """The same as `encode_v1` in version 2, without extensions."""
+    first, second = _one_family(source, destination)
+    block = first.packed + second.packed + b"".join(port.to_bytes(2, "big") for port in (source[1], destination[1]))
+    family = (_INET if first.version == 4 else _INET6) << 4 | _STREAM
+    return _V2_START + bytes((2 << 4 | _PROXY, family)) + len(block).to_bytes(2, "big") + block

@@ -1,0 +1,119 @@
+"""A reactor whose stream listeners are ours.
+
+Twisted's endpoint strings (``tcp: tcp6: ssl: tls: unix: systemd:`` and those of plugins) end in a call of
+``listenTCP``, ``listenSSL``, ``listenUNIX`` or ``adoptStreamPort``. A `ListeningReactor` answers these with a
+`greetsvc.net.stream.listener.StreamPort`, and passes everything else to the reactor behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IReactorSocket, IReactorSSL, IReactorTCP, IReactorUNIX
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import directlyProvides, providedBy
+
+from greetsvc.net.sockets import LONGEST_BACKLOG, UnixPath, stream_socket, unix_stream_socket
+from greetsvc.net.stream.listener import StreamPort
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from twisted.internet.interfaces import IProtocolFactory
+
+    from greetsvc.net.linger.sweep import Lingerers
+
+__all__ = ["ListeningReactor"]
+
+
+class ListeningReactor:
+    """``reactor``, but that its stream listeners are `StreamPort` objects, which accept nothing before `begin`.
+
+    ``v4_ports`` are the port numbers that have an IPv4 listener of their own: an IPv6 listener on one of these
+    leaves IPv4 alone. ``backlog`` stands in for the one that callers ask for, which is Twisted's default more often
+    than a wish. ``wrap`` is put around each factory, below TLS, and
+    ``prepare`` is called with each listening socket.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        lingerers: Lingerers | None = None,
+        v4_ports: Collection[int] = frozenset(),
+        backlog: int = LONGEST_BACKLOG,
+        wrap: Callable[[IProtocolFactory], IProtocolFactory] | None = None,
+        prepare: Callable[[socket.socket], object] | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._lingerers = lingerers
+        self._v4_ports = v4_ports
+        self._backlog = backlog
+        self._wrap = wrap
+        self._prepare = prepare
+        self._ports: list[StreamPort] = []
+        self._began = False
+        directlyProvides(self, IReactorTCP, IReactorSSL, IReactorUNIX, IReactorSocket, providedBy(reactor))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    @property
+    def ports(self) -> list[StreamPort]:
+        """The listeners made so far that still listen."""
+        return [port for port in self._ports if port.listening]
+
+    def begin(self) -> None:
+        """Accept connections from now on, on every listener made and yet to be made."""
+        self._began = True
+        for port in self.ports:
+            port.resumeReading()
+
+    def listenTCP(
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        backlog: int = 0,
+        interface: str = "",
+    ) -> StreamPort:
+        """See `IReactorTCP`. Raises `CannotListenError`."""
+        sock = stream_socket(interface, port, backlog=self._backlog, v6only=port in self._v4_ports)
+        return self._listen(sock, factory)
+
+    def listenSSL(
+        self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 0, interface: str = ""
+    ) -> StreamPort:
+        """See `IReactorSSL`. Raises `CannotListenError`."""
+        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
+
+    def listenUNIX(
+        self,
+        address: str | bytes,
+        factory: IProtocolFactory,
+        backlog: int = 0,
+        mode: int = 0o666,
+        wantPID: bool = False,
+    ) -> StreamPort:
+        """See `IReactorUNIX`. Raises `CannotListenError`."""
+        path = os.fsdecode(address)
+        return self._listen(unix_stream_socket(path, mode=mode, backlog=self._backlog), factory, UnixPath(path))
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> StreamPort:
+        """See `IReactorSocket`: listens on a duplicate of the descriptor. The file of a UNIX socket is left alone."""
+        sock = socket.fromfd(fileDescriptor, addressFamily, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        return self._listen(sock, factory)
+
+    def _listen(self, sock: socket.socket, factory: IProtocolFactory, path: UnixPath | None = None) -> StreamPort:
+        if self._prepare is not None:
+            self._prepare(sock)
+        if self._wrap is not None:
+            factory = self._wrap(factory)
+        port = StreamPort(sock, factory, self._reactor, lingerers=self._lingerers, path=path)
+        port.startListening()
+        if self._began:
+            port.resumeReading()
+        self._ports = [*self.ports, port]
+        return port

@@ -1,0 +1,1 @@
+"""TLS listeners whose certificates follow the files on disk."""

@@ -1,0 +1,481 @@
+"""The batched UDP port: what a protocol sees is what the ordinary port shows it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import types
+from asyncio import CancelledError
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.protocol import DatagramProtocol
+from zope.interface import implementer
+
+from greetsvc.net.datagram import udp
+from greetsvc.net.datagram.batched import BatchedPort
+from greetsvc.net.datagram.port import DatagramPort
+from greetsvc.net.linux.mmsg import MESSAGES, mmsg_works
+from greetsvc.net.sockets import datagram_socket, ipv6_works
+from greetsvc.net.stream.batch import IAnswersInBatches, Offer
+
+FDS = cast(IReactorFDSet, reactor)
+needs_mmsg = pytest.mark.skipif(not mmsg_works(), reason="recvmmsg is Linux's")
+needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="there is no IPv6 here")
+
+
+class Recorder(DatagramProtocol):
+    """Notes what it receives, and answers with what `answer` says."""
+
+    noisy = False
+
+    def __init__(self, answer: Callable[[bytes, Any], bytes | None]) -> None:
+        self.answer: Callable[[bytes, Any], Any] = answer
+        self.seen: list[tuple[bytes, str, str | None, bool]] = []
+        self.port: DatagramPort | None = None
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        port = cast(DatagramPort, self.transport)
+        self.seen.append((datagram, addr[0], port.asked, port.group))
+        answer = self.answer(datagram, addr)
+        if answer is not None:
+            port.write(answer, addr)
+
+
+class Rig:
+    """A port that is read by hand, and clients of it."""
+
+    def __init__(
+        self, kind: str, host: str, answer: Callable[[bytes, Any], bytes | None], protocol: type[Recorder] = Recorder
+    ) -> None:
+        sock = datagram_socket(host, 0, v6only=True)
+        self.family = sock.family
+        self.protocol = protocol(answer)
+        if kind == "batched":
+            self.port: DatagramPort = BatchedPort(sock, self.protocol, FDS, longest=1000)
+        else:
+            self.port = DatagramPort(sock, self.protocol, FDS, longest=1000)
+        self.port.startListening()
+        self.clients: list[socket.socket] = []
+
+    def client(self, target: str) -> socket.socket:
+        client = socket.socket(self.family, socket.SOCK_DGRAM)
+        client.settimeout(5)
+        client.connect((target, cast(Any, self.port.getHost()).port))
+        self.clients.append(client)
+        return client
+
+    def close(self) -> None:
+        self.port.stopListening()
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture(params=[pytest.param("batched", marks=needs_mmsg), "one by one"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def rig(kind: str) -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(host: str, answer: Callable[[bytes, Any], bytes | None]) -> Rig:
+        made.append(Rig(kind, host, answer))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+SAME = b"Thank you for connecting\r\n"
+ADDRESSES = [
+    ("127.0.0.1", "127.0.0.1"),
+    ("", "127.0.0.1"),
+    ("", "127.0.0.2"),
+    pytest.param("::1", "::1", marks=needs_ipv6),
+    pytest.param("::", "::1", marks=needs_ipv6),
+]
+
+
+@pytest.mark.parametrize("answer", [lambda *_: SAME, lambda data, addr: data + str(addr[1]).encode()])
+@pytest.mark.parametrize(("host", "target"), ADDRESSES)
+def test_every_client_is_answered_from_the_address_that_it_asked(
+    rig: Callable[..., Rig], host: str, target: str, answer: Callable[[bytes, Any], bytes]
+) -> None:
+    made = rig(host, answer)
+    clients = [made.client(target) for _ in range(5)]
+    for number, client in enumerate(clients):
+        client.send(b"%d" % number)
+    made.port.doRead()
+    # A connected socket hears nobody but the address it asked.
+    assert [client.recv(100) for client in clients] == [
+        answer(b"%d" % number, client.getsockname()) for number, client in enumerate(clients)
+    ]
+    asked = target if host in {"", "::"} else None
+    assert [(seen[2], seen[3]) for seen in made.protocol.seen] == [(asked, False)] * 5
+
+
+def test_those_who_get_no_answer_leave_gaps_that_nobody_falls_into(rig: Callable[..., Rig]) -> None:
+    made = rig("127.0.0.1", lambda data, _addr: None if data in {b"0", b"3", b"4"} else SAME)
+    clients = [made.client("127.0.0.1") for _ in range(8)]
+    for number, client in enumerate(clients):
+        client.send(b"%d" % number)
+    made.port.doRead()
+    for number, client in enumerate(clients):
+        if number in {0, 3, 4}:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(100)
+        else:
+            assert client.recv(100) == SAME
+
+
+def test_an_answer_that_changes_in_mid_batch_reaches_only_those_it_is_for(rig: Callable[..., Rig]) -> None:
+    other = b"something else"
+    made = rig("", lambda data, _addr: SAME if int(data) < 4 or int(data) == 9 else other)
+    clients = [made.client("127.0.0.1") for _ in range(10)]
+    for number, client in enumerate(clients):
+        client.send(b"%d" % number)
+    made.port.doRead()
+    assert [client.recv(100) for client in clients] == [SAME] * 4 + [other] * 5 + [SAME]
+
+
+def test_an_empty_datagram_is_a_request_like_any_other(rig: Callable[..., Rig]) -> None:
+    made = rig("127.0.0.1", lambda *_: b"")
+    client = made.client("127.0.0.1")
+    client.send(b"")
+    client.send(b"")
+    made.port.doRead()
+    assert client.recv(100) == client.recv(100) == b""
+    assert [seen[0] for seen in made.protocol.seen] == [b"", b""]
+
+
+def test_a_datagram_over_the_bound_is_counted_and_dropped(rig: Callable[..., Rig]) -> None:
+    made = rig("127.0.0.1", lambda *_: SAME)
+    client = made.client("127.0.0.1")
+    for size in (1000, 1001, 60000):
+        client.send(b"x" * size)
+    made.port.doRead()
+    assert made.port.dropped == {"oversize": 2}
+    assert [len(seen[0]) for seen in made.protocol.seen] == [1000]
+
+
+def test_a_turn_of_the_reactor_reads_a_bounded_number(rig: Callable[..., Rig]) -> None:
+    made = rig("127.0.0.1", lambda *_: None)
+    client = made.client("127.0.0.1")
+    for _ in range(MESSAGES + 36):
+        client.send(b"")
+    made.port.doRead()
+    assert len(made.protocol.seen) == MESSAGES
+    made.port.doRead()
+    assert len(made.protocol.seen) == MESSAGES + 36
+
+
+def test_an_answer_to_somebody_else_is_sent_at_once(rig: Callable[..., Rig]) -> None:
+    made = rig("127.0.0.1", lambda *_: None)
+    client, third = made.client("127.0.0.1"), made.client("127.0.0.1")
+    made.protocol.answer = lambda *_: made.port.write(b"for the third", third.getsockname()) and None
+    client.send(b"x")
+    made.port.doRead()
+    assert third.recv(100) == b"for the third"
+
+
+def test_a_protocol_that_stops_the_port_is_not_called_again(rig: Callable[..., Rig]) -> None:
+    made: Rig = rig("127.0.0.1", lambda *_: None)
+    made.protocol.answer = lambda *_: made.port.stopListening() and None
+    client = made.client("127.0.0.1")
+    client.send(b"1")
+    client.send(b"2")
+    made.port.doRead()
+    assert [seen[0] for seen in made.protocol.seen] == [b"1"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, CancelledError, SystemExit])
+def test_one_that_fails_is_logged_and_the_next_is_answered(
+    rig: Callable[..., Rig], logged_errors: Any, error: type[BaseException]
+) -> None:
+    def answer(data: bytes, _addr: Any) -> bytes:
+        if data == b"1":
+            raise error
+        return SAME
+
+    made = rig("127.0.0.1", answer)
+    client = made.client("127.0.0.1")
+    for number in range(4):
+        client.send(b"%d" % number)
+    made.port.drain()
+    assert [client.recv(100) for _ in range(3)] == [SAME] * 3
+    assert len(logged_errors.flush(error)) == 1
+
+
+@needs_mmsg
+def test_an_answer_that_the_kernel_refuses_is_counted_and_the_others_go_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Rig("batched", "127.0.0.1", lambda *_: SAME)
+    try:
+        clients = [made.client("127.0.0.1") for _ in range(6)]
+        for client in clients:
+            client.send(b"x")
+        messages = made.port._messages  # type: ignore[attr-defined]
+        send = messages.send
+        refused: list[int] = []
+
+        def refuse_the_fourth(first: int, count: int) -> int:
+            if first == 3 and not refused:
+                refused.append(first)
+                raise OSError(errno.EPERM, "Operation not permitted")
+            return int(send(first, min(count, 3 - first) if first < 3 else count))
+
+        monkeypatch.setattr(messages, "send", refuse_the_fourth)
+        made.port.doRead()
+        for number, client in enumerate(clients):
+            if number == 3:
+                client.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    client.recv(100)
+            else:
+                assert client.recv(100) == SAME
+        assert made.port.dropped == {"send-EPERM": 1}
+    finally:
+        made.close()
+
+
+@needs_mmsg
+def test_errors_of_the_calls_themselves_are_errors_of_the_operating_system() -> None:
+    made = Rig("batched", "127.0.0.1", lambda *_: SAME)
+    messages = made.port._messages  # type: ignore[attr-defined]
+    with pytest.raises(BlockingIOError):
+        messages.receive()
+    made.port.doRead()
+    assert not made.port.dropped
+    made.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        messages.receive()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        messages.send(0, 1)
+    made.port.doRead()
+    assert made.port.dropped == {"receive-EBADF": 1}
+
+
+def test_what_cannot_be_batched_is_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(host: str, **asked: Any) -> type:
+        port = udp.udp_port(datagram_socket(host, 0), Recorder(lambda *_: None), FDS, longest=100, **asked)
+        port._sock.close()
+        return type(port)
+
+    if mmsg_works():
+        assert chosen("127.0.0.1") is BatchedPort
+    assert chosen("127.0.0.1", headers=True) is DatagramPort
+    if ipv6_works():
+        assert chosen("::") is DatagramPort, "a dual-stack socket has two kinds of packet info"
+    monkeypatch.setattr(udp, "mmsg_works", lambda: False)
+    assert chosen("127.0.0.1") is DatagramPort
+    monkeypatch.setattr(udp, "BatchedPort", None)
+    assert chosen("127.0.0.1") is DatagramPort
+
+
+@implementer(IAnswersInBatches)
+class Offering(Recorder):
+    """Offers ``SAME`` to longer requests that begin with a mark."""
+
+    def __init__(self, answer: Callable[[bytes, Any], bytes | None]) -> None:
+        super().__init__(answer)
+        self.offers: Callable[[], Offer | None] = lambda: Offer(SAME, b"MARK", 1024, ())
+        self.noted: list[Any] = []
+
+    def in_batches(self) -> Offer | None:
+        return self.offers()
+
+    def answered(self, names: Any) -> None:
+        self.noted += names
+
+
+MARKED = b"MARK".ljust(len(SAME) + 1, b".")
+
+
+@pytest.fixture
+def offering() -> Iterator[Callable[..., Rig]]:
+    """A batched port whose protocol has given its answer twice, which is when it may be given in batches."""
+    made: list[Rig] = []
+
+    def make(host: str, target: str) -> Rig:
+        rig = Rig("batched", host, lambda *_: SAME, Offering)
+        made.append(rig)
+        client = rig.client(target)
+        for _ in range(2):
+            client.send(b"?")
+        rig.port.doRead()
+        assert [client.recv(100), client.recv(100)] == [SAME, SAME]
+        rig.protocol.seen.clear()
+        return rig
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@needs_mmsg
+@pytest.mark.parametrize(("host", "target"), ADDRESSES)
+def test_what_is_offered_goes_out_without_the_protocol(offering: Any, host: str, target: str) -> None:
+    made = offering(host, target)
+    clients = [made.client(target) for _ in range(9)]
+    for number, client in enumerate(clients):
+        client.send(MARKED if number % 3 else b"%d" % number)
+    made.port.doRead()
+    assert [client.recv(100) for client in clients] == [SAME] * 9
+    assert [seen[0] for seen in made.protocol.seen] == [b"0", b"3", b"6"]
+    assert [name[:2] for name in made.protocol.noted] == [
+        client.getsockname()[:2] for number, client in enumerate(clients) if number % 3
+    ]
+
+
+@needs_mmsg
+def test_what_is_not_quite_what_is_offered_is_left_to_the_protocol(offering: Any) -> None:
+    made = offering("127.0.0.1", "127.0.0.1")
+    client = made.client("127.0.0.1")
+    port = client.getsockname()[1]
+    offers = [
+        None,
+        Offer(bytes(SAME[:-1]) + SAME[-1:], b"MARK", 1024, ()),  # equal, and another object
+        Offer(SAME, b"OTHER", 1024, ()),
+        Offer(SAME, b"MARK", port + 1, ()),
+        Offer(SAME, b"MARK", 1024, {port}),
+    ]
+    for offer in offers:
+        made.protocol.offers = lambda offer=offer: offer
+        client.send(MARKED)
+        made.port.doRead()
+        assert client.recv(100) == SAME
+    made.protocol.offers = lambda: Offer(SAME, b"MARK", port, {port + 1})
+    for size in (len(SAME), 1001, len(SAME) + 1):
+        client.send(MARKED.ljust(1001, b".")[:size])
+        made.port.doRead()
+    assert [client.recv(100), client.recv(100)] == [SAME, SAME]
+    assert len(made.protocol.seen) == len(offers) + 1
+    assert made.port.dropped == {"oversize": 1}
+    assert [name[1] for name in made.protocol.noted] == [port]
+
+
+@needs_mmsg
+def test_a_mark_is_not_made_up_of_what_an_earlier_datagram_left(offering: Any) -> None:
+    made = offering("127.0.0.1", "127.0.0.1")
+    made.protocol.offers = lambda: Offer(SAME, MARKED * 2, 1024, ())
+    client = made.client("127.0.0.1")
+    client.send(MARKED * 3)
+    made.port.doRead()
+    client.send(MARKED)
+    made.port.doRead()
+    assert [client.recv(100), client.recv(100)] == [SAME, SAME]
+    assert [seen[0] for seen in made.protocol.seen] == [MARKED]
+
+
+@needs_mmsg
+def test_a_request_to_a_group_is_left_to_the_protocol(offering: Any) -> None:
+    made = offering("", "127.0.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.sendto(MARKED, ("127.255.255.255", made.port.getHost().port))
+        made.port.doRead()
+    assert [seen[3] for seen in made.protocol.seen] == [True]
+    assert made.protocol.noted == []
+
+
+@needs_mmsg
+def test_a_protocol_that_fails_about_batches_does_not_end_the_port(offering: Any, logged_errors: Any) -> None:
+    def fail(*_: object) -> Any:
+        raise ZeroDivisionError
+
+    made = offering("127.0.0.1", "127.0.0.1")
+    client = made.client("127.0.0.1")
+    made.protocol.answered = fail
+    client.send(MARKED)
+    made.port.doRead()
+    made.protocol.offers = fail
+    client.send(MARKED)
+    made.port.doRead()
+    assert [client.recv(100), client.recv(100)] == [SAME, SAME]
+    assert len(logged_errors.flush(ZeroDivisionError)) == 2
+
+
+@needs_mmsg
+def test_a_transport_that_was_put_in_between_is_not_passed_by(offering: Any) -> None:
+    made = offering("127.0.0.1", "127.0.0.1")
+    made.protocol.transport = cast(Any, types.SimpleNamespace(asked=None, group=False, write=made.port.write))
+    client = made.client("127.0.0.1")
+    client.send(MARKED)
+    made.port.doRead()
+    assert client.recv(100) == SAME
+    assert [seen[0] for seen in made.protocol.seen] == [MARKED]
+
+
+@needs_mmsg
+def test_a_port_that_stops_in_a_batch_has_sent_and_told_what_it_answered(offering: Any) -> None:
+    made = offering("127.0.0.1", "127.0.0.1")
+    clients = [made.client("127.0.0.1") for _ in range(6)]
+
+    def answer(data: bytes, addr: Any) -> None:
+        if data == b"stop":
+            made.port.stopListening()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                made.port.write(SAME, addr)
+
+    made.protocol.answer = answer
+    for client, request in zip(clients, (MARKED, b"?", MARKED, b"stop", MARKED, b"?"), strict=True):
+        client.send(request)
+    made.port.doRead()
+    assert [client.recv(100) for client in clients[:4:2]] == [SAME] * 2
+    assert [name[1] for name in made.protocol.noted] == [client.getsockname()[1] for client in clients[:4:2]]
+    assert [seen[0] for seen in made.protocol.seen] == [b"?", b"stop"]
+
+
+def test_a_protocol_that_has_its_port_read_meanwhile_changes_no_answer(rig: Callable[..., Rig]) -> None:
+    made = rig("127.0.0.1", lambda data, _: data)
+    clients = [made.client("127.0.0.1") for _ in range(6)]
+
+    def answer(data: bytes, _: Any) -> bytes:
+        if data == b"1":
+            for number, client in enumerate(clients[3:], 3):
+                client.send(b"%d" % number)
+            made.port.drain()
+        return data
+
+    made.protocol.answer = answer
+    for number, client in enumerate(clients[:3]):
+        client.send(b"%d" % number)
+    made.port.drain()
+    assert [client.recv(100) for client in clients] == [b"%d" % number for number in range(6)]
+    assert sorted(seen[0] for seen in made.protocol.seen) == [b"%d" % number for number in range(6)]
+
+
+class Wrapper(DatagramProtocol):
+    """Sees what a protocol is about to receive; answers for it in all else."""
+
+    def __init__(self, inner: Recorder) -> None:
+        self.inner = inner
+        self.seen = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.seen += 1
+        self.inner.datagramReceived(datagram, addr)
+
+
+@needs_mmsg
+def test_a_wrapper_is_not_passed_by() -> None:
+    made = Rig("batched", "127.0.0.1", lambda *_: SAME, cast(Any, lambda answer: Wrapper(Offering(answer))))
+    try:
+        cast(Any, made.protocol).inner.makeConnection(made.port)
+        client = made.client("127.0.0.1")
+        for _ in range(5):
+            client.send(MARKED)
+            made.port.doRead()
+            assert client.recv(100) == SAME
+        assert cast(Any, made.protocol).seen == 5
+    finally:
+        made.close()

@@ -1,0 +1,494 @@
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import pytest
+from attrs import define
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from greetsvc.net.linger.drain import AT_LEAST
+from greetsvc.net.linger.sweep import AGES, SWEEP, Lingerers
+from greetsvc.net.linger.watch import EpollWatch, ReactorWatch, watch
+
+
+class Ticking(Clock):
+    """A reactor whose time the test moves, and whose readers it can call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: list[Any] = []
+        self.watching: Any = None
+
+    @property
+    def watched(self) -> list[Any]:
+        """The sockets that are watched, by whatever does it."""
+        return list(self.watching._readers.values()) if isinstance(self.watching, EpollWatch) else self.readers
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+    def addWriter(self, writer: Any) -> None: ...
+    def removeWriter(self, writer: Any) -> None: ...
+    def removeAll(self) -> list[Any]:
+        return []
+
+    def getReaders(self) -> list[Any]:
+        return self.readers
+
+    def getWriters(self) -> list[Any]:
+        return []
+
+    def sweep(self) -> None:
+        """Let every socket that is new be looked at for the last time."""
+        self.pump([SWEEP] * (AGES[-1] + 1))
+
+    def read(self) -> None:
+        """Let everything that can be read be read, once."""
+        for reader in list(self.readers):
+            if select.select([reader], [], [], 0)[0]:
+                reader.doRead()
+
+
+@define
+class Pair:
+    """A lingering socket, the client at the other end, and how often the socket was said to be closed."""
+
+    client: socket.socket
+    closed: int = 0
+
+    def arrived(self, server: socket.socket) -> None:
+        assert select.select([server], [], [], 5)[0]
+
+    def ending(self) -> str:
+        """How the connection ends for the client."""
+        self.client.settimeout(5)
+        try:
+            while self.client.recv(65536):
+                pass
+            self.client.send(b"?")
+            assert select.select([self.client], [], [], 5)[0]
+            self.client.send(b"?")
+        except ConnectionResetError:
+            return "reset"
+        except BrokenPipeError:
+            return "closed"
+        return "open"
+
+
+@pytest.fixture
+def clock() -> Ticking:
+    return Ticking()
+
+
+@pytest.fixture(
+    params=[("tcp", ReactorWatch), ("unix", ReactorWatch), ("tcp", EpollWatch)], ids=["tcp", "unix", "epoll"]
+)
+def linger(request: pytest.FixtureRequest, clock: Ticking) -> Iterator[Callable[..., tuple[Lingerers, list[Pair]]]]:
+    """Makes `Lingerers` that took over sockets which have greeted and sent their FIN."""
+    made: list[tuple[Lingerers, list[Pair]]] = []
+    family, kind = request.param
+
+    def make(sockets: int = 1, sending: bytes = b"", **options: Any) -> tuple[Lingerers, list[Pair]]:
+        clock.watching = watching = kind(clock)
+        lingerers = Lingerers(cast("Any", clock), watching=watching, **{"lifetime": 10.0, "most": 1000, **options})
+        pairs = []
+        for _ in range(sockets):
+            server, client = _connected(family)
+            client.setblocking(False)
+            if sending:
+                client.send(sending)
+                assert select.select([server], [], [], 5)[0]
+            server.sendall(b"hello")
+            server.shutdown(socket.SHUT_WR)
+            pair = Pair(client)
+            pairs.append(pair)
+            lingerers.add(server, partial(_count, pair))
+        made.append((lingerers, pairs))
+        return lingerers, pairs
+
+    yield make
+    for lingerers, pairs in made:
+        lingerers.stop()
+        for pair in pairs:
+            pair.client.close()
+            assert pair.closed == 1
+    assert not clock.getDelayedCalls()
+    assert not clock.readers
+
+
+def _count(pair: Pair) -> None:
+    pair.closed += 1
+
+
+def _connected(family: str) -> tuple[socket.socket, socket.socket]:
+    if family == "unix":
+        return socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], client
+
+
+def test_a_peer_that_has_closed_costs_one_look(clock: Ticking, linger: Any) -> None:
+    lingerers, pairs = linger(3)
+    for pair in pairs:
+        pair.client.close()
+    clock.advance(SWEEP)
+    assert len(lingerers) == 3
+    clock.advance(SWEEP)
+    assert (len(lingerers), [pair.closed for pair in pairs]) == (0, [1, 1, 1])
+    assert not clock.getDelayedCalls()
+
+
+class Counted(socket.socket):
+    """A socket that counts how often it was looked at."""
+
+    looks = 0
+
+    def recv_into(self, *arguments: Any) -> int:
+        self.looks += 1
+        return super().recv_into(*arguments)
+
+
+def counted(number: int) -> tuple[list[Counted], list[socket.socket]]:
+    pairs = [_connected("tcp") for _ in range(number)]
+    return [Counted(fileno=server.detach()) for server, _ in pairs], [client for _, client in pairs]
+
+
+def test_a_peer_that_stays_is_looked_at_at_growing_ages_and_then_watched(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    (server,), (client,) = counted(1)
+    lingerers.add(server)
+    seen = []
+    for _ in range(AGES[-1] + 4):
+        clock.advance(SWEEP)
+        seen.append(server.looks)
+    assert [seen.index(look) for look in range(1, 7)] == [1, 4, 16, 32, 64, 128]
+    assert seen[-1] == 6
+    client.close()
+    clock.read()
+    assert (server.looks, len(lingerers)) == (7, 0)
+    lingerers.stop()
+
+
+def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    servers, clients = counted(60)
+    for server in servers:
+        lingerers.add(server)
+    clock.pump([SWEEP] * 2)
+    assert sum(server.looks for server in servers) < 20
+    for client in clients:
+        client.close()
+    clock.pump([SWEEP] * 3)
+    assert len(lingerers) == 0
+    lingerers.stop()
+
+
+def test_one_that_stays_alone_wakes_the_reactor_once_for_each_look(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    (server,), (client,) = counted(1)
+    lingerers.add(server)
+    wakes = 0
+    while server.looks != len(AGES):
+        (call,) = clock.getDelayedCalls()
+        clock.advance(call.getTime() - clock.seconds())
+        wakes += 1
+    assert wakes == 1 + len(AGES)
+    lingerers.stop()
+    client.close()
+
+
+def test_a_new_one_is_looked_at_soon_though_an_old_one_waits_long(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    (old, new), clients = counted(2)
+    lingerers.add(old)
+    clock.pump([SWEEP] * (AGES[2] + 2))
+    lingerers.add(new)
+    clock.pump([SWEEP] * 2)
+    assert (old.looks, new.looks) == (3, 1)
+    lingerers.stop()
+    for client in clients:
+        client.close()
+
+
+def test_looks_that_are_overdue_are_made_up_for_in_one_sweep(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    servers, clients = counted(20)
+    for server in servers:
+        lingerers.add(server)
+        clock.advance(SWEEP)
+    clock.advance(1.0)
+    assert all(server.looks for server in servers)
+    assert all(call.getTime() > clock.seconds() for call in clock.getDelayedCalls())
+    lingerers.stop()
+    for client in clients:
+        client.close()
+
+
+def test_a_life_that_is_shorter_than_the_looks_is_kept_to(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=0.1, most=1000)
+    (server,), (client,) = counted(1)
+    lingerers.add(server)
+    clock.pump([0.001] * 140)
+    assert (server.fileno(), len(lingerers)) == (-1, 0)
+    lingerers.stop()
+    client.close()
+
+
+class Full(ReactorWatch):
+    """Has no room."""
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self.add = self.refuse
+
+    def refuse(self, reader: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_what_cannot_be_watched_is_closed_and_told(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000, watching=Full(clock))
+    servers, clients = counted(3)
+    told: list[int] = []
+    for number, server in enumerate(servers):
+        lingerers.add(server, partial(told.append, number))
+    clock.sweep()
+    assert (told, len(lingerers)) == ([0, 1, 2], 0)
+    lingerers.stop()
+    for client in clients:
+        client.close()
+
+
+def test_one_that_ends_everything_when_it_is_told_of_a_close_in_a_sweep_leaves_nothing(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    servers, clients = counted(3)
+    clients[0].close()
+    for server in servers:
+        lingerers.add(server, lingerers.stop)
+    clock.pump([SWEEP] * 2)
+    assert ([server.fileno() for server in servers], len(lingerers)) == ([-1] * 3, 0)
+    assert not clock.getDelayedCalls()
+    for client in clients:
+        client.close()
+
+
+def test_a_peer_that_is_still_there_is_left_to_the_reactor(clock: Ticking, linger: Any) -> None:
+    lingerers, (pair,) = linger()
+    clock.sweep()
+    assert (len(lingerers), len(clock.watched), pair.closed) == (1, 1, 0)
+    assert pair.client.recv(100) == b"hello"
+    pair.client.close()
+    clock.read()
+    assert (len(lingerers), len(clock.watched), pair.closed) == (0, 0, 1)
+
+
+def test_silent_sockets_are_not_looked_at_again(clock: Ticking, linger: Any) -> None:
+    linger(50, silence=2.0)
+    clock.sweep()
+    assert len(clock.getDelayedCalls()) == 2  # one for silence, one for lifetime, however many sockets
+
+
+@pytest.mark.parametrize("silence", [0.1, 0.32, 0.64, 0.7, 2.0])
+def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any, silence: float) -> None:
+    lingerers, (pair,) = linger(silence=silence)
+    clock.pump([0.001] * (round(silence * 1000) - 1))
+    assert pair.closed == 0
+    clock.pump([0.001] * 40)
+    assert (pair.closed, len(lingerers), clock.watched) == (1, 0, [])
+    assert pair.client.recv(100) == b"hello"
+
+
+def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock: Ticking, linger: Any) -> None:
+    _, (pair,) = linger(silence=2.0, lifetime=5.0)
+    clock.sweep()
+    for _ in range(4):
+        pair.client.send(b"more")
+        pair.arrived(clock.watched[0])
+        clock.read()
+        clock.advance(1.0)
+    assert pair.closed == 0
+    clock.advance(0.4)
+    assert pair.closed == 1
+
+
+@pytest.mark.parametrize("lifetime", [0.1, 0.65, 1.0, 5.0])
+@pytest.mark.parametrize("sending", [b"", b"early"])
+def test_a_peer_that_goes_on_has_the_whole_lifetime(
+    clock: Ticking, linger: Any, lifetime: float, sending: bytes
+) -> None:
+    _, (pair,) = linger(sending=sending, silence=2.0, lifetime=lifetime)
+    if pair.client.family == socket.AF_INET:
+        pair.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def pump(seconds: float) -> None:
+        for _ in range(round(seconds / 0.01)):
+            if pair.closed == 0:
+                pair.client.send(b"more")
+            clock.advance(0.01)
+            clock.read()
+
+    pump(lifetime - 0.02)
+    assert pair.closed == 0
+    pump(0.04)
+    assert pair.closed == 1
+
+
+def test_a_peer_that_sent_a_lot_before_reads_its_greeting_without_an_error(clock: Ticking, linger: Any) -> None:
+    _, (pair,) = linger(sending=b"x" * 30_000)
+    clock.sweep()
+    assert len(clock.watched) == 1
+    clock.read()
+    assert pair.client.recv(100) == b"hello"
+    assert pair.client.recv(100) == b""
+    pair.client.close()
+    clock.read()
+    assert pair.closed == 1
+
+
+def _pour(clock: Ticking, pair: Pair, most: int) -> int:
+    """Send until the socket is closed, or ``most`` bytes are sent."""
+    block, sent = bytes(65536), 0
+    while sent < most and not pair.closed:
+        try:
+            sent += pair.client.send(block)
+        except BlockingIOError:
+            clock.read()
+        except OSError:
+            break
+    return sent
+
+
+def test_16_mib_are_discarded_and_then_the_peer_is_reset(clock: Ticking, linger: Any) -> None:
+    _, (pair,) = linger()
+    clock.sweep()
+    assert _pour(clock, pair, AT_LEAST - 65536) < AT_LEAST
+    assert pair.closed == 0
+    sent = _pour(clock, pair, 2 * AT_LEAST)
+    clock.read()
+    assert pair.closed == 1
+    assert sent < AT_LEAST
+    assert pair.ending() in {"reset", "closed"}
+
+
+def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
+    lingerers, (pair,) = linger(at_least=200_000)
+    clock.sweep()
+    (reader,) = clock.watched
+    while True:
+        try:
+            pair.client.send(bytes(65536))
+        except BlockingIOError:
+            break
+    reader.doRead()
+    assert 0 < reader.taken <= 256 * 1024
+    lingerers.stop()
+
+
+def test_beyond_the_most_the_oldest_is_closed(clock: Ticking, linger: Any) -> None:
+    lingerers, pairs = linger(5, most=3)
+    assert [pair.closed for pair in pairs] == [1, 1, 0, 0, 0]
+    clock.sweep()
+    assert len(lingerers) == 3
+    server, client = _connected("tcp")
+    lingerers.add(server)
+    assert [pair.closed for pair in pairs] == [1, 1, 1, 0, 0]
+    assert len(lingerers) == 3
+    client.close()
+
+
+def test_a_reset_peer_is_forgotten(clock: Ticking, linger: Any) -> None:
+    _, (early, late) = linger(2)
+    _reset(early.client)
+    clock.sweep()
+    _reset(late.client)
+    clock.read()
+    assert (early.closed, late.closed) == (1, 1)
+
+
+def _reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+def test_a_reactor_that_finds_a_socket_broken_or_stops_closes_it(clock: Ticking, linger: Any) -> None:
+    lingerers, (pair,) = linger()
+    clock.sweep()
+    (reader,) = clock.watched
+    assert reader.logPrefix() == "lingering"
+    reader.connectionLost(Failure(ConnectionLost()))
+    reader.connectionLost(Failure(ConnectionLost()))
+    assert (pair.closed, len(lingerers)) == (1, 0)
+
+
+def test_after_the_stop_sockets_are_closed_at_once(clock: Ticking, linger: Any) -> None:
+    lingerers, pairs = linger(2)
+    clock.advance(SWEEP)
+    server, client = _connected("tcp")
+    lingerers.add(server)
+    lingerers.stop()
+    assert server.fileno() == -1
+    server, other = _connected("tcp")
+    lingerers.add(server)
+    assert server.fileno() == -1
+    assert (len(lingerers), [pair.closed for pair in pairs]) == (0, [1, 1])
+    client.close()
+    other.close()
+
+
+def test_a_failing_listener_for_the_close_does_not_keep_others_open(
+    clock: Ticking, linger: Any, logged_errors: Any
+) -> None:
+    lingerers, pairs = linger(2)
+    server, client = _connected("tcp")
+    lingerers.add(server, lambda: 1 / 0)
+    for each in (client, *(pair.client for pair in pairs)):
+        each.close()
+    clock.sweep()
+    assert (len(lingerers), server.fileno()) == (0, -1)
+    assert len(logged_errors.flush(ZeroDivisionError)) == 1
+
+
+def test_the_reactor_sees_one_descriptor_however_many_linger(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    pairs = [_connected("tcp") for _ in range(20)]
+    for server, _ in pairs:
+        lingerers.add(server)
+    clock.sweep()
+    assert len(clock.readers) == 1 or not hasattr(select, "epoll")
+    for _, client in pairs:
+        client.close()
+    clock.read()
+    assert len(lingerers) == 0
+    lingerers.stop()
+    assert not clock.readers
+
+
+def test_a_reactor_that_stops_closes_all_that_its_watch_holds(clock: Ticking) -> None:
+    lingerers = Lingerers(
+        cast("Any", clock), lifetime=10.0, most=1000, watching=(held := EpollWatch(cast("Any", clock)))
+    )
+    server, client = _connected("tcp")
+    lingerers.add(server)
+    assert held.fileno() == -1
+    clock.sweep()
+    assert held.logPrefix() == "watch"
+    held.connectionLost(Failure(ConnectionLost()))
+    held.doRead()
+    assert (server.fileno(), held.fileno(), len(lingerers)) == (-1, -1, 0)
+    client.close()
+    lingerers.stop()
+
+
+def test_the_watch_is_the_best_that_the_platform_has(monkeypatch: pytest.MonkeyPatch, clock: Ticking) -> None:
+    monkeypatch.delattr(select, "epoll", raising=False)
+    assert isinstance(watch(cast("Any", clock)), ReactorWatch)

@@ -1,0 +1,562 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.sockets import UnixPath, ipv6_works, stream_socket, unix_stream_socket
+from greetsvc.net.stream.listener import BATCH, PAUSE, StreamPort
+
+MUCH = 1 << 20
+
+
+class Once(Protocol):
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.factory.peers.append(self.transport.getPeer())
+        self.transport.write(b"hello\r\n")
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.factory.ends.append(type(reason.value).__name__)
+
+
+class Greeting(Factory):
+    protocol = Once
+    noisy = False
+
+    def __init__(self) -> None:
+        self.peers: list[Any] = []
+        self.ends: list[str] = []
+        self.life: list[str] = []
+
+    def startFactory(self) -> None:
+        self.life.append("started")
+
+    def stopFactory(self) -> None:
+        self.life.append("stopped")
+
+
+class Watched(Clock):
+    """Counts what a listener asks of its reactor; time is the test's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[Any] = set()
+        self.told: list[str] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.told.append("addReader")
+        self.readers.add(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        self.told.append("removeReader")
+        self.readers.discard(reader)
+
+    def addWriter(self, _: Any) -> None:
+        self.told.append("addWriter")
+
+    def removeWriter(self, _: Any) -> None:
+        self.told.append("removeWriter")
+
+
+@pytest.fixture
+def clock() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def factory() -> Greeting:
+    return Greeting()
+
+
+@pytest.fixture
+def driven(clock: Watched, factory: Greeting) -> Iterator[StreamPort]:
+    """A listener that reads when the test says so."""
+    lingering = Lingerers(clock, lifetime=10, most=10_000)  # type: ignore[arg-type]
+    port = StreamPort(stream_socket("127.0.0.1", 0), factory, clock, lingerers=lingering)
+    port.startListening()
+    port.resumeReading()
+    yield port
+    port.stopListening()
+    lingering.stop()
+    assert not clock.getDelayedCalls()
+
+
+@pytest.fixture
+def clients() -> Iterator[Callable[..., list[socket.socket]]]:
+    """Connects plain sockets, which the kernel answers before anybody accepts."""
+    made: list[socket.socket] = []
+
+    def connect(port: StreamPort, number: int) -> list[socket.socket]:
+        host: Any = port.getHost()
+        new = [socket.create_connection((host.host, host.port)) for _ in range(number)]
+        made.extend(new)
+        return new
+
+    yield connect
+    for sock in made:
+        sock.close()
+
+
+def everything(client: socket.socket) -> bytes:
+    client.settimeout(5)
+    read = b""
+    while data := client.recv(65536):
+        read += data
+    return read
+
+
+def test_a_turn_takes_a_bounded_batch(driven: StreamPort, clients: Any) -> None:
+    clients(driven, BATCH + 10)
+    driven.doRead()
+    assert driven.accepted == BATCH
+    driven.doRead()
+    assert driven.accepted == BATCH + 10
+
+
+def test_a_turn_takes_all_who_wait_without_asking_in_vain(driven: StreamPort, clients: Any) -> None:
+    asked: list[None] = []
+
+    class Counting(Failing):
+        def _accept(self) -> Any:
+            asked.append(None)
+            return super()._accept()
+
+    driven._sock = Counting(driven._sock)  # type: ignore[assignment]
+    for number in (1, 2, 10):
+        clients(driven, number)
+        before = driven.accepted
+        driven.doRead()
+        assert driven.accepted - before == number
+    if sys.platform == "linux":
+        assert len(asked) == driven.accepted
+
+
+def test_who_connects_while_others_are_greeted_is_greeted_in_the_same_turn(
+    driven: StreamPort, factory: Greeting, clients: Any
+) -> None:
+    class Inviting(Once):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            if driven.accepted < 5:
+                clients(driven, 1)
+
+    factory.protocol = Inviting
+    clients(driven, 1)
+    driven.doRead()
+    assert driven.accepted == 5
+
+
+def test_unix_listeners_take_bounded_batches_too(tmp_path: Path, clock: Watched, factory: Greeting) -> None:
+    port = _unix(tmp_path / "greet.sock", factory, clock)
+    port.resumeReading()
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(BATCH + 1)]
+    for client in clients:
+        client.connect(str(tmp_path / "greet.sock"))
+    port.doRead()
+    assert port.accepted == BATCH
+    port.doRead()
+    assert [everything(client) for client in clients] == [b"hello\r\n"] * (BATCH + 1)
+    for client in clients:
+        client.close()
+    port.stopListening()
+
+
+def test_the_reactor_never_hears_of_who_is_greeted_at_once(driven: StreamPort, clock: Watched, clients: Any) -> None:
+    greeted = clients(driven, 3)
+    clock.told.clear()
+    driven.doRead()
+    assert [everything(client) for client in greeted] == [b"hello\r\n"] * 3
+    assert clock.told == []
+
+
+def test_accepting_pauses_and_goes_on(driven: StreamPort, clock: Watched, clients: Any) -> None:
+    assert clock.readers == {driven}
+    driven.pauseReading()
+    driven.pauseReading()
+    assert not clock.readers
+    driven.resumeReading()
+    assert clock.readers == {driven}
+
+
+def test_a_protocol_that_pauses_its_listener_is_the_last_of_its_batch(
+    driven: StreamPort, factory: Greeting, clients: Any
+) -> None:
+    class Pausing(Once):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            driven.pauseReading()
+
+    factory.protocol = Pausing
+    clients(driven, 3)
+    driven.doRead()
+    assert driven.accepted == 1
+
+
+def test_a_protocol_may_stop_its_listener_and_who_waits_is_still_greeted(
+    driven: StreamPort, factory: Greeting, clients: Any
+) -> None:
+    class Stopping(Once):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            driven.stopListening()
+
+    factory.protocol = Stopping
+    greeted = clients(driven, 3)
+    driven.doRead()
+    assert [everything(client) for client in greeted] == [b"hello\r\n"] * 3
+    assert factory.life == ["started", "stopped"]
+
+
+def test_stopping_greets_who_is_in_the_queue_already(driven: StreamPort, factory: Greeting, clients: Any) -> None:
+    greeted = clients(driven, 200)
+    driven.stopListening()
+    assert [everything(client) for client in greeted] == [b"hello\r\n"] * 200
+    assert not driven.listening
+    assert factory.life == ["started", "stopped"]
+
+
+def test_a_listener_that_never_read_greets_nobody_when_it_stops(
+    clock: Watched, factory: Greeting, clients: Any
+) -> None:
+    port = StreamPort(stream_socket("127.0.0.1", 0), factory, clock)
+    port.startListening()
+    port.startListening()
+    (client,) = clients(port, 1)
+    port.stopListening()
+    port.stopListening()
+    with pytest.raises(ConnectionResetError):
+        everything(client)
+    assert (factory.peers, factory.life, clock.told.count("addReader")) == ([], ["started", "stopped"], 0)
+
+
+def test_without_a_protocol_the_connection_is_closed_at_once(
+    driven: StreamPort, factory: Greeting, clients: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "buildProtocol", lambda _: None)
+    (client,) = clients(driven, 1)
+    driven.doRead()
+    assert everything(client) == b""
+
+
+@pytest.mark.parametrize("where", ["buildProtocol", "connectionMade", "connectionLost"])
+def test_a_failing_protocol_ends_its_own_connection_only(
+    driven: StreamPort, factory: Greeting, clients: Any, logged_errors: Any, where: str
+) -> None:
+    def failing(*_: object) -> None:
+        raise ZeroDivisionError
+
+    class Failing(Once):
+        def connectionLost(self, reason: Failure = connectionDone) -> None:
+            super().connectionLost(reason)
+            if where == "connectionLost":
+                failing()
+
+    broken, well = clients(driven, 2)
+    if where == "buildProtocol":
+        factory.buildProtocol = failing  # type: ignore[assignment,method-assign]
+    else:
+        factory.protocol = Failing
+    if where == "connectionMade":
+        Failing.connectionMade = failing  # type: ignore[method-assign,assignment]
+    driven._waiting = lambda: 0  # one a turn
+    driven.doRead()
+    assert len(logged_errors.flush(ZeroDivisionError)) == 1
+    ended = {"buildProtocol": [], "connectionMade": ["ZeroDivisionError"], "connectionLost": ["ConnectionDone"]}
+    assert factory.ends == ended[where]
+    assert everything(broken) == (b"hello\r\n" if where == "connectionLost" else b"")
+    factory.__dict__.pop("buildProtocol", None)
+    factory.protocol = Once
+    driven.doRead()
+    assert everything(well) == b"hello\r\n"
+
+
+def test_a_protocol_that_fails_at_both_ends_of_its_life_harms_nobody(
+    driven: StreamPort, factory: Greeting, clients: Any, logged_errors: Any
+) -> None:
+    class Failing(Once):
+        def connectionMade(self) -> None:
+            raise ZeroDivisionError
+
+        def connectionLost(self, reason: Failure = connectionDone) -> None:
+            raise LookupError
+
+    broken, well = clients(driven, 2)
+    factory.protocol = Failing
+    driven._waiting = lambda: 0  # one a turn
+    driven.doRead()
+    assert (len(logged_errors.flush(ZeroDivisionError)), len(logged_errors.flush(LookupError))) == (1, 1)
+    assert everything(broken) == b""
+    factory.protocol = Once
+    driven.doRead()
+    assert everything(well) == b"hello\r\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_reset_before_it_was_accepted_harms_nobody(
+    ours: Any, factory: Greeting, clients: Any
+) -> None:
+    gone, well = clients(ours.listen(factory), 2)
+    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    gone.close()
+    for _ in range(100):
+        await later(0.01)
+        if len(factory.ends) == 2:
+            break
+    assert sorted(factory.ends) == ["ConnectionDone", "ConnectionLost"]
+    assert everything(well) == b"hello\r\n"
+
+
+class Failing:
+    """A listening socket whose accept fails as it is told to, and then works."""
+
+    def __init__(self, sock: socket.socket, *errors: int) -> None:
+        self._sock = sock
+        self._errors = list(errors)
+
+    def _accept(self) -> Any:
+        if self._errors:
+            number = self._errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return self._sock._accept()  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH])
+def test_a_connection_that_is_gone_is_counted_and_the_next_one_is_greeted(
+    driven: StreamPort, clients: Any, number: int
+) -> None:
+    (client,) = clients(driven, 1)
+    driven._sock = Failing(driven._sock, number)  # type: ignore[assignment]
+    driven.doRead()
+    assert (driven.refused, driven.accepted) == (1, 1)
+    assert everything(client) == b"hello\r\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EBADF])
+def test_when_the_system_has_nothing_left_accepting_pauses(
+    driven: StreamPort, clock: Watched, clients: Any, number: int, warnings: list[str]
+) -> None:
+    (client,) = clients(driven, 1)
+    driven._sock = Failing(driven._sock, *[number] * 3)  # type: ignore[assignment]
+    for _ in range(3):
+        driven.doRead()
+        assert not clock.readers
+        clock.advance(PAUSE)
+        assert clock.readers == {driven}
+    assert len(warnings) == 1
+    driven.doRead()
+    assert everything(client) == b"hello\r\n"
+
+
+def test_a_listener_that_pauses_for_lack_of_memory_can_be_paused_and_stopped(
+    driven: StreamPort, clock: Watched, warnings: list[str]
+) -> None:
+    driven._sock = Failing(driven._sock, *[errno.ENOMEM] * 3)  # type: ignore[assignment]
+    driven.doRead()
+    driven.pauseReading()
+    clock.advance(PAUSE)
+    assert not clock.readers
+    driven.resumeReading()
+    driven.doRead()
+    driven.pauseReading()
+    driven.resumeReading()
+    assert not clock.readers
+    driven.stopListening()
+    assert len(warnings) == 1
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """The warnings of the listener."""
+    from twisted.logger import LogEvent, LogLevel, eventAsText, globalLogPublisher
+
+    said: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        if event["log_level"] is LogLevel.warn:
+            said.append(eventAsText(event, includeTimestamp=False, includeSystem=False))
+
+    globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]
+    yield said
+    globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = os.dup(0)  # the lowest that is free: all above are counted as used
+    os.close(used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+    filling = []
+    try:
+        while True:
+            filling.append(os.dup(0))
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in filling:
+            os.close(fd)
+
+
+def test_without_descriptors_who_waits_is_turned_away_and_then_others_are_greeted(
+    driven: StreamPort, clock: Watched, clients: Any, warnings: list[str]
+) -> None:
+    turned_away = clients(driven, 5)
+    with no_descriptors_left():
+        driven.doRead()
+        driven.doRead()
+    assert [everything(client) for client in turned_away] == [b""] * 5
+    assert driven.refused == 5
+    assert clock.readers == {driven}
+    assert warnings == [f"Cannot accept connections on {driven.getHost()}: Too many open files; 5 turned away"]
+    (client,) = clients(driven, 1)
+    driven.doRead()
+    assert everything(client) == b"hello\r\n"
+
+
+def test_without_even_a_spare_descriptor_they_wait(
+    driven: StreamPort, clock: Watched, clients: Any, warnings: list[str]
+) -> None:
+    (client,) = clients(driven, 1)
+    driven._spare.release()
+    with no_descriptors_left():
+        driven.doRead()
+        assert not clock.readers
+    clock.advance(PAUSE)
+    driven.doRead()
+    assert everything(client) == b"hello\r\n"
+    assert len(warnings) == 1
+
+
+def test_peers_are_shown_as_twisted_shows_them(clock: Watched, factory: Greeting) -> None:
+    hosts: list[tuple[str, str, Any, str]] = [("127.0.0.1", "127.0.0.1", IPv4Address, "127.0.0.1")]
+    if ipv6_works():
+        hosts += [("::1", "::1", IPv6Address, "::1"), ("::", "127.0.0.1", IPv6Address, "::ffff:127.0.0.1")]
+    for listens, to, kind, shown in hosts:
+        port = StreamPort(stream_socket(listens, 0), factory, clock)
+        port.startListening()
+        port.resumeReading()
+        host: Any = port.getHost()
+        assert type(host) is kind
+        with socket.create_connection((to, host.port)) as client:
+            port.doRead()
+            peer = factory.peers.pop()
+            assert peer == kind("TCP", shown, client.getsockname()[1])
+            assert hash(peer) == hash(kind("TCP", shown, client.getsockname()[1]))
+            assert repr(peer).startswith(kind.__name__)
+        port.stopListening()
+
+
+def _unix(path: Path, factory: Greeting, clock: Watched) -> StreamPort:
+    sock = unix_stream_socket(str(path))
+    port = StreamPort(sock, factory, clock, path=UnixPath(str(path)))
+    port.startListening()
+    return port
+
+
+def test_a_unix_listener_takes_its_file_with_it(tmp_path: Path, clock: Watched, factory: Greeting) -> None:
+    path = tmp_path / "greet.sock"
+    port = _unix(path, factory, clock)
+    port.resumeReading()
+    assert port.getHost() == UNIXAddress(str(path))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        port.doRead()
+        assert everything(client) == b"hello\r\n"
+    assert [peer.name for peer in factory.peers] == [None]
+    port.stopListening()
+    assert not path.exists()
+
+
+def test_a_unix_listener_leaves_the_file_of_another(tmp_path: Path, clock: Watched, factory: Greeting) -> None:
+    path = tmp_path / "greet.sock"
+    first = _unix(path, factory, clock)
+    path.unlink()
+    second = _unix(path, factory, clock)
+    first.stopListening()
+    assert path.is_socket()
+    second.stopListening()
+    assert not path.exists()
+
+
+def test_a_unix_file_that_cannot_be_removed_is_said_to_be_left_behind(
+    tmp_path: Path, clock: Watched, factory: Greeting, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "greet.sock"
+    port = _unix(path, factory, clock)
+
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(UnixPath, "remove", refuse)
+    port.stopListening()
+    assert warnings == [f"{path} is left behind: Permission denied"]
+
+
+def test_a_default_timeout_of_the_process_makes_nothing_block(driven: StreamPort, clients: Any) -> None:
+    socket.setdefaulttimeout(3)
+    try:
+        (client,) = clients(driven, 1)
+        driven.doRead()
+    finally:
+        socket.setdefaulttimeout(None)
+    assert everything(client) == b"hello\r\n"
+
+
+def test_a_stopping_reactor_closes_the_listener(driven: StreamPort, factory: Greeting) -> None:
+    driven.connectionLost(connectionDone)
+    driven.connectionLost(connectionDone)
+    assert (driven.listening, factory.life) == (False, ["started", "stopped"])
+    assert "not listening" in repr(driven)
+    assert driven.logPrefix().endswith("Greeting")
+
+
+def later(seconds: float) -> Deferred[None]:
+    return deferLater(reactor, seconds, lambda: None)
+
+
+def send_much_then_read(port: int) -> bytes:
+    """A client that is sending when it is greeted, and reads only afterwards."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"x" * MUCH)
+        return everything(client)
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_client_that_is_still_sending_reads_the_whole_greeting_and_sees_no_error(
+    ours: Any, lingerers: Lingerers
+) -> None:
+    factory = Greeting()
+    port = ours.listen(factory)
+    clients = [deferToThread(send_much_then_read, port.getHost().port) for _ in range(50)]
+    assert [await client.addTimeout(20, reactor) for client in clients] == [b"hello\r\n"] * 50
+    assert factory.ends == ["ConnectionDone"] * 50
+    for _ in range(100):
+        if not len(lingerers):
+            break
+        await later(0.02)
+    assert len(lingerers) == 0

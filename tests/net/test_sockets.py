@@ -1,0 +1,229 @@
+"""Listening sockets: bound, not blocking, and their files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.error import CannotListenError
+
+from greetsvc.net.sockets import (
+    LONGEST_BACKLOG,
+    UnixPath,
+    datagram_socket,
+    ipv6_works,
+    kernel_backlog,
+    stream_socket,
+    unix_datagram_socket,
+    unix_stream_socket,
+)
+
+Make = Callable[..., socket.socket]
+UNIX = pytest.mark.parametrize("make", [unix_stream_socket, unix_datagram_socket])
+INET = pytest.mark.parametrize("make", [stream_socket, datagram_socket])
+
+
+@INET
+@pytest.mark.parametrize(
+    ("host", "family", "name"),
+    [
+        ("", socket.AF_INET, "0.0.0.0"),
+        ("127.0.0.1", socket.AF_INET, "127.0.0.1"),
+        ("::", socket.AF_INET6, "::"),
+        ("::1", socket.AF_INET6, "::1"),
+    ],
+)
+def test_a_socket_is_bound_to_what_was_asked_and_does_not_block(
+    make: Make, host: str, family: int, name: str
+) -> None:
+    with make(host, 0) as sock:
+        assert sock.family == family
+        assert sock.getsockname()[0] == name
+        assert sock.getsockname()[1] > 0
+        assert not sock.getblocking()
+        assert not sock.get_inheritable()
+        if make is stream_socket:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+@INET
+def test_a_name_is_resolved(make: Make) -> None:
+    with make("localhost", 0) as sock:
+        assert sock.getsockname()[0] in {"127.0.0.1", "::1"}
+
+
+@INET
+def test_ipv6_only_leaves_the_port_to_ipv4_and_dual_stack_does_not(make: Make) -> None:
+    with make("", 0) as sock:
+        port = sock.getsockname()[1]
+        with make("::", port, v6only=True):
+            pass
+        with pytest.raises(CannotListenError, match="in use"):
+            make("::", port)
+
+
+@INET
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("192.0.2.1", 0),
+        ("2001:db8::1", 0),
+        ("1.2.3.4.5", 0),
+        ("no such host", 0),
+        ("a\0b", 0),
+        ("x" * 70, 0),
+        ("é" * 70, 0),
+        ("127.0.0.1", 70_000),
+        ("127.0.0.1", -1),
+    ],
+)
+def test_what_cannot_be_bound_is_one_kind_of_error_and_leaves_no_socket(make: Make, host: str, port: int) -> None:
+    with pytest.raises(CannotListenError) as caught:
+        make(host, port)
+    assert (caught.value.interface, caught.value.port) == (host, port)
+
+
+def test_a_stream_port_can_be_bound_again_while_old_connections_linger() -> None:
+    with stream_socket("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            first.setblocking(True)
+            accepted, _ = first.accept()
+            accepted.close()
+    with stream_socket("127.0.0.1", port) as second:
+        assert second.getsockname()[1] == port
+
+
+@UNIX
+@pytest.mark.parametrize("mode", [0o666, 0o600, 0o000, 0o777])
+def test_a_unix_socket_has_its_mode_whatever_the_umask_is(make: Make, mode: int, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with make(str(tmp_path / "x"), mode=mode):
+            assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == mode
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+
+
+@UNIX
+@pytest.mark.parametrize("left_by", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_socket_file_that_nobody_holds_is_taken_over(make: Make, left_by: int, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX, left_by) as gone:
+        gone.bind(str(path))
+    with make(str(path)) as sock:
+        assert sock.getsockname() == str(path)
+
+
+@UNIX
+@pytest.mark.parametrize("held_by", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_socket_file_that_somebody_holds_is_left_alone(make: Make, held_by: int, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX, held_by) as living:
+        living.bind(str(path))
+        if held_by == socket.SOCK_STREAM:
+            living.listen(0)
+        before = path.stat().st_ino
+        with pytest.raises(CannotListenError, match="in use"):
+            make(str(path))
+        assert path.stat().st_ino == before
+
+
+def test_a_listener_with_a_full_queue_is_alive_too(tmp_path: Path) -> None:
+    path = str(tmp_path / "x")
+    with socket.socket(socket.AF_UNIX) as living, socket.socket(socket.AF_UNIX) as waiting:
+        living.bind(path)
+        living.listen(0)
+        waiting.connect(path)
+        with pytest.raises(CannotListenError, match="in use"):
+            unix_stream_socket(path)
+
+
+@UNIX
+def test_what_is_no_socket_is_never_removed(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(str(tmp_path / "stale"))
+    (tmp_path / "link").symlink_to(tmp_path / "stale")
+    for name in ("file", "folder", "link"):
+        with pytest.raises(CannotListenError, match="in use"):
+            make(str(tmp_path / name))
+    assert (tmp_path / "file").read_text() == "precious"
+    assert (tmp_path / "link").is_symlink()
+
+
+@UNIX
+@pytest.mark.parametrize("path", ["missing/x", "x" * 200, "", "a\0b"])
+def test_a_path_that_cannot_be_is_refused(
+    make: Make, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not path:
+        pytest.skip("Linux gives a socket without a path an abstract name")
+    with pytest.raises(CannotListenError):
+        make(path)
+    assert not list(tmp_path.iterdir())
+
+
+@UNIX
+def test_an_abstract_name_that_is_taken_is_refused(make: Make) -> None:
+    name = f"\0greetsvc-test-{os.getpid()}"
+    with make(name), pytest.raises(CannotListenError, match="in use"):
+        make(name)
+
+
+def test_a_file_is_removed_only_while_it_is_still_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with unix_stream_socket(str(path)):
+        ours = UnixPath(str(path))
+        (tmp_path / "x").rename(tmp_path / "moved")
+        with unix_stream_socket(str(path)):
+            ours.remove()
+            assert path.is_socket()
+            theirs = UnixPath(str(path))
+            theirs.remove()
+            theirs.remove()
+            assert not path.exists()
+
+
+@pytest.mark.parametrize("path", ["missing", "\0abstract", "a\0b"])
+def test_a_file_that_is_not_there_needs_no_removal(path: str) -> None:
+    UnixPath(path).remove()
+
+
+def test_the_backlog_is_as_long_as_the_kernel_lets_it_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def somaxconn(content: str | None) -> None:
+        def read_bytes(_path: Path) -> bytes:
+            if content is None:
+                raise FileNotFoundError(2, "No such file")
+            return content.encode()
+
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+    somaxconn("4096\n")
+    assert kernel_backlog() == (4096, True)
+    somaxconn("65535\n")
+    assert kernel_backlog() == (LONGEST_BACKLOG, False)
+    somaxconn("1000000\n")
+    assert kernel_backlog() == (LONGEST_BACKLOG, False)
+    for unknown in (None, "many"):
+        somaxconn(unknown)
+        assert kernel_backlog()[0] <= LONGEST_BACKLOG
+
+
+def test_whether_there_is_ipv6_is_found_out_by_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoIPv6(socket.socket):
+        def bind(self, _address: Any) -> None:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    assert ipv6_works()
+    monkeypatch.setattr(socket, "socket", NoIPv6)
+    assert not ipv6_works()
