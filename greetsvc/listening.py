@@ -30,7 +30,7 @@ from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
 from greetsvc.server.admission import Admission
 from greetsvc.server.rendering import Speechless
 from greetsvc.server.stream import address_of
-from greetsvc.server.udprule import UdpRule
+from greetsvc.server.udp_policy import UdpRule
 from greetsvc.settings import Listener, Mistake, Settings
 from greetsvc.visit import Address, Visit
 

@@ -27,8 +27,8 @@ from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import ipv6_works, kernel_backlog
 from greetsvc.options import Options, answer, refuse
 from greetsvc.server.admission import Admission
-from greetsvc.server.udprule import UdpRule
-from greetsvc.server.visitlog import READABLE, VisitLog
+from greetsvc.server.udp_policy import UdpRule
+from greetsvc.server.visit_log import READABLE, VisitLog
 from greetsvc.settings import Listener, Mistake, Settings, printable
 
 __all__ = ["GreetingService", "Options", "makeService"]

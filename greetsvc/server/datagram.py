@@ -15,7 +15,7 @@ from greetsvc.net.datagram.port import reason as failure
 from greetsvc.net.stream.batch import IAnswersInBatches, Offer
 from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.server.stream import address_of
-from greetsvc.server.udprule import UdpRule
+from greetsvc.server.udp_policy import UdpRule
 from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from greetsvc.greeters.text import TextGreeter
 from greetsvc.ledger import Ledger
 from greetsvc.net.linux.packets import Arrival
 from greetsvc.server import GreetingDatagramProtocol
-from greetsvc.server.udprule import UdpRule
+from greetsvc.server.udp_policy import UdpRule
 from greetsvc.visit import Address, Visit
 
 PEER = ("192.0.2.7", 40000)

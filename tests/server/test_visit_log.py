@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from greetsvc.ledger import Ledger
-from greetsvc.server.visitlog import READABLE, VisitLog
+from greetsvc.server.visit_log import READABLE, VisitLog
 from greetsvc.visit import Address
 
 PEER = Address("127.0.0.1", 9599)

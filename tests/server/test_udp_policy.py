@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greetsvc import wire
-from greetsvc.server.udprule import (
+from greetsvc.server.udp_policy import (
     BURST,
     ENTRIES,
     LOOP_MOST,
