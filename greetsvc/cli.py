@@ -12,18 +12,18 @@ import click
 
 from greetsvc._version import __version__
 from greetsvc.client.arguments import Number, wrong
-from greetsvc.client.ask import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
-from greetsvc.client.flows import MOST_FLOWS, ROUNDS
 from greetsvc.client.loadoptions import check_load, load_options, load_plan
 from greetsvc.client.outgoing import HIGHEST_DSCP, Claim, Outgoing, parse_claim
 from greetsvc.client.output import CannotWrite, Output, ReaderGone, standard
 from greetsvc.client.plan import Plan, Runnable, drive
-from greetsvc.client.report import JsonLines, Lines, Nagios, Plain, Quiet, Report
+from greetsvc.client.probe.flows import MOST_FLOWS, ROUNDS
+from greetsvc.client.probe.greet import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
+from greetsvc.client.report.text import JsonLines, Lines, Nagios, Plain, Quiet, Report
 from greetsvc.client.setting import BadSetting
-from greetsvc.client.show import one_line
-from greetsvc.client.tally import NOT_GREETED, WRONG_USAGE, Demands
-from greetsvc.client.targets import DEFAULT_HOST, Target, parse
+from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Demands
+from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
+from greetsvc.printable import one_line
 
 __all__ = ["main"]
 
@@ -218,7 +218,7 @@ def _report(given: dict[str, Any], target: Target, asking: Asking, demands: Dema
 
 def _drawn(plain: Plain) -> Report:
     """The same with drawings, where the terminal can show them."""
-    from greetsvc.client.live import Drawn, terminal
+    from greetsvc.client.report.terminal import Drawn, terminal
 
     shown = terminal(sys.stdout, os.environ)
     return plain if shown is None else Drawn(plain, shown)

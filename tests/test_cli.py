@@ -21,7 +21,7 @@ import pytest
 
 from greetsvc import __version__, cli
 from greetsvc.client.plan import Plan
-from greetsvc.client.report import JsonLines, Nagios, Plain, Quiet
+from greetsvc.client.report.text import JsonLines, Nagios, Plain, Quiet
 
 GREET = Path(sysconfig.get_path("scripts")) / "greet"
 

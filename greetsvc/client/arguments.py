@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from greetsvc.client.show import one_line
+from greetsvc.printable import one_line
 
 __all__ = ["Number", "wrong"]
 

@@ -11,11 +11,11 @@ import click
 from click.core import ParameterSource
 
 from greetsvc.client.arguments import Number, wrong
-from greetsvc.client.ask import Asking
 from greetsvc.client.bounds import LONGEST_DURATION, MOST_CONCURRENT, MOST_RATE
 from greetsvc.client.plan import Runnable
-from greetsvc.client.tally import Demands
-from greetsvc.client.targets import Target
+from greetsvc.client.probe.greet import Asking
+from greetsvc.client.stats import Demands
+from greetsvc.client.target import Target
 
 __all__ = ["check_load", "load_options", "load_plan"]
 
@@ -76,10 +76,10 @@ def load_plan(given: dict[str, Any], target: Target, asking: Asking, demands: De
     :raises BadSetting: for one that cannot be.
     """
     from greetsvc.client.files import open_more_files
-    from greetsvc.client.live import terminal
+    from greetsvc.client.load.pacing import Loading
+    from greetsvc.client.load.run import Run
     from greetsvc.client.loadplan import LoadPlan
-    from greetsvc.client.runs import Run
-    from greetsvc.client.schedule import Loading
+    from greetsvc.client.report.terminal import terminal
 
     open_more_files()
     concurrency = None if given["concurrency"] is None else int(given["concurrency"])

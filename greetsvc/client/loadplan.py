@@ -11,15 +11,15 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall
 
-from greetsvc.client.account import Second
-from greetsvc.client.live import Bar, DrawnLoad, Terminal
-from greetsvc.client.loadreport import JsonLoad, LoadReport, PlainLoad
+from greetsvc.client.load.metrics import Second
+from greetsvc.client.load.run import Run
 from greetsvc.client.output import Output
-from greetsvc.client.report import Lines
-from greetsvc.client.runs import Run
-from greetsvc.client.show import one_line
-from greetsvc.client.tally import Tally
-from greetsvc.client.verdict import GreetFailed
+from greetsvc.client.report.load import JsonLoad, LoadReport, PlainLoad
+from greetsvc.client.report.terminal import Bar, DrawnLoad, Terminal
+from greetsvc.client.report.text import Lines
+from greetsvc.client.result import GreetFailed
+from greetsvc.client.stats import Tally
+from greetsvc.printable import one_line
 
 __all__ = ["LoadPlan"]
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TextIO
 
-from greetsvc.client.report import Lines
+from greetsvc.client.report.text import Lines
 
 __all__ = ["CannotWrite", "Output", "ReaderGone", "standard"]
 

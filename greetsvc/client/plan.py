@@ -11,15 +11,15 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from greetsvc.client.ask import Asking, ask
-from greetsvc.client.flows import Flows, Pinned, free_ports, in_rounds
 from greetsvc.client.output import Output, ReaderGone
-from greetsvc.client.report import Report
-from greetsvc.client.run import repeat
-from greetsvc.client.show import one_line
-from greetsvc.client.tally import Demands, Tally
-from greetsvc.client.targets import Target
-from greetsvc.client.verdict import GreetFailed, Greeting
+from greetsvc.client.probe.flows import Flows, Pinned, free_ports, in_rounds
+from greetsvc.client.probe.greet import Asking, ask
+from greetsvc.client.probe.series import repeat
+from greetsvc.client.report.text import Report
+from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.client.stats import Demands, Tally
+from greetsvc.client.target import Target
+from greetsvc.printable import one_line
 
 __all__ = ["Plan", "Runnable", "drive"]
 

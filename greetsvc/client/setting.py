@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greetsvc.client.show import one_line
+from greetsvc.printable import one_line
 
 __all__ = ["BadSetting"]
 

@@ -19,16 +19,16 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from greetsvc import cli
-from greetsvc.client.ask import Asking
 from greetsvc.client.files import open_more_files
-from greetsvc.client.live import Terminal
+from greetsvc.client.load.pacing import Loading
+from greetsvc.client.load.run import Run
 from greetsvc.client.loadplan import LoadPlan
 from greetsvc.client.output import Output
 from greetsvc.client.plan import Plan
-from greetsvc.client.runs import Run
-from greetsvc.client.schedule import Loading
-from greetsvc.client.tally import Demands, Tally
-from greetsvc.client.targets import parse
+from greetsvc.client.probe.greet import Asking
+from greetsvc.client.report.terminal import Terminal
+from greetsvc.client.stats import Demands, Tally
+from greetsvc.client.target import parse
 
 GREET = str(Path(sysconfig.get_path("scripts")) / "greet")
 LOAD = ["--duration", "1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from greetsvc.client.output import CannotWrite, Output, ReaderGone
-from greetsvc.client.report import Lines
+from greetsvc.client.report.text import Lines
 
 
 def test_lines_go_to_their_streams() -> None:

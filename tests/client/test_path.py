@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from greetsvc import Greeting, greet, record
 from greetsvc.client.path import PathVerdict, is_ours, judge, place
-from greetsvc.client.report import JsonLines, Plain
+from greetsvc.client.report.text import JsonLines, Plain
 from greetsvc.client.sent import OPTIONS, Sent
-from greetsvc.client.targets import parse
+from greetsvc.client.target import parse
 from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.record import Datagram, PathRecord, Syn, Tcp
 from greetsvc.visit import Address
@@ -301,7 +301,7 @@ async def test_a_record_for_another_request_is_not_taken(peers: Any) -> None:
 
 
 def greeting_with(path: PathVerdict | None) -> Greeting:
-    from greetsvc.client.verdict import Seconds
+    from greetsvc.client.result import Seconds
 
     line = "{}\n" if path is None else record.encode(CLEAN).decode()
     return Greeting(parse("10.0.2.2"), line.encode(), line, Seconds(), ASKED, "fin", path=path)

@@ -10,13 +10,13 @@ import pytest
 from twisted.internet.task import Clock
 
 from greetsvc.client import plan as module
-from greetsvc.client.ask import Asking
 from greetsvc.client.output import CannotWrite, Output, ReaderGone
 from greetsvc.client.plan import Plan, drive
-from greetsvc.client.report import Lines, Plain
-from greetsvc.client.tally import Demands
-from greetsvc.client.targets import parse
-from greetsvc.client.verdict import GreetFailed, Greeting, Seconds
+from greetsvc.client.probe.greet import Asking
+from greetsvc.client.report.text import Lines, Plain
+from greetsvc.client.result import GreetFailed, Greeting, Seconds
+from greetsvc.client.stats import Demands
+from greetsvc.client.target import parse
 from greetsvc.visit import Address
 
 TARGET = parse("127.0.0.1:1")

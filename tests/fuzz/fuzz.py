@@ -62,7 +62,7 @@ def proxy(_scratch: Path) -> Run:
 
 def target(_scratch: Path) -> Run:
     """What ``greet`` is told to greet: refused in one line, or spelled out so that it is read back."""
-    from greetsvc.client.targets import parse
+    from greetsvc.client.target import parse
 
     def run(data: bytes) -> None:
         text = data.decode("utf-8", "surrogateescape")

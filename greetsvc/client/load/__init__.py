@@ -1,0 +1,1 @@
+"""Load runs: many visits at once, counted and timed."""

@@ -1,0 +1,595 @@
+"""Load runs against real peers: every transport, and what goes wrong while they run."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+
+from greetsvc import GreetFailed
+from greetsvc.client import load, polling, runs, visits
+from greetsvc.client.load.connections import GREETED, End, Streams, Visit, failed
+from greetsvc.client.load.datagrams import Datagrams
+from greetsvc.client.load.metrics import Account, Second
+from greetsvc.client.load.polling import HANGUP, READ, WRITE, Selecting, nap
+from greetsvc.client.load.run import Run
+from greetsvc.client.load.tls import TlsStreams, _Session
+from greetsvc.client.probe.resolve import Remote
+from greetsvc.client.setting import BadSetting
+from greetsvc.client.tls import ClientTls
+
+
+def hello(connection: socket.socket) -> None:
+    connection.sendall(b"hello\r\n")
+
+
+def answer(sock: socket.socket, _: bytes, sender: Any) -> None:
+    sock.sendto(b"hello\r\n", sender)
+
+
+def failures(run: Run) -> dict[tuple[str, str], int]:
+    return {(failing.phase, failing.name): failing.count for failing in run.account.failings}
+
+
+async def carried_out(target: str, duration: float = 0.3, concurrency: int | None = 4, **settings: Any) -> Account:
+    run = await Run(target, duration=duration, concurrency=concurrency, **settings).go()
+    account = run.account
+    assert account.sent == account.greeted + account.lost
+    assert account.sent == sum(second.sent for second in account.seconds)
+    assert account.greeted == account.corrected.count == sum(second.greeted for second in account.seconds)
+    assert account.lost == sum(account.lost_in.values())
+    return account
+
+
+@pytest.mark.parametrize("transport", ["tcp", "unix", "udp", "unixgram"])
+@pytest_twisted.ensureDeferred
+async def test_everybody_is_greeted_over_streams_and_datagrams(transport: str, peers: Any, tmp_path: Path) -> None:
+    path = tmp_path / "greet" if transport.startswith("unix") else None
+    stream = transport in ("tcp", "unix")
+    target = peers.stream(hello, path=path) if stream else peers.datagram(answer, path=path)
+    account = await carried_out(target)
+    assert account.lost == 0
+    assert account.greeted > 20
+    assert account.uncorrected is None
+    assert account.elapsed == pytest.approx(0.3, abs=0.2)
+
+
+@pytest.mark.parametrize("rate", [None, 10, 1000])
+@pytest_twisted.ensureDeferred
+async def test_a_run_that_is_over_at_once_has_begun_all_the_same(peers: Any, rate: float | None) -> None:
+    account = await carried_out(peers.stream(hello), 1e-9, 2, rate=rate)
+    assert (account.greeted, account.sent) == ((2, 2) if rate is None else (1, 1))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_echo_is_no_greeting(peers: Any) -> None:
+    def echo(sock: socket.socket, request: bytes, sender: Any) -> None:
+        sock.sendto(request, sender)
+
+    run = Run(peers.datagram(echo), duration=0.1, rate=100)
+    await run.go()
+    assert run.account.greeted == 0
+    assert failures(run) == {("greet", "EPROTO"): run.account.sent}
+
+
+@pytest_twisted.ensureDeferred
+async def test_everybody_is_greeted_over_tls(peers: Any, papers: Any) -> None:
+    target = peers.stream(hello, tls=papers.server("good"))
+    account = await carried_out(target, tls=ClientTls(ca=papers.path("ca")))
+    assert account.lost == 0
+    assert account.greeted > 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_turn_that_ends_with_nobody_in_flight_begins_the_next_visits(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "_TURN", 1e-9)  # one batch of events in a turn
+    account = await carried_out(peers.stream(hello), 0.5, 1)
+    assert account.greeted > 20  # that the reactor's timer alone would bring: 10
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_rate_is_kept_and_every_visit_has_its_intended_time(peers: Any) -> None:
+    account = await carried_out(peers.datagram(answer), 0.5, None, rate=200)
+    assert (account.sent, account.lost) == (100, 0)
+    assert account.uncorrected is not None
+    assert account.uncorrected.count == 100
+    assert account.missed == 0
+
+
+def stalling(begin: float, seconds: float) -> Callable[[socket.socket], None]:
+    """Greets, but once, from ``begin`` seconds after the first on, nobody for so long."""
+    first: list[float] = []
+
+    def says(connection: socket.socket) -> None:
+        first.append(time.monotonic())
+        if first[0] > 0 and first[-1] - first[0] > begin:
+            first[0] = float("inf")
+            time.sleep(seconds)
+        hello(connection)
+
+    return says
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stall_of_a_second_shows_in_the_corrected_percentiles(peers: Any) -> None:
+    account = await carried_out(peers.stream(stalling(0.3, 1.0)), 2.0, 2, rate=100)
+    assert account.uncorrected is not None
+    corrected, uncorrected = account.corrected, account.uncorrected
+    # A second of 100 visits each was stalled or had to wait: a third to a half of all; only two saw it themselves.
+    assert (corrected.percentile(75) or 0) > 0.3
+    assert (corrected.percentile(90) or 0) > 0.6
+    assert (uncorrected.percentile(90) or 0) < 0.2
+    assert uncorrected.greatest > 0.9
+    assert any("all 2 were in flight" in warning for warning in account.warnings(2))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_far_end_that_stalls_to_the_end_leaves_visits_that_never_began(peers: Any) -> None:
+    account = await carried_out(peers.stream(stalling(0.1, 1.0)), 0.5, 1, rate=100, timeout=3)
+    assert account.missed > 20
+    assert any("never began" in warning for warning in account.warnings(1))
+
+
+class Restarting:
+    """A server that is gone for a while, and comes back on the same port."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=500)
+        self._address = self._listener.getsockname()
+        self.target = f"127.0.0.1:{self._address[1]}"
+        self._over = False
+        self._thread = Thread(target=self._serve, args=(0.4, 0.7), daemon=True)
+        self._thread.start()
+
+    def _serve(self, stop: float, start: float) -> None:
+        began = time.monotonic()
+        self._greet(lambda: time.monotonic() - began > stop)
+        self._listener.close()
+        time.sleep(start - stop)
+        self._listener = socket.create_server(self._address, backlog=500)
+        self._greet(lambda: self._over)
+
+    def _greet(self, until: Callable[[], bool]) -> None:
+        self._listener.settimeout(0.05)
+        while not until():
+            with suppress(OSError):
+                connection, _ = self._listener.accept()
+                with connection:
+                    hello(connection)
+
+    def stop(self) -> None:
+        self._over = True
+        self._thread.join(10)
+        self._listener.close()
+
+
+@pytest.fixture
+def restarting() -> Iterator[Restarting]:
+    server = Restarting()
+    yield server
+    server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_restart_shows_what_was_lost_and_when(restarting: Restarting) -> None:
+    told: list[tuple[int, Second, int]] = []
+    run = Run(restarting.target, duration=1.5, rate=100)
+    await run.go(lambda *second: told.append(second))
+    account = run.account
+    assert 15 <= account.lost <= 60
+    assert set(account.lost_in) == {0}
+    assert set(failures(run)) <= {("connect", "ECONNREFUSED"), ("greet", "ECONNRESET")}
+    assert [number for number, _, _ in told] == [1, 2]
+    assert told[0][1].lost == account.lost
+    assert told[1][1].greeted == pytest.approx(50, abs=2)
+    assert told[0][1].sent == pytest.approx(100, abs=2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_closed_loop_does_not_hammer_a_port_that_refuses(free_port: int) -> None:
+    for target, phase in ((f"127.0.0.1:{free_port}", "connect"), (f"udp:127.0.0.1:{free_port}", "greet")):
+        account = await carried_out(target, 0.3, 2)
+        assert account.greeted == 0
+        assert 6 <= account.lost <= 16
+        assert [(f.phase, f.name) for f in account.failings] == [(phase, "ECONNREFUSED")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_way_to_fail_has_its_phase_and_errno(peers: Any, reset: Any, tmp_path: Path) -> None:
+    def reset_after(connection: socket.socket) -> None:
+        hello(connection)
+        time.sleep(0.05)
+        reset(connection)
+
+    def answers(data: bytes) -> Callable[..., None]:
+        return lambda sock, _, sender: sock.sendto(data, sender)
+
+    expected: list[tuple[str, tuple[str, str], bool]] = [
+        (peers.stream(reset), ("greet", "ECONNRESET"), False),
+        (peers.stream(reset_after), ("close", "ECONNRESET"), True),
+        (peers.stream(lambda _: None), ("greet", "ENODATA"), False),
+        (peers.stream(lambda connection: connection.sendall(b"x" * 100)), ("greet", "EMSGSIZE"), False),
+        (f"unix:{tmp_path}/nobody", ("connect", "ENOENT"), False),
+        (f"unixgram:{tmp_path}/nobody", ("connect", "ENOENT"), False),
+        (peers.datagram(answers(b"")), ("greet", "ENODATA"), False),
+        (peers.datagram(answers(b"x" * 100)), ("greet", "EMSGSIZE"), False),
+    ]
+    for target, failing, greeted in expected:
+        run = await Run(target, duration=0.1, concurrency=1, limit=50).go()
+        assert set(failures(run)) == {failing}, target
+        assert bool(run.account.greeted) == greeted, target
+
+
+@pytest_twisted.ensureDeferred
+async def test_silence_is_a_time_out_in_the_step_that_did_not_end(peers: Any, papers: Any) -> None:
+    def hold_after(connection: socket.socket) -> None:
+        hello(connection)
+        peers.hold()
+
+    bare = peers.stream(peers.hold)
+    cases: list[tuple[str, dict[str, Any], tuple[str, str]]] = [
+        (bare, {}, ("greet", "ETIMEDOUT")),
+        (f"tls:{peers.stream(peers.hold)}", {}, ("tls", "ETIMEDOUT")),
+        (peers.stream(peers.hold, tls=papers.server("good")), {"tls": True}, ("greet", "ETIMEDOUT")),
+        (peers.stream(hold_after), {}, ("close", "ETIMEDOUT")),
+        (peers.stream(hold_after, tls=papers.server("good")), {"tls": True}, ("close", "ETIMEDOUT")),
+        (peers.datagram(lambda *_: None), {}, ("greet", "ETIMEDOUT")),
+    ]
+    for target, settings, failing in cases:
+        if settings:
+            settings["tls"] = ClientTls(ca=papers.path("ca"))
+        run = await Run(target, duration=0.05, concurrency=1, timeout=0.4, **settings).go()
+        assert failures(run) == {failing: 1}, target
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_connection_in_time_is_the_connect_step() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as filler:
+        host, port = full.getsockname()
+        filler.connect((host, port))
+        run = await Run(f"{host}:{port}", duration=0.1, concurrency=3, timeout=0.3).go()
+        assert ("connect", "ETIMEDOUT") in failures(run)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_that_is_not_agreed_says_why(peers: Any, papers: Any, reset: Any) -> None:
+    def long(connection: socket.socket) -> None:
+        connection.sendall(b"x" * 100)
+
+    ca = {"ca": papers.path("ca")}
+    strict = papers.server("good", ask_client=True)
+    strict.minimum_version = ssl.TLSVersion.TLSv1_3
+    cases: list[tuple[str, tuple[str, str], str]] = [
+        (peers.stream(hello, tls=papers.server("expired")), ("tls", "EPROTO"), "the certificate has expired"),
+        (peers.stream(hello, tls=strict), ("tls", "EPROTO"), "the far end refused: certificate required"),
+        (f"tls:{peers.stream(hello)}", ("tls", "EPROTO"), "the far end does not speak TLS"),
+        (f"tls:{peers.stream(lambda connection: connection.recv(4096))}", ("tls", "EPROTO"), "the far end closed"),
+        (f"tls:{peers.stream(reset)}", ("tls", "ECONNRESET"), "Connection reset by peer"),
+        (peers.stream(lambda _: None, tls=papers.server("good")), ("greet", "ENODATA"), "the connection was closed"),
+        (peers.stream(long, tls=papers.server("good")), ("greet", "EMSGSIZE"), "the greeting is too long"),
+    ]
+    for target, failing, words in cases:
+        run = await Run(target, duration=0.05, concurrency=1, limit=50, tls=ClientTls(**ca)).go()
+        assert set(failures(run)) == {failing}, target
+        assert run.account.failings[0].words.startswith(words)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_without_close_notify_or_refused_ports_are_told_apart(
+    peers: Any, papers: Any, free_port: int
+) -> None:
+    def cut(connection: ssl.SSLSocket) -> None:
+        hello(connection)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    def polite(connection: ssl.SSLSocket) -> None:
+        hello(connection)
+        connection.unwrap()
+
+    account = await carried_out(
+        peers.stream(polite, tls=papers.server("good")), 0.1, 1, tls=ClientTls(ca=papers.path("ca"))
+    )
+    assert account.greeted > 0
+    assert account.failings == []
+    account = await carried_out(
+        peers.stream(cut, tls=papers.server("good")), 0.1, 1, tls=ClientTls(ca=papers.path("ca"))
+    )
+    assert account.greeted > 0
+    run = await Run(f"tls:127.0.0.1:{free_port}", duration=0.05, concurrency=1).go()
+    assert set(failures(run)) == {("connect", "ECONNREFUSED")}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_in_pieces_and_longer_than_one_reading_is_one_greeting(peers: Any) -> None:
+    def pieces(connection: socket.socket) -> None:
+        connection.sendall(b"x" * 10000)
+        time.sleep(0.02)
+        connection.sendall(b"y")
+
+    run = await Run(peers.stream(pieces), duration=0.1, concurrency=1, expect="^x{10000}y$").go()
+    assert (run.account.lost, run.account.flawed) == (0, 0)
+    assert run.account.greeted > 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_unlike_what_is_expected_or_slow_is_flawed(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_REMEMBERED", 0)
+    target = peers.datagram(answer)
+    account = await carried_out(target, 0.1, 1, expect="^hello$", warn=5.0)
+    assert (account.lost, account.flawed) == (0, 0)
+    account = await carried_out(target, 0.1, 1, expect="goodbye")
+    assert account.flawed == account.greeted > 0
+    account = await carried_out(target, 0.1, 1, warn=1e-9)
+    assert account.flawed == account.greeted > 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_comes_too_late_meets_nobody_and_a_copy_is_not_counted(peers: Any) -> None:
+    asked: list[bytes] = []
+
+    def twice_or_late(sock: socket.socket, data: bytes, sender: Any) -> None:
+        asked.append(data)
+        if len(asked) == 3:
+            time.sleep(0.35)
+        answer(sock, data, sender)
+        answer(sock, data, sender)
+
+    account = await carried_out(peers.datagram(twice_or_late), 0.6, 1, timeout=0.2)
+    assert account.lost >= 1
+    assert account.greeted > 2
+    assert 0 <= account.sent - len(asked) <= 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_queue_of_a_unix_socket_is_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "greet")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        run = await Run(f"unix:{path}", duration=0.1, concurrency=4, timeout=0.3).go()
+    assert set(failures(run)) == {("connect", "ETIMEDOUT"), ("greet", "ETIMEDOUT")}
+    assert run.account.sent == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_address_that_cannot_be_connected_to_is_said_at_once(tmp_path: Path) -> None:
+    for target in ("[fe80::1]:1", "tls:[fe80::1]:1"):
+        run = await Run(target, duration=0.05, concurrency=1).go()
+        assert set(failures(run)) == {("connect", "EINVAL")}
+
+
+def test_a_socket_that_is_called_ready_and_is_not_changes_nothing() -> None:
+    watched = polling.poller()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        watched.register(ours.fileno(), READ)
+        remote = Remote(socket.AF_INET, ("127.0.0.1", 1))
+        assert Streams(remote, 10, watched).ready(Visit(ours), READ) is None
+        assert Datagrams(remote, b"", 10, watched).ready(Visit(ours), READ) is None
+        tls = ClientTls(insecure=True)
+        visit = Visit(ours)
+        visit.session = _Session(tls, "localhost")
+        assert TlsStreams(remote, 10, watched, tls, "localhost").ready(visit, READ) is None
+        assert theirs.recv(4096)[:1] == b"\x16"
+    watched.close()
+
+
+def test_tls_that_cannot_be_sent_now_is_sent_later_and_to_nobody_not_at_all() -> None:
+    watched = polling.poller()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        watched.register(ours.fileno(), READ)
+        tls = ClientTls(insecure=True)
+        asker = TlsStreams(Remote(socket.AF_INET, ("127.0.0.1", 1)), 10, watched, tls, "localhost")
+        visit = Visit(ours)
+        visit.session = _Session(tls, "localhost")
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 4096)
+        assert asker.ready(visit, WRITE) is None
+        assert watched.poll(0) == []
+        visit.session.unsent = visit.session.unsent[:1]
+        theirs.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                theirs.recv(65536)
+        assert watched.poll(0) == [(ours.fileno(), WRITE)]
+        assert asker.ready(visit, WRITE) is None
+        assert theirs.recv(10) == b"\x16"
+        theirs.close()
+        visit.session.unsent = b"x"
+        assert asker.ready(visit, WRITE) is None
+        assert (visit.session.unsent, visit.session.lost) == (b"", errno.EPIPE)
+        assert asker.ready(visit, READ) == failed("tls", errno.ECONNRESET)
+    watched.close()
+
+
+def test_what_comes_between_visits_is_thrown_away_and_a_socket_that_fails_or_babbles_goes() -> None:
+    watched = polling.poller()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+        far.bind(("127.0.0.1", 0))
+        asker = Datagrams(Remote(socket.AF_INET, far.getsockname()), b"ask", 10, watched)
+
+        def visited() -> tuple[Visit, Any]:
+            visit = asker.open()
+            visit.data = b""
+            assert asker.ask(visit) is None
+            _, sender = far.recvfrom(10)
+            far.sendto(b"hi", sender)
+            assert asker.ready(visit, READ) is GREETED
+            asker.over(visit, greeted=True)
+            return visit, sender
+
+        first, sender = visited()
+        far.sendto(b"again", sender)
+        asker.stray(first.fd)
+        assert watched.poll(0) == []
+        far.sendto(b"and again", sender)
+        assert visited()[0] is first
+        for _ in range(20):
+            far.sendto(b"and again", sender)
+        second, _ = visited()
+        assert second is not first
+        assert first.sock.fileno() == -1
+    with suppress(OSError):
+        second.sock.send(b"into the void")
+    third = asker.open()
+    assert third is not second
+    assert second.sock.fileno() == -1
+    asker.over(third, greeted=False)
+    asker.close()
+    watched.close()
+
+
+class Starved(Streams):
+    """As on a host where every other visit finds no source port."""
+
+    asked = 0
+
+    def ask(self, visit: Visit) -> End | None:
+        self.asked += 1
+        if self.asked % 2:
+            return failed("connect", errno.EADDRNOTAVAIL)
+        return super().ask(visit)
+
+
+@pytest_twisted.ensureDeferred
+async def test_source_ports_that_run_out_are_named_as_the_clients_own_limit(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "Streams", Starved)
+    account = await carried_out(peers.stream(hello))
+    assert account.greeted > 0
+    assert "no source port left" in account.warnings(4)[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_that_run_out_are_losses_of_the_client(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("greetsvc.client.load.connections.socket.SocketType", no_more)
+    account = await carried_out(peers.datagram(answer), 0.1, 1)
+    assert account.greeted == 0
+    assert "could open no more files" in account.warnings(1)[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_run_that_is_cancelled_keeps_its_account(peers: Any) -> None:
+    run = Run(peers.stream(peers.hold), duration=30, concurrency=3)
+    going = Deferred.fromCoroutine(run.go())
+    await deferLater(reactor, 0.2, lambda: None)
+    going.cancel()
+    with pytest.raises(CancelledError):
+        await going
+    assert (run.account.sent, run.account.unfinished) == (0, 3)
+    assert 0.1 < run.account.elapsed < 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_caller_raises_ends_the_run(peers: Any) -> None:
+    def stop(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await Run(peers.datagram(answer), duration=5, concurrency=1).go(stop)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_account_adds_up_whatever_ended_the_run(peers: Any) -> None:
+    run = Run(peers.stream(hello), duration=5, concurrency=8)
+    judged: list[bytes] = []
+
+    def judge(data: bytes, _: float) -> bool:
+        judged.append(data)
+        if len(judged) == 20:
+            raise ZeroDivisionError
+        return True
+
+    run._judge = judge
+    with pytest.raises(ZeroDivisionError):
+        await run.go()
+    account = run.account
+    assert account.sent == account.greeted + account.lost
+    assert account.unfinished > 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_looked_up_once_and_one_that_is_not_there_fails_the_run(peers: Any) -> None:
+    port = peers.stream(hello).rpartition(":")[2]
+    assert (await carried_out(f"localhost:{port}", 0.1, 1, family=4)).greeted > 0
+    with pytest.raises(GreetFailed) as failing:
+        await Run("no-such-name.invalid", duration=1).go()
+    assert failing.value.phase == "resolve"
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_works_without_epoll_and_without_atomic_flags(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greetsvc.client.load.polling.sys.platform", "darwin")
+    monkeypatch.setattr(visits, "_FLAGS", 0)
+    for target in (peers.stream(hello), peers.datagram(answer)):
+        account = await carried_out(target, 0.2, 3)
+        assert account.greeted > 5
+        assert account.lost == 0
+    with pytest.raises(BadSetting, match="needs Linux"):
+        await Run("unixgram:/tmp/greet", duration=1).go()
+
+
+def test_the_selector_that_stands_in_for_epoll_does_the_same() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        watched = Selecting()
+        watched.register(left.fileno(), READ | HANGUP)
+        assert watched.poll(0) == []
+        watched.modify(left.fileno(), READ | WRITE)
+        assert watched.poll(0) == [(left.fileno(), WRITE)]
+        right.send(b"x")
+        assert watched.poll(0) == [(left.fileno(), READ | WRITE)]
+        watched.register(left.fileno(), READ)
+        assert watched.poll(0) == [(left.fileno(), READ)]
+        watched.close()
+
+
+def test_one_that_kqueue_names_twice_is_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        watched = Selecting()
+        watched.register(left.fileno(), READ | WRITE)
+        key = watched._selector.get_key(left.fileno())
+        twice = [(key, selectors.EVENT_READ), (key, selectors.EVENT_WRITE)]
+        monkeypatch.setattr(watched._selector, "select", lambda _: twice)
+        assert watched.poll(0) == [(left.fileno(), READ | WRITE)]
+        watched.close()
+
+
+def test_a_nap_ends_when_something_is_ready_however_great_the_descriptor() -> None:
+    class Great:
+        polled = 0
+
+        def fileno(self) -> int:
+            return 5000
+
+        def poll(self, timeout: float, maxevents: int) -> list[Any]:
+            self.polled += 1
+            return []
+
+    great: Any = Great()
+    nap(great, 0.001)
+    assert great.polled == 1

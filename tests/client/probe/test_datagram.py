@@ -1,0 +1,292 @@
+"""Asking over datagrams: real peers on loopback."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock, deferLater
+from twisted.python.failure import Failure
+
+from greetsvc import GreetFailed, Greeting, greet, wire
+from greetsvc.client.probe.datagram import ask_udp, ask_unixgram
+from greetsvc.client.probe.resolve import Remote
+from greetsvc.client.probe.timeline import Progress
+from greetsvc.client.target import parse
+from greetsvc.net.linux import error_queue as errqueue
+from greetsvc.visit import Address
+
+reactor: Any = global_reactor
+
+
+def hello(sock: socket.socket, data: bytes, sender: Any) -> None:
+    sock.sendto(b"hello\r\n", sender)
+
+
+async def failure(target: str, **options: Any) -> GreetFailed:
+    with pytest.raises(GreetFailed) as caught:
+        await greet(target, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest_twisted.ensureDeferred
+async def test_a_datagram_greets(peers: Any, family: int) -> None:
+    target = peers.datagram(hello, family=family)
+    greeting = await greet(target)
+    assert greeting.data == b"hello\r\n"
+    assert greeting.closed is None
+    assert greeting.peer.port == parse(target).port
+    assert greeting.seconds.connect is None
+    assert greeting.seconds.first_byte is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_request_carries_the_mark_a_nonce_and_the_size_asked_for(peers: Any) -> None:
+    seen: list[bytes] = []
+
+    def watch(sock: socket.socket, data: bytes, sender: Any) -> None:
+        seen.append(data)
+        hello(sock, data, sender)
+
+    target = peers.datagram(watch)
+    await greet(target)
+    await greet(target, size=64)
+    await greet(target, size=0)
+    assert [len(request) for request in seen] == [1200, 64, 0]
+    nonces = {wire.nonce_of(request) for request in seen[:2]}
+    assert None not in nonces
+    assert len(nonces) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_probe_comes_from_a_fresh_socket_and_a_lost_request_is_sent_again_with_its_nonce(
+    peers: Any,
+) -> None:
+    seen: list[tuple[Any, bytes]] = []
+
+    def deaf_at_first(sock: socket.socket, data: bytes, sender: Any) -> None:
+        seen.append((sender, data))
+        if len(seen) > 1:
+            hello(sock, data, sender)
+
+    target = peers.datagram(deaf_at_first)
+    greeting = await greet(target, timeout=5)
+    assert 0.4 < greeting.seconds.total < 3
+    await greet(target)
+    assert seen[0] == seen[1]
+    assert seen[2] != seen[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_silence_times_out_and_says_how_often_it_was_asked(peers: Any) -> None:
+    failed = await failure(peers.datagram(peers.hold), timeout=0.7)
+    assert (failed.errno, failed.phase) == (errno.ETIMEDOUT, "greet")
+    assert failed.strerror == "no answer within 0.7 s, asked 2 times"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+@pytest_twisted.ensureDeferred
+async def test_port_unreachable_is_connection_refused_at_greet(host: str, free_port: int) -> None:
+    failed = await failure(f"udp:{host}:{free_port}")
+    assert (failed.errno, failed.phase) == (errno.ECONNREFUSED, "greet")
+    assert failed.seconds.total < 1
+    assert failed.strerror == f"Connection refused, says {host.strip('[]')}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_from_elsewhere_is_reported_and_not_taken(peers: Any) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1 port {other.getsockname()[1]}"
+        failed = await failure(peers.datagram(lambda s, d, sender: other.sendto(b"psst", sender)), timeout=0.3)
+        assert failed.errno == errno.ETIMEDOUT
+        assert f"an answer came from {place}" in str(failed)
+
+        def both(sock: socket.socket, data: bytes, sender: Any) -> None:
+            other.sendto(b"psst", sender)
+            other.sendto(b"psst", sender)
+            hello(sock, data, sender)
+
+        greeting = await greet(peers.datagram(both))
+    assert greeting.data == b"hello\r\n"
+    assert greeting.notes == (f"an answer came from {place}, which was not asked",)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_answer_is_enodata_and_too_long_a_one_emsgsize(peers: Any) -> None:
+    assert (await failure(peers.datagram(lambda s, d, sender: s.sendto(b"", sender)))).errno == errno.ENODATA
+    target = peers.datagram(lambda s, d, sender: s.sendto(b"x" * 101, sender))
+    assert (await failure(target, limit=100)).errno == errno.EMSGSIZE
+    assert len((await greet(target, limit=101)).data) == 101
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_system_refuses_to_send_is_named() -> None:
+    failed = await failure("udp:255.255.255.255:9")
+    assert failed.errno in (errno.EACCES, errno.ENETUNREACH)
+    assert failed.phase == "greet"
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_leaves_nothing_behind(peers: Any) -> None:
+    asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.datagram(peers.hold), timeout=30))
+    asking.cancel()
+    with pytest.raises(CancelledError):
+        await asking
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_errors_are_not_queued_a_connected_socket_hears_of_them(peers: Any, free_port: int) -> None:
+    def remote(port: int) -> Remote:
+        return Remote(socket.AF_INET, ("127.0.0.1", port))
+
+    progress = Progress(parse(f"udp:127.0.0.1:{free_port}"), 5)
+    with pytest.raises(GreetFailed) as caught:
+        await ask_udp(progress, remote(free_port), b"x", 100, reactor, queued=False)
+    assert (caught.value.errno, caught.value.strerror) == (errno.ECONNREFUSED, "Connection refused")
+    target = parse(peers.datagram(hello))
+    assert await ask_udp(Progress(target, 5), remote(target.port), b"x", 100, reactor, queued=False) == b"hello\r\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_socket_that_cannot_be_connected_is_named() -> None:
+    progress = Progress(parse("udp:255.255.255.255:9"), 5)
+    with pytest.raises(GreetFailed):
+        await ask_udp(progress, Remote(socket.AF_INET, ("255.255.255.255", 9)), b"x", 100, reactor, queued=False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_datagram_socket_greets(peers: Any, tmp_path: Path) -> None:
+    target = peers.datagram(hello, path=tmp_path / "s")
+    greeting = await greet(target)
+    assert greeting.data == b"hello\r\n"
+    assert greeting.peer == Address(str(tmp_path / "s"), 0)
+    assert greeting.seconds.connect is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_nameless_addresses_a_temporary_path_is_used_and_removed(
+    peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    senders: list[str] = []
+
+    def watch(sock: socket.socket, data: bytes, sender: Any) -> None:
+        senders.append(sender)
+        hello(sock, data, sender)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    target = parse(peers.datagram(watch, path=tmp_path / "s"))
+    assert await ask_unixgram(Progress(target, 5), target.path, b"x", 100, reactor, nameless=False) == b"hello\r\n"
+    assert senders[0].startswith(str(tmp_path))
+    assert list(tmp_path.iterdir()) == [tmp_path / "s"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_datagram_path_without_a_listener_is_named_at_connect(tmp_path: Path) -> None:
+    failed = await failure(f"unixgram:{tmp_path}/none")
+    assert (failed.errno, failed.phase) == (errno.ENOENT, "connect")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "left"))
+    failed = await failure(f"unixgram:{tmp_path}/left")
+    assert (failed.errno, failed.phase) == (errno.ECONNREFUSED, "connect")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_receiver_with_a_full_queue_is_asked_when_it_has_room(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with ExitStack() as open_sockets:
+
+        def unix_socket() -> socket.socket:
+            sock = open_sockets.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            sock.setblocking(False)
+            return sock
+
+        full = unix_socket()
+        full.bind(path)
+        for _ in range(100):
+            filler, sent = unix_socket(), 0
+            with suppress(BlockingIOError):
+                for _ in range(1000):
+                    sent += filler.sendto(b"x", path)
+            if not sent:
+                break
+        asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(f"unixgram:{path}"))
+
+        def answer() -> None:
+            with suppress(BlockingIOError):
+                while True:
+                    data, sender = full.recvfrom(2000)
+                    if sender is not None:
+                        hello(full, data, sender)
+            if not asking.called:
+                reactor.callLater(0.005, answer)
+
+        reactor.callLater(0.02, answer)
+        assert (await asking).data == b"hello\r\n"
+        await deferLater(reactor, 0.01, lambda: None)
+
+
+class Reactor(Clock):
+    """Remembers who reads; the test says when there is something to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+
+def asked(clock: Reactor, port: int) -> tuple[Any, list[Any]]:
+    """A probe that has sent its request, as the reactor sees it, and where its outcome will be."""
+    outcome: list[Any] = []
+    progress = Progress(parse(f"udp:127.0.0.1:{port}"), 5, now=clock.seconds)
+    remote = Remote(socket.AF_INET, ("127.0.0.1", port))
+    asking = Deferred.fromCoroutine(ask_udp(progress, remote, b"x", 100, cast("Any", clock)))
+    asking.addBoth(outcome.append)
+    return clock.readers[0], outcome
+
+
+def test_a_wake_up_for_nothing_changes_nothing(peers: Any) -> None:
+    clock = Reactor()
+    reader, outcome = asked(clock, parse(peers.datagram(peers.hold)).port)
+    reader.doRead()
+    clock.removeReader(reader)
+    reader.connectionLost(Failure(ConnectionDone()))
+    assert clock.readers == [reader]
+    clock.advance(5)
+    assert outcome[0].value.errno == errno.ETIMEDOUT
+    assert clock.readers == []
+
+
+def test_a_reactor_that_reports_an_error_as_readable_will_do(free_port: int) -> None:
+    reader, outcome = asked(Reactor(), free_port)
+    reader.doRead()
+    assert outcome[0].value.errno == errno.ECONNREFUSED
+
+
+def test_a_request_too_long_for_the_path_is_left_to_be_sent_again(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Reactor()
+    reader, outcome = asked(clock, parse(peers.datagram(peers.hold)).port)
+    monkeypatch.setattr(errqueue, "read", lambda _: [errqueue.Unreachable(errno.EMSGSIZE, "192.0.2.1")])
+    reader.connectionLost(Failure(ConnectionDone()))
+    assert outcome == []
+    monkeypatch.setattr(errqueue, "read", lambda _: [errqueue.Unreachable(errno.EHOSTUNREACH, "192.0.2.1")])
+    reader.connectionLost(Failure(ConnectionDone()))
+    assert outcome[0].value.strerror == "No route to host, says 192.0.2.1"

@@ -1,0 +1,372 @@
+"""The likely causes of failures, each told of a real one; those that need routers are in tests/lab."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import os
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import pytest_twisted
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionDone
+from twisted.internet.task import Clock, deferLater
+from twisted.python.failure import Failure
+
+from greetsvc import GreetFailed, greet
+from greetsvc.client import ClientTls, causes
+from greetsvc.client.outgoing import Outgoing
+from greetsvc.client.probe.greet import Asking, ask
+from greetsvc.client.probe.heard import Heard
+from greetsvc.client.probe.stream import _ProbeFactory
+from greetsvc.client.probe.timeline import Progress
+from greetsvc.client.report.causes import likely, likely_ending
+from greetsvc.client.result import Phase
+from greetsvc.client.sent import Sent
+from greetsvc.client.target import parse
+from greetsvc.net.linux.packets import TcpInfo
+from greetsvc.visit import Address
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "verdicts.md"
+
+
+async def failure(target: str, *, outgoing: Outgoing | None = None, **options: Any) -> GreetFailed:
+    asking = Asking(**{"timeout": 5.0, "outgoing": outgoing or Outgoing(), **options})
+    with pytest.raises(GreetFailed) as caught:
+        await ask(parse(target), asking)
+    return caught.value
+
+
+def blamed(failed: GreetFailed, phase: Phase, number: int, cause: str) -> None:
+    found = " ".join(likely(failed))
+    assert (failed.phase, failed.errno) == (phase, number)
+    assert found.startswith("likely: ")
+    assert cause in found
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without root's privileges, where we have them."""
+    mine = os.geteuid()
+    if mine == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(mine)
+
+
+def say(text: bytes) -> Any:
+    return lambda connection: connection.sendall(text)
+
+
+def echo(sock: socket.socket, request: bytes, sender: Any) -> None:
+    sock.sendto(request, sender)
+
+
+def empty(sock: socket.socket, _: bytes, sender: Any) -> None:
+    sock.sendto(b"", sender)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_listens(free_port: int) -> None:
+    failed = await failure(f"127.0.0.1:{free_port}")
+    blamed(failed, "connect", errno.ECONNREFUSED, "nothing listens on that port, or a firewall rejects it")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_echo_is_no_greeting(peers: Any, free_port: int) -> None:
+    failed = await failure(peers.datagram(echo))
+    blamed(failed, "greet", errno.EPROTO, "an echo service")
+    failed = await failure(f"udp:127.0.0.1:{free_port}", outgoing=Outgoing(source_port=free_port))
+    blamed(failed, "greet", errno.EPROTO, "our own socket")
+    assert failed.strerror == "our own request came back"
+
+
+@pytest.mark.parametrize("tls", [None, ClientTls(insecure=True)])
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_meets_itself_is_refused(free_port: int, tls: ClientTls | None) -> None:
+    target = f"{'tls:' if tls else ''}127.0.0.1:{free_port}"
+    failed = await failure(target, outgoing=Outgoing(source_port=free_port), tls=tls)
+    blamed(failed, "connect", errno.ECONNREFUSED, "nothing listens on that port")
+    assert failed.strerror == "nothing listens there, and the connection met itself"
+
+
+@pytest_twisted.ensureDeferred
+async def test_dropped_syns_are_counted() -> None:
+    """A full queue of a listener drops what comes, without a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as first:
+        first.connect(listener.getsockname())
+        failed = await failure(f"127.0.0.1:{listener.getsockname()[1]}", timeout=1.3)
+    blamed(failed, "connect", errno.ETIMEDOUT, "packets are dropped (no answer to 2 SYNs)")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_source_port_that_another_program_has() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+        port = other.getsockname()[1]
+        failed = await failure(f"127.0.0.1:{port}", outgoing=Outgoing(source_port=port))
+        blamed(failed, "connect", errno.EADDRINUSE, "another program on this host uses that source port")
+        assert failed.strerror == f"source port {port}: {os.strerror(errno.EADDRINUSE)}"
+        datagram.bind(("0.0.0.0", 0))
+        port = datagram.getsockname()[1]
+        failed = await failure(f"udp:127.0.0.1:{port}", outgoing=Outgoing(source_port=port))
+        blamed(failed, "greet", errno.EADDRINUSE, "another program on this host uses that source port")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_source_port_whose_connection_still_stands(peers: Any, free_port: int) -> None:
+    target = peers.stream(peers.hold)
+    out = Outgoing(source_port=free_port)
+    first = Deferred.fromCoroutine(ask(parse(target), Asking(timeout=1, outgoing=out)))
+    failed = await failure(target, outgoing=out)
+    blamed(failed, "connect", errno.EADDRNOTAVAIL, "an earlier connection from that port is not forgotten yet")
+    with pytest.raises(GreetFailed):
+        await first
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_privileged_source_port(free_port: int) -> None:
+    if Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text() == "0\n":
+        pytest.skip("every port is unprivileged here")
+    with nobody():
+        for target, phase in ((f"127.0.0.1:{free_port}", "connect"), (f"udp:127.0.0.1:{free_port}", "greet")):
+            failed = await failure(target, outgoing=Outgoing(source_port=1000))
+            blamed(failed, phase, errno.EACCES, "a source port below 1024 needs privilege")  # type: ignore[arg-type]
+
+
+@pytest_twisted.ensureDeferred
+async def test_unix_sockets(tmp_path: Path) -> None:
+    blamed(await failure(f"unix:{tmp_path}/none"), "connect", errno.ENOENT, "the server does not run")
+    with socket.socket(socket.AF_UNIX) as stale, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        stale.bind(str(tmp_path / "stale"))
+        other.bind(str(tmp_path / "other"))
+        failed = await failure(f"unix:{tmp_path}/stale")
+        blamed(failed, "connect", errno.ECONNREFUSED, "the server has stopped and left its socket")
+        failed = await failure(f"unix:{tmp_path}/other")
+        blamed(failed, "connect", errno.EPROTOTYPE, "a socket of the other kind")
+        failed = await failure(f"unixgram:{tmp_path}/other", timeout=0.1)
+        blamed(failed, "greet", errno.ETIMEDOUT, "the server does not read from its socket")
+    blamed(await failure(f"unixgram:{tmp_path}/none"), "connect", errno.ENOENT, "the server does not run")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket_in_a_closed_folder(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    with nobody():
+        failed = await failure(f"unix:{closed}/s")
+    blamed(failed, "connect", errno.EACCES, "may not write to the socket, or not enter its folder")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket_that_does_not_answer(peers: Any, tmp_path: Path) -> None:
+    def silent(sock: socket.socket, data: bytes, sender: Any) -> None:
+        sock.sendto(b"", sender)
+
+    failed = await failure(peers.datagram(silent, path=tmp_path / "s"))
+    blamed(failed, "greet", errno.ENODATA, "something else than a greeting service")
+
+
+@pytest.mark.parametrize(
+    ("paper", "cause"),
+    [
+        ("expired", "the certificate was not renewed"),
+        ("elsewhere", "the name is mistyped, or that server presents another site's certificate"),
+        ("self", "it is meant for tests"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_certificates(peers: Any, papers: Any, paper: str, cause: str) -> None:
+    target = peers.stream(say(b"hello"), tls=papers.server(paper))
+    failed = await failure(target, tls=ClientTls(ca=papers.path("ca")))
+    blamed(failed, "tls", errno.EPROTO, cause)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_authority_that_is_not_known(peers: Any, papers: Any) -> None:
+    failed = await failure(peers.stream(say(b"hello"), tls=papers.server("good")), tls=ClientTls())
+    blamed(failed, "tls", errno.EPROTO, "a private authority (--ca names it)")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clock_that_is_behind(peers: Any, papers: Any) -> None:
+    tomorrow = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "early")])
+    authority = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    authority = authority.serial_number(1).not_valid_before(tomorrow).not_valid_after(tomorrow + dt.timedelta(days=1))
+    pem = authority.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (papers.folder / "early.pem").write_bytes(pem + key.private_bytes(serialization.Encoding.PEM, *private))
+    target = peers.stream(say(b"hello"), tls=papers.server("early"))
+    failed = await failure(target, tls=ClientTls(ca=papers.path("early")))
+    blamed(failed, "tls", errno.EPROTO, "our clock is behind")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_certificate_that_is_wanted(peers: Any, papers: Any) -> None:
+    target = peers.stream(say(b"hello"), tls=papers.server("good", ask_client=True))
+    failed = await failure(target, tls=ClientTls(ca=papers.path("ca")))
+    blamed(failed, "tls", errno.EPROTO, "it wants a client certificate (--cert)")
+
+
+@pytest_twisted.ensureDeferred
+async def test_far_ends_without_tls(peers: Any, reset: Any) -> None:
+    failed = await failure(f"tls:{peers.stream(say(b'220 hello, this is plain text'))}")
+    blamed(failed, "tls", errno.EPROTO, "a plain listener, or a PROXY header is expected")
+    failed = await failure(f"tls:{peers.stream(lambda connection: connection.recv(9999))}")
+    blamed(failed, "tls", errno.EPROTO, "a plain listener that has no use for it")
+    failed = await failure(f"tls:{peers.stream(reset)}")
+    blamed(failed, "tls", errno.ECONNRESET, "a firewall that reads the name asked for")
+    failed = await failure(f"tls:{peers.stream(peers.hold)}", timeout=0.3)
+    blamed(failed, "tls", errno.ETIMEDOUT, "the far end speaks no TLS and waits")
+
+
+@pytest_twisted.ensureDeferred
+async def test_connected_but_not_greeted(peers: Any, reset: Any) -> None:
+    failed = await failure(peers.stream(lambda _: None))
+    blamed(failed, "greet", errno.ENODATA, "a load balancer with no live server, or it expects a PROXY header")
+    failed = await failure(peers.stream(peers.hold), timeout=0.3)
+    blamed(failed, "greet", errno.ETIMEDOUT, "the listener waits for us to speak or hangs")
+    failed = await failure(peers.stream(reset))
+    blamed(failed, "greet", errno.ECONNRESET, "a firewall or load balancer ended it; the server failed, refuses us")
+    failed = await failure(peers.stream(say(b"x" * 99)), limit=10)
+    blamed(failed, "greet", errno.EMSGSIZE, "something else than a greeting service")
+
+
+@pytest_twisted.ensureDeferred
+async def test_datagrams_that_are_not_answered(peers: Any, free_port: int) -> None:
+    blamed(await failure(f"udp:127.0.0.1:{free_port}"), "greet", errno.ECONNREFUSED, "ICMP port unreachable")
+    failed = await failure(peers.datagram(lambda *_: None), timeout=0.1)
+    blamed(failed, "greet", errno.ETIMEDOUT, "dropped on the way there or back")
+    blamed(await failure(peers.datagram(empty)), "greet", errno.ENODATA, "something else than a greeting service")
+    failed = await failure(f"udp:255.255.255.255:{free_port}")
+    blamed(failed, "greet", errno.EACCES, "a broadcast address")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_from_elsewhere(peers: Any) -> None:
+    def elsewhere(_: socket.socket, __: bytes, sender: Any) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as other:
+            other.sendto(b"hello", sender)
+
+    failed = await failure(peers.datagram(elsewhere), timeout=0.2)
+    blamed(failed, "greet", errno.ETIMEDOUT, "the server answers from another of its addresses")
+
+
+@pytest_twisted.ensureDeferred
+async def test_greetings_whose_connection_does_not_end_well(peers: Any, reset: Any) -> None:
+    def greet_and_reset(connection: socket.socket) -> None:
+        connection.sendall(b"hello")
+        peers.over.wait(0.05)
+        reset(connection)
+
+    def greet_and_hold(connection: socket.socket) -> None:
+        connection.sendall(b"hello")
+        peers.hold()
+
+    greeting = await greet(peers.stream(greet_and_reset))
+    assert likely_ending(greeting.closed) == (
+        "likely: the server closed with our bytes unread, was killed, or a box on the way ended the connection",
+    )
+    greeting = await greet(peers.stream(greet_and_hold), timeout=0.3)
+    assert likely_ending(greeting.closed) == (
+        "likely: the FIN was lost or held back on the way, or the server waits for us to close",
+    )
+    assert likely_ending("fin") == likely_ending(None) == ()
+
+
+def test_of_what_is_not_in_the_table_nothing_is_made_up() -> None:
+    assert likely(GreetFailed(errno.EIO, "odd", "connect")) == ()
+    assert likely(GreetFailed(errno.ETIMEDOUT, "late", "connect", target=parse("unix:/s"))) == (
+        "likely: the server does not keep up: its queue is full",
+    )
+    silent = GreetFailed(errno.ETIMEDOUT, "late", "connect", target=parse("h"))
+    assert "no answer to our SYN)" in likely(silent)[0], "where the system does not count SYNs"
+
+
+def test_every_cause_is_in_the_document() -> None:
+    text = DOCUMENT.read_text()
+    tables = [value for name, value in vars(causes).items() if name.startswith("_") and name[1].isupper()]
+    told = {cause for table in tables if isinstance(table, dict) for cause in table.values()}
+    told |= {cause for _, cause in causes._TLS_WORDS}
+    assert len(told) > 25
+    assert [cause for cause in sorted(told) if cause not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (errno.ENOENT, "the name is mistyped or not published"),
+        (errno.EAGAIN, "the resolver cannot be reached or has failed"),
+        (errno.ETIMEDOUT, "the resolver does not answer"),
+    ],
+)
+def test_names_that_are_not_resolved(number: int, cause: str) -> None:
+    blamed(GreetFailed(number, "odd", "resolve", target=parse("h")), "resolve", number, cause)
+
+
+def test_an_error_that_the_reactor_takes_for_a_clean_end_keeps_its_errno(free_port: int) -> None:
+    """The socket has an error and nothing to read, as one has that ICMP forbade to connect."""
+    progress = Progress(parse("127.0.0.1"), 5)
+    progress.enter("connect")
+    clock = Clock()
+    factory = _ProbeFactory(Heard(progress, 100), cast("Any", clock))
+
+    class Transport:
+        connected = 0
+
+        def connectionLost(self, reason: Failure) -> None:
+            factory.clientConnectionFailed(cast("Any", None), Failure(ConnectError(string=reason)))
+
+    transport = Transport()
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", free_port))
+        sock.send(b"x")
+        select.select([sock], [], [], 5)
+        factory._keep_errno(transport, sock)
+        transport.connectionLost(Failure(ConnectionDone()))
+    failed: list[Failure] = []
+    factory.verdict.addErrback(failed.append)
+    value = cast("GreetFailed", failed[0].value)
+    assert (value.errno, value.phase) == (errno.ECONNREFUSED, "connect")
+
+
+def test_a_connection_that_took_more_than_one_syn_is_remarked() -> None:
+    progress = Progress(parse("127.0.0.1"), 5)
+    info = TcpInfo(0, 1448, 2, 1448, timestamps=True, sack=True, wscale=True)
+    progress.sent = Sent(Address("127.0.0.1", 8088), tcp=info)
+    Heard(progress, 100).connected()
+    assert progress.failed(errno.ENODATA, "nothing").notes == (
+        "connected only after the SYN was sent 3 times: packets are lost",
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_syns_that_are_dropped_first_are_seen_by_our_own_side() -> None:
+    """The queue of a listener is full at first, and has room when the SYN comes again."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as first:
+        first.connect(listener.getsockname())
+        host, port = listener.getsockname()
+        asking = Deferred.fromCoroutine(ask(parse(f"{host}:{port}"), Asking(timeout=4)))
+        await deferLater(cast("Any", reactor), 0.3, lambda: None)
+        listener.accept()[0].close()
+        await deferLater(cast("Any", reactor), 1.2, lambda: None)
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"hello")
+        greeting = await asking
+    assert greeting.notes == ("connected only after the SYN was sent 2 times: packets are lost",)
+    assert greeting.seconds.connect == pytest.approx(1.03, abs=0.2)

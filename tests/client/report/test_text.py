@@ -1,0 +1,212 @@
+"""How outcomes are told."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greetsvc import GreetFailed, Greeting
+from greetsvc.client.report.text import JsonLines, Nagios, Plain, Quiet, Report
+from greetsvc.client.result import Closed, Seconds
+from greetsvc.client.stats import Demands, Tally
+from greetsvc.client.target import parse
+from greetsvc.visit import Address
+
+TARGET = parse("tcp:127.0.0.1:8088")
+SECONDS = Seconds(connect=0.0004, first_byte=0.0001234567, total=0.002)
+KEYS = ["target", "transport", "address", "ok", "greeting", "error", "errno", "phase", "closed", "seconds"]
+
+
+def greeting(text: str = "hello\r\n", closed: Closed | None = "fin", **more: Any) -> Greeting:
+    peer = more.pop("peer", Address("127.0.0.1", 8088))
+    return Greeting(TARGET, text.encode(errors="replace"), text, SECONDS, peer, closed, **more)
+
+
+def refused() -> GreetFailed:
+    return GreetFailed(errno.ECONNREFUSED, "Connection refused", "connect", target=TARGET)
+
+
+def tally(*outcomes: Greeting | GreetFailed) -> Tally:
+    account = Tally()
+    for outcome in outcomes:
+        account.add(outcome, [])
+    account.elapsed = 2.0
+    return account
+
+
+def test_plainly_the_greeting_alone_is_on_standard_output() -> None:
+    lines = Plain(TARGET, several=False).probe(1, greeting("hello\r\nworld\x1b[0m\r\n"), [])
+    assert lines.out == ["hello\nworld\\x1b[0m"]
+    assert lines.err == []
+    assert Plain(TARGET, several=False).end(tally()).out == []
+
+
+def test_plainly_a_failure_and_its_likely_causes_are_on_standard_error() -> None:
+    plain = Plain(TARGET, several=True)
+    lines = plain.probe(1, refused(), [])
+    assert (lines.out, lines.err[0]) == ([], "greet: 1: tcp:127.0.0.1:8088: connect: Connection refused")
+    assert [line[:42] for line in lines.err[1:]] == ["greet: 1: tcp:127.0.0.1:8088: likely: the "]
+    assert len(plain.probe(2, refused(), []).err) == 1, "the same causes are told once"
+
+
+@pytest.mark.parametrize(
+    ("closed", "words"),
+    [("reset", "the connection was reset after the greeting"), ("timeout", "the far end did not close in time")],
+)
+def test_plainly_remarks_are_on_standard_error(closed: Closed, words: str) -> None:
+    lines = Plain(TARGET, several=True).probe(3, greeting(closed=closed, notes=("odd",)), ["slow"])
+    assert lines.err[:3] == [f"greet: 3: tcp:127.0.0.1:8088: {remark}" for remark in ("odd", words, "slow")]
+    assert [line[:38] for line in lines.err[3:]] == ["greet: 3: tcp:127.0.0.1:8088: likely: "]
+
+
+def test_plainly_several_are_a_line_each_and_a_summary() -> None:
+    plain = Plain(TARGET, several=True)
+    assert plain.probe(7, greeting("a\nb\r\n"), []).out == ["7 tcp 127.0.0.1:8088 2.000 ms: a\\nb"]
+    six = greeting(peer=Address("::1", 1))
+    assert plain.probe(8, six, []).out == ["8 tcp [::1]:1 2.000 ms: hello"]
+    assert plain.probe(8, greeting(peer=Address("/s", 0)), []).out == ["8 tcp /s 2.000 ms: hello"]
+    assert plain.end(tally(greeting(), greeting(), refused())).out == [
+        "",
+        "3 sent, 2 greeted, 1 lost (33.3 %), 1 a second",
+        "min 2.000, mean 2.000, max 2.000, jitter 0.000 ms",
+        "p50 2.000, p90 2.000, p99 2.000, p999 2.000 ms",
+    ]
+    assert plain.end(Tally()).out == ["", "0 sent, 0 greeted, 0 lost (0 %), 0 a second"]
+
+
+def test_json_has_exactly_the_keys_of_the_contract() -> None:
+    report = JsonLines(TARGET, several=True)
+    told = json.loads(report.probe(1, greeting(), []).out[0])
+    assert list(told) == KEYS
+    assert told == {
+        "target": "tcp:127.0.0.1:8088",
+        "transport": "tcp",
+        "address": "127.0.0.1:8088",
+        "ok": True,
+        "greeting": "hello\r\n",
+        "error": None,
+        "errno": None,
+        "phase": None,
+        "closed": "fin",
+        "seconds": {"resolve": None, "connect": 0.0004, "tls": None, "first_byte": 0.000123, "total": 0.002},
+    }
+    failed = json.loads(report.probe(1, refused(), []).out[0])
+    assert list(failed) == KEYS
+    assert (failed["ok"], failed["greeting"], failed["address"]) == (False, None, None)
+    assert (failed["error"], failed["errno"], failed["phase"]) == ("Connection refused", 111, "connect")
+    summary = json.loads(report.end(tally(greeting(), refused())).out[0])["summary"]
+    assert list(summary) == ["sent", "greeted", "lost", "rate", "seconds"]
+    assert list(summary["seconds"]) == ["min", "mean", "p50", "p90", "p99", "p999", "max"]
+    assert (summary["sent"], summary["greeted"], summary["lost"], summary["rate"]) == (2, 1, 1, 0.5)
+    assert JsonLines(TARGET, several=False).end(tally(greeting())).out == []
+    nothing = json.loads(report.end(Tally()).out[0])["summary"]["seconds"]
+    assert set(nothing.values()) == {None}
+
+
+def test_json_says_what_is_wrong_with_a_greeting_that_came() -> None:
+    report = JsonLines(TARGET, several=False)
+    told = json.loads(report.probe(1, greeting(closed="reset"), ["slow"]).out[0])
+    assert told["ok"] is True
+    assert told["error"] == "the connection was reset after the greeting; slow"
+    assert (told["phase"], told["errno"], told["closed"]) == ("close", errno.ECONNRESET, "reset")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "line"),
+    [
+        (
+            [greeting("a|b\r\n")],
+            "GREET OK - 1 of 1 greeted by tcp:127.0.0.1:8088: a\\x7cb"
+            " | time=0.002000s;0.100000;;0.000000;5.000000 loss=0%;;;0;100",
+        ),
+        (
+            [greeting(), refused()],
+            "GREET WARNING - 1 of 2 greeted by tcp:127.0.0.1:8088: connect: Connection refused"
+            " | time=0.002000s;0.100000;;0.000000;5.000000 loss=50%;;;0;100",
+        ),
+        (
+            [refused()],
+            "GREET CRITICAL - 0 of 1 greeted by tcp:127.0.0.1:8088: connect: Connection refused"
+            " | time=U;0.100000;;0.000000;5.000000 loss=100%;;;0;100",
+        ),
+        (
+            [],
+            "GREET CRITICAL - 0 of 0 greeted by tcp:127.0.0.1:8088"
+            " | time=U;0.100000;;0.000000;5.000000 loss=100%;;;0;100",
+        ),
+    ],
+)
+def test_monitoring_gets_one_line(outcomes: list[Greeting | GreetFailed], line: str) -> None:
+    report = Nagios(TARGET, 5.0, 0.1)
+    for outcome in outcomes:
+        assert report.probe(1, outcome, []).out == []
+    assert report.end(tally(*outcomes)).out == [line]
+
+
+def test_monitoring_hears_of_complaints_rather_than_of_the_greeting() -> None:
+    report = Nagios(TARGET, 5.0, None)
+    report.probe(1, greeting(), ["slow", "odd"])
+    account = Tally()
+    account.add(greeting(), ["slow"])
+    assert report.end(account).out[0].startswith("GREET WARNING - 1 of 1 greeted by tcp:127.0.0.1:8088: slow: odd | ")
+
+
+def test_a_health_check_says_only_what_is_wrong() -> None:
+    report = Quiet(Plain(TARGET, several=False))
+    good = report.probe(1, greeting(closed="timeout"), [])
+    assert (good.out, good.err) == ([], [])
+    assert report.probe(1, greeting(), ["slow"]).err == ["greet: tcp:127.0.0.1:8088: slow"]
+    assert report.probe(1, refused(), []).err == ["greet: tcp:127.0.0.1:8088: connect: Connection refused"]
+    assert report.end(tally(greeting())).out == []
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "complaints", "status"),
+    [
+        ([], [], 2),
+        ([greeting()], [], 0),
+        ([greeting()], ["slow"], 1),
+        ([refused()], [], 2),
+        ([refused(), greeting()], [], 1),
+        ([refused(), refused()], [], 2),
+    ],
+)
+def test_the_exit_status_follows_from_the_account(
+    outcomes: list[Greeting | GreetFailed], complaints: list[str], status: int
+) -> None:
+    account = Tally()
+    for outcome in outcomes:
+        account.add(outcome, complaints)
+    assert account.status == status
+
+
+def test_demands_are_complained_about() -> None:
+    demands = Demands(expect=re.compile("^hello$"), warn=0.001)
+    assert demands.complaints(greeting("hello\r\n")) == ["slow: 2.000 ms, more than 1 ms"]
+    assert Demands(expect=re.compile("x")).complaints(greeting()) == ["not as expected: nothing matches x"]
+    assert Demands(expect=re.compile("a\tb")).complaints(greeting()) == ["not as expected: nothing matches a\\tb"]
+    assert Demands().complaints(greeting()) == []
+
+
+REPORTS: list[Report] = [
+    Plain(TARGET, several=True),
+    JsonLines(TARGET, several=True),
+    Nagios(TARGET, 5.0, None),
+    Quiet(Plain(TARGET, several=False)),
+]
+
+
+@given(st.text(), st.sampled_from(REPORTS))
+def test_no_greeting_gets_a_control_character_or_a_second_line_through(text: str, report: Report) -> None:
+    lines = report.probe(1, greeting(text, closed="reset", notes=(text,)), [text])
+    failed = report.probe(2, GreetFailed(5, text), [])
+    end = report.end(tally(greeting(text)))
+    for line in (*lines.out, *lines.err, *failed.out, *failed.err, *end.out):
+        assert "\n" not in line
+        assert all(char.isprintable() or char == "\x7f" for char in line)
