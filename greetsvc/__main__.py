@@ -7,7 +7,7 @@ import sys
 from twisted.python import usage
 from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
-from greetsvc.options import refuse
+from greetsvc.daemon.tap import refuse
 
 __all__ = ["main"]
 

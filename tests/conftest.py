@@ -15,6 +15,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
 from zope.interface import implementer
 
+pytest_plugins = ["tests.support.installed", "tests.support.peers"]
+
 
 class _Reactor(IReactorTime, IReactorFDSet, IReactorCore):
     """The global reactor as the type checker may see it."""

@@ -10,7 +10,7 @@ from twisted.python import usage
 from twisted.scripts import _twistd_unix
 
 from greetsvc import __main__ as command
-from greetsvc.options import Options
+from greetsvc.daemon.tap import Options
 
 
 @pytest.mark.parametrize(

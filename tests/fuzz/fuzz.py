@@ -112,8 +112,8 @@ def template(_scratch: Path) -> Run:
 
 def config(scratch: Path) -> Run:
     """TOML files: settings, or one line that says what is wrong."""
-    from greetsvc.config import read_toml, settings
-    from greetsvc.settings import Mistake
+    from greetsvc.daemon.config import read_toml, settings
+    from greetsvc.daemon.settings import Mistake
 
     path = scratch / "fuzz.toml"
 

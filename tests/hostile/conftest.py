@@ -27,10 +27,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from greetsvc.config import settings
+from greetsvc.daemon.config import settings
+from greetsvc.daemon.listeners import DatagramListening
+from greetsvc.daemon.service import GreetingService
 from greetsvc.ledger import Ledger
-from greetsvc.listening import DatagramListening
-from greetsvc.service import GreetingService
 
 # Attackers come from all over 127.0.0.0/8, which is one machine's own only on Linux.
 collect_ignore_glob = [] if sys.platform == "linux" else ["test_*.py"]

@@ -4,7 +4,7 @@ from twisted.application.service import ServiceMaker
 
 greetsvc = ServiceMaker(
     "greetsvc",
-    "greetsvc.service",
+    "greetsvc.daemon.tap",
     "Greets whoever connects or sends a datagram: TCP, UDP, TLS and UNIX sockets.",
     "greetsvc",
 )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from attrs import field, frozen
 
+from greetsvc.cli.output import Output
 from greetsvc.client.load.metrics import Account
-from greetsvc.client.output import Output
 from greetsvc.client.report.drawings import LOST, Trail, bars, sparkline
 from greetsvc.client.report.load import LoadReport
 from greetsvc.client.report.text import Lines, Plain

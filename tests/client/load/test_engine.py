@@ -20,7 +20,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from greetsvc import GreetFailed
-from greetsvc.client import load, polling, runs, visits
+from greetsvc.client.load import connections as visits
+from greetsvc.client.load import engine as load
+from greetsvc.client.load import polling
+from greetsvc.client.load import run as runs
 from greetsvc.client.load.connections import GREETED, End, Streams, Visit, failed
 from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.metrics import Account, Second

@@ -18,10 +18,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from greetsvc.cli.output import Output
+from greetsvc.cli.plan import Plan
 from greetsvc.client.outgoing import Outgoing
-from greetsvc.client.output import Output
 from greetsvc.client.path import PathVerdict
-from greetsvc.client.plan import Plan
 from greetsvc.client.probe.flows import Flows, Pinned, free_ports, in_rounds
 from greetsvc.client.probe.greet import Asking, ask
 from greetsvc.client.report.findings import summary

@@ -25,12 +25,13 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from greetsvc import GreetFailed, greet
-from greetsvc.client import ClientTls, causes
+from greetsvc.client import ClientTls
 from greetsvc.client.outgoing import Outgoing
 from greetsvc.client.probe.greet import Asking, ask
 from greetsvc.client.probe.heard import Heard
 from greetsvc.client.probe.stream import _ProbeFactory
 from greetsvc.client.probe.timeline import Progress
+from greetsvc.client.report import causes
 from greetsvc.client.report.causes import likely, likely_ending
 from greetsvc.client.result import Phase
 from greetsvc.client.sent import Sent

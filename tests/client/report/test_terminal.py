@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from greetsvc.cli.output import Output
 from greetsvc.client.load.metrics import Account, Second
 from greetsvc.client.load.run import Run
-from greetsvc.client.output import Output
 from greetsvc.client.report.load import PlainLoad
 from greetsvc.client.report.terminal import Bar, Drawn, DrawnLoad, Terminal, terminal
 from greetsvc.client.report.text import Lines, Plain
@@ -208,6 +208,6 @@ def test_no_color_means_none(hello: str) -> None:
 
 
 def test_rich_is_not_imported_unless_a_load_runs_at_a_terminal() -> None:
-    said = "import sys, greetsvc.cli; print([name for name in sys.modules if name.split('.')[0] == 'rich'])"
+    said = "import sys, greetsvc.cli.command; print([name for name in sys.modules if name.split('.')[0] == 'rich'])"
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

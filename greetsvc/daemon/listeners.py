@@ -15,7 +15,8 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.python.failure import Failure
 
 from greetsvc import wire
-from greetsvc.config import one_line
+from greetsvc.daemon.config import one_line
+from greetsvc.daemon.settings import Listener, Mistake, Settings
 from greetsvc.ledger import Ledger
 from greetsvc.net.datagram.port import DatagramPort
 from greetsvc.net.datagram.udp import udp_port
@@ -31,7 +32,6 @@ from greetsvc.server.admission import Admission
 from greetsvc.server.rendering import Speechless
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpRule
-from greetsvc.settings import Listener, Mistake, Settings
 from greetsvc.visit import Address, Visit
 
 __all__ = ["DatagramListening", "Premises", "StreamListening", "listening"]

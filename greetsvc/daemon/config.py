@@ -9,10 +9,10 @@ from typing import Any
 
 from attrs import frozen
 
+from greetsvc.daemon.settings import KEYS, Listener, Mistake, Settings, shown, text
 from greetsvc.greeters import Greeter, find_greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT, TextGreeter
 from greetsvc.net.endpoint import parse_endpoint
-from greetsvc.settings import KEYS, Listener, Mistake, Settings, shown, text
 
 __all__ = ["one_line", "read_toml", "settings"]
 

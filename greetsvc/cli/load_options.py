@@ -10,9 +10,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from greetsvc.client.arguments import Number, wrong
+from greetsvc.cli.arguments import Number, wrong
+from greetsvc.cli.plan import Runnable
 from greetsvc.client.bounds import LONGEST_DURATION, MOST_CONCURRENT, MOST_RATE
-from greetsvc.client.plan import Runnable
 from greetsvc.client.probe.greet import Asking
 from greetsvc.client.stats import Demands
 from greetsvc.client.target import Target
@@ -75,10 +75,10 @@ def load_plan(given: dict[str, Any], target: Target, asking: Asking, demands: De
 
     :raises BadSetting: for one that cannot be.
     """
+    from greetsvc.cli.load_plan import LoadPlan
     from greetsvc.client.files import open_more_files
     from greetsvc.client.load.pacing import Loading
     from greetsvc.client.load.run import Run
-    from greetsvc.client.loadplan import LoadPlan
     from greetsvc.client.report.terminal import terminal
 
     open_more_files()

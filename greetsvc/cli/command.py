@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from greetsvc._version import __version__
-from greetsvc.client.arguments import Number, wrong
-from greetsvc.client.loadoptions import check_load, load_options, load_plan
+from greetsvc.cli.arguments import Number, wrong
+from greetsvc.cli.load_options import check_load, load_options, load_plan
+from greetsvc.cli.output import CannotWrite, Output, ReaderGone, standard
+from greetsvc.cli.plan import Plan, Runnable, drive
 from greetsvc.client.outgoing import HIGHEST_DSCP, Claim, Outgoing, parse_claim
-from greetsvc.client.output import CannotWrite, Output, ReaderGone, standard
-from greetsvc.client.plan import Plan, Runnable, drive
 from greetsvc.client.probe.flows import MOST_FLOWS, ROUNDS
 from greetsvc.client.probe.greet import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
 from greetsvc.client.report.text import JsonLines, Lines, Nagios, Plain, Quiet, Report

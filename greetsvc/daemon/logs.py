@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 from twisted.logger import FileLogObserver, LogEvent, eventAsText
 from twisted.python.logfile import LogFile
 
-from greetsvc.settings import Mistake
+from greetsvc.daemon.settings import Mistake
 
 __all__ = ["event_as_json", "json_observer"]
 

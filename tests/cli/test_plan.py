@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from greetsvc.client import plan as module
-from greetsvc.client.output import CannotWrite, Output, ReaderGone
-from greetsvc.client.plan import Plan, drive
+from greetsvc.cli import plan as module
+from greetsvc.cli.output import CannotWrite, Output, ReaderGone
+from greetsvc.cli.plan import Plan, drive
 from greetsvc.client.probe.greet import Asking
 from greetsvc.client.report.text import Lines, Plain
 from greetsvc.client.result import GreetFailed, Greeting, Seconds

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from greetsvc.client.output import Output, ReaderGone
+from greetsvc.cli.output import Output, ReaderGone
 from greetsvc.client.probe.flows import Flows, Pinned, free_ports, in_rounds
 from greetsvc.client.probe.greet import Asking, ask
 from greetsvc.client.probe.series import repeat

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc.config import one_line, read_toml, settings
-from greetsvc.options import Options
-from greetsvc.settings import KEYS, Mistake, Settings
+from greetsvc.daemon.config import one_line, read_toml, settings
+from greetsvc.daemon.settings import KEYS, Mistake, Settings
+from greetsvc.daemon.tap import Options
 from greetsvc.visit import Address, Visit
 
 VISIT = Visit("tcp", Address("192.0.2.1", 5), Address("", 0))

@@ -8,8 +8,8 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
-from greetsvc.config import settings
-from greetsvc.service import GreetingService
+from greetsvc.daemon.config import settings
+from greetsvc.daemon.service import GreetingService
 
 UDP = "udp:0:interface=127.0.0.1"
 

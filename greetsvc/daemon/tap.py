@@ -1,22 +1,26 @@
 # mypy: allow-untyped-calls
 # (usage.Options has no types.)
-"""The options of `twistd greetsvc`."""
+"""What `twistd greetsvc` calls: the options, and the service that they ask for."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from twisted.python import usage
 
 from greetsvc._version import __version__
-from greetsvc.config import read_toml, settings
+from greetsvc.daemon.config import read_toml, settings
+from greetsvc.daemon.logs import json_observer
+from greetsvc.daemon.service import GreetingService
+from greetsvc.daemon.settings import KEYS, Mistake, Settings, printable
 from greetsvc.greeters import known_greeters
-from greetsvc.settings import KEYS, Settings, printable
 
-__all__ = ["Options", "answer", "refuse"]
+__all__ = ["Options", "answer", "makeService", "refuse"]
 
 
 def refuse(mistake: object) -> NoReturn:
@@ -114,3 +118,42 @@ class Options(usage.Options):
         if self._file is None:
             return settings(given, self._listen)
         return settings(given, self._listen, read_toml(self._file), self._file)
+
+
+def makeService(options: Options) -> GreetingService:
+    """What twistd runs: everything is bound when this returns. A mistake is one line and exit status 1."""
+    _count_seconds_steadily()
+    try:
+        service = GreetingService(options.settings())
+        service.bind()
+    except Mistake as mistake:
+        refuse(mistake)
+    try:
+        service.observer = json_observer(options.parent) if service.settings.log_format == "json" else None
+    except Mistake as mistake:
+        service.unbind()
+        refuse(mistake)
+    if options.check:
+        lines = service.describe()
+        service.unbind()
+        answer("".join(f"{line}\n" for line in lines))
+    service.when_it_fails = _exit_with_failure
+    return service
+
+
+def _exit_with_failure() -> None:
+    """Let the process end with status 1, after all else: twistd would say 0, and has no way to be told."""
+    atexit.register(os._exit, 1)
+
+
+def _count_seconds_steadily() -> None:
+    """Have the reactor's timers follow the clock that does not jump.
+
+    Twisted's follow the time of day: set back an hour, no deadline would pass for an hour, and connections would pile
+    up until nobody is admitted. Timers that exist already were counted by the old clock, and would be lost.
+    """
+    from twisted.internet import reactor
+
+    timers: Any = reactor
+    if not timers.getDelayedCalls():
+        timers.seconds = time.monotonic

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from greetsvc.client.output import CannotWrite, Output, ReaderGone
+from greetsvc.cli.output import CannotWrite, Output, ReaderGone
 from greetsvc.client.report.text import Lines
 
 

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import resource
 import signal
 import threading
@@ -19,19 +17,17 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
+from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening, listening
+from greetsvc.daemon.settings import Listener, Mistake, Settings, printable
 from greetsvc.ledger import Ledger
-from greetsvc.listening import DatagramListening, Premises, StreamListening, listening
-from greetsvc.logs import json_observer
 from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import ipv6_works, kernel_backlog
-from greetsvc.options import Options, answer, refuse
 from greetsvc.server.admission import Admission
 from greetsvc.server.udp_policy import UdpRule
 from greetsvc.server.visit_log import READABLE, VisitLog
-from greetsvc.settings import Listener, Mistake, Settings, printable
 
-__all__ = ["GreetingService", "Options", "makeService"]
+__all__ = ["GreetingService"]
 
 _log = Logger(namespace="greetsvc")
 
@@ -192,45 +188,6 @@ class GreetingService(Service):
             Listener(parse_endpoint(text), self.settings.greeter, self.settings.says, f"the default {text}")
             for text in texts
         )
-
-
-def makeService(options: Options) -> GreetingService:
-    """What twistd runs: everything is bound when this returns. A mistake is one line and exit status 1."""
-    _count_seconds_steadily()
-    try:
-        service = GreetingService(options.settings())
-        service.bind()
-    except Mistake as mistake:
-        refuse(mistake)
-    try:
-        service.observer = json_observer(options.parent) if service.settings.log_format == "json" else None
-    except Mistake as mistake:
-        service.unbind()
-        refuse(mistake)
-    if options.check:
-        lines = service.describe()
-        service.unbind()
-        answer("".join(f"{line}\n" for line in lines))
-    service.when_it_fails = _exit_with_failure
-    return service
-
-
-def _exit_with_failure() -> None:
-    """Let the process end with status 1, after all else: twistd would say 0, and has no way to be told."""
-    atexit.register(os._exit, 1)
-
-
-def _count_seconds_steadily() -> None:
-    """Have the reactor's timers follow the clock that does not jump.
-
-    Twisted's follow the time of day: set back an hour, no deadline would pass for an hour, and connections would pile
-    up until nobody is admitted. Timers that exist already were counted by the old clock, and would be lost.
-    """
-    from twisted.internet import reactor
-
-    timers: Any = reactor
-    if not timers.getDelayedCalls():
-        timers.seconds = time.monotonic
 
 
 def _open_files() -> int:

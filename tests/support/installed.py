@@ -195,4 +195,4 @@ def installed(environment: Installed) -> Iterator[Installed]:
 @pytest.fixture
 def tutorial() -> Path:
     """Where the tutorial's blocking programs are."""
-    return Path(__file__).parent / "tutorial"
+    return ROOT / "tests" / "system" / "tutorial"

@@ -29,12 +29,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from greetsvc import service as service_module
 from greetsvc import wire
-from greetsvc.config import settings
+from greetsvc.daemon import service as service_module
+from greetsvc.daemon.config import settings
+from greetsvc.daemon.service import GreetingService
+from greetsvc.daemon.settings import Mistake
 from greetsvc.net.sockets import ipv6_works
-from greetsvc.service import GreetingService
-from greetsvc.settings import Mistake
 
 reactor: Any = global_reactor
 HELLO = b"Thank you for connecting\r\n"

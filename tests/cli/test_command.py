@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from greetsvc import __version__, cli
-from greetsvc.client.plan import Plan
+from greetsvc import __version__
+from greetsvc.cli import command as cli
+from greetsvc.cli.plan import Plan
 from greetsvc.client.report.text import JsonLines, Nagios, Plain, Quiet
 
 GREET = Path(sysconfig.get_path("scripts")) / "greet"

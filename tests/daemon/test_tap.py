@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import twisted
 from greetsvc import __version__
-from greetsvc.options import Options, refuse
-from greetsvc.service import GreetingService, makeService
-from greetsvc.settings import Mistake, Settings
+from greetsvc.daemon.service import GreetingService
+from greetsvc.daemon.settings import Mistake, Settings
+from greetsvc.daemon.tap import Options, makeService, refuse
 
 CERTIFICATE = str(Path(twisted.__file__).parent / "test" / "server.pem")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import twisted
-from greetsvc.settings import KEYS, Mistake, Settings, printable, shown, text
+from greetsvc.daemon.settings import KEYS, Mistake, Settings, printable, shown, text
 
 CERTIFICATE = str(Path(twisted.__file__).parent / "test" / "server.pem")
 

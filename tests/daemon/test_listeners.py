@@ -15,11 +15,11 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from zope.interface import directlyProvides, providedBy
 
-from greetsvc import listening as listening_module
-from greetsvc.config import settings
-from greetsvc.options import Options
-from greetsvc.service import GreetingService, makeService
-from greetsvc.settings import Mistake
+from greetsvc.daemon import listeners as listening_module
+from greetsvc.daemon.config import settings
+from greetsvc.daemon.service import GreetingService
+from greetsvc.daemon.settings import Mistake
+from greetsvc.daemon.tap import Options, makeService
 
 real_reactor: Any = global_reactor
 HELLO = b"Thank you for connecting\r\n"

@@ -18,13 +18,13 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
-from greetsvc import cli
+from greetsvc.cli import command as cli
+from greetsvc.cli.load_plan import LoadPlan
+from greetsvc.cli.output import Output
+from greetsvc.cli.plan import Plan
 from greetsvc.client.files import open_more_files
 from greetsvc.client.load.pacing import Loading
 from greetsvc.client.load.run import Run
-from greetsvc.client.loadplan import LoadPlan
-from greetsvc.client.output import Output
-from greetsvc.client.plan import Plan
 from greetsvc.client.probe.greet import Asking
 from greetsvc.client.report.terminal import Terminal
 from greetsvc.client.stats import Demands, Tally

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from twisted.logger import FileLogObserver, Logger, LogLevel
 from twisted.python.failure import Failure
 
-from greetsvc.logs import event_as_json, json_observer
-from greetsvc.options import Options
-from greetsvc.service import makeService
-from greetsvc.settings import Mistake
+from greetsvc.daemon.logs import event_as_json, json_observer
+from greetsvc.daemon.settings import Mistake
+from greetsvc.daemon.tap import Options, makeService
 
 
 def _line(**event: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The service as twistd runs it: options, settings, listeners, logs."""
