@@ -1,22 +1,27 @@
-"""Text from the network made fit for a terminal, which a hostile greeting must not drive."""
+"""Foreign text made safe for terminals and logs, which a hostile greeting or name must not control."""
 
 from __future__ import annotations
 
-__all__ = ["one_line", "printable", "without_line_end"]
+__all__ = ["escaped", "one_line", "printable", "without_line_end"]
 
 
 def printable(text: str) -> str:
-    """The text with every character that a terminal would act on, or not show, written as an escape.
+    """The text with every character that a terminal acts on, or does not show, written as an escape.
 
     Newlines and tabs stay, and CR LF becomes a newline. Control and format characters (ESC, BEL, bidirectional
     overrides, zero-width ones), surrogates, unassigned code points and odd spaces are escaped.
     """
-    return "".join(_shown(char) for char in text.replace("\r\n", "\n"))
+    return "".join(char if char in "\n\t" else _escaped(char) for char in text.replace("\r\n", "\n"))
 
 
 def one_line(text: str) -> str:
     """The same in one line: the line end at the end is left out, other newlines and tabs are escaped too."""
-    return "".join(char if char.isprintable() else _escape(char) for char in without_line_end(text))
+    return escaped(without_line_end(text))
+
+
+def escaped(text: str) -> str:
+    """The whole text in one line, its line end included: two different texts stay different."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def without_line_end(text: str) -> str:
@@ -24,9 +29,5 @@ def without_line_end(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _shown(char: str) -> str:
-    return char if char in "\n\t" or char.isprintable() else _escape(char)
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attrs import frozen
 
+from greetsvc.printable import escaped
+
 if TYPE_CHECKING:
     from greetsvc.net.linux.packets import Arrival, Syn, TcpInfo
     from greetsvc.net.tls.endpoint import TlsFacts
@@ -37,7 +39,7 @@ class Address(NamedTuple):
         Peers choose their names, which go into logs and to terminals: what is not printable is escaped.
         """
         text = os.fsencode(name or b"").decode("utf-8", "backslashreplace").replace("\0", "@")
-        return cls("".join(each if each.isprintable() else repr(each)[1:-1] for each in text), 0)
+        return cls(escaped(text), 0)
 
 
 @frozen

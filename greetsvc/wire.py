@@ -1,4 +1,4 @@
-"""What the server and the client must agree on byte by byte: the marked UDP request.
+"""What the server and the client must agree on byte by byte: the marked UDP request, and the path record.
 
 A request that begins with the mark and is longer than its answer can neither amplify nor loop, because no
 answerer sends the mark; so it is always answered (the UDP rule, CVE-2024-2169).
@@ -6,12 +6,26 @@ answerer sends the mark; so it is always answered (the UDP rule, CVE-2024-2169).
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from attrs import asdict, frozen
+
+from greetsvc.net.linux.packets import Syn
+from greetsvc.visit import Address
+
 __all__ = [
     "MARK",
     "MARKED_MINIMUM",
     "MAX_ANSWER",
     "MAX_PAID_ANSWER",
     "MAX_REQUEST",
+    "Datagram",
+    "PathRecord",
+    "Tcp",
+    "Tls",
+    "decode_record",
+    "encode_record",
     "nonce_of",
     "request",
 ]
@@ -51,3 +65,131 @@ def nonce_of(request: bytes) -> str | None:
     except ValueError:
         return None
     return digits.decode("ascii")
+
+
+# The path record: what the server saw of a visit, as one line of JSON. The client takes records from any far end, so
+# reading one checks every field.
+
+VERSION = 1
+_LONGEST_TEXT = 200
+
+
+@frozen
+class Tcp:
+    """The server's end of the connection: round trip in microseconds, MSS in bytes, retransmitted segments."""
+
+    rtt_us: int
+    mss: int
+    retransmits: int
+
+
+@frozen
+class Tls:
+    """The handshake."""
+
+    version: str
+    cipher: str
+    sni: str | None
+    alpn: str | None
+
+
+@frozen
+class Datagram:
+    """The request datagram as it arrived; ``size`` in bytes."""
+
+    ttl: int | None
+    dscp: int | None
+    size: int
+
+
+@frozen
+class PathRecord:
+    """What the server saw: ``you`` is the client, ``me`` the address it reached, ``via`` the proxy that named it.
+
+    ``syn`` is the client's as it arrived; ``instance`` is another after each start and in each replica; ``nonce`` is
+    that of a marked request.
+    """
+
+    instance: str
+    nonce: str | None
+    transport: str
+    you: Address
+    me: Address
+    via: Address | None
+    syn: Syn | None
+    tcp: Tcp | None
+    tls: Tls | None
+    datagram: Datagram | None
+
+
+def encode_record(record: PathRecord) -> bytes:
+    """The record as a line of JSON, under 1200 bytes."""
+    line: dict[str, Any] = {"greetsvc": VERSION, "instance": record.instance, "nonce": record.nonce}
+    line |= {"transport": record.transport, "you": _ends(record.you), "me": _ends(record.me)}
+    line["via"] = record.via and _ends(record.via)
+    for name in ("syn", "tcp", "tls", "datagram"):
+        part = getattr(record, name)
+        line[name] = part and {key: _cut(value) for key, value in asdict(part).items()}
+    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode_record(line: bytes) -> PathRecord | None:
+    """The record in a greeting, or None where the greeting is none of this version. Raises nothing."""
+    try:
+        found = json.loads(line)
+        if type(found) is not dict or found.get("greetsvc") != VERSION or type(found["greetsvc"]) is bool:
+            return None
+        return PathRecord(
+            instance=_typed(found["instance"], str),
+            nonce=_typed(found["nonce"], str, type(None)),
+            transport=_typed(found["transport"], str),
+            you=_address(found["you"]),
+            me=_address(found["me"]),
+            via=None if found["via"] is None else _address(found["via"]),
+            syn=_part(Syn, found["syn"]),
+            tcp=_part(Tcp, found["tcp"]),
+            tls=_part(Tls, found["tls"]),
+            datagram=_part(Datagram, found["datagram"]),
+        )
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return None
+
+
+def _ends(address: Address) -> dict[str, Any]:
+    return {"host": _cut(address.host), "port": address.port}
+
+
+def _cut(value: Any) -> Any:
+    """Text that JSON makes no longer than twice the bound, whatever a peer put into it."""
+    return value.encode("ascii", "backslashreplace")[:_LONGEST_TEXT].decode() if isinstance(value, str) else value
+
+
+def _address(found: Any) -> Address:
+    port = _typed(found["port"], int)
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port {port}")
+    return Address(_typed(found["host"], str), port)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "bool": (bool,),
+    "str": (str,),
+    "int | None": (int, type(None)),
+    "str | None": (str, type(None)),
+}
+
+
+def _part(kind: Any, found: Any) -> Any:
+    """One part of a record; fields that a later version may add are passed over."""
+    if found is None:
+        return None
+    types = {name: _TYPES[annotation] for name, annotation in kind.__annotations__.items()}
+    return kind(**{name: _typed(found[name], *allowed) for name, allowed in types.items()})
+
+
+def _typed(value: Any, *allowed: type) -> Any:
+    """The value, which must be of exactly one of these types: in JSON, true is no number."""
+    if type(value) not in allowed or (type(value) is int and not -(2**31) <= value < 2**32):
+        raise TypeError(f"{value!r} is of no allowed type")
+    return value

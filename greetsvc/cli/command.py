@@ -13,16 +13,16 @@ import click
 from greetsvc._version import __version__
 from greetsvc.cli.arguments import Number, wrong
 from greetsvc.cli.load_options import check_load, load_options, load_plan
-from greetsvc.cli.output import CannotWrite, Output, ReaderGone, standard
 from greetsvc.cli.plan import Plan, Runnable, drive
 from greetsvc.client.outgoing import HIGHEST_DSCP, Claim, Outgoing, parse_claim
 from greetsvc.client.probe.flows import MOST_FLOWS, ROUNDS
 from greetsvc.client.probe.greet import LONGEST_REQUEST, LONGEST_TIMEOUT, Asking
-from greetsvc.client.report.text import JsonLines, Lines, Nagios, Plain, Quiet, Report
-from greetsvc.client.setting import BadSetting
+from greetsvc.client.report.text import JsonLines, Nagios, Plain, Quiet, Report
 from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Demands
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
+from greetsvc.console import CannotWrite, Lines, Output, ReaderGone, standard
+from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line
 
 __all__ = ["main"]
@@ -122,7 +122,7 @@ def _command(**given: Any) -> Runnable:
         asking.check(target)
         if given["duration"] is not None:
             return load_plan(given, target, asking, demands)
-    except BadSetting as error:
+    except ConfigError as error:
         option = f"--{error.name}" if error.name != "family" else "-4" if given["four"] else "-6"
         wrong(option, error.value, error.why)
     return Plan(
@@ -138,13 +138,13 @@ def _command(**given: Any) -> Runnable:
 
 
 def _check_flows(flows: int, target: Target) -> None:
-    from greetsvc.client.files import open_more_files, room
+    from greetsvc.net.descriptors import raise_limit, remaining
 
     if target.local:
         wrong("--flows", flows, f"needs ports, and {target} has none")
-    open_more_files()
-    if flows > room():
-        wrong("--flows", flows, f"this process may open {max(0, int(room()))} more files")
+    raise_limit()
+    if flows > remaining():
+        wrong("--flows", flows, f"this process may open {max(0, int(remaining()))} more files")
 
 
 def _check_together(given: dict[str, Any]) -> None:

@@ -73,15 +73,15 @@ def check_load(given: dict[str, Any]) -> None:
 def load_plan(given: dict[str, Any], target: Target, asking: Asking, demands: Demands) -> Runnable:
     """The load run that was asked for.
 
-    :raises BadSetting: for one that cannot be.
+    :raises ConfigError: for one that cannot be.
     """
     from greetsvc.cli.load_plan import LoadPlan
-    from greetsvc.client.files import open_more_files
     from greetsvc.client.load.pacing import Loading
     from greetsvc.client.load.run import Run
     from greetsvc.client.report.terminal import terminal
+    from greetsvc.net.descriptors import raise_limit
 
-    open_more_files()
+    raise_limit()
     concurrency = None if given["concurrency"] is None else int(given["concurrency"])
     load = Run.of(target, asking, Loading(given["duration"], concurrency, given["rate"]), demands)
     return LoadPlan(load, as_json=given["as_json"], terminal=terminal(sys.stdout, os.environ))

@@ -11,14 +11,13 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall
 
-from greetsvc.cli.output import Output
 from greetsvc.client.load.metrics import Second
 from greetsvc.client.load.run import Run
 from greetsvc.client.report.load import JsonLoad, LoadReport, PlainLoad
 from greetsvc.client.report.terminal import Bar, DrawnLoad, Terminal
-from greetsvc.client.report.text import Lines
 from greetsvc.client.result import GreetFailed
 from greetsvc.client.stats import Tally
+from greetsvc.console import Lines, Output
 from greetsvc.printable import one_line
 
 __all__ = ["LoadPlan"]

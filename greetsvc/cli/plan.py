@@ -11,7 +11,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from greetsvc.cli.output import Output, ReaderGone
 from greetsvc.client.probe.flows import Flows, Pinned, free_ports, in_rounds
 from greetsvc.client.probe.greet import Asking, ask
 from greetsvc.client.probe.series import repeat
@@ -19,6 +18,7 @@ from greetsvc.client.report.text import Report
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import Demands, Tally
 from greetsvc.client.target import Target
+from greetsvc.console import Output, ReaderGone
 from greetsvc.printable import one_line
 
 __all__ = ["Plan", "Runnable", "drive"]

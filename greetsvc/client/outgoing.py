@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from greetsvc.client.setting import BadSetting
+from greetsvc.errors import ConfigError
 from greetsvc.visit import Address
 
 __all__ = ["AS_EVER", "HIGHEST_DSCP", "Claim", "Outgoing", "parse_claim"]
@@ -41,7 +41,7 @@ class Claim:
 def parse_claim(version: Literal[1, 2], text: str) -> Claim:
     """What ``SRC:PORT`` means: ``192.0.2.1:1234`` or ``[2001:db8::1]:1234``.
 
-    :raises BadSetting: when it means nothing.
+    :raises ConfigError: when it means nothing.
     """
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]") and ":" in host:
@@ -53,7 +53,7 @@ def parse_claim(version: Literal[1, 2], text: str) -> Claim:
     except ValueError:
         source = ""
     if not source or "%" in source or not colon or not _PORT.fullmatch(port) or int(port) > 65535:
-        raise BadSetting(f"proxy-v{version}", text, "must be an address and a port, as 192.0.2.1:1234")
+        raise ConfigError("must be an address and a port, as 192.0.2.1:1234", name=f"proxy-v{version}", value=text)
     return Claim(version, Address(source, int(port)))
 
 
@@ -61,7 +61,7 @@ def parse_claim(version: Literal[1, 2], text: str) -> Claim:
 class Outgoing:
     """What is set on the socket of a probe before it sends; None leaves it to the system.
 
-    :raises BadSetting: for what cannot be.
+    :raises ConfigError: for what cannot be.
     """
 
     dscp: int | None = None
@@ -70,9 +70,9 @@ class Outgoing:
 
     def __attrs_post_init__(self) -> None:
         if self.dscp is not None and not 0 <= self.dscp <= HIGHEST_DSCP:
-            raise BadSetting("dscp", self.dscp, f"must be from 0 to {HIGHEST_DSCP}")
+            raise ConfigError(f"must be from 0 to {HIGHEST_DSCP}", name="dscp", value=self.dscp)
         if self.source_port is not None and not 1 <= self.source_port <= 65535:
-            raise BadSetting("source-port", self.source_port, "must be from 1 to 65535")
+            raise ConfigError("must be from 1 to 65535", name="source-port", value=self.source_port)
 
     def header(self, destination: Address | None) -> bytes:
         """The PROXY header to send first, or nothing."""

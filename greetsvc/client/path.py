@@ -9,8 +9,8 @@ from typing import Any
 from attrs import evolve, frozen
 
 from greetsvc.client.sent import OPTIONS, Sent
-from greetsvc.record import PathRecord, decode
 from greetsvc.visit import Address
+from greetsvc.wire import PathRecord, decode_record
 
 __all__ = ["Change", "PathVerdict", "Remark", "is_ours", "judge", "place"]
 
@@ -103,7 +103,7 @@ def judge(sent: Sent, record: PathRecord) -> PathVerdict:
 
 def is_ours(answer: bytes, nonce: str | None) -> bool:
     """Whether an answer to a datagram is one to our request: a path record says whose it is."""
-    record = decode(answer) if answer.startswith(b"{") else None
+    record = decode_record(answer) if answer.startswith(b"{") else None
     return record is None or record.nonce == nonce
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
-from greetsvc.client.setting import BadSetting
+from greetsvc.errors import ConfigError
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -61,7 +61,7 @@ class ClientTls:
     ``key`` are our own PEM certificate (its chain may follow) and its key, which may be in the same file; ``sni`` is
     the name to ask for and to find in the certificate instead of the target's.
 
-    :raises BadSetting: naming the file that cannot be used, and why.
+    :raises ConfigError: naming the file that cannot be used, and why.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class ClientTls:
 
         for setting, path in (("ca", ca), ("cert", cert), ("key", key)):
             if path == "":
-                raise BadSetting(setting, path, "must be a file, not ''")
+                raise ConfigError("must be a file, not ''", name=setting, value=path)
         if ca is not None and insecure:
-            raise BadSetting("ca", ca, "not together with insecure, which trusts anyone")
+            raise ConfigError("not together with insecure, which trusts anyone", name="ca", value=ca)
         if key is not None and cert is None:
-            raise BadSetting("key", key, "needs a cert")
+            raise ConfigError("needs a cert", name="key", value=key)
         self._insecure = insecure
         self._sni = None if sni is None else _dns_name(sni)
         ours: dict[str, Any] = {}
@@ -94,7 +94,7 @@ class ClientTls:
         try:
             self._context: SSL.Context = CertificateOptions(trustRoot=trust, **ours).getContext()
         except (SSL.Error, TypeError) as error:
-            raise BadSetting("key", str(key or cert), tls_words(error)) from None
+            raise ConfigError(tls_words(error), name="key", value=str(key or cert)) from None
 
     def creator(self, host: str, refuse: Callable[[str], None]) -> IOpenSSLClientConnectionCreator:
         """What makes one probe's TLS connection; ``refuse`` is told why a certificate is not accepted."""
@@ -172,13 +172,13 @@ def _is_address(name: str) -> bool:
 
 def _dns_name(name: str) -> str:
     if not name:
-        raise BadSetting("sni", name, "must be a host name, not ''")
+        raise ConfigError("must be a host name, not ''", name="sni", value=name)
     try:
         encoded = name.encode("idna").decode("ascii")
     except UnicodeError:
         encoded = ""
     if not encoded or not encoded.isprintable() or " " in encoded:
-        raise BadSetting("sni", name, "is not a host name")
+        raise ConfigError("is not a host name", name="sni", value=name)
     return encoded
 
 
@@ -187,7 +187,7 @@ def _read(setting: str, path: str) -> bytes:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else None
-        raise BadSetting(setting, path, f"cannot be read: {why or error}") from None
+        raise ConfigError(f"cannot be read: {why or error}", name=setting, value=path) from None
 
 
 def _certificates(setting: str, path: str) -> list[Certificate]:
@@ -197,7 +197,7 @@ def _certificates(setting: str, path: str) -> list[Certificate]:
     try:
         return load_pem_x509_certificates(pem)
     except ValueError:
-        raise BadSetting(setting, path, "holds no certificate in PEM form") from None
+        raise ConfigError("holds no certificate in PEM form", name=setting, value=path) from None
 
 
 def _authorities(path: str) -> list[Any]:
@@ -216,7 +216,7 @@ def _our_certificate(cert: str, key: str | None) -> dict[str, Any]:
     try:
         private = load_pem_private_key(pem, None)
     except TypeError:
-        raise BadSetting(setting, path, "holds a key that needs a passphrase") from None
+        raise ConfigError("holds a key that needs a passphrase", name=setting, value=path) from None
     except ValueError:
-        raise BadSetting(setting, path, "holds no private key in PEM form") from None
+        raise ConfigError("holds no private key in PEM form", name=setting, value=path) from None
     return {"certificate": own, "privateKey": private, "extraCertChain": chain}

@@ -9,12 +9,13 @@ from typing import Any
 
 from attrs import frozen
 
-from greetsvc.daemon.settings import KEYS, Listener, Mistake, Settings, shown, text
+from greetsvc.daemon.settings import KEYS, Listener, Settings, shown, text
+from greetsvc.errors import ConfigError, reason_of
 from greetsvc.greeters import Greeter, find_greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT, TextGreeter
 from greetsvc.net.endpoint import parse_endpoint
 
-__all__ = ["one_line", "read_toml", "settings"]
+__all__ = ["read_toml", "settings"]
 
 _LONGEST_FILE = 1024 * 1024
 _BY_NAME = {key.name: key for key in KEYS}
@@ -22,19 +23,19 @@ _SAID = ("greeting", "greeter", "encoding")
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """The tables of a TOML file. Raises `Mistake` that names the file."""
+    """The tables of a TOML file. Raises `ConfigError` that names the file."""
     if not path:
-        raise Mistake("--config: must be a file, not ''")
+        raise ConfigError("--config: must be a file, not ''")
     try:
         with Path(path).open("rb") as file:
             data = file.read(_LONGEST_FILE + 1)
         if len(data) > _LONGEST_FILE:
-            raise Mistake(f"longer than {_LONGEST_FILE} bytes")
+            raise ConfigError(f"longer than {_LONGEST_FILE} bytes")
         return tomllib.loads(data.decode("utf-8"))
     except OSError as error:
-        raise Mistake(f"--config: {path}: {error.strerror}") from error
+        raise ConfigError(f"--config: {path}: {error.strerror}") from error
     except (RecursionError, ValueError) as error:
-        raise Mistake(f"--config: {path}: {one_line(error)}") from error
+        raise ConfigError(f"--config: {path}: {reason_of(error)}") from error
 
 
 def settings(
@@ -42,14 +43,14 @@ def settings(
 ) -> Settings:
     """The settings that the command line's ``options`` and ``listen`` make with a TOML ``file`` from ``path``.
 
-    The command line wins, and any ``listen`` there replaces all of the file's. Raises `Mistake`.
+    The command line wins, and any ``listen`` there replaces all of the file's. Raises `ConfigError`.
     """
     file = file or {}
     given = {name: _Given(f"--{name}", value) for name, value in options.items()}
     filed = {name: _Given(f"{path}: {name}", value) for name, value in file.items() if name != "listen"}
     for name, setting in filed.items():
         if name not in _BY_NAME:
-            raise Mistake(f"{setting.where}: there is no such setting (value {shown(setting.value)})")
+            raise ConfigError(f"{setting.where}: there is no such setting (value {shown(setting.value)})")
     for level in (filed, given):
         _check_said(level)
     tables = [_Table(f"--listen {one}", {"endpoint": _Given("--listen", one)}) for one in listen]
@@ -77,8 +78,10 @@ class _Given:
         try:
             return reader(self.value)
         except (OSError, ValueError) as error:
-            value = "" if isinstance(error, Mistake) or repr(self.value)[1:-1] in str(error) else f" {self.value!r}"
-            raise Mistake(f"{self.where}:{value and value + ':'} {one_line(error)}") from error
+            value = (
+                "" if isinstance(error, ConfigError) or repr(self.value)[1:-1] in str(error) else f" {self.value!r}"
+            )
+            raise ConfigError(f"{self.where}:{value and value + ':'} {reason_of(error)}") from error
 
 
 @frozen
@@ -90,19 +93,19 @@ class _Table:
 def _file_tables(listen: object, path: str) -> list[_Table]:
     where = f"{path}: listen"
     if not isinstance(listen, list):
-        raise Mistake(f"{where}: must be an array of tables ([[listen]]), not {shown(listen)}")
+        raise ConfigError(f"{where}: must be an array of tables ([[listen]]), not {shown(listen)}")
     tables = []
     for number, entry in enumerate(listen, 1):
         here = f"{where} {number}"
         if isinstance(entry, str):
             entry = {"endpoint": entry}  # noqa: PLW2901 - the short form
         if not isinstance(entry, dict):
-            raise Mistake(f"{here}: must be a table or an endpoint, not {shown(entry)}")
+            raise ConfigError(f"{here}: must be a table or an endpoint, not {shown(entry)}")
         for name in entry:
             if name != "endpoint" and name not in _SAID:
-                raise Mistake(f"{here}: {name}: there is no such setting here (value {shown(entry[name])})")
+                raise ConfigError(f"{here}: {name}: there is no such setting here (value {shown(entry[name])})")
         if "endpoint" not in entry:
-            raise Mistake(f"{here}: endpoint is missing from {shown(entry)}")
+            raise ConfigError(f"{here}: endpoint is missing from {shown(entry)}")
         entries = {name: _Given(f"{here}: {name}", value) for name, value in entry.items()}
         _check_said(entries)
         tables.append(_Table(here, entries))
@@ -112,7 +115,7 @@ def _file_tables(listen: object, path: str) -> list[_Table]:
 def _check_said(level: Mapping[str, _Given]) -> None:
     if "greeting" in level and "greeter" in level:
         greeting, greeter = level["greeting"], level["greeter"]
-        raise Mistake(f"{greeter.where}: {shown(greeter.value)} does not go together with {greeting.where}")
+        raise ConfigError(f"{greeter.where}: {shown(greeter.value)} does not go together with {greeting.where}")
 
 
 def _listener(table: _Table, given: Mapping[str, _Given], filed: Mapping[str, _Given]) -> Listener:
@@ -141,10 +144,3 @@ def _greeter(*levels: Mapping[str, _Given]) -> tuple[Greeter, str]:
 def _kind(greeter: str) -> tuple[str, str]:
     kind, _, argument = greeter.partition(":")
     return kind, argument
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename!r}" if error.filename is not None else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__

@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.python.failure import Failure
 
 from greetsvc import wire
-from greetsvc.daemon.config import one_line
-from greetsvc.daemon.settings import Listener, Mistake, Settings
+from greetsvc.daemon.settings import Listener, Settings
+from greetsvc.errors import ConfigError, reason_of
 from greetsvc.ledger import Ledger
 from greetsvc.net.datagram.port import DatagramPort
 from greetsvc.net.datagram.udp import udp_port
@@ -98,18 +98,18 @@ class StreamListening:
         self._proxied: list[ProxiedFactory] = []
         self._foreign: list[IListeningPort] = []
         self._pending: Deferred[Any] | None = None
-        self._report: Callable[[Mistake], object]
+        self._report: Callable[[ConfigError], object]
         self._announce: Callable[[str], object] = lambda _place: None
 
-    def bind(self, late: Callable[[Mistake], object]) -> None:
-        """Bind. Raises `Mistake`; an endpoint that fails only later calls ``late`` with it."""
-        mistakes: list[Mistake] = []
+    def bind(self, late: Callable[[ConfigError], object]) -> None:
+        """Bind. Raises `ConfigError`; an endpoint that fails only later calls ``late`` with it."""
+        mistakes: list[ConfigError] = []
         self._report = mistakes.append
         try:
             endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._premises.settings.client_ca)
         except Exception as error:
             if isinstance(error, LookupError) and self.listener.endpoint.kind == "systemd":
-                raise Mistake(f"{self.listener.where}: the service manager passed no such socket") from error
+                raise ConfigError(f"{self.listener.where}: the service manager passed no such socket") from error
             raise _mistake(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
         self._pending.addCallbacks(self._listens, self._fails)
@@ -170,8 +170,8 @@ class DatagramListening:
         self._port: DatagramPort | None = None
         self._began = False
 
-    def bind(self, late: Callable[[Mistake], object]) -> None:
-        """Bind. Raises `Mistake`, and never later."""
+    def bind(self, late: Callable[[ConfigError], object]) -> None:
+        """Bind. Raises `ConfigError`, and never later."""
         endpoint = self.listener.endpoint
         reactor, longest, dropped = self._premises.reactor, wire.MAX_REQUEST, self._premises.ledger.refused
         try:
@@ -249,10 +249,10 @@ def _place(port: IListeningPort) -> str:
     return f"port: {address.port}" if address.port else f"path: {address.host}"
 
 
-def _mistake(listener: Listener, error: BaseException | None) -> Mistake:
+def _mistake(listener: Listener, error: BaseException | None) -> ConfigError:
     if isinstance(error, CannotListenError):
         where = f"{error.interface or 'every IPv4 address'}, port {error.port}"
         if listener.endpoint.path is not None:
             where = str(error.port)
-        return Mistake(f"{listener.where}: cannot listen on {where}: {one_line(error.socketError)}")
-    return Mistake(f"{listener.where}: {one_line(error or ValueError())}")
+        return ConfigError(f"{listener.where}: cannot listen on {where}: {reason_of(error.socketError)}")
+    return ConfigError(f"{listener.where}: {reason_of(error or ValueError())}")

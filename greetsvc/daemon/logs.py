@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 from twisted.logger import FileLogObserver, LogEvent, eventAsText
 from twisted.python.logfile import LogFile
 
-from greetsvc.daemon.settings import Mistake
+from greetsvc.errors import ConfigError
 
 __all__ = ["event_as_json", "json_observer"]
 
@@ -33,19 +33,19 @@ def event_as_json(event: LogEvent) -> str:
 
 
 def json_observer(twistd: Mapping[str, Any] | None) -> FileLogObserver:
-    """An observer that writes where ``twistd``'s options say. Raises `Mistake` where they leave it no place."""
+    """An observer that writes where ``twistd``'s options say. Raises `ConfigError` where they leave it no place."""
     if twistd is None or "nodaemon" not in twistd:
-        raise Mistake("--log-format: 'json' is for twistd; twist has a --log-format of its own")
+        raise ConfigError("--log-format: 'json' is for twistd; twist has a --log-format of its own")
     for other in ("logger", "syslog"):
         if twistd.get(other):
-            raise Mistake(f"--log-format: 'json' does not go together with twistd's --{other}")
+            raise ConfigError(f"--log-format: 'json' does not go together with twistd's --{other}")
     name = twistd.get("logfile")
     if name == "-" or (not name and twistd["nodaemon"]):
         return FileLogObserver(sys.stdout, event_as_json)
     try:
         file = LogFile.fromFullPath(name or "twistd.log")
     except (AssertionError, OSError) as error:  # an assertion where the folder is missing
-        raise Mistake(f"--logfile: {name!r} cannot be written: {error}") from error
+        raise ConfigError(f"--logfile: {name!r} cannot be written: {error}") from error
 
     def rotate(*_: object) -> None:
         from twisted.internet import reactor

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import threading
 import time
@@ -18,11 +17,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening, listening
-from greetsvc.daemon.settings import Listener, Mistake, Settings, printable
+from greetsvc.daemon.settings import Listener, Settings
+from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
+from greetsvc.net.descriptors import raise_limit
 from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import ipv6_works, kernel_backlog
+from greetsvc.printable import escaped
 from greetsvc.server.admission import Admission
 from greetsvc.server.udp_policy import UdpRule
 from greetsvc.server.visit_log import READABLE, VisitLog
@@ -57,7 +59,7 @@ class GreetingService(Service):
         self.reactor = reactor
         self.observer: ILogObserver | None = None
         self.when_it_fails: Callable[[], object] = lambda: None
-        most = settings.max_connections or int(_open_files() * SHARE_OF_FILES)
+        most = settings.max_connections or int(raise_limit() * SHARE_OF_FILES)
         self.admission = Admission(
             most=most,
             per_source=settings.max_per_source or PER_SOURCE,
@@ -70,7 +72,7 @@ class GreetingService(Service):
         self._listening: list[StreamListening | DatagramListening] = []
 
     def bind(self) -> None:
-        """Bind every listener, or none. Raises `Mistake`."""
+        """Bind every listener, or none. Raises `ConfigError`."""
         listeners = self.settings.listeners or self._default_listeners()
         endpoints = [listener.endpoint for listener in listeners]
         premises = Premises(
@@ -88,7 +90,7 @@ class GreetingService(Service):
                 one = listening(premises, listener)
                 self._listening.append(one)
                 one.bind(self._failed)
-        except Mistake:
+        except ConfigError:
             self.unbind()
             raise
         self.rule.own_ports = {one.udp_port for one in self._listening if isinstance(one, DatagramListening)}
@@ -104,7 +106,7 @@ class GreetingService(Service):
         lines = []
         for one in self._listening:
             places = ", ".join(one.places()) or f"not known yet: {one.listener.endpoint.text}"
-            lines.append(f"{one.listener.endpoint.transport} {places} says {printable(one.listener.says)}")
+            lines.append(f"{one.listener.endpoint.transport} {places} says {escaped(one.listener.says)}")
         return lines + self._caveats()
 
     def setServiceParent(self, parent: Any) -> None:
@@ -172,7 +174,7 @@ class GreetingService(Service):
     def _caveats(self) -> list[str]:
         return [one.caveat for one in self._listening if isinstance(one, DatagramListening) and one.caveat]
 
-    def _failed(self, mistake: Mistake) -> None:
+    def _failed(self, mistake: ConfigError) -> None:
         """An endpoint that answers late could not listen."""
         _log.critical("greetsvc: {mistake}", mistake=str(mistake))
         self.when_it_fails()
@@ -188,16 +190,6 @@ class GreetingService(Service):
             Listener(parse_endpoint(text), self.settings.greeter, self.settings.says, f"the default {text}")
             for text in texts
         )
-
-
-def _open_files() -> int:
-    """How many files this process may open, after asking for as many as it may ask for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS refuses more than the kernel has, and says infinity
-        return soft
-    return hard
 
 
 @contextmanager

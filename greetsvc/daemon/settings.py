@@ -11,11 +11,12 @@ from typing import Any
 
 from attrs import field, frozen
 
+from greetsvc.errors import ConfigError
 from greetsvc.greeters import Greeter
 from greetsvc.greeters.text import DEFAULT, TextGreeter
 from greetsvc.net.endpoint import Endpoint
 
-__all__ = ["KEYS", "LOOPBACK", "Key", "Listener", "Mistake", "Network", "Settings", "printable", "shown", "text"]
+__all__ = ["KEYS", "LOOPBACK", "Key", "Listener", "Network", "Settings", "shown", "text"]
 
 _DAY = 86400.0
 
@@ -27,18 +28,6 @@ _LONGEST_SHOWN = 300
 Network = IPv4Network | IPv6Network
 
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1"))
-
-
-class Mistake(ValueError):  # noqa: N818 - the user's, not the program's
-    """A setting that cannot be; its text is one line that names the setting (and the file) and the value."""
-
-    def __str__(self) -> str:
-        return printable(super().__str__())
-
-
-def printable(line: str) -> str:
-    """The text in one line, with what is not printable escaped."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
 
 
 def shown(value: object) -> str:
@@ -82,7 +71,7 @@ class Settings:
 def text(value: object) -> str:
     """The value, which must be text."""
     if not isinstance(value, str):
-        raise Mistake(f"must be text, not {shown(value)}")
+        raise ConfigError(f"must be text, not {shown(value)}")
     return value
 
 
@@ -92,7 +81,7 @@ def _seconds(lowest: float) -> Callable[[object], float]:
     def read(value: object) -> float:
         number = _number(value)
         if number is None or not lowest <= number <= _DAY:
-            raise Mistake(f"must be {bound}, not {shown(value)}")
+            raise ConfigError(f"must be {bound}, not {shown(value)}")
         return float(number)
 
     return read
@@ -102,7 +91,7 @@ def _whole(lowest: int, highest: int) -> Callable[[object], int]:
     def read(value: object) -> int:
         number = _number(value)
         if not isinstance(number, int) or not lowest <= number <= highest:
-            raise Mistake(f"must be a whole number from {lowest} to {highest}, not {shown(value)}")
+            raise ConfigError(f"must be a whole number from {lowest} to {highest}, not {shown(value)}")
         return number
 
     return read
@@ -111,7 +100,7 @@ def _whole(lowest: int, highest: int) -> Callable[[object], int]:
 def _one_of(*words: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value not in words:
-            raise Mistake(f"must be one of {', '.join(words)}, not {shown(value)}")
+            raise ConfigError(f"must be one of {', '.join(words)}, not {shown(value)}")
         return str(value)
 
     return read
@@ -121,7 +110,7 @@ def _authorities(value: object) -> str:
     """The path of a file of certificates: checked also where no TLS listener reads it."""
     path = text(value)
     if not path:
-        raise Mistake("must be a file, not ''")
+        raise ConfigError("must be a file, not ''")
     from greetsvc.net.tls.contexts import read_authorities  # what only TLS needs is loaded for TLS
 
     read_authorities(Path(path))
@@ -130,7 +119,7 @@ def _authorities(value: object) -> str:
 
 def _networks(value: object) -> tuple[Network, ...]:
     if not isinstance(value, list):
-        raise Mistake(f"must be an array of networks, not {shown(value)}")
+        raise ConfigError(f"must be an array of networks, not {shown(value)}")
     return tuple(_network(text(entry)) for entry in value)
 
 
@@ -138,7 +127,7 @@ def _network(entry: str) -> Network:
     try:
         return ip_network(entry)
     except ValueError as error:
-        raise Mistake(f"must be a network as 192.0.2.0/24 or 2001:db8::/32, not {entry!r} ({error})") from error
+        raise ConfigError(f"must be a network as 192.0.2.0/24 or 2001:db8::/32, not {entry!r} ({error})") from error
 
 
 def _number(value: object) -> int | float | None:

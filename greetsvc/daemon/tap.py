@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -14,33 +13,31 @@ from typing import Any, NoReturn
 from twisted.python import usage
 
 from greetsvc._version import __version__
+from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
 from greetsvc.daemon.logs import json_observer
 from greetsvc.daemon.service import GreetingService
-from greetsvc.daemon.settings import KEYS, Mistake, Settings, printable
+from greetsvc.daemon.settings import KEYS, Settings
+from greetsvc.errors import ConfigError
 from greetsvc.greeters import known_greeters
+from greetsvc.printable import escaped
 
 __all__ = ["Options", "answer", "makeService", "refuse"]
 
 
-def refuse(mistake: object) -> NoReturn:
-    """End with exit status 1 and one line on standard error, whatever characters the mistake quotes."""
-    raise SystemExit(f"greetsvc: {printable(str(mistake))}")
+def refuse(error: object) -> NoReturn:
+    """End with exit status 1 and one line on standard error, whatever characters the error quotes."""
+    raise SystemExit(f"greetsvc: {escaped(str(error))}")
 
 
-def answer(text: str) -> NoReturn:
-    """End with ``text`` on standard output and exit status 0, or with a mistake where it cannot be written there."""
-    if sys.stdout is None:
-        refuse("standard output: it is closed")
+def answer(*lines: str) -> NoReturn:
+    """End with these lines on standard output and exit status 0, or with an error where they cannot be written."""
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Who reads has seen enough; what is still buffered must not fail once more at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        refuse(f"standard output: {error.strerror}")
+        standard().write(Lines([*lines]))
+    except ReaderGone:
+        pass
+    except CannotWrite as error:
+        refuse(f"standard output: {error}")
     raise SystemExit(0)
 
 
@@ -86,15 +83,15 @@ class Options(usage.Options):
 
     def opt_list(self) -> NoReturn:
         """Show the known greeters, a line each."""
-        answer("".join(f"greeter {name}: {description}\n" for name, description in known_greeters()))
+        answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
 
     def opt_version(self) -> NoReturn:
         """Show the version."""
-        answer(f"greetsvc {__version__}\n")
+        answer(f"greetsvc {__version__}")
 
     def opt_help(self) -> NoReturn:
         """Show the options."""
-        answer(f"{self}\n")
+        answer(str(self))
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse what is no option."""
@@ -109,7 +106,7 @@ class Options(usage.Options):
             refuse(error)
 
     def settings(self) -> Settings:
-        """What the command line and the file ask for. Raises `Mistake`."""
+        """What the command line and the file ask for. Raises `ConfigError`."""
         given: dict[str, object] = {
             key.name: key.literal(self[key.name]) for key in KEYS if not key.repeatable and self[key.name] is not None
         }
@@ -126,17 +123,17 @@ def makeService(options: Options) -> GreetingService:
     try:
         service = GreetingService(options.settings())
         service.bind()
-    except Mistake as mistake:
+    except ConfigError as mistake:
         refuse(mistake)
     try:
         service.observer = json_observer(options.parent) if service.settings.log_format == "json" else None
-    except Mistake as mistake:
+    except ConfigError as mistake:
         service.unbind()
         refuse(mistake)
     if options.check:
         lines = service.describe()
         service.unbind()
-        answer("".join(f"{line}\n" for line in lines))
+        answer(*lines)
     service.when_it_fails = _exit_with_failure
     return service
 

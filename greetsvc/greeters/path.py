@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from greetsvc import record
+from greetsvc import wire
 from greetsvc.visit import PathFacts, Visit
 
 __all__ = ["INSTANCE", "PathGreeter"]
@@ -14,7 +14,7 @@ INSTANCE = secrets.token_hex(4)
 
 
 class PathGreeter:
-    """Says a `greetsvc.record.PathRecord`.
+    """Says a `greetsvc.wire.PathRecord`.
 
     The packets of a connection that came through a PROXY header are the proxy's, and are left out.
     """
@@ -33,8 +33,8 @@ class PathGreeter:
         path = visit.path or PathFacts()
         own = visit.via is None
         tcp, tls, datagram = path.tcp, visit.tls, path.datagram
-        return record.encode(
-            record.PathRecord(
+        return wire.encode_record(
+            wire.PathRecord(
                 instance=INSTANCE,
                 nonce=path.nonce,
                 transport=visit.transport,
@@ -42,8 +42,8 @@ class PathGreeter:
                 me=visit.local,
                 via=visit.via,
                 syn=path.syn if own else None,
-                tcp=record.Tcp(tcp.rtt_us, tcp.mss, tcp.retransmits) if tcp and own else None,
-                tls=record.Tls(tls.version, tls.cipher, tls.sni, tls.alpn) if tls else None,
-                datagram=record.Datagram(datagram.ttl, datagram.dscp, visit.size or 0) if datagram else None,
+                tcp=wire.Tcp(tcp.rtt_us, tcp.mss, tcp.retransmits) if tcp and own else None,
+                tls=wire.Tls(tls.version, tls.cipher, tls.sni, tls.alpn) if tls else None,
+                datagram=wire.Datagram(datagram.ttl, datagram.dscp, visit.size or 0) if datagram else None,
             )
         )

@@ -1,15 +1,38 @@
-"""A descriptor held in reserve, for the time when a listener runs out of them."""
+"""The descriptors of this process: how many it may open, and one in reserve for when a listener runs out of them."""
 
 from __future__ import annotations
 
 import os
+import resource
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["SpareDescriptor"]
+__all__ = ["SpareDescriptor", "raise_limit", "remaining"]
+
+_RESERVE = 16
+"""Descriptors that are left to the rest of the program."""
+
+
+def raise_limit() -> int:
+    """Raise this process's limit of open files as far as it may; the limit that holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # macOS refuses more than the kernel has, and says infinity
+        return soft
+    return hard
+
+
+def remaining() -> float:
+    """How many descriptors this process may still open, less a reserve; infinite without a limit."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return float("inf")
+    return limit - len(list(Path("/dev/fd").iterdir())) - _RESERVE
 
 
 class SpareDescriptor:

@@ -11,8 +11,8 @@ from zope.interface import implementer
 
 from greetsvc import wire
 from greetsvc.ledger import Ledger
+from greetsvc.net.datagram.offer import IAnswersInBatches, Offer
 from greetsvc.net.datagram.port import reason as failure
-from greetsvc.net.stream.batch import IAnswersInBatches, Offer
 from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpRule

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from greetsvc import wire
-from greetsvc.net.stream.batch import Offer
+from greetsvc.net.datagram.offer import Offer
 from greetsvc.server.sources import Hasher, prefix
 from greetsvc.visit import Address
 

@@ -20,15 +20,15 @@ from twisted.internet import reactor
 
 from greetsvc.cli import command as cli
 from greetsvc.cli.load_plan import LoadPlan
-from greetsvc.cli.output import Output
 from greetsvc.cli.plan import Plan
-from greetsvc.client.files import open_more_files
 from greetsvc.client.load.pacing import Loading
 from greetsvc.client.load.run import Run
 from greetsvc.client.probe.greet import Asking
 from greetsvc.client.report.terminal import Terminal
 from greetsvc.client.stats import Demands, Tally
 from greetsvc.client.target import parse
+from greetsvc.console import Output
+from greetsvc.net.descriptors import raise_limit
 
 GREET = str(Path(sysconfig.get_path("scripts")) / "greet")
 LOAD = ["--duration", "1"]
@@ -110,7 +110,7 @@ def test_options_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         return 0
 
     monkeypatch.setattr(cli, "drive", drive)
-    monkeypatch.setattr("greetsvc.client.files.open_more_files", lambda: None)
+    monkeypatch.setattr("greetsvc.net.descriptors.raise_limit", lambda: None)
     for options in (["--duration", "2", "--concurrency", "3", "--json"], ["--duration", "2", "--rate", ".5"], []):
         monkeypatch.setattr(sys, "argv", ["greet", *options, "udp:127.0.0.1"])
         assert cli.main() == 0
@@ -149,7 +149,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
-        open_more_files()
+        raise_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

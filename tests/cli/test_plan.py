@@ -10,13 +10,13 @@ import pytest
 from twisted.internet.task import Clock
 
 from greetsvc.cli import plan as module
-from greetsvc.cli.output import CannotWrite, Output, ReaderGone
 from greetsvc.cli.plan import Plan, drive
 from greetsvc.client.probe.greet import Asking
-from greetsvc.client.report.text import Lines, Plain
+from greetsvc.client.report.text import Plain
 from greetsvc.client.result import GreetFailed, Greeting, Seconds
 from greetsvc.client.stats import Demands
 from greetsvc.client.target import parse
+from greetsvc.console import CannotWrite, Lines, Output, ReaderGone
 from greetsvc.visit import Address
 
 TARGET = parse("127.0.0.1:1")

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from greetsvc import greet, record
+from greetsvc import greet, wire
 from greetsvc.client import ClientTls
 from greetsvc.client.outgoing import Claim, Outgoing, parse_claim
 from greetsvc.client.probe.greet import Asking, ask
 from greetsvc.client.sent import OPTIONS, Sent, offered, read_datagram, read_stream
-from greetsvc.client.setting import BadSetting
 from greetsvc.client.target import parse
+from greetsvc.errors import ConfigError
 from greetsvc.net.proxy.header import ProxyParser
 from greetsvc.visit import Address
 
@@ -66,7 +66,7 @@ def test_a_claim_names_an_address_and_a_port(text: str, source: Address) -> None
     ],
 )
 def test_other_claims_are_named_in_one_line(text: str) -> None:
-    with pytest.raises(BadSetting, match="must be an address and a port, as ") as caught:
+    with pytest.raises(ConfigError, match="must be an address and a port, as ") as caught:
         parse_claim(2, text)
     assert caught.value.name == "proxy-v2"
     assert "\n" not in str(caught.value)
@@ -99,7 +99,7 @@ def test_without_a_claim_there_is_no_header() -> None:
     [("dscp", {"dscp": 64}), ("dscp", {"dscp": -1}), ("source-port", {"source_port": 0})],
 )
 def test_what_cannot_be_sent_is_refused(name: str, setting: dict[str, Any]) -> None:
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(ConfigError) as caught:
         Outgoing(**setting)
     assert caught.value.name == name
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_sent_is_refused(name: str, setting: dict[str, Any]) -> N
     ],
 )
 def test_targets_that_have_no_use_for_it_refuse_it(target: str, outgoing: Outgoing, line: str) -> None:
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(ConfigError) as caught:
         Asking(outgoing=outgoing).check(parse(target))
     assert str(caught.value) == line
 
@@ -227,4 +227,4 @@ async def test_a_probe_without_settings_knows_its_own_side(peers: Any) -> None:
     assert greeting.path is None
     assert greeting.sent is not None
     assert greeting.sent.asked == greeting.peer
-    assert record.decode(greeting.data) is None
+    assert wire.decode_record(greeting.data) is None

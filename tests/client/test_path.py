@@ -11,14 +11,14 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc import Greeting, greet, record
+from greetsvc import Greeting, greet, wire
 from greetsvc.client.path import PathVerdict, is_ours, judge, place
 from greetsvc.client.report.text import JsonLines, Plain
 from greetsvc.client.sent import OPTIONS, Sent
 from greetsvc.client.target import parse
-from greetsvc.net.linux.packets import TcpInfo
-from greetsvc.record import Datagram, PathRecord, Syn, Tcp
+from greetsvc.net.linux.packets import Syn, TcpInfo
 from greetsvc.visit import Address
+from greetsvc.wire import Datagram, PathRecord, Tcp
 
 US = Address("10.0.1.2", 40112)
 ASKED = Address("10.0.2.2", 8088)
@@ -217,13 +217,13 @@ def test_places_are_written_as_targets_are() -> None:
 
 
 def test_an_answer_is_ours_unless_it_names_another_request() -> None:
-    line = record.encode(evolve(CLEAN, nonce="00000000000000aa"))
+    line = wire.encode_record(evolve(CLEAN, nonce="00000000000000aa"))
     assert is_ours(b"Thank you for connecting\r\n", "00000000000000aa")
     assert is_ours(b'{"not": "a record"}', "00000000000000aa")
     assert is_ours(line, "00000000000000aa")
     assert not is_ours(line, "00000000000000ab")
     assert not is_ours(line, None)
-    assert is_ours(record.encode(CLEAN), None)
+    assert is_ours(wire.encode_record(CLEAN), None)
 
 
 _PORTS = st.integers(0, 65535)
@@ -277,7 +277,7 @@ async def test_over_loopback_our_own_side_is_told_as_a_server_sees_it(peers: Any
             me=Address(*connection.getsockname()),
             syn=Syn(syn.ttl, syn.dscp, syn.ecn, syn.mss, syn.wscale, syn.sack, syn.timestamps),
         )
-        connection.sendall(record.encode(seen))
+        connection.sendall(wire.encode_record(seen))
 
     target = peers.stream(tell)
     keep_syn(peers.sockets[0])
@@ -291,7 +291,7 @@ async def test_over_loopback_our_own_side_is_told_as_a_server_sees_it(peers: Any
 @pytest_twisted.ensureDeferred
 async def test_a_record_for_another_request_is_not_taken(peers: Any) -> None:
     def confuse(sock: Any, _: bytes, sender: Any) -> None:
-        sock.sendto(record.encode(evolve(CLEAN, transport="udp", nonce="00000000000000aa")), sender)
+        sock.sendto(wire.encode_record(evolve(CLEAN, transport="udp", nonce="00000000000000aa")), sender)
         sock.sendto(b"hello", sender)
 
     greeting = await greet(peers.datagram(confuse))
@@ -303,7 +303,7 @@ async def test_a_record_for_another_request_is_not_taken(peers: Any) -> None:
 def greeting_with(path: PathVerdict | None) -> Greeting:
     from greetsvc.client.result import Seconds
 
-    line = "{}\n" if path is None else record.encode(CLEAN).decode()
+    line = "{}\n" if path is None else wire.encode_record(CLEAN).decode()
     return Greeting(parse("10.0.2.2"), line.encode(), line, Seconds(), ASKED, "fin", path=path)
 
 

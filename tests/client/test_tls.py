@@ -13,8 +13,8 @@ import pytest_twisted
 
 from greetsvc import GreetFailed, Greeting, greet
 from greetsvc.client import ClientTls
-from greetsvc.client.setting import BadSetting
 from greetsvc.client.tls import tls_words
+from greetsvc.errors import ConfigError
 
 THANKS = b"Thank you for connecting\r\n"
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_used_is_named(papers: Any, options: dict[str, Any], name
     if named != "sni":
         plain = ("", "/nonexistent", "a\0b", True)
         options = {name: value if value in plain else papers.path(value) for name, value in options.items()}
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(ConfigError) as caught:
         ClientTls(**options)
     assert (caught.value.name, caught.value.why) == (named, why)
 

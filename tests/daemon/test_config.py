@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc.daemon.config import one_line, read_toml, settings
-from greetsvc.daemon.settings import KEYS, Mistake, Settings
+from greetsvc.daemon.config import read_toml, settings
+from greetsvc.daemon.settings import KEYS, Settings
 from greetsvc.daemon.tap import Options
+from greetsvc.errors import ConfigError, reason_of
 from greetsvc.visit import Address, Visit
 
 VISIT = Visit("tcp", Address("192.0.2.1", 5), Address("", 0))
@@ -86,7 +87,7 @@ def test_any_listen_on_the_command_line_replaces_all_of_the_files() -> None:
 def test_what_the_command_line_replaces_is_not_looked_at_but_unknown_keys_are() -> None:
     assert settings({}, ["udp:9"], {"listen": [{"endpoint": "tcp:99999"}]}, "x.toml").listeners
     assert settings({"deadline": 1}, (), {"deadline": "bad"}, "x.toml").deadline == 1.0
-    with pytest.raises(Mistake, match="colour"):
+    with pytest.raises(ConfigError, match="colour"):
         settings({}, ["udp:9"], {"colour": 1}, "x.toml")
 
 
@@ -109,7 +110,7 @@ def test_a_file_is_read_as_toml_in_utf_8(tmp_path: Path) -> None:
 def test_a_file_that_is_no_toml_is_refused_by_name(content: bytes, says: str, tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_bytes(content)
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(ConfigError) as caught:
         read_toml(str(path))
     assert str(caught.value).startswith(f"--config: {path}: ")
     assert says in str(caught.value)
@@ -121,13 +122,13 @@ def test_a_file_that_cannot_be_opened_is_refused_by_name(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Mistake, match="--config: ") as caught:
+    with pytest.raises(ConfigError, match="--config: ") as caught:
         read_toml(path)
     assert str(caught.value).isprintable()
 
 
 def test_a_value_longer_than_anybody_reads_is_cut() -> None:
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(ConfigError) as caught:
         settings({}, (), {"deadline": "x" * 10_000}, "x.toml")
     assert str(caught.value).startswith("x.toml: deadline: ")
     assert len(str(caught.value)) < 500
@@ -138,16 +139,16 @@ def test_a_value_longer_than_anybody_reads_is_cut() -> None:
 )
 @pytest.mark.parametrize("name", ["deadline", "max-connections", "greeting", "trust-proxy", "colour", "listen"])
 def test_a_number_of_any_size_is_a_mistake_and_no_traceback(name: str, value: object) -> None:
-    with pytest.raises(Mistake, match=f"x.toml: {name}"):
+    with pytest.raises(ConfigError, match=f"x.toml: {name}"):
         settings({}, (), {name: value}, "x.toml")
 
 
-def test_an_error_is_one_line_whatever_it_says() -> None:
-    assert one_line(ValueError("a\n  b\r\nc")) == "a b c"
-    assert one_line(ValueError()) == "ValueError"
-    assert one_line(OSError("no errno")) == "no errno"
-    assert one_line(FileNotFoundError(2, "No such file", "/x\n")) == r"No such file: '/x\n'"
-    assert one_line(OSError(22, "Invalid")) == "Invalid"
+def test_an_error_is_reason_of_whatever_it_says() -> None:
+    assert reason_of(ValueError("a\n  b\r\nc")) == "a b c"
+    assert reason_of(ValueError()) == "ValueError"
+    assert reason_of(OSError("no errno")) == "no errno"
+    assert reason_of(FileNotFoundError(2, "No such file", "/x\n")) == r"No such file: '/x\n'"
+    assert reason_of(OSError(22, "Invalid")) == "Invalid"
 
 
 _SCALARS = st.one_of(
@@ -176,7 +177,7 @@ def test_any_tables_make_settings_or_one_printable_line_that_names_the_file(
         file = {**file, "listen": tables}
     try:
         found = settings({}, (), file, "x.toml")
-    except Mistake as mistake:
+    except ConfigError as mistake:
         line = str(mistake)
         assert line.isprintable()
         assert line.startswith("x.toml: ")
@@ -189,7 +190,7 @@ def test_any_tables_make_settings_or_one_printable_line_that_names_the_file(
 def test_a_mistake_names_the_key(name: str, value: object) -> None:
     try:
         settings({}, (), {name: value}, "x.toml")
-    except Mistake as mistake:
+    except ConfigError as mistake:
         assert str(mistake).startswith(f"x.toml: {name}: ")  # noqa: PT017
 
 
@@ -198,5 +199,5 @@ def test_a_mistake_inside_a_file_reaches_the_user_through_the_options(tmp_path: 
     path.write_text("deadline = 'soon'", "utf-8")
     options = Options()
     options.parseOptions(["--config", str(path)])
-    with pytest.raises(Mistake, match=f"^{path}: deadline: must be .*'soon'$"):
+    with pytest.raises(ConfigError, match=f"^{path}: deadline: must be .*'soon'$"):
         options.settings()

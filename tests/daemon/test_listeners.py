@@ -18,8 +18,8 @@ from zope.interface import directlyProvides, providedBy
 from greetsvc.daemon import listeners as listening_module
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
-from greetsvc.daemon.settings import Mistake
 from greetsvc.daemon.tap import Options, makeService
+from greetsvc.errors import ConfigError
 
 real_reactor: Any = global_reactor
 HELLO = b"Thank you for connecting\r\n"
@@ -138,7 +138,7 @@ async def test_an_endpoint_that_fails_at_once_is_a_mistake(late: list[Late], mon
         return self.answer
 
     monkeypatch.setattr(Late, "listen", fails)
-    with pytest.raises(Mistake, match=r"^--listen late:x: no tunnel$"):
+    with pytest.raises(ConfigError, match=r"^--listen late:x: no tunnel$"):
         _service("udp:0:interface=127.0.0.1", "late:x")
 
 
@@ -148,7 +148,7 @@ async def test_an_endpoint_that_raises_is_a_mistake(late: list[Late], monkeypatc
         raise KeyError(text)
 
     monkeypatch.setattr(listening_module, "serverFromString", fails)
-    with pytest.raises(Mistake, match=r"^--listen late:x: 'late:x'$"):
+    with pytest.raises(ConfigError, match=r"^--listen late:x: 'late:x'$"):
         _service("late:x")
 
 

@@ -17,8 +17,8 @@ from twisted.logger import FileLogObserver, Logger, LogLevel
 from twisted.python.failure import Failure
 
 from greetsvc.daemon.logs import event_as_json, json_observer
-from greetsvc.daemon.settings import Mistake
 from greetsvc.daemon.tap import Options, makeService
+from greetsvc.errors import ConfigError
 
 
 def _line(**event: Any) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_a_handler_of_sigusr1_that_is_there_stays(tmp_path: Path, sigusr1: None)
     ],
 )
 def test_where_there_is_no_place_for_json_that_is_a_mistake(twistd: dict[str, Any] | None, says: str) -> None:
-    with pytest.raises(Mistake, match=r"^--log(-format|file): ") as caught:
+    with pytest.raises(ConfigError, match=r"^--log(-format|file): ") as caught:
         json_observer(twistd)
     assert says in str(caught.value)
     assert str(caught.value).isprintable()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Installed
+    from tests.support.installed import Installed
 
 # Each row: the options, and words that the line must hold: the option, the value and (for TOML) the file.
 OPTIONS = [

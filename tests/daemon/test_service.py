@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
-import resource
 import select
 import signal
 import socket
@@ -33,7 +32,7 @@ from greetsvc import wire
 from greetsvc.daemon import service as service_module
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
-from greetsvc.daemon.settings import Mistake
+from greetsvc.errors import ConfigError
 from greetsvc.net.sockets import ipv6_works
 
 reactor: Any = global_reactor
@@ -622,7 +621,9 @@ async def test_a_unix_path_has_its_mode_is_taken_over_when_stale_and_removed_on_
         stale.bind(str(path))
     services.started(f"{kind}:{path}:mode=640")
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    with pytest.raises(Mistake, match=f"^--listen {kind}:{path}: cannot listen on {path}: Address already in use$"):
+    with pytest.raises(
+        ConfigError, match=f"^--listen {kind}:{path}: cannot listen on {path}: Address already in use$"
+    ):
         services.bound(f"{kind}:{path}")
     assert path.is_socket()
     await services.stop()
@@ -663,23 +664,3 @@ async def test_stopping_twice_or_without_having_started_is_no_error(services: Se
     await service.stopService()
     services.running.clear()
     GreetingService(attrs.evolve(service.settings)).unbind()
-
-
-@pytest.mark.parametrize(("limits", "expected"), [((1024, 4096), 4096), ((1024, 1024), 1024)])
-def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(
-    limits: tuple[int, int], expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
-    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: asked.append(wanted))
-    assert service_module._open_files() == expected
-    assert asked == [(expected, expected)]
-
-
-def test_where_the_limit_cannot_be_raised_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: object) -> None:
-        raise ValueError("not allowed to raise maximum limit")
-
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1 << 62))
-    monkeypatch.setattr(resource, "setrlimit", refuses)
-    assert service_module._open_files() == 256

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import twisted
-from greetsvc.daemon.settings import KEYS, Mistake, Settings, printable, shown, text
+from greetsvc.daemon.settings import KEYS, Settings, shown, text
+from greetsvc.errors import ConfigError
+from greetsvc.printable import escaped
 
 CERTIFICATE = str(Path(twisted.__file__).parent / "test" / "server.pem")
 
@@ -67,7 +69,7 @@ def test_the_bounds_themselves_are_allowed(name: str, value: object, expected: o
     ],
 )
 def test_what_is_out_of_bounds_is_refused_and_shown(name: str, value: object) -> None:
-    with pytest.raises(Mistake, match="must be ") as caught:
+    with pytest.raises(ConfigError, match="must be ") as caught:
         BY_NAME[name].read(value)
     wrong = value[-1] if isinstance(value, list) and name == "trust-proxy" else value
     assert shown(wrong) in str(caught.value)
@@ -108,7 +110,7 @@ def test_any_text_for_a_number_is_read_or_refused(given_: str) -> None:
         key = BY_NAME[name]
         try:
             value = key.read(key.literal(given_))
-        except Mistake:
+        except ConfigError:
             continue
         assert math.isfinite(value)
 
@@ -123,17 +125,17 @@ def test_every_key_is_a_setting_or_what_is_said() -> None:
 
 def test_text_is_text() -> None:
     assert text("x") == "x"
-    with pytest.raises(Mistake, match="must be text, not 5"):
+    with pytest.raises(ConfigError, match="must be text, not 5"):
         text(5)
 
 
 @given(st.text())
-def test_what_is_printed_is_printable_and_what_was_stays(line: str) -> None:
-    assert printable(line).isprintable()
-    assert printable(printable(line)) == printable(line)
-    assert str(Mistake(line)) == printable(line)
+def test_what_is_printed_is_escaped_and_what_was_stays(line: str) -> None:
+    assert escaped(line).isprintable()
+    assert escaped(escaped(line)) == escaped(line)
+    assert str(ConfigError(line)) == escaped(line)
     if line.isprintable():
-        assert printable(line) == line
+        assert escaped(line) == line
 
 
 def test_a_value_is_shown_cut_where_it_is_too_long() -> None:

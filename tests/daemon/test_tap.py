@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import twisted
 from greetsvc import __version__
 from greetsvc.daemon.service import GreetingService
-from greetsvc.daemon.settings import Mistake, Settings
+from greetsvc.daemon.settings import Settings
 from greetsvc.daemon.tap import Options, makeService, refuse
+from greetsvc.errors import ConfigError
 
 CERTIFICATE = str(Path(twisted.__file__).parent / "test" / "server.pem")
 
@@ -206,7 +207,7 @@ _NAMES = st.sampled_from(
 def test_any_command_line_makes_settings_or_one_line(given_: list[tuple[str, str]]) -> None:
     try:
         found = _settings(*(f"--{name}={value}" for name, value in given_))
-    except (SystemExit, Mistake) as end:
+    except (SystemExit, ConfigError) as end:
         line = str(end)
         assert line.isprintable()
         assert any(f"--{name}" in line for name, _ in given_)

@@ -16,7 +16,7 @@ import pytest
 from attrs import evolve
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Installed
+    from tests.support.installed import Installed
 
 GREETING = b"Thank you for connecting\r\n"
 LOOPBACK = "interface=127.0.0.1"

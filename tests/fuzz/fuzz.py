@@ -113,7 +113,7 @@ def template(_scratch: Path) -> Run:
 def config(scratch: Path) -> Run:
     """TOML files: settings, or one line that says what is wrong."""
     from greetsvc.daemon.config import read_toml, settings
-    from greetsvc.daemon.settings import Mistake
+    from greetsvc.errors import ConfigError
 
     path = scratch / "fuzz.toml"
 
@@ -121,7 +121,7 @@ def config(scratch: Path) -> Run:
         path.write_bytes(data)
         try:
             settings({}, (), read_toml(str(path)), "fuzz.toml")
-        except Mistake as error:
+        except ConfigError as error:
             _one_line(error)
 
     return run
@@ -129,15 +129,15 @@ def config(scratch: Path) -> Run:
 
 def record(_scratch: Path) -> Run:
     """What a far end says the path did: a record that is encoded as it was read, or none."""
-    from greetsvc.record import decode, encode
+    from greetsvc.wire import decode_record, encode_record
 
     def run(data: bytes) -> None:
-        found = decode(data)
+        found = decode_record(data)
         if found is not None:
             # A record of ours is shorter than what a stranger may make up: it is cut, and then stays as it is.
-            cut = decode(encode(found))
+            cut = decode_record(encode_record(found))
             assert cut is not None
-            assert encode(cut).count(b"\n") == 1
+            assert encode_record(cut).count(b"\n") == 1
 
     return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greetsvc import record
+from greetsvc import wire
 from greetsvc.greeters.path import INSTANCE, PathGreeter
 from greetsvc.net.linux.packets import Arrival, Syn, TcpInfo
 from greetsvc.net.tls.endpoint import TlsFacts
@@ -20,11 +20,11 @@ FACTS = PathFacts(
 TLS = TlsFacts("TLSv1.3", "AES", "example.org", "h2", "client")
 
 
-def _said(visit: Visit) -> record.PathRecord:
+def _said(visit: Visit) -> wire.PathRecord:
     line = PathGreeter.from_argument("", "utf-8").greet(visit)
     assert line.endswith(b"\n")
     assert len(line) < 1200
-    found = record.decode(line)
+    found = wire.decode_record(line)
     assert found is not None
     return found
 
@@ -33,10 +33,10 @@ def test_everything_that_was_seen_is_told() -> None:
     found = _said(Visit("udp", PEER, LOCAL, size=1200, tls=TLS, path=FACTS))
     assert (found.you, found.me, found.via) == (PEER, LOCAL, None)
     assert (found.instance, found.nonce, found.transport) == (INSTANCE, "0123456789abcdef", "udp")
-    assert found.syn == record.Syn(57, 2, 1, 1460, 7, sack=True, timestamps=False)
-    assert found.tcp == record.Tcp(1500, 1448, 2)
-    assert found.tls == record.Tls("TLSv1.3", "AES", "example.org", "h2")
-    assert found.datagram == record.Datagram(64, 10, 1200)
+    assert found.syn == Syn(57, 2, 1, 1460, 7, sack=True, timestamps=False)
+    assert found.tcp == wire.Tcp(1500, 1448, 2)
+    assert found.tls == wire.Tls("TLSv1.3", "AES", "example.org", "h2")
+    assert found.datagram == wire.Datagram(64, 10, 1200)
 
 
 def test_the_packets_of_a_proxy_are_left_out() -> None:

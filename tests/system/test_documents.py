@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Installed
+    from tests.support.installed import Installed
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

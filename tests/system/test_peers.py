@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Installed
+    from tests.support.installed import Installed
 
 LOOPBACK = "interface=127.0.0.1"
 

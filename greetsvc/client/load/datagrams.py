@@ -11,7 +11,7 @@ from greetsvc.client.load.connections import AGAIN, GREETED, TOO_LONG, End, Visi
 from greetsvc.client.load.polling import READ, Poller
 from greetsvc.client.probe.resolve import Remote
 from greetsvc.client.result import ECHO, Phase
-from greetsvc.client.setting import BadSetting
+from greetsvc.errors import ConfigError
 from greetsvc.wire import MARK
 
 __all__ = ["Datagrams"]
@@ -40,7 +40,7 @@ class Datagrams:
         self._poller = poller
         self._kept: dict[int, Visit] = {}
         if self._local and sys.platform != "linux":
-            raise BadSetting("duration", f"unixgram:{remote}", "a load of UNIX datagrams needs Linux")
+            raise ConfigError("a load of UNIX datagrams needs Linux", name="duration", value=f"unixgram:{remote}")
 
     def open(self) -> Visit:
         """The socket that was kept longest and is sound, or a new one."""

@@ -7,7 +7,7 @@ import math
 from attrs import define, field, frozen
 
 from greetsvc.client.bounds import LONGEST_DURATION, MOST_CONCURRENT, MOST_RATE
-from greetsvc.client.setting import BadSetting
+from greetsvc.errors import ConfigError
 
 __all__ = ["LATE", "Loading", "Paced"]
 
@@ -26,7 +26,7 @@ class Loading:
     visits have intended times, and N bounds how many are in flight. ``concurrency`` None means 16, or 1024 with a
     rate.
 
-    :raises BadSetting: for what cannot be.
+    :raises ConfigError: for what cannot be.
     """
 
     duration: float
@@ -35,23 +35,27 @@ class Loading:
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.duration <= LONGEST_DURATION:
-            raise BadSetting(
-                "duration", self.duration, f"must be more than 0 and at most {LONGEST_DURATION:g} seconds"
+            raise ConfigError(
+                f"must be more than 0 and at most {LONGEST_DURATION:g} seconds", name="duration", value=self.duration
             )
         if self.concurrency is not None and not 1 <= self.concurrency <= MOST_CONCURRENT:
-            raise BadSetting("concurrency", self.concurrency, f"must be from 1 to {MOST_CONCURRENT}")
+            raise ConfigError(f"must be from 1 to {MOST_CONCURRENT}", name="concurrency", value=self.concurrency)
         if self.rate is not None and not 0 < self.rate <= MOST_RATE:
-            raise BadSetting("rate", self.rate, f"must be more than 0 and at most {MOST_RATE:.10g} a second")
+            raise ConfigError(
+                f"must be more than 0 and at most {MOST_RATE:.10g} a second", name="rate", value=self.rate
+            )
 
     def slots(self, room: float) -> int:
         """How many may be in flight, when this process may open ``room`` more files.
 
-        :raises BadSetting: when it was told to have more than that.
+        :raises ConfigError: when it was told to have more than that.
         """
         if self.concurrency is None:
             return max(1, int(min(_CLOSED_CONCURRENCY if self.rate is None else _OPEN_CONCURRENCY, room)))
         if self.concurrency > room:
-            raise BadSetting("concurrency", self.concurrency, f"this process may open {max(0, int(room))} more files")
+            raise ConfigError(
+                f"this process may open {max(0, int(room))} more files", name="concurrency", value=self.concurrency
+            )
         return self.concurrency
 
 

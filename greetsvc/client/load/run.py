@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-from greetsvc.client.files import room
 from greetsvc.client.histogram import Histogram
 from greetsvc.client.load.connections import Asker, Streams
 from greetsvc.client.load.datagrams import Datagrams
@@ -22,10 +21,11 @@ from greetsvc.client.probe.resolve import find
 from greetsvc.client.probe.series import outcomes
 from greetsvc.client.probe.timeline import Progress
 from greetsvc.client.result import GreetFailed, Greeting
-from greetsvc.client.setting import BadSetting
 from greetsvc.client.stats import Demands
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
+from greetsvc.errors import ConfigError
+from greetsvc.net.descriptors import remaining
 from greetsvc.printable import without_line_end
 from greetsvc.wire import request
 
@@ -52,9 +52,9 @@ def greet_many(
     asking = Asking(**options)
     asking.check(asked)
     if count < 0:
-        raise BadSetting("count", count, "must not be negative")
+        raise ConfigError("must not be negative", name="count", value=count)
     if not 0 <= interval <= 86400:
-        raise BadSetting("interval", interval, "must be from 0 to 86400 seconds")
+        raise ConfigError("must be from 0 to 86400 seconds", name="interval", value=interval)
     if reactor is None:
         from twisted.internet import reactor
 
@@ -108,7 +108,7 @@ class Run:
         self.asking = asking
         self.loading = loading
         self.account = Account()
-        self.concurrency = loading.slots(room())
+        self.concurrency = loading.slots(remaining())
         self._judge = _judge(demands, asking.encoding)
 
     @property
@@ -165,7 +165,7 @@ def _compiled(expect: str | re.Pattern[str]) -> re.Pattern[str]:
     try:
         return re.compile(expect)
     except (re.error, OverflowError, RecursionError) as error:
-        raise BadSetting("expect", expect, f"is no regular expression: {error}") from None
+        raise ConfigError(f"is no regular expression: {error}", name="expect", value=expect) from None
 
 
 def _judge(demands: Demands, encoding: str) -> Judge | None:

@@ -18,9 +18,9 @@ from greetsvc.client.probe.resolve import find
 from greetsvc.client.probe.stream import ask_stream
 from greetsvc.client.probe.timeline import Progress, Trace
 from greetsvc.client.result import GreetFailed, Greeting
-from greetsvc.client.setting import BadSetting
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
+from greetsvc.errors import ConfigError
 from greetsvc.wire import request
 
 __all__ = ["LONGEST_REQUEST", "LONGEST_TIMEOUT", "Asking", "ask", "greet", "greet_ex"]
@@ -37,7 +37,7 @@ _FAMILIES = {None: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 class Asking:
     """How to ask: everything `greet` takes besides the target, checked.
 
-    :raises BadSetting: a `ValueError`, for what cannot be.
+    :raises ConfigError: a `ValueError`, for what cannot be.
     """
 
     timeout: float = 5.0
@@ -50,43 +50,45 @@ class Asking:
 
     def __attrs_post_init__(self) -> None:
         if not (math.isfinite(self.timeout) and 0 < self.timeout <= LONGEST_TIMEOUT):
-            raise BadSetting("timeout", self.timeout, f"must be more than 0 and at most {LONGEST_TIMEOUT:g} seconds")
+            raise ConfigError(
+                f"must be more than 0 and at most {LONGEST_TIMEOUT:g} seconds", name="timeout", value=self.timeout
+            )
         if self.family not in _FAMILIES:
-            raise BadSetting("family", self.family, "must be 4, 6 or None")
+            raise ConfigError("must be 4, 6 or None", name="family", value=self.family)
         if not 0 <= self.size <= LONGEST_REQUEST:
-            raise BadSetting("size", self.size, f"must be from 0 to {LONGEST_REQUEST} bytes")
+            raise ConfigError(f"must be from 0 to {LONGEST_REQUEST} bytes", name="size", value=self.size)
         if self.limit < 1:
-            raise BadSetting("limit", self.limit, "must be at least 1 byte")
+            raise ConfigError("must be at least 1 byte", name="limit", value=self.limit)
         _check_encoding(self.encoding)
 
     def check(self, target: Target) -> None:
         """Whether this target can be asked so.
 
-        :raises BadSetting: when it cannot.
+        :raises ConfigError: when it cannot.
         """
         if self.tls is not None and target.transport != "tls":
-            raise BadSetting("tls", target, "only a tls: target speaks TLS")
+            raise ConfigError("only a tls: target speaks TLS", name="tls", value=target)
         self._check_outgoing(target)
         if self.family is None:
             return
         if target.local:
-            raise BadSetting("family", target, "a UNIX socket has no address family")
+            raise ConfigError("a UNIX socket has no address family", name="family", value=target)
         try:
             version = ip_address(target.host).version
         except ValueError:
             return
         if version != self.family:
-            raise BadSetting("family", target, f"an IPv{version} address is not IPv{self.family}")
+            raise ConfigError(f"an IPv{version} address is not IPv{self.family}", name="family", value=target)
 
     def _check_outgoing(self, target: Target) -> None:
         out = self.outgoing
         if target.local and out.dscp is not None:
-            raise BadSetting("dscp", out.dscp, f"needs packets, and {target} has none")
+            raise ConfigError(f"needs packets, and {target} has none", name="dscp", value=out.dscp)
         if target.local and out.source_port is not None:
-            raise BadSetting("source-port", out.source_port, f"needs ports, and {target} has none")
+            raise ConfigError(f"needs ports, and {target} has none", name="source-port", value=out.source_port)
         if target.datagram and out.claim is not None:
             name = f"proxy-v{out.claim.version}"
-            raise BadSetting(name, place(out.claim.source), f"needs a connection, and {target} has none")
+            raise ConfigError(f"needs a connection, and {target} has none", name=name, value=place(out.claim.source))
 
 
 def _check_encoding(name: str) -> None:
@@ -94,13 +96,13 @@ def _check_encoding(name: str) -> None:
         lookup(name)
     except (LookupError, ValueError):
         # A name that holds a NUL or a byte that is no character does not even reach the search for it.
-        raise BadSetting("encoding", name or "''", "is no text encoding that Python knows") from None
+        raise ConfigError("is no text encoding that Python knows", name="encoding", value=name or "''") from None
     try:
         b"\xff\x00".decode(name, "backslashreplace")
     except LookupError:
-        raise BadSetting("encoding", name, "is no text encoding that Python knows") from None
+        raise ConfigError("is no text encoding that Python knows", name="encoding", value=name) from None
     except ValueError:
-        raise BadSetting("encoding", name, "cannot show bytes that do not decode") from None
+        raise ConfigError("cannot show bytes that do not decode", name="encoding", value=name) from None
 
 
 async def greet(

@@ -11,8 +11,8 @@ from greetsvc.client.result import Closed, GreetFailed, Greeting, Phase, Seconds
 from greetsvc.client.sent import Sent
 from greetsvc.client.target import Target
 from greetsvc.printable import one_line
-from greetsvc.record import decode
 from greetsvc.visit import Address
+from greetsvc.wire import decode_record
 
 __all__ = ["Progress", "Trace"]
 
@@ -112,7 +112,7 @@ class Progress:
         self.say("<", f"{one_line(text)} ({len(data)} bytes)")
         if closed is not None:
             self.say("*", _CLOSINGS[closed])
-        record = decode(data)
+        record = decode_record(data)
         path = None if record is None else judge(self.sent or Sent(self.peer), record)
         for remark in path.remarks if path else ():
             self.say("*", remark.text)

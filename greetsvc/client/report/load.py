@@ -10,7 +10,8 @@ from attrs import asdict, frozen
 from greetsvc.client.histogram import Histogram
 from greetsvc.client.load.metrics import Account, Second
 from greetsvc.client.load.run import Run
-from greetsvc.client.report.text import Lines, in_seconds, spread
+from greetsvc.client.report.text import in_seconds, spread
+from greetsvc.console import Lines
 from greetsvc.printable import one_line
 
 __all__ = ["JsonLoad", "LoadReport", "PlainLoad", "stretches"]

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from attrs import field, frozen
 
-from greetsvc.cli.output import Output
 from greetsvc.client.load.metrics import Account
 from greetsvc.client.report.drawings import LOST, Trail, bars, sparkline
 from greetsvc.client.report.load import LoadReport
-from greetsvc.client.report.text import Lines, Plain
+from greetsvc.client.report.text import Plain
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import Tally
+from greetsvc.console import Lines, Output
 
 if TYPE_CHECKING:
     from rich.progress import Progress

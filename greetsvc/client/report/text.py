@@ -14,19 +14,12 @@ from greetsvc.client.report.findings import Findings, summary
 from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
 from greetsvc.client.stats import Tally
 from greetsvc.client.target import Target
+from greetsvc.console import Lines
 from greetsvc.printable import one_line, printable, without_line_end
 
-__all__ = ["JsonLines", "Lines", "Nagios", "Plain", "Quiet", "Report", "in_seconds", "spread"]
+__all__ = ["JsonLines", "Nagios", "Plain", "Quiet", "Report", "in_seconds", "spread"]
 
 _PERCENTS: dict[str, float] = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9}
-
-
-@frozen
-class Lines:
-    """What to write, on standard output and on standard error."""
-
-    out: list[str] = field(factory=list)
-    err: list[str] = field(factory=list)
 
 
 class Report(Protocol):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
+from greetsvc.net.datagram.offer import IAnswersInBatches, Offer
 from greetsvc.net.datagram.port import IP_PKTINFO, DatagramPort, reason
 from greetsvc.net.linux.mmsg import CONTROL, NAME, Messages
-from greetsvc.net.stream.batch import IAnswersInBatches, Offer, itself
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -60,7 +60,8 @@ class BatchedPort(DatagramPort):
     ) -> None:
         super().__init__(sock, protocol, reactor, longest=longest, dropped=dropped)
         self._is_v6 = sock.family == socket.AF_INET6
-        self._answers = itself(protocol, IAnswersInBatches)
+        # Not by what a wrapper passes on to the protocol within: that would bypass the wrapper.
+        self._answers: Any = protocol if IAnswersInBatches.implementedBy(type(protocol)) else None
         info = _V6_END if self._is_v6 else _V4_END
         self._messages = Messages(
             sock,

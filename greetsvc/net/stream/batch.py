@@ -6,17 +6,16 @@ import sys
 from socket import MSG_DONTWAIT, SHUT_WR
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
 from twisted.logger import Logger
 from zope.interface import Interface
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from greetsvc.net.linger.sweep import Lingerers
 
-__all__ = ["FIN", "SEND", "SEND_LAST", "SHORT", "Batch", "IAnswersAtOnce", "IAnswersInBatches", "Offer", "itself"]
+__all__ = ["FIN", "SEND", "SEND_LAST", "SHORT", "Batch", "IAnswersAtOnce", "itself"]
 
 _log = Logger()
 
@@ -55,38 +54,12 @@ class IAnswersAtOnce(Interface):
         """The bytes were handed to the network for the peers with these names."""
 
 
-class IAnswersInBatches(Interface):
-    """A `DatagramProtocol` that gives everybody the same answer, and can say to whom without being called for each.
-
-    `greetsvc.net.datagram.batched.BatchedPort` asks it. What it does not answer so goes to ``datagramReceived``.
-    """
-
-    def in_batches() -> Offer | None:
-        """What is answered, and to whom, until the next turn of the reactor; None to be called for each datagram."""
-
-    def answered(names: Sequence[tuple[Any, ...]]) -> None:  # noqa: N805
-        """The answer was handed to the network for the peers with these names."""
-
-
 def itself(asked: Any, interface: Any) -> Any:
     """``asked``, if its own class implements ``interface``, or None.
 
     A wrapper that hands on the attributes of what it wraps provides the interface, and would be passed by.
     """
     return asked if interface.implementedBy(type(asked)) else None
-
-
-@frozen
-class Offer:
-    """An ``answer`` to whatever begins with ``mark``, is longer than it, and was not sent to a group.
-
-    Not to ports below ``lowest_port``, nor to ``own_ports``.
-    """
-
-    answer: bytes
-    mark: bytes
-    lowest_port: int
-    own_ports: Collection[int]
 
 
 class Batch:

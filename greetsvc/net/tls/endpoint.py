@@ -13,6 +13,7 @@ from greetsvc.net.endpoint import port_number, split_endpoint
 from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles, CertificateSource
 from greetsvc.net.tls.contexts import ReloadingContexts
 from greetsvc.net.tls.pem import dns_names
+from greetsvc.printable import escaped
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -62,18 +63,14 @@ def facts(transport: Any) -> TlsFacts | None:
 
 
 def _text(name: bytes | None) -> str | None:
-    return _printable(name.decode("ascii", "backslashreplace")) if name else None
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    return escaped(name.decode("ascii", "backslashreplace")) if name else None
 
 
 def _name(certificate: Certificate) -> str | None:
     """The common name of the subject, or the first DNS name."""
     names = [str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     names += dns_names(certificate)
-    return _printable(names[0]) if names else None
+    return escaped(names[0]) if names else None
 
 
 def tls_endpoint(reactor: Any, description: str, *, client_ca: str | None = None) -> IStreamServerEndpoint:

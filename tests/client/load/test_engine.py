@@ -31,8 +31,8 @@ from greetsvc.client.load.polling import HANGUP, READ, WRITE, Selecting, nap
 from greetsvc.client.load.run import Run
 from greetsvc.client.load.tls import TlsStreams, _Session
 from greetsvc.client.probe.resolve import Remote
-from greetsvc.client.setting import BadSetting
 from greetsvc.client.tls import ClientTls
+from greetsvc.errors import ConfigError
 
 
 def hello(connection: socket.socket) -> None:
@@ -551,7 +551,7 @@ async def test_it_works_without_epoll_and_without_atomic_flags(peers: Any, monke
         account = await carried_out(target, 0.2, 3)
         assert account.greeted > 5
         assert account.lost == 0
-    with pytest.raises(BadSetting, match="needs Linux"):
+    with pytest.raises(ConfigError, match="needs Linux"):
         await Run("unixgram:/tmp/greet", duration=1).go()
 
 

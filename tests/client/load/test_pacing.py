@@ -10,8 +10,8 @@ import pytest
 
 from greetsvc.client.load.metrics import Account
 from greetsvc.client.load.pacing import Loading, Paced
-from greetsvc.client.setting import BadSetting
 from greetsvc.client.stats import Tally
+from greetsvc.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from greetsvc.client.stats import Tally
     ],
 )
 def test_what_cannot_be_is_refused_by_name(settings: dict[str, Any], why: str) -> None:
-    with pytest.raises(BadSetting, match=f"^{why}$"):
+    with pytest.raises(ConfigError, match=f"^{why}$"):
         Loading(**settings)
 
 
@@ -36,7 +36,7 @@ def test_without_a_number_16_ask_at_once_and_with_a_rate_as_many_as_files_allow_
     assert Loading(1, rate=1).slots(100) == 100
     assert Loading(1).slots(-3) == 1
     assert Loading(1, 50).slots(50) == 50
-    with pytest.raises(BadSetting, match="concurrency 51: this process may open 50 more files"):
+    with pytest.raises(ConfigError, match="concurrency 51: this process may open 50 more files"):
         Loading(1, 51).slots(50)
 
 

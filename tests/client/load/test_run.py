@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 import greetsvc
 from greetsvc import GreetFailed, Greeting, Run, greet_many
-from greetsvc.client import files
+from greetsvc.net import descriptors as files
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -95,8 +95,8 @@ async def test_a_run_has_its_histogram(target: str) -> None:
 
 
 def test_where_files_are_without_limit_so_is_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greetsvc.client.files.resource.getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
-    assert files.room() == float("inf")
+    monkeypatch.setattr("greetsvc.net.descriptors.resource.getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    assert files.remaining() == float("inf")
 
 
 def examples() -> list[str]:

@@ -18,7 +18,6 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from greetsvc.cli.output import Output
 from greetsvc.cli.plan import Plan
 from greetsvc.client.outgoing import Outgoing
 from greetsvc.client.path import PathVerdict
@@ -30,6 +29,7 @@ from greetsvc.client.result import GreetFailed, Greeting, Phase, Seconds
 from greetsvc.client.sent import Sent
 from greetsvc.client.stats import Demands, Tally
 from greetsvc.client.target import parse
+from greetsvc.console import Output
 from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.visit import Address
 

@@ -10,7 +10,7 @@ import pytest_twisted
 import greetsvc
 from greetsvc import GreetFailed, greet, greet_ex
 from greetsvc.client import ClientTls
-from greetsvc.client.setting import BadSetting
+from greetsvc.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ from greetsvc.client.setting import BadSetting
 async def test_a_setting_that_cannot_be_is_a_value_error_of_one_line(
     target: str, options: dict[str, Any], line: str
 ) -> None:
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(ConfigError) as caught:
         await greet(target, **options)
     assert isinstance(caught.value, ValueError)
     assert str(caught.value) == line

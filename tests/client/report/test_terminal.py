@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from greetsvc.cli.output import Output
 from greetsvc.client.load.metrics import Account, Second
 from greetsvc.client.load.run import Run
 from greetsvc.client.report.load import PlainLoad
 from greetsvc.client.report.terminal import Bar, Drawn, DrawnLoad, Terminal, terminal
-from greetsvc.client.report.text import Lines, Plain
+from greetsvc.client.report.text import Plain
 from greetsvc.client.result import GreetFailed, Greeting, Seconds
 from greetsvc.client.stats import Tally
 from greetsvc.client.target import parse
+from greetsvc.console import Lines, Output
 from greetsvc.visit import Address
 
 GREET = Path(sysconfig.get_path("scripts")) / "greet"

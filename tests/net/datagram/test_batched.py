@@ -17,10 +17,10 @@ from zope.interface import implementer
 
 from greetsvc.net.datagram import udp
 from greetsvc.net.datagram.batched import BatchedPort
+from greetsvc.net.datagram.offer import IAnswersInBatches, Offer
 from greetsvc.net.datagram.port import DatagramPort
 from greetsvc.net.linux.mmsg import MESSAGES, mmsg_works
 from greetsvc.net.sockets import datagram_socket, ipv6_works
-from greetsvc.net.stream.batch import IAnswersInBatches, Offer
 
 FDS = cast(IReactorFDSet, reactor)
 needs_mmsg = pytest.mark.skipif(not mmsg_works(), reason="recvmmsg is Linux's")

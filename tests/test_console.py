@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from greetsvc.cli.output import CannotWrite, Output, ReaderGone
-from greetsvc.client.report.text import Lines
+from greetsvc.console import CannotWrite, Lines, Output, ReaderGone
 
 
 def test_lines_go_to_their_streams() -> None:

@@ -6,9 +6,17 @@ import os
 import sys
 from typing import TextIO
 
-from greetsvc.client.report.text import Lines
+from attrs import field, frozen
 
-__all__ = ["CannotWrite", "Output", "ReaderGone", "standard"]
+__all__ = ["CannotWrite", "Lines", "Output", "ReaderGone", "standard"]
+
+
+@frozen
+class Lines:
+    """What to write, on standard output and on standard error."""
+
+    out: list[str] = field(factory=list)
+    err: list[str] = field(factory=list)
 
 
 class ReaderGone(Exception):
