@@ -25,6 +25,7 @@ from greetsvc.net.stream.accepted import ADDRESSES
 from greetsvc.net.stream.batch import SHORT, IAnswersAtOnce
 from greetsvc.net.tls.endpoint import facts
 from greetsvc.server.admission import Admission, Source
+from greetsvc.server.defaults import DEADLINE, LINGER
 from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.visit import Address, PathFacts, Visit
 
@@ -149,8 +150,8 @@ class GreetingFactory(Factory):
         *,
         ledger: Ledger | None = None,
         admission: Admission | None = None,
-        deadline: float = 10.0,
-        linger: float = 2.0,
+        deadline: float = DEADLINE,
+        linger: float = LINGER,
         transport: str = "tcp",
         reactor: IReactorTime | None = None,
     ) -> None:

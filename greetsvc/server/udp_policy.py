@@ -14,6 +14,7 @@ from typing import Any
 
 from greetsvc import wire
 from greetsvc.net.datagram.offer import Offer
+from greetsvc.server.defaults import UDP_BUDGET
 from greetsvc.server.sources import Hasher, prefix
 from greetsvc.visit import Address
 
@@ -66,7 +67,7 @@ class UdpRule:
     """
 
     def __init__(
-        self, clock: Callable[[], float], *, budget: float = 1024.0, own_ports: Collection[int] = frozenset()
+        self, clock: Callable[[], float], *, budget: float = UDP_BUDGET, own_ports: Collection[int] = frozenset()
     ) -> None:
         self.own_ports = own_ports
         self._clock = clock

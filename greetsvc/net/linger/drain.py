@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
     WhenClosed = Callable[[], object] | None
 
-__all__ = ["AT_LEAST", "DISCARD", "Drains"]
+__all__ = ["AT_LEAST", "DISCARD", "SILENCE", "Drains"]
+
+SILENCE = 2.0
+"""Seconds without a byte after which a lingering connection is closed."""
 
 AT_LEAST = 16 * 1024 * 1024
 """Bytes of a peer that are discarded before it is cut off."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import ISSLTransport
 
-from greetsvc.net.linger.drain import AT_LEAST
+from greetsvc.net.linger.drain import AT_LEAST, SILENCE
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -37,7 +37,7 @@ class LingeringClose:
         transport: Any,
         clock: IReactorTime,
         *,
-        silence: float = 2.0,
+        silence: float = SILENCE,
         lifetime: float,
         at_least: int = AT_LEAST,
     ) -> None:

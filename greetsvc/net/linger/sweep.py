@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 from zope.interface import Interface
 
-from greetsvc.net.linger.drain import AT_LEAST, DISCARD, Drains
+from greetsvc.net.linger.drain import AT_LEAST, DISCARD, SILENCE, Drains
 
 if TYPE_CHECKING:
     import socket
@@ -77,7 +77,7 @@ class Lingerers:
         self,
         reactor: LingerReactor,
         *,
-        silence: float = 2.0,
+        silence: float = SILENCE,
         lifetime: float,
         at_least: int = AT_LEAST,
         most: int,
