@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 __all__ = ["ClientTls", "tls_words"]
+
+_Read = TypeVar("_Read")
 
 _CHAIN = {
     9: "the certificate is not valid yet",
@@ -182,41 +184,26 @@ def _dns_name(name: str) -> str:
     return encoded
 
 
-def _read(setting: str, path: str) -> bytes:
+def _from_file(setting: str, path: str, read: Callable[[Path], _Read]) -> _Read:
+    """What ``read`` finds in a PEM file. Its error gets the name of the setting."""
     try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        raise ConfigError(f"cannot be read: {why or error}", name=setting, value=path) from None
-
-
-def _certificates(setting: str, path: str) -> list[Certificate]:
-    from cryptography.x509 import load_pem_x509_certificates
-
-    pem = _read(setting, path)
-    try:
-        return load_pem_x509_certificates(pem)
-    except ValueError:
-        raise ConfigError("holds no certificate in PEM form", name=setting, value=path) from None
+        return read(Path(path))
+    except ConfigError as error:
+        raise ConfigError(error.why, name=setting, value=path) from None
 
 
 def _authorities(path: str) -> list[Any]:
     from OpenSSL.crypto import X509
     from twisted.internet.ssl import Certificate
 
-    return [Certificate(X509.from_cryptography(found)) for found in _certificates("ca", path)]
+    from greetsvc.net.tls.pem import read_certificates
+
+    return [Certificate(X509.from_cryptography(found)) for found in _from_file("ca", path, read_certificates)]
 
 
 def _our_certificate(cert: str, key: str | None) -> dict[str, Any]:
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from greetsvc.net.tls.pem import read_certificates, read_key
 
-    own, *chain = _certificates("cert", cert)
-    setting, path = ("cert", cert) if key is None else ("key", key)
-    pem = _read(setting, path)
-    try:
-        private = load_pem_private_key(pem, None)
-    except TypeError:
-        raise ConfigError("holds a key that needs a passphrase", name=setting, value=path) from None
-    except ValueError:
-        raise ConfigError("holds no private key in PEM form", name=setting, value=path) from None
+    own, *chain = _from_file("cert", cert, read_certificates)
+    private = _from_file("cert", cert, read_key) if key is None else _from_file("key", key, read_key)
     return {"certificate": own, "privateKey": private, "extraCertChain": chain}

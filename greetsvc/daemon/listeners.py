@@ -240,7 +240,7 @@ def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint, client_ca: s
     if endpoint.path is not None:
         return UNIXServerEndpoint(reactor, endpoint.path, mode=endpoint.mode, wantPID=False)
     if endpoint.transport == "tls":
-        return tls_endpoint(reactor, endpoint.text, client_ca=client_ca)
+        return tls_endpoint(reactor, endpoint, client_ca=client_ca)
     return cast(IStreamServerEndpoint, serverFromString(reactor, endpoint.text))
 
 

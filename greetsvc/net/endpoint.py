@@ -1,7 +1,8 @@
-"""Reads endpoint strings: which socket, of which kind, and what is wrong with the string before anything is bound.
+r"""Parses endpoint strings, and finds what is wrong in one before anything is bound.
 
-The grammar is Twisted's (``KIND:argument:key=value``, a backslash before a colon that is meant), and so are all kinds
-except ``udp:`` and ``unixgram:``, and ``proxy:`` in front of another stream endpoint, which are ours.
+The grammar is Twisted's: ``KIND:argument:key=value``, with a backslash before a colon that belongs to a value. The
+kinds are Twisted's too, except ``udp:`` and ``unixgram:``, and ``proxy:`` in front of a stream endpoint, which are
+ours.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from attrs import evolve, field, frozen
 __all__ = ["DEFAULT_MODE", "Endpoint", "parse_endpoint", "port_number", "split_endpoint"]
 
 DEFAULT_MODE = 0o666
-"""The permissions of a UNIX socket's file when none are asked for: everybody may connect, as in Twisted."""
+"""The permissions of a UNIX socket without ``mode``: everybody may connect, as in Twisted."""
 
 _PROXY = ("proxy:", "haproxy:")
-_NAMES: Mapping[str, tuple[str, ...]] = {
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "tcp": ("port", "interface", "backlog"),
     "tcp6": ("port", "backlog", "interface"),
     "tls": ("path", "port", "backlog", "interface"),
@@ -30,9 +31,12 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "unix": ("address", "mode", "backlog", "lockfile"),
     "unixgram": ("address", "mode"),
 }
-"""What each kind takes, in the order of positions."""
+"""The options of each kind, in the order of positional arguments."""
 
-_COLONS = r"; a colon that belongs to a value is written \:"
+_NOT_SUPPORTED = ("sslmethod", "dhParameters")
+"""Options of Twisted's ``ssl:`` that weaken TLS: they are refused, but keep their position."""
+
+_COLONS = r"; a colon inside a value is written \:"
 _TRANSPORTS = {"tcp6": "tcp", "ssl": "tls"}
 _DEFAULT_HOSTS = {"tcp6": "::", "tls": "::"}
 _DEFAULT_PORTS = {"tls": "443"}
@@ -42,9 +46,9 @@ _DEFAULT_PORTS = {"tls": "443"}
 class Endpoint:
     """A parsed endpoint string.
 
-    ``transport`` is ``tcp``, ``tls``, ``unix``, ``udp``, ``unixgram``, or another kind's own name. ``host`` is empty
-    for every IPv4 address; it and ``port`` are None where the string does not tell. ``text`` is the string without
-    ``proxy:``, which ``proxied`` stands for. ``options`` are all arguments by their names.
+    ``transport`` is ``tcp``, ``tls``, ``unix``, ``udp``, ``unixgram``, or the name of a kind from a plugin. ``host``
+    is empty for every IPv4 address; it and ``port`` are None where the string does not contain them. ``text`` is the
+    string without ``proxy:``, and ``proxied`` is true instead. ``options`` has all arguments by name.
     """
 
     text: str
@@ -60,40 +64,40 @@ class Endpoint:
 
     @property
     def is_datagram(self) -> bool:
-        """Whether datagrams are served, not connections."""
+        """Whether this endpoint receives datagrams, not connections."""
         return self.transport in {"udp", "unixgram"}
 
     @property
     def ipv4_port(self) -> int | None:
-        """The IPv4 port that is bound; an IPv6 wildcard on the same port has to leave IPv4 alone."""
+        """The IPv4 port that is bound. An IPv6 wildcard on the same port must not take IPv4 as well."""
         return self.port if self.port and self.host is not None and ":" not in self.host else None
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """What an endpoint string asks for. Raises `ValueError` with one line that says what is wrong."""
+    """The endpoint that a string describes. Raises `ValueError` with one line that says what is wrong."""
     for prefix in _PROXY:
         if text.startswith(prefix):
             return _proxied(text.removeprefix(prefix))
     (kind, *arguments), options = split_endpoint(text)
     if kind == "stdio":
-        raise ValueError("stdio has no peers to greet")
-    if kind in _NAMES:
+        raise ValueError("stdio: has no peers to greet; listen on a socket")
+    if kind in _OPTIONS:
         options = _named(kind, arguments, options)
-        return (_unix if "address" in _NAMES[kind] else _ip)(text, kind, options)
+        return (_unix if "address" in _OPTIONS[kind] else _ip)(text, kind, options)
     if not kind.isidentifier():
-        raise ValueError(f"an endpoint is KIND:ARGUMENTS, as in tcp:8088 or udp:8088, not {text!r}")
+        raise ValueError(f"an endpoint must be KIND:ARGUMENTS, as in tcp:8088 or udp:8088, not {text!r}")
     return Endpoint(text, kind, kind)
 
 
 def split_endpoint(text: str) -> tuple[list[str], dict[str, str]]:
-    """The kind and the arguments, and the ``key=value`` options. Raises `ValueError` for a lone backslash."""
+    """The kind and the arguments, and the ``key=value`` options. Raises `ValueError` for a backslash at the end."""
     parts = [[""]]
     characters = iter(text)
     for character in characters:
         if character == "\\":
             escaped = next(characters, None)
             if escaped is None:
-                raise ValueError("a backslash at the end escapes nothing")
+                raise ValueError("there is no character after the backslash at the end")
             parts[-1][-1] += escaped
         elif character == ":":
             parts.append([""])
@@ -106,7 +110,7 @@ def split_endpoint(text: str) -> tuple[list[str], dict[str, str]]:
 
 
 def port_number(text: str) -> int:
-    """A port from 0 (any that is free) to 65535. Raises `ValueError` that says what it is not."""
+    """A port from 0 (any free one) to 65535. Raises `ValueError`."""
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
         raise ValueError(f"the port must be a number from 0 to 65535, not {text!r}")
     return int(text)
@@ -115,22 +119,27 @@ def port_number(text: str) -> int:
 def _proxied(text: str) -> Endpoint:
     inner = parse_endpoint(text)
     if inner.is_datagram or inner.proxied:
-        raise ValueError(f"proxy: goes in front of a stream endpoint, not of {text!r}")
+        raise ValueError(f"proxy: must be followed by a stream endpoint, not by {text!r}")
     return evolve(inner, proxied=True)
 
 
 def _named(kind: str, arguments: Sequence[str], options: Mapping[str, str]) -> dict[str, str]:
     """All arguments by name, the positional ones too."""
-    names = _NAMES[kind]
+    names = _OPTIONS[kind]
+    allowed = ", ".join(name for name in names if name not in _NOT_SUPPORTED)
     if len(arguments) > len(names):
-        raise ValueError(f"{kind}: takes {', '.join(names)}, and not {arguments[len(names)]!r} besides{_COLONS}")
-    for name in options:
-        if name not in names:
-            raise ValueError(f"{kind}: takes {', '.join(names)}, and not {name!r}")
+        raise ValueError(f"{kind}: too many arguments: {arguments[len(names)]!r}; allowed are {allowed}{_COLONS}")
     named = dict(zip(names, arguments, strict=False))
     for name, value in named.items():
         if name in options:
-            raise ValueError(f"{kind}: is given {name} twice, {value!r} and {options[name]!r}{_COLONS}")
+            raise ValueError(f"{kind}: {name} is given twice, {value!r} and {options[name]!r}{_COLONS}")
+    for name, value in {**named, **options}.items():
+        if name in _NOT_SUPPORTED:
+            raise ValueError(
+                f"{kind}: {name} cannot be chosen: {value!r}; it is always TLS 1.2 or later with elliptic curves"
+            )
+        if name not in names:
+            raise ValueError(f"{kind}: unknown option {name!r}; allowed are {allowed}")
     return {**named, **options}
 
 
@@ -153,12 +162,12 @@ def _unix(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
     if not path:
         raise ValueError(f"{kind}: needs a path, as in {kind}:/run/greet.sock")
     if "\0" in path:
-        raise ValueError(f"{kind}: the path {path!r} holds a NUL character")
+        raise ValueError(f"{kind}: the path {path!r} contains a NUL character")
     mode = options.get("mode", f"{DEFAULT_MODE:o}")
     if not re.fullmatch(r"[0-7]{1,4}", mode) or int(mode, 8) > 0o777:
         raise ValueError(f"the mode must be permissions in octal, as 660, not {mode!r}")
     if options.get("lockfile", "1") not in {"0", "1"}:
-        # Taken as Twisted takes it, though a stale socket is told from a live one without a lock file.
+        # Accepted as in Twisted, and not used: a stale socket is recognized without a lock file.
         raise ValueError(f"the lockfile must be 0 or 1, not {options['lockfile']!r}")
     return Endpoint(
         text,

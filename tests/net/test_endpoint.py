@@ -1,4 +1,4 @@
-"""Endpoint strings: what they ask for, and in one line what is wrong with them."""
+"""Endpoint strings: what they describe, and in one line what is wrong with one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from greetsvc.net.endpoint import Endpoint, parse_endpoint, port_number, split_e
         ("onion:anything=goes:1:2", {"kind": "onion", "transport": "onion"}),
     ],
 )
-def test_each_kind_is_read(text: str, expected: dict[str, Any]) -> None:
+def test_each_kind_is_parsed(text: str, expected: dict[str, Any]) -> None:
     endpoint = parse_endpoint(text)
     assert {name: getattr(endpoint, name) for name in expected} == expected
     assert endpoint.text == text
@@ -66,7 +66,7 @@ def test_proxy_goes_in_front_of_a_stream_endpoint(prefix: str) -> None:
         ("systemd:domain=INET", None),
     ],
 )
-def test_only_a_fixed_port_on_ipv4_keeps_ipv6_to_itself(text: str, port: int | None) -> None:
+def test_only_a_fixed_ipv4_port_makes_ipv6_on_it_v6only(text: str, port: int | None) -> None:
     assert parse_endpoint(text).ipv4_port == port
 
 
@@ -94,7 +94,7 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("tcp:٣", "'٣'"),
         ("tcp:1_0", "'1_0'"),
         ("tcp:000080", "'000080'"),
-        ("tcp:1:port=2", "port twice, '1' and '2'"),
+        ("tcp:1:port=2", "port is given twice, '1' and '2'"),
         ("tcp:1:a:2:b", "'b'"),
         ("tcp:1:color=red", "'color'"),
         ("tcp:1:backlog=0", "'0'"),
@@ -109,6 +109,9 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("tls:port=1", "folder"),
         ("tls:/x:port=x", "'x'"),
         ("ssl:", "''"),
+        ("ssl:1:sslmethod=TLSv1_METHOD", "sslmethod cannot be chosen: 'TLSv1_METHOD'"),
+        ("ssl:1:k.pem:c.pem:SSLv3_METHOD", "sslmethod cannot be chosen: 'SSLv3_METHOD'"),
+        ("ssl:1:dhParameters=dh.pem", "dhParameters cannot be chosen: 'dh.pem'"),
         ("unix", "path"),
         ("unix:", "path"),
         ("unix:/x:mode=888", "'888'"),
@@ -125,7 +128,7 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("proxy:stdio:", "stdio"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(text: str, says: str) -> None:
+def test_an_invalid_endpoint_is_refused_in_one_line_with_the_value(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         parse_endpoint(text)
     assert says in str(caught.value)
@@ -133,11 +136,11 @@ def test_what_cannot_be_is_said_in_one_line(text: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("80", 80), ("00080", 80), ("65535", 65535)])
-def test_ports_are_from_0_to_65535(text: str, number: int) -> None:
+def test_ports_are_numbers_from_0_to_65535(text: str, number: int) -> None:
     assert port_number(text) == number
 
 
-def test_a_backslash_makes_the_next_character_plain() -> None:
+def test_a_backslash_takes_the_next_character_literally() -> None:
     assert split_endpoint(r"a:b\:c:d=e\=f\\:g=h=i") == (["a", "b:c"], {"d": "e=f\\", "g": "h=i"})
 
 
@@ -150,7 +153,7 @@ _PIECES = st.sampled_from(
 
 
 @given(_KINDS, st.one_of(st.text(), st.lists(_PIECES, max_size=8).map("".join)))
-def test_any_text_is_an_endpoint_or_one_line_of_complaint(kind: str, rest: str) -> None:
+def test_any_text_is_an_endpoint_or_a_one_line_error(kind: str, rest: str) -> None:
     try:
         endpoint = parse_endpoint(kind + rest)
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""TLS listeners whose certificates follow the files on disk."""
+"""TLS listeners that reload their certificates, and reading of PEM files."""

@@ -1,6 +1,6 @@
 """Certificates on disk: which key belongs to which certificate and chain, and whether the files have changed.
 
-A source answers `stamp` (cheap: the files' times) and `load`. Errors are one line that names the file.
+Errors are one line with the name of the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from attrs import evolve, frozen
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from greetsvc.net.tls.pem import Pem, ServerKey, Stamp, public_key, read_pem, stamp_of
+from greetsvc.errors import ConfigError
+from greetsvc.net.tls.pem import Pem, PrivateKey, Stamp, public_key, read_pem, stamp_of
 
 __all__ = ["CertificateDirectory", "CertificateFiles", "CertificateSource", "Pair"]
 
@@ -23,33 +24,33 @@ _DEFAULT = "DEFAULT"
 
 @frozen
 class Pair:
-    """A private key, the certificate of its public key, and the certificates between that and a root."""
+    """A private key, its certificate, and the certificates between that and a root."""
 
     path: Path
-    key: ServerKey
+    key: PrivateKey
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...] = ()
 
 
 class CertificateSource(Protocol):
-    """Where pairs come from."""
+    """Files that `Pair` s are read from."""
 
     def stamp(self) -> object:
-        """Differs from what it was when anything has changed; raises nothing."""
+        """A value that differs from the last one if a file has changed. Cheap; raises nothing."""
         ...
 
     def load(self) -> tuple[list[Pair], list[str]]:
-        """The pairs, the one for clients that name no known host first, and what is wrong with other files.
+        """The pairs, first the one for clients that name no known host; and what is wrong with the other files.
 
-        Raises `OSError` or `ValueError` when nothing can be served.
+        Raises `OSError` or `ValueError` if there is no pair to serve.
         """
         ...
 
 
 class CertificateFiles:
-    """One key and its certificate, in files named one by one (they may be the same file).
+    """One key and its certificate, each in a file that is named (it may be the same file).
 
-    Certificates after the first in the certificate's file, and those in ``chain``, are sent with it.
+    The other certificates of that file, and those in ``chain``, are sent with the certificate.
     """
 
     def __init__(self, key: Path, certificate: Path, chain: Path | None = None) -> None:
@@ -71,23 +72,23 @@ class CertificateFiles:
             (self._chain, chain or self._chain is None, "certificate"),
         ):
             if not there:
-                raise ValueError(f"{path}: there is no {what} in it")
+                raise ConfigError(f"there is no {what} in it", value=path)
         leaf = next((each for each in certificates if public_key(each) == public_key(keys[0])), None)
         if leaf is None:
-            raise ValueError(
-                f"{self._key}: the private key does not belong to the certificate in {self._certificate}"
+            raise ConfigError(
+                f"the private key does not belong to the certificate in {self._certificate}", value=self._key
             )
         others = (*certificates, *chain)
         return [Pair(self._certificate, keys[0], leaf, tuple(each for each in others if each != leaf))], []
 
 
 class CertificateDirectory:
-    """All keys and certificates of the ``*.pem`` files in a folder and the folders in it, matched to each other.
+    """All keys and certificates of the ``*.pem`` files in a folder and its subfolders, matched to each other.
 
-    As Twisted's ``tls:`` reads it: the key, its certificate and the chain may be in one file or in several. The pair
-    whose key is in ``DEFAULT.pem``, else the first by path, is for clients that name no known host. Hidden files and
-    folders are passed over. A file that becomes unreadable or broken keeps what it held before, and so does the pair
-    of a file whose new key has no certificate yet.
+    As in Twisted's ``tls:``, the key, its certificate and the chain may be in one file or in several. The pair with
+    its key in ``DEFAULT.pem``, else the first by path, is for clients that name no known host. Hidden files and
+    folders are ignored. If a file becomes unreadable or invalid, what it held before stays in use; so does the old
+    pair of a file while its new key has no certificate.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,10 +106,10 @@ class CertificateDirectory:
     def load(self) -> tuple[list[Pair], list[str]]:
         """See `CertificateSource`."""
         problems: list[str] = []
-        self._read = dict(self._read_again(self._scan(), problems))
+        self._read = dict(self._read_changed(self._scan(), problems))
         matched = list(self._match(problems))
         if not matched:
-            raise ValueError(problems[0] if problems else f"{self._path}: no *.pem file in it holds a private key")
+            raise ConfigError(problems[0] if problems else f"{self._path}: no *.pem file in it holds a private key")
         self._pairs = sorted(matched, key=lambda pair: (pair.path.stem != _DEFAULT, pair.path))
         return self._pairs, problems
 
@@ -125,16 +126,16 @@ class CertificateDirectory:
                     found[path] = stamp_of(path)
         return found
 
-    def _read_again(self, found: Mapping[Path, Stamp], problems: list[str]) -> Iterator[tuple[Path, Pem]]:
+    def _read_changed(self, found: Mapping[Path, Stamp], problems: list[str]) -> Iterator[tuple[Path, Pem]]:
         for path, stamp in found.items():
-            before = self._read.get(path, Pem(path))
-            if before.stamp != stamp:
+            pem = self._read.get(path, Pem(path))
+            if pem.stamp != stamp:
                 try:
-                    before = read_pem(path, stamp)
-                except (OSError, ValueError) as error:
+                    pem = read_pem(path, stamp)
+                except ConfigError as error:
                     problems.append(str(error))
-                    before = evolve(before, stamp=stamp)
-            yield path, before
+                    pem = evolve(pem, stamp=stamp)
+            yield path, pem
 
     def _match(self, problems: list[str]) -> Iterator[Pair]:
         by_key: dict[bytes, list[tuple[Path, x509.Certificate]]] = {}
@@ -152,7 +153,7 @@ class CertificateDirectory:
                     yield from (pair for pair in self._pairs if pair.path == pem.path)
 
     def _chain(self, leaf: x509.Certificate, where: Path) -> tuple[x509.Certificate, ...]:
-        """The certificates from the leaf's issuer upwards, without the root; those of the same file are preferred."""
+        """The certificates from the leaf's issuer up to the root, without it; those in the same file first."""
         files = sorted(self._read.values(), key=lambda pem: pem.path != where)
         known = [each for pem in files for each in pem.certificates if each.subject != each.issuer]
         chain: list[x509.Certificate] = []

@@ -1,8 +1,8 @@
 """TLS contexts that follow the certificates on disk.
 
-Twisted's own ``tls:`` and ``ssl:`` read a certificate once (``tls:`` again when a peer asks for a name it does not
-know). Here the files' times are looked at when a connection comes, at most once a second; what a peer says
-never leads to the disk.
+Twisted's own ``tls:`` and ``ssl:`` read a certificate once (``tls:`` again for each unknown name that a peer asks
+for). Here a new connection makes the files' times be checked, at most once a second. What a peer sends never causes
+a read from disk.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtoc
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.tls.certificates import CertificateSource, Pair
-from greetsvc.net.tls.pem import dns_names, read_pem, stamp_of
+from greetsvc.net.tls.pem import dns_names, read_certificates, stamp_of
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-__all__ = ["ReloadingContexts", "read_authorities"]
+__all__ = ["ReloadingContexts"]
 
 _log = Logger()
 _POLL = 1.0
-"""Seconds between two looks at the files."""
+"""Seconds between two checks of the files."""
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
-"""For TLS 1.2: forward secrecy and authenticated encryption only; those of TLS 1.3 are all of that kind."""
+"""For TLS 1.2: only those with forward secrecy and authenticated encryption. All those of TLS 1.3 have both."""
 _OPTIONS = SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION
 
 
@@ -39,12 +40,12 @@ _OPTIONS = SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_T
 class ReloadingContexts:
     """Makes the server side of TLS connections (1.2 and later) with the certificates that are on disk now.
 
-    The client's server name chooses: that name, the wildcard over it, or the source's first pair. With
-    ``client_ca``, a PEM file, clients must show a certificate that is signed by one of those in it. ``seconds`` is a
-    clock that does not jump.
+    The certificate is chosen by the server name that the client sends (SNI): one for that name, one for its wildcard,
+    or the source's first pair. With ``client_ca``, a PEM file, a client must send a certificate that is signed by one
+    of those in it. ``seconds`` is a monotonic clock.
 
-    New files that do not fit leave what was served before in place, and are reported in one line of the log.
-    Raises `OSError` or `ValueError`, one line that names the file, when there is a fault in the first ones.
+    If new files are invalid, the old certificates stay in use, and the log says so in one line per fault. Raises
+    `OSError` or `ValueError`, one line with the name of the file, if the first ones are.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ReloadingContexts:
         self._contexts: dict[str, SSL.Context] = {}
         problems = self._load()
         if problems:
-            raise ValueError(problems[0])
+            raise ConfigError(problems[0])
         self._reported: set[str] = set()
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
@@ -84,20 +85,20 @@ class ReloadingContexts:
         try:
             problems = self._load()
         except (OSError, ValueError) as error:
-            problems = [str(error)]
+            problems = [reason_of(error)]
         for problem in problems:
             if problem not in self._reported:
-                _log.warn("TLS goes on with the certificate it had: {problem}", problem=problem)
+                _log.warn("TLS keeps the old certificate: {problem}", problem=problem)
         self._reported = set(problems)
         if not problems:
-            _log.info("TLS certificates were read again")
+            _log.info("TLS certificates have been reloaded")
 
     def _load(self) -> list[str]:
-        authorities = read_authorities(self._client_ca) if self._client_ca is not None else ()
+        authorities = read_certificates(self._client_ca) if self._client_ca is not None else ()
         pairs, problems = self._source.load()
         contexts = [self._context(pair, authorities) for pair in pairs]
         by_name: dict[str, SSL.Context] = {}
-        # Of two for one name, the one that is good for longer.
+        # Of two certificates for one name, the one that expires later: it is put in last.
         for pair, context in sorted(
             zip(pairs, contexts, strict=True), key=lambda each: each[0].certificate.not_valid_after_utc
         ):
@@ -129,12 +130,12 @@ class ReloadingContexts:
                 context.add_extra_chain_cert(each)
             context.use_privatekey(pair.key)
         except SSL.Error:
-            raise ValueError(f"{pair.path}: OpenSSL does not take this key and certificate for a server") from None
+            raise ConfigError("OpenSSL rejects this key and certificate", value=pair.path) from None
         context.set_cipher_list(_CIPHERS)
         return context
 
     def _choose(self, connection: SSL.Connection) -> None:
-        """Called within the handshake, when the client names a server."""
+        """Choose the certificate; OpenSSL calls this during the handshake, with or without a server name."""
         name = (connection.get_servername() or b"").decode("latin-1").lower()
         context = self._contexts.get(name) or self._contexts.get("*." + name.partition(".")[2])
         if context is not None:
@@ -142,15 +143,7 @@ class ReloadingContexts:
 
 
 def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
-    """The first protocol of the factory that the client offers too (RFC 7301); most factories name none."""
+    """The first protocol of the factory that the client offers too (RFC 7301, ALPN); most factories name none."""
     negotiating = IProtocolNegotiationFactory(connection.get_app_data().factory.wrappedFactory, None)
     spoken = negotiating.acceptableProtocols() if negotiating is not None else ()
     return next((each for each in spoken if each in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
-
-
-def read_authorities(path: Path) -> tuple[Certificate, ...]:
-    """The certificates of a PEM file. Raises `ValueError` or `OSError` where there are none."""
-    found = read_pem(path).certificates
-    if not found:
-        raise ValueError(f"{path}: there is no certificate in it")
-    return found

@@ -1,4 +1,4 @@
-"""TLS listeners from endpoint strings, and what a finished handshake told."""
+"""TLS listeners for parsed endpoints, and the facts of a finished handshake."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, wrapServerTLS
 
-from greetsvc.net.endpoint import port_number, split_endpoint
 from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles, CertificateSource
 from greetsvc.net.tls.contexts import ReloadingContexts
 from greetsvc.net.tls.pem import dns_names
@@ -19,20 +18,16 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
     from twisted.internet.interfaces import IStreamServerEndpoint
 
+    from greetsvc.net.endpoint import Endpoint
+
 __all__ = ["TlsFacts", "facts", "tls_endpoint"]
 
-_ARGUMENTS = {
-    "tls": ("path", "port", "backlog", "interface"),
-    "ssl": (
-        *("port", "privateKey", "certKey", "sslmethod", "interface", "backlog"),
-        *("extraCertChain", "dhParameters"),
-    ),
-}
-"""What each kind takes, in Twisted's order of position."""
+_BACKLOG = 50
+"""Twisted's default, for a reactor that uses what it is given."""
 
 
 class TlsFacts(NamedTuple):
-    """What a finished handshake told. ``certificate`` is the name in the peer's certificate, where it sent one."""
+    """The facts of a finished handshake. ``certificate`` is the name in the peer's certificate, if it sent one."""
 
     version: str
     cipher: str
@@ -42,9 +37,9 @@ class TlsFacts(NamedTuple):
 
 
 def facts(transport: Any) -> TlsFacts | None:
-    """What the handshake of a TLS transport told; ``None`` for another transport, or one that has not finished it.
+    """The facts of the handshake of a TLS transport; ``None`` for another transport and before the handshake ends.
 
-    The names come from the peer: what is not printable in them is escaped.
+    The names come from the peer, so characters that are not printable are escaped.
     """
     connection = transport.getHandle() if hasattr(transport, "getHandle") else None
     if not isinstance(connection, SSL.Connection):
@@ -73,45 +68,25 @@ def _name(certificate: Certificate) -> str | None:
     return escaped(names[0]) if names else None
 
 
-def tls_endpoint(reactor: Any, description: str, *, client_ca: str | None = None) -> IStreamServerEndpoint:
-    r"""A listening endpoint from a ``tls:`` or ``ssl:`` string, as Twisted's own, but with certificates that reload.
+def tls_endpoint(reactor: Any, endpoint: Endpoint, *, client_ca: str | None = None) -> IStreamServerEndpoint:
+    r"""A listening endpoint for TLS like Twisted's ``tls:`` and ``ssl:``, except that certificates are reloaded.
 
-    ``tls:DIR:port=443:backlog=50:interface=\:\:`` and
-    ``ssl:PORT:privateKey=server.pem:certKey=…:extraCertChain=…:interface=…:backlog=50``. ``sslmethod`` and
-    ``dhParameters`` are refused: versions and key exchange are not for choosing here.
+    ``endpoint`` comes from `greetsvc.net.endpoint.parse_endpoint`: ``tls:DIR:port=443:backlog=50:interface=\:\:`` or
+    ``ssl:PORT:privateKey=server.pem:certKey=...:extraCertChain=...:interface=...:backlog=50``. PROXY headers are the
+    concern of the reactor's ``listenTCP``. With ``client_ca``, a PEM file, clients must send a certificate.
 
     Raises `ValueError` and `OSError` with one line that says what is wrong, before anything is bound.
     """
-    (kind, *arguments), options = split_endpoint(description)
-    names = _ARGUMENTS.get(kind)
-    if names is None:
-        raise ValueError(f"{description!r} is not a tls: or ssl: endpoint")
-    if len(arguments) > len(names):
-        raise ValueError(f"{kind}: takes no more than {', '.join(names)}, not {arguments[len(names)]!r}")
-    for name, argument in zip(names, arguments, strict=False):
-        if name in options:
-            raise ValueError(f"{kind}: is given {name} twice")
-        options[name] = argument
-    for name in options:
-        if name not in names:
-            raise ValueError(f"{kind}: takes no option {name!r}; it takes {', '.join(names)}")
-    for name in ("sslmethod", "dhParameters"):
-        if name in options:
-            raise ValueError(f"{kind}: does not take {name}: it is always TLS 1.2 or later, with elliptic curves")
-    port = port_number(options.get("port", "443" if kind == "tls" else ""))
-    backlog = options.get("backlog", "50")
-    if not backlog.isascii() or not backlog.isdecimal():
-        raise ValueError(f"the backlog must be a whole number, not {backlog!r}")
+    options = endpoint.options
     source: CertificateSource
-    if kind == "tls":
-        if not options.get("path"):
-            raise ValueError("tls: needs the folder of its certificates, as in tls:DIR:port=8443")
+    if endpoint.kind == "tls":
         source = CertificateDirectory(Path(options["path"]))
-        tcp: Any = TCP6ServerEndpoint(reactor, port, int(backlog), options.get("interface", "::"))
-    else:
-        key = options.get("privateKey", "server.pem")
-        chain = options.get("extraCertChain")
+    elif endpoint.kind == "ssl":
+        key, chain = options.get("privateKey", "server.pem"), options.get("extraCertChain")
         source = CertificateFiles(Path(key), Path(options.get("certKey", key)), Path(chain) if chain else None)
-        tcp = TCP4ServerEndpoint(reactor, port, int(backlog), options.get("interface", ""))
+    else:
+        raise ValueError(f"{endpoint.text!r} is not a tls: or ssl: endpoint")
     contexts = ReloadingContexts(source, client_ca=Path(client_ca) if client_ca else None)
+    kind: Any = TCP6ServerEndpoint if endpoint.kind == "tls" else TCP4ServerEndpoint
+    tcp = kind(reactor, endpoint.port, endpoint.backlog or _BACKLOG, endpoint.host)
     return wrapServerTLS(contexts, tcp, clock=reactor)

@@ -1,8 +1,12 @@
-"""Private keys and certificates out of PEM files. Errors are one line that names the file."""
+"""Private keys and certificates from PEM files, for servers and clients.
+
+Every error is a `ConfigError` of one line with the file as its value.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,18 +19,31 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-__all__ = ["Pem", "ServerKey", "Stamp", "dns_names", "public_key", "read_pem", "stamp_of"]
+from greetsvc.errors import ConfigError
 
-ServerKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+__all__ = [
+    "Pem",
+    "PrivateKey",
+    "Stamp",
+    "dns_names",
+    "public_key",
+    "read_certificates",
+    "read_key",
+    "read_pem",
+    "stamp_of",
+]
+
+PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+"""The keys that TLS can use."""
 
 Stamp: TypeAlias = tuple[int, ...] | int
-"""What a file looks like from outside, to compare with; the errno where it cannot be looked at."""
+"""What tells that a file has changed: its identity, size and times; the errno if it cannot be looked at."""
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
 
 
 def stamp_of(path: Path) -> Stamp:
-    """The identity, size and times of a file; raises nothing."""
+    """The stamp of a file; raises nothing."""
     try:
         found = path.stat()
     except OSError as error:
@@ -36,16 +53,81 @@ def stamp_of(path: Path) -> Stamp:
 
 @frozen
 class Pem:
-    """What a PEM file holds."""
+    """The keys and certificates of one PEM file."""
 
     path: Path
-    keys: tuple[ServerKey, ...] = ()
+    keys: tuple[PrivateKey, ...] = ()
     certificates: tuple[x509.Certificate, ...] = ()
     stamp: Stamp = field(default=0, eq=False)
 
 
+def read_pem(path: Path, stamp: Stamp = 0) -> Pem:
+    """All private keys and certificates of a file; it may hold none."""
+    blocks = list(_blocks(path))
+    keys = tuple(_key(path, block) for label, block in blocks if label.endswith(b"PRIVATE KEY"))
+    certificates = tuple(_certificate(path, block) for label, block in blocks if label.endswith(b"CERTIFICATE"))
+    for certificate in certificates:
+        try:
+            public_key(certificate)
+        except (ValueError, UnsupportedAlgorithm):
+            raise _invalid_certificate(path) from None
+    return Pem(path, keys, certificates, stamp)
+
+
+def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
+    """The certificates of a file: at least one. Keys in it are not read."""
+    found = tuple(_certificate(path, block) for label, block in _blocks(path) if label.endswith(b"CERTIFICATE"))
+    if not found:
+        raise ConfigError("there is no certificate in it", value=path)
+    return found
+
+
+def read_key(path: Path) -> PrivateKey:
+    """The first private key of a file."""
+    for label, block in _blocks(path):
+        if label.endswith(b"PRIVATE KEY"):
+            return _key(path, block)
+    raise ConfigError("there is no private key in it", value=path)
+
+
+def _blocks(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """The label and the text of each PEM block (RFC 7468)."""
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ConfigError(f"cannot be read: {getattr(error, 'strerror', None) or error}", value=path) from None
+    blocks = list(_BLOCK.finditer(data))
+    if len(blocks) != data.count(b"-----BEGIN"):
+        raise ConfigError("a PEM block in it has no end", value=path)
+    for block in blocks:
+        yield block[1], block[0]
+
+
+def _key(path: Path, block: bytes) -> PrivateKey:
+    try:
+        key = load_pem_private_key(block, None)
+    except TypeError:
+        raise ConfigError("a private key in it needs a passphrase; use one without", value=path) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError("a private key in it is not valid", value=path) from None
+    if not isinstance(key, PrivateKey):
+        raise ConfigError("a private key in it is not for TLS; use an RSA, ECDSA or EdDSA key", value=path)
+    return key
+
+
+def _certificate(path: Path, block: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(block)
+    except ValueError:
+        raise _invalid_certificate(path) from None
+
+
+def _invalid_certificate(path: Path) -> ConfigError:
+    return ConfigError("a certificate in it is not valid", value=path)
+
+
 def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
-    """The DNS names a certificate was issued for, lower case; a wildcard is ``*.example.com``."""
+    """The DNS names that a certificate was issued for, in lower case; a wildcard is ``*.example.com``."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
@@ -53,43 +135,6 @@ def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
     return tuple(name.lower() for name in names.get_values_for_type(x509.DNSName))
 
 
-def read_pem(path: Path, stamp: Stamp = 0) -> Pem:
-    """The private keys and certificates of a file. Raises `OSError` and `ValueError`."""
-    data = path.read_bytes()
-    keys: list[ServerKey] = []
-    certificates = []
-    blocks = list(_BLOCK.finditer(data))
-    if len(blocks) != data.count(b"-----BEGIN"):
-        raise ValueError(f"{path}: a PEM block in it has no end")
-    for block in blocks:
-        if block[1].endswith(b"PRIVATE KEY"):
-            keys.append(_key(path, block[0]))
-        elif block[1].endswith(b"CERTIFICATE"):
-            certificates.append(_certificate(path, block[0]))
-    return Pem(path, tuple(keys), tuple(certificates), stamp)
-
-
-def _key(path: Path, block: bytes) -> ServerKey:
-    try:
-        key = load_pem_private_key(block, None)
-    except TypeError:
-        raise ValueError(f"{path}: the private key in it needs a passphrase; give one that does not") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"{path}: a private key in it is not valid") from None
-    if not isinstance(key, ServerKey):
-        raise ValueError(f"{path}: a private key in it is none for TLS: RSA, ECDSA or EdDSA are")
-    return key
-
-
-def _certificate(path: Path, block: bytes) -> x509.Certificate:
-    try:
-        certificate = x509.load_pem_x509_certificate(block)
-        public_key(certificate)
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"{path}: a certificate in it is not valid") from None
-    return certificate
-
-
-def public_key(of: ServerKey | x509.Certificate) -> bytes:
-    """Its public key, or the one that belongs to it, to compare with."""
+def public_key(of: PrivateKey | x509.Certificate) -> bytes:
+    """The public key of a private key or a certificate, in a form to compare."""
     return of.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -39,6 +39,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer, provider
 
 import greetsvc.net.tls.contexts
+from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.net.proxy.header import encode_v1
 from greetsvc.net.proxy.wrapper import ProxiedFactory
 from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles
@@ -290,7 +291,7 @@ def test_a_broken_new_file_keeps_the_old_and_is_reported_once(
     for _ in range(3):
         clock.advance(1)
         assert served(contexts, "a.example") == a.serial
-    assert warnings == [f"TLS goes on with the certificate it had: {a_path}: a PEM block in it has no end"]
+    assert warnings == [f"TLS keeps the old certificate: {a_path}: a PEM block in it has no end"]
     renewed = root.issue("2", "b.example")
     put(b_path, renewed.key_pem, renewed.pem)
     clock.advance(1)
@@ -343,8 +344,8 @@ def test_files_that_vanish_or_cannot_be_used_keep_the_old(
     assert served(contexts) == old.serial
     assert [line.partition(": ")[2] for line in warnings] == [
         f"{folder}: no *.pem file in it holds a private key",
-        f"[Errno 2] No such file or directory: '{folder}'",
-        f"{path}: OpenSSL does not take this key and certificate for a server",
+        f"No such file or directory: '{folder}'",
+        f"{path}: OpenSSL rejects this key and certificate",
     ]
 
 
@@ -482,7 +483,7 @@ def test_what_is_not_printable_in_names_is_escaped(tmp_path: Path, root: Issued)
 
 def bad(description: str, client_ca: str | None = None) -> str:
     with pytest.raises((ValueError, OSError)) as caught:
-        tls_endpoint(reactor, description, client_ca=client_ca)
+        tls_endpoint(reactor, parse_endpoint(description), client_ca=client_ca)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -502,9 +503,9 @@ def good(tmp_path: Path, root: Issued) -> Path:
         ("tls:port=8443", "needs the folder"),
         ("tls:{dir}:port=70000", "the port must be"),
         ("tls:{dir}:port=x", "the port must be"),
-        ("tls:{dir}:1:2:3:4", "no more than"),
-        ("tls:{dir}:1:port=2", "is given port twice"),
-        ("tls:{dir}:1:colour=red", "takes no option 'colour'"),
+        ("tls:{dir}:1:2:3:4", "too many arguments: '4'"),
+        ("tls:{dir}:1:port=2", "port is given twice, '1' and '2'"),
+        ("tls:{dir}:1:colour=red", "unknown option 'colour'; allowed are path, port, backlog, interface"),
         ("tls:{dir}:1:backlog=-1", "the backlog must be"),
         ("tls:{dir}/none:port=1", "{dir}/none"),
         ("tls:{dir}/good.pem:port=1", "{dir}/good.pem"),
@@ -512,8 +513,8 @@ def good(tmp_path: Path, root: Issued) -> Path:
         ("ssl:1:privateKey={dir}/none.pem", "{dir}/none.pem"),
         ("ssl:1:privateKey={dir}/good.pem:certKey={dir}/none.pem", "{dir}/none.pem"),
         ("ssl:1:privateKey={dir}/good.pem:extraCertChain={dir}/none.pem", "{dir}/none.pem"),
-        ("ssl:1:privateKey={dir}/good.pem:sslmethod=TLSv1_2_METHOD", "does not take sslmethod"),
-        ("ssl:1:privateKey={dir}/good.pem:dhParameters=dh.pem", "does not take dhParameters"),
+        ("ssl:1:privateKey={dir}/good.pem:sslmethod=TLSv1_2_METHOD", "sslmethod cannot be chosen: 'TLSv1_2_METHOD'"),
+        ("ssl:1:privateKey={dir}/good.pem:dhParameters=dh.pem", "dhParameters cannot be chosen: 'dh.pem'"),
         ("ssl:1", "server.pem"),
         ("ssl:1\\", "backslash"),
     ],
@@ -536,7 +537,7 @@ def test_a_fault_in_a_file_is_one_clear_line_that_names_it(tmp_path: Path, good:
         (pair.key_pem, "there is no certificate in it"),
         (pair.key_pem + other.pem, "does not belong to the certificate"),
         (locked + pair.pem, "needs a passphrase"),
-        (dsa_key + pair.pem, "none for TLS"),
+        (dsa_key + pair.pem, "not for TLS; use an RSA, ECDSA or EdDSA key"),
         (pair.key_pem + pair.pem[:-9], "has no end"),
         (pair.key_pem + b"".join([lines[0], *lines[2:]]), "a certificate in it is not valid"),
         (pair.key_pem.replace(b"\nM", b"\nA") + pair.pem, "a private key in it is not valid"),
@@ -645,9 +646,8 @@ async def test_a_renewed_certificate_is_served_at_the_next_handshake(
 ) -> None:
     monkeypatch.setattr(greetsvc.net.tls.contexts, "_POLL", 0)
     talkers = Talkers()
-    visitor = Visitor(
-        await listen(tls_endpoint(reactor, described(kind, good)), talkers), put(tmp_path / "r", root.pem)
-    )
+    port = await listen(tls_endpoint(reactor, parse_endpoint(described(kind, good))), talkers)
+    visitor = Visitor(port, put(tmp_path / "r", root.pem))
     before, said = await visitor()
     assert said == b"hello 127.0.0.1 via None"
     renewed = root.issue("g", "good.example")
@@ -668,7 +668,7 @@ async def test_with_a_client_ca_only_its_certificates_get_in(
     talkers = Talkers()
     authority = issue("clients", authority=True)
     client_ca = put(tmp_path / "clients.pem", authority.pem)
-    endpoint = tls_endpoint(reactor, described(kind, good), client_ca=str(client_ca))
+    endpoint = tls_endpoint(reactor, parse_endpoint(described(kind, good)), client_ca=str(client_ca))
     visitor = Visitor(await listen(endpoint, talkers), put(tmp_path / "root", root.pem))
     known, unnamed, stranger = authority.issue("alice"), authority.issue(None, "host.example"), root.issue("mallory")
     for pair, name in ((known, "alice"), (unnamed, "host.example")):
@@ -692,7 +692,7 @@ async def test_a_silent_client_holds_nobody_up_and_can_be_ended(
     tmp_path: Path, good: Path, root: Issued, listen: Any
 ) -> None:
     talkers = Talkers()
-    port = await listen(tls_endpoint(reactor, described("tls", good)), talkers)
+    port = await listen(tls_endpoint(reactor, parse_endpoint(described("tls", good))), talkers)
     with socket.create_connection(("127.0.0.1", port)):
         _, said = await Visitor(port, put(tmp_path / "root", root.pem))()
         assert said.startswith(b"hello")
@@ -720,7 +720,7 @@ async def test_a_proxy_header_is_read_below_tls(tmp_path: Path, good: Path, root
 
     refusals: list[str] = []
     talkers = Talkers()
-    port = await listen(tls_endpoint(Proxying(), described("tls", good)), talkers)
+    port = await listen(tls_endpoint(Proxying(), parse_endpoint(described("tls", good))), talkers)
     header = encode_v1(("192.0.2.1", 40112), ("198.51.100.2", 443))
     visitor = Visitor(port, put(tmp_path / "root", root.pem), header=header)
     _, said = await visitor()
