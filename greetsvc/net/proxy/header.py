@@ -1,7 +1,6 @@
-"""The PROXY protocol, versions 1 and 2: reading the header that a proxy puts before a connection, and writing one.
+"""The header of the PROXY protocol, versions 1 and 2: parser and encoder, without sockets.
 
-No sockets here: `ProxyParser` is fed bytes and gives a header. The specification is HAProxy's
-``doc/proxy-protocol.txt``; sections are named where a choice rests on them.
+The specification is HAProxy's ``doc/proxy-protocol.txt``; comments name the section that a choice comes from.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from typing import Literal, TypeAlias
 from attrs import frozen
 from twisted.internet import address
 
-from greetsvc.net.proxy.crc32c import crc32c
-
 __all__ = [
     "LONGEST_V1",
     "LONGEST_V2",
@@ -23,6 +20,7 @@ __all__ = [
     "ProxyHeaderError",
     "ProxyParser",
     "Reason",
+    "crc32c",
     "encode_v1",
     "encode_v2",
 ]
@@ -32,17 +30,16 @@ ProxiedAddress: TypeAlias = address.IPv4Address | address.IPv6Address | address.
 Reason: TypeAlias = Literal[
     "not-proxy", "oversize", "malformed", "address", "command", "family", "length", "tlv", "checksum"
 ]
-"""Why a header was refused; a fixed set, to count by."""
+"""Why a header was refused: a fixed set, so that refusals can be counted by reason."""
 
 LONGEST_V1 = 107
-"""The longest line of version 1 in bytes, its CRLF included (section 2.1)."""
+"""The longest line of version 1 in bytes, including CRLF (section 2.1)."""
 
 LONGEST_V2 = 16 + 4096
-"""The longest header of version 2 in bytes that is read.
+"""The longest header of version 2 in bytes that is accepted.
 
-The length field could announce 65,535 bytes after the first 16. The addresses take at most 216; the rest is
-extensions, the largest of which is a client's certificate. 4096 bytes hold one, and are all that a proxy can make
-this side buffer.
+The length field allows 65,535 bytes after the first 16. Addresses need at most 216; the rest is extensions, of which
+a client's certificate is the largest. 4096 bytes are enough for one, and bound the memory that a proxy can use here.
 """
 
 _V1_START = b"PROXY "
@@ -54,10 +51,12 @@ _INET, _INET6, _UNIX = 1, 2, 3
 _STREAM, _DGRAM = 1, 2
 _ADDRESS_BYTES = {_INET: 12, _INET6: 36, _UNIX: 216}
 _TLV_CRC32C = 0x03
+_CASTAGNOLI = 0x82F63B78
+"""The polynomial of CRC32c, bits reversed (RFC 4960 appendix B)."""
 
 
 class ProxyHeaderError(ValueError):
-    """These bytes are no legal PROXY header; ``reason`` is one of `Reason`."""
+    """The bytes are not a valid PROXY header; ``reason`` is one of `Reason`."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -66,10 +65,10 @@ class ProxyHeaderError(ValueError):
 
 @frozen
 class ProxyHeader:
-    """What a header said: the ends of the connection that the proxy accepted.
+    """The two addresses of the connection that the proxy accepted.
 
-    Both are ``None`` when it names nobody (LOCAL, UNKNOWN, UNSPEC): then the real ends of this connection count. An
-    IPv4 address mapped into IPv6 is given as IPv4.
+    Both are ``None`` if the header has none (LOCAL, UNKNOWN, UNSPEC): then those of the real connection count. An
+    IPv4-mapped IPv6 address is given as IPv4.
     """
 
     version: Literal[1, 2]
@@ -78,32 +77,32 @@ class ProxyHeader:
 
 
 class ProxyParser:
-    """Gathers one header from any fragments, and is used up then. It keeps no more than a legal header's bytes."""
+    """Parses one header from fragments of any size. It buffers no more than the longest header."""
 
     def __init__(self) -> None:
-        self._gathered = b""
+        self._buffer = b""
 
     @property
     def started(self) -> bool:
-        """Whether a part of a header is here."""
-        return bool(self._gathered)
+        """Whether a part of a header has been received."""
+        return bool(self._buffer)
 
     def feed(self, data: bytes) -> tuple[ProxyHeader, bytes] | None:
-        """The header and the bytes that follow it, or ``None`` when there is more to come.
+        """The header and the bytes that follow it, or ``None`` while the header is incomplete.
 
-        Raises `ProxyHeaderError` as soon as what is here cannot become a legal header.
+        Raises `ProxyHeaderError` as soon as the bytes cannot become a valid header.
         """
-        gathered = self._gathered + data
+        received = self._buffer + data
         for start, read in ((_V1_START, _read_v1), (_V2_START, _read_v2)):
-            if gathered.startswith(start):
-                result = read(gathered)
+            if received.startswith(start):
+                result = read(received)
                 break
-            if start.startswith(gathered):
+            if start.startswith(received):
                 result = None
                 break
         else:
             raise ProxyHeaderError("not-proxy")
-        self._gathered = gathered if result is None else b""
+        self._buffer = received if result is None else b""
         return result
 
 
@@ -149,7 +148,7 @@ def _named(
 
 
 def _read_v2(data: bytes) -> tuple[ProxyHeader, bytes] | None:
-    """Section 2.2: sixteen bytes, the addresses, and extensions."""
+    """Section 2.2: 16 bytes, the addresses, and extensions."""
     if len(data) >= 13 and (data[12] >> 4 != 2 or data[12] & 15 not in {_LOCAL, _PROXY}):
         raise ProxyHeaderError("command")
     if len(data) < 16:
@@ -158,17 +157,17 @@ def _read_v2(data: bytes) -> tuple[ProxyHeader, bytes] | None:
     end = 16 + int.from_bytes(data[14:16], "big")
     if end > LONGEST_V2:
         raise ProxyHeaderError("oversize")
-    # The family of a LOCAL header is ignored, whatever it says.
+    # The family of a LOCAL header is ignored, whatever its value (section 2.2).
     if command == _PROXY and (family > _UNIX or kind > _DGRAM):
         raise ProxyHeaderError("family")
-    # Without a family nobody knows where addresses end and extensions begin: the block is thrown away unread.
-    unnamed = command == _LOCAL or family == 0 or kind == 0
-    if not unnamed and end < 16 + _ADDRESS_BYTES[family]:
+    # Without a family it is unknown where the addresses end and the extensions begin: the whole block is skipped.
+    no_addresses = command == _LOCAL or family == 0 or kind == 0
+    if not no_addresses and end < 16 + _ADDRESS_BYTES[family]:
         raise ProxyHeaderError("length")
     if len(data) < end:
         return None
     header, rest = data[:end], data[end:]
-    if unnamed:
+    if no_addresses:
         return ProxyHeader(2), rest
     _check_extensions(header, 16 + _ADDRESS_BYTES[family])
     source, destination = _v2_ends(
@@ -189,14 +188,14 @@ def _v2_ends(family: int, kind: Literal["TCP", "UDP"], block: bytes) -> tuple[Pr
 
 
 def _unix(padded: bytes) -> address.UNIXAddress:
-    """A path ends at its first NUL, an abstract name (it begins with one) at its last other byte (unix(7))."""
+    """A path ends at its first NUL. An abstract name begins with NUL and ends at its last other byte (unix(7))."""
     if padded.startswith(b"\0"):
         return address.UNIXAddress(padded.rstrip(b"\0") or None)
     return address.UNIXAddress(padded.partition(b"\0")[0])
 
 
 def _check_extensions(header: bytes, start: int) -> None:
-    """Walk the type-length-value extensions to the end of the header, and hold it to its checksum if it has one."""
+    """Check that the type-length-value extensions fill the header exactly, and its checksum if it has one."""
     checksum_at = None
     while start < len(header):
         value = start + 3
@@ -210,10 +209,27 @@ def _check_extensions(header: bytes, start: int) -> None:
         start = end
     if checksum_at is None:
         return
-    # Section 2.2.3: over the whole header, with nothing in the checksum's place; most significant byte first.
-    blank = header[:checksum_at] + bytes(4) + header[checksum_at + 4 :]
-    if crc32c(blank) != int.from_bytes(header[checksum_at : checksum_at + 4], "big"):
+    # Section 2.2.3: over the whole header with zeros in place of the checksum, which is in network byte order.
+    zeroed = header[:checksum_at] + bytes(4) + header[checksum_at + 4 :]
+    if crc32c(zeroed) != int.from_bytes(header[checksum_at : checksum_at + 4], "big"):
         raise ProxyHeaderError("checksum")
+
+
+def _crc_entry(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (_CASTAGNOLI if value & 1 else 0)
+    return value
+
+
+_CRC_TABLE = tuple(map(_crc_entry, range(256)))
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum that a header of version 2 may carry (section 2.2.3): a 32-bit unsigned number."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
 
 
 def _one_family(
@@ -221,21 +237,20 @@ def _one_family(
 ) -> tuple[IPv4Address, IPv4Address] | tuple[IPv6Address, IPv6Address]:
     for _, port in (source, destination):
         if not 0 <= port <= 65535:
-            raise ValueError(f"{port} is not a port")
+            raise ValueError(f"the port must be a number from 0 to 65535, not {port}")
     first, second = ip_address(source[0]), ip_address(destination[0])
     if isinstance(first, IPv4Address) and isinstance(second, IPv4Address):
         return first, second
     sixes = [IPv6Address(f"::ffff:{ip}") if isinstance(ip, IPv4Address) else ip for ip in (first, second)]
     if any(ip.scope_id for ip in sixes):
-        raise ValueError("a PROXY header cannot carry the scope of an IPv6 address")
+        raise ValueError("a PROXY header has no field for the scope of an IPv6 address")
     return sixes[0], sixes[1]
 
 
 def encode_v1(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
-    """A header of version 1 for a TCP connection between two hosts (literal addresses) and ports.
+    """A header of version 1 for a TCP connection between two addresses (literals) and ports.
 
-    Where the families differ, the IPv4 address is mapped into IPv6. Raises `ValueError` for what is no address or
-    port.
+    If the families differ, the IPv4 address is mapped into IPv6. Raises `ValueError` for an invalid address or port.
     """
     first, second = _one_family(source, destination)
     return f"PROXY TCP{first.version} {first} {second} {source[1]} {destination[1]}\r\n".encode("ascii")

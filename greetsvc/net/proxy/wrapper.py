@@ -1,7 +1,7 @@
-"""Connections that begin with a PROXY header: the protocol is built for the source that the header names.
+"""Connections that begin with a PROXY header: their protocol is built for the source address in the header.
 
-The specification wants nothing to be processed, and nothing said, before the header is whole; so the protocol does
-not exist until then.
+The specification forbids to process or send anything before the header is complete, so the protocol is not built
+earlier. (Twisted's own wrapper builds it first: a server that speaks first would greet the proxy.)
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ if TYPE_CHECKING:
 __all__ = ["Admits", "ProxiedFactory", "ProxiedTransport", "Refusal"]
 
 Refusal: TypeAlias = Literal["proxy-untrusted", "proxy-header", "proxy-timeout", "max-connections"]
-"""Why a connection was closed before its protocol existed; a fixed set, to count by."""
+"""Why a connection was closed before its protocol was built: a fixed set, so that refusals can be counted."""
 
 
 class Admits(typing.Protocol):
-    """Counts connections that have not said yet where they come from, and so have no source: ``()``."""
+    """Limits connections whose header is still missing; their source is unknown: ``()``."""
 
     def has_room(self) -> bool:
-        """Whether one more may be open."""
+        """Whether one more connection may be open."""
         ...
 
     def enter(self, source: tuple[()]) -> None:
-        """One is open."""
+        """A connection is open."""
         ...
 
     def leave(self, source: tuple[()]) -> None:
-        """One is closed."""
+        """A connection is closed."""
         ...
 
     def hand_over(self, pass_on: Callable[[], object]) -> None:
-        """One is counted by its source from here on, if ``pass_on()``, which is called, lets it."""
+        """A connection has its header: stop counting it, and call ``pass_on()``, which counts it by its source."""
         ...
 
 
 @implementer(ITransport)
 class ProxiedTransport:
-    """A transport as it is, but for who is at its ends: those that the PROXY header named.
+    """A transport whose peer and host are the addresses in the PROXY header.
 
-    ``via`` is the address of the proxy, or ``None`` when the header named nobody and the ends are the real ones.
+    ``via`` is the address of the proxy, or ``None`` if the header had no addresses and those of the transport hold.
     """
 
     def __init__(self, transport: ITransport, header: ProxyHeader) -> None:
@@ -64,11 +64,11 @@ class ProxiedTransport:
         directlyProvides(self, providedBy(transport))
 
     def getPeer(self) -> IAddress:
-        """The named source, or the real peer."""
+        """The source in the header, or the real peer."""
         return self._header.source or self._transport.getPeer()
 
     def getHost(self) -> IAddress:
-        """The named destination, or the real local address."""
+        """The destination in the header, or the real local address."""
         return self._header.destination or self._transport.getHost()
 
     def write(self, data: bytes) -> None:
@@ -88,7 +88,7 @@ class ProxiedTransport:
 
 
 class _AwaitingHeader(Protocol):
-    """Gathers the header, and then steps aside."""
+    """Reads the header, then hands the connection over to the wrapped factory's protocol."""
 
     def __init__(self, proxied: ProxiedFactory) -> None:
         self._proxied = proxied
@@ -100,7 +100,7 @@ class _AwaitingHeader(Protocol):
         self._timer = self._proxied.clock.callLater(self._proxied.timeout, self._refuse, "proxy-timeout")
 
     def dataReceived(self, data: bytes) -> None:
-        if self._inner is not None:  # a transport that knows only the protocol it was made with
+        if self._inner is not None:  # this transport has no ``protocol`` to replace, see _hand_over
             self._inner.dataReceived(data)
         elif self._timer.active():
             try:
@@ -118,7 +118,7 @@ class _AwaitingHeader(Protocol):
             return
         if self._timer.active():
             self._timer.cancel()
-            # One that came and said nothing is a health check; a part of a header is no header.
+            # A connection without a byte is a health check and no refusal; a part of a header is one.
             if self._parser.started:
                 self._proxied.refused("proxy-header")
         self._proxied.leave(self)
@@ -128,10 +128,10 @@ class _AwaitingHeader(Protocol):
         self.abort()
 
     def abort(self) -> None:
-        """End it at once."""
+        """Reset the connection."""
         if self._timer.active():
             self._timer.cancel()
-        # Not loseConnection: nothing was said that would be worth lingering for.
+        # Not loseConnection: nothing was sent, so there is nothing to linger for.
         cast(ITCPTransport, self.transport).abortConnection()
 
     def _hand_over(self, header: ProxyHeader, rest: bytes) -> None:
@@ -141,31 +141,32 @@ class _AwaitingHeader(Protocol):
         if inner is None:
             self.abort()
             return
-        # From here on the transport talks to the protocol itself, as after startTLS: half-closes and losses find
-        # the protocol's own interfaces, and no call goes through this one any more.
-        steps_aside = getattr(outer, "protocol", None) is self
-        if steps_aside:
+        # From here on the transport calls the inner protocol directly, as after startTLS. So it sees the interfaces
+        # of that protocol (half-close), and no call goes through this one.
+        replaced = getattr(outer, "protocol", None) is self
+        if replaced:
             outer.protocol = inner
         else:
             self._inner = inner
         inner.makeConnection(transport)
         if rest:
-            # It may be gone by now, or have TLS before it.
-            receiver = getattr(outer, "protocol", None) if steps_aside else inner
+            # makeConnection may have closed the connection, or put TLS between transport and protocol.
+            receiver = getattr(outer, "protocol", None) if replaced else inner
             if receiver is not None:
                 receiver.dataReceived(rest)
 
 
 @implementer(IProtocolFactory)
 class ProxiedFactory:
-    """Builds ``factory``'s protocols for the sources that PROXY headers (version 1 or 2) name.
+    """Builds the protocols of ``factory`` for the source addresses in PROXY headers (version 1 or 2).
 
-    ``trusted`` is asked with the host of each TCP peer whether its header counts; a UNIX peer was let in by the mode
-    of the socket. ``timeout`` is how many seconds a header may take. ``refused`` is told why, one of `Refusal`,
-    when a connection is closed before there is a protocol. ``admission`` counts those that wait for their header.
+    ``trusted`` tells from the host of a TCP peer whether its header is trusted; UNIX peers are always trusted, as the
+    mode of the socket let them in. ``timeout`` is how many seconds a header may take (the specification asks for at
+    least 3). ``refused`` is called with a `Refusal` if a connection is closed before its protocol is built.
+    ``admission`` limits the connections that wait for their header.
 
-    The protocol's transport is a `ProxiedTransport`: its peer and host are the named ones, ``via`` is the proxy.
-    TLS goes inside: ``ProxiedFactory(TLSMemoryBIOFactory(…))``.
+    The protocol's transport is a `ProxiedTransport`. The header comes before TLS:
+    ``ProxiedFactory(TLSMemoryBIOFactory(...))``.
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class ProxiedFactory:
         self.wrapped.doStop()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """Nothing for a peer that is not trusted: whoever listens closes the connection."""
+        """A protocol that waits for the header, or None for a peer that is not trusted: the port then closes."""
         if not isinstance(addr, UNIXAddress) and not self._trusted(getattr(addr, "host", "")):
             self.refused("proxy-untrusted")
             return None
@@ -209,20 +210,20 @@ class ProxiedFactory:
         return _AwaitingHeader(self)
 
     def enter(self, awaiting: _AwaitingHeader) -> None:
-        """A connection waits for its header."""
+        """Count a connection that waits for its header."""
         self._awaiting.add(awaiting)
         if self._admission is not None:
             self._admission.enter(())
 
     def leave(self, awaiting: _AwaitingHeader) -> None:
-        """It is closed; it may have been handed over."""
+        """Stop counting a connection that is closed, unless it was handed over."""
         if awaiting in self._awaiting:
             self._awaiting.remove(awaiting)
             if self._admission is not None:
                 self._admission.leave(())
 
     def hand_over(self, awaiting: _AwaitingHeader, pass_on: Callable[[], object]) -> None:
-        """Its header is here, and what comes next is called."""
+        """Stop counting a connection that has its header, and call ``pass_on``."""
         self._awaiting.remove(awaiting)
         if self._admission is None:
             pass_on()
@@ -230,6 +231,6 @@ class ProxiedFactory:
             self._admission.hand_over(pass_on)
 
     def abort(self) -> None:
-        """End every connection that waits for its header."""
+        """Reset every connection that waits for its header."""
         for awaiting in tuple(self._awaiting):
             awaiting.abort()

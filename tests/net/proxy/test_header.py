@@ -12,13 +12,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from greetsvc.net.proxy.crc32c import crc32c
 from greetsvc.net.proxy.header import (
     LONGEST_V1,
     LONGEST_V2,
     ProxyHeader,
     ProxyHeaderError,
     ProxyParser,
+    crc32c,
     encode_v1,
     encode_v2,
 )
