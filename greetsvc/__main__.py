@@ -1,4 +1,4 @@
-"""The command ``greetsvc``: ``twistd -n --pidfile= greetsvc``, but that being told to stop is no failure."""
+"""The command ``greetsvc``: ``twistd -n --pidfile= greetsvc``, except that it exits 0 on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Serve in the foreground with the options of ``twistd greetsvc``, and exit 0 on SIGTERM and SIGINT."""
+    """Serve in the foreground with the options of ``twistd greetsvc``.
+
+    The runner is used without `twistd`'s own ``main``, which would raise SIGTERM again at exit: status 143.
+    """
     config = ServerOptions()
     try:
         config.parseOptions(["--nodaemon", "--pidfile=", "greetsvc", *sys.argv[1:]])

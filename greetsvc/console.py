@@ -1,4 +1,4 @@
-"""Writing to a terminal, a file or a pipe whose reader may leave."""
+"""Writes lines to standard output and standard error, which may be closed, full, or a pipe whose reader has gone."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["CannotWrite", "Lines", "Output", "ReaderGone", "standard"]
 
 @frozen
 class Lines:
-    """What to write, on standard output and on standard error."""
+    """Lines for standard output and for standard error."""
 
     out: list[str] = field(factory=list)
     err: list[str] = field(factory=list)
 
 
 class ReaderGone(Exception):
-    """Nobody reads standard output any more."""
+    """The reader of standard output has gone."""
 
 
 class CannotWrite(Exception):
-    """Standard output takes no more, and why."""
+    """Standard output cannot be written; the text says why."""
 
 
 class Output:
-    """Writes whole lines at once, each flushed. What the locale cannot encode is written as an escape."""
+    """Writes lines and flushes them. Characters that the locale cannot encode are written as escapes."""
 
     def __init__(self, out: TextIO | None, err: TextIO | None) -> None:
         self._out = out
@@ -38,30 +38,30 @@ class Output:
                 stream.reconfigure(errors="backslashreplace")
 
     def write(self, lines: Lines) -> None:
-        """Standard output first.
+        """Write to standard output, then to standard error.
 
-        :raises ReaderGone: when nobody reads it any more.
-        :raises CannotWrite: when it cannot be written for another reason.
+        :raises ReaderGone: if standard output is a pipe without a reader.
+        :raises CannotWrite: if it cannot be written for another reason.
         """
         if self._out is None and lines.out:
             raise CannotWrite("it is closed")
         try:
             _write(self._out, lines.out)
         except BrokenPipeError:
-            _let_go(self._out)
+            _discard_buffer(self._out)
             raise ReaderGone from None
         except OSError as error:
-            _let_go(self._out)
+            _discard_buffer(self._out)
             raise CannotWrite(os.strerror(error.errno or 0)) from None
         for line in lines.err:
             self.complain(line)
 
     def complain(self, line: str) -> None:
-        """Write to standard error; there is nobody to tell when that fails."""
+        """Write a line to standard error. A failure is ignored: there is no other place to report it."""
         try:
             _write(self._err, [line])
         except OSError:
-            _let_go(self._err)
+            _discard_buffer(self._err)
             self._err = None
 
 
@@ -71,8 +71,8 @@ def _write(stream: TextIO | None, lines: list[str]) -> None:
         stream.flush()
 
 
-def _let_go(stream: TextIO | None) -> None:
-    """What is buffered still goes nowhere, or Python would complain about it at exit."""
+def _discard_buffer(stream: TextIO | None) -> None:
+    """Send what is still buffered to /dev/null. Otherwise Python would fail to flush it at exit, and report that."""
     assert stream is not None
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
@@ -80,5 +80,5 @@ def _let_go(stream: TextIO | None) -> None:
 
 
 def standard() -> Output:
-    """The process's own."""
+    """Standard output and standard error of this process."""
     return Output(sys.stdout, sys.stderr)

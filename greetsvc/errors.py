@@ -1,4 +1,4 @@
-"""One wrong setting, told in one line."""
+"""The error for a setting that cannot be used, and the reason of any error in one line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["ConfigError", "reason_of"]
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; its text is one line that names the setting, its value, and what is allowed.
+    """A setting that cannot be used. The text is one line: the setting's name, its value, and why or what is allowed.
 
-    ``name`` and ``value`` are empty where the text in ``why`` says them already. A command line that spells the name
-    in its own way (``--timeout`` for ``timeout``) puts the three together itself.
+    ``name`` and ``value`` are empty if ``why`` contains them already. They are kept apart because a command line
+    spells the name in its own way (``--timeout`` for ``timeout``).
     """
 
     def __init__(self, why: str, *, name: str = "", value: object = "") -> None:
@@ -23,7 +23,7 @@ class ConfigError(ValueError):
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, in one line: the system's words and the file for an `OSError`, else its text or name."""
+    """The reason of an error in one line: the system's text and the file of an `OSError`, else its text or type."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename!r}" if error.filename is not None else error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Foreign text made safe for terminals and logs, which a hostile greeting or name must not control."""
+"""Makes text from the network safe for terminals and logs, which a hostile greeting or name must not control."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ __all__ = ["escaped", "one_line", "printable", "without_line_end"]
 
 
 def printable(text: str) -> str:
-    """The text with every character that a terminal acts on, or does not show, written as an escape.
+    """The text with an escape for every character that a terminal obeys or does not show.
 
-    Newlines and tabs stay, and CR LF becomes a newline. Control and format characters (ESC, BEL, bidirectional
-    overrides, zero-width ones), surrogates, unassigned code points and odd spaces are escaped.
+    These are control and format characters (ESC, BEL, bidirectional overrides, zero-width ones), surrogates,
+    unassigned code points, and spaces other than U+0020. Newlines and tabs stay, and CR LF becomes a newline.
     """
     return "".join(char if char in "\n\t" else _escaped(char) for char in text.replace("\r\n", "\n"))
 
 
 def one_line(text: str) -> str:
-    """The same in one line: the line end at the end is left out, other newlines and tabs are escaped too."""
+    """The same in one line: a line end at the end is removed; other newlines, and tabs, are escaped too."""
     return escaped(without_line_end(text))
 
 
 def escaped(text: str) -> str:
-    """The whole text in one line, its line end included: two different texts stay different."""
+    """The same in one line with the line end escaped too, so that two different texts stay different."""
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def without_line_end(text: str) -> str:
-    """The text without the CR LF, LF or CR that closes it."""
+    """The text without the CR LF, LF or CR at its end."""
     return text.removesuffix("\n").removesuffix("\r")
 
 

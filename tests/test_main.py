@@ -1,4 +1,4 @@
-"""The command ``greetsvc``: twistd in the foreground, but with a clean end."""
+"""The command ``greetsvc``: twistd in the foreground, with exit status 0 on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from greetsvc.daemon.tap import Options
         (["two", "words"], "'two'"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_line(
-    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_command_line_is_one_line(arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["greetsvc", *arguments])
     with pytest.raises(SystemExit) as caught:
         command.main()
@@ -54,7 +52,7 @@ def test_twistd_is_run_in_the_foreground_without_a_pid_file(monkeypatch: pytest.
     assert options.settings().drain == 1.0
 
 
-def test_what_twistd_itself_refuses_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_usage_error_of_twistd_itself_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refuses(_twistd_unix.ServerOptions):
         def parseOptions(self, options: Any = None) -> None:
             raise usage.UsageError("option --what not recognized")

@@ -1,1 +1,1 @@
-"""The service as twistd runs it: options, settings, listeners, logs."""
+"""The service as twistd runs it: options, settings, listeners and logs."""

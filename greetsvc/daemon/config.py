@@ -1,29 +1,32 @@
-"""Makes settings from the command line and a TOML file, and says in one line what cannot be."""
+"""Makes `Settings` from the command line and a TOML file."""
 
 from __future__ import annotations
 
 import tomllib
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
-from greetsvc.daemon.settings import KEYS, Listener, Settings, shown, text
+from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings, shown
 from greetsvc.errors import ConfigError, reason_of
-from greetsvc.greeters import Greeter, find_greeter, text_encoding
-from greetsvc.greeters.text import DEFAULT, TextGreeter
-from greetsvc.net.endpoint import parse_endpoint
+from greetsvc.greeters import Greeter, find_greeter
+from greetsvc.greeters.text import TextGreeter
 
 __all__ = ["read_toml", "settings"]
 
 _LONGEST_FILE = 1024 * 1024
-_BY_NAME = {key.name: key for key in KEYS}
-_SAID = ("greeting", "greeter", "encoding")
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+_IN_FILE = {setting.name for setting in SETTINGS if Place.FILE in setting.places}
+_IN_LISTEN = {setting.name for setting in SETTINGS if Place.LISTEN in setting.places}
+_PLAIN = [setting for setting in SETTINGS if setting.name in _IN_FILE - _IN_LISTEN - {"listen"}]
+"""The settings that hold for the whole service and are fields of `Settings`."""
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """The tables of a TOML file. Raises `ConfigError` that names the file."""
+    """The content of a TOML file. Raises `ConfigError` that names the file."""
     if not path:
         raise ConfigError("--config: must be a file, not ''")
     try:
@@ -41,106 +44,110 @@ def read_toml(path: str) -> dict[str, Any]:
 def settings(
     options: Mapping[str, object], listen: Sequence[str] = (), file: Mapping[str, Any] | None = None, path: str = ""
 ) -> Settings:
-    """The settings that the command line's ``options`` and ``listen`` make with a TOML ``file`` from ``path``.
+    """The settings from the command line (``options`` and ``listen``) and the content of a TOML ``file`` at ``path``.
 
     The command line wins, and any ``listen`` there replaces all of the file's. Raises `ConfigError`.
     """
     file = file or {}
-    given = {name: _Given(f"--{name}", value) for name, value in options.items()}
-    filed = {name: _Given(f"{path}: {name}", value) for name, value in file.items() if name != "listen"}
-    for name, setting in filed.items():
-        if name not in _BY_NAME:
-            raise ConfigError(f"{setting.where}: there is no such setting (value {shown(setting.value)})")
+    given = {name: _Value(f"--{name}", value) for name, value in options.items()}
+    filed = {name: _Value(f"{path}: {name}", value) for name, value in file.items() if name != "listen"}
+    for name, value in filed.items():
+        if name not in _IN_FILE:
+            raise ConfigError(f"{value.where}: unknown setting (value {shown(value.value)})")
     for level in (filed, given):
-        _check_said(level)
-    tables = [_Table(f"--listen {one}", {"endpoint": _Given("--listen", one)}) for one in listen]
-    if not listen:
-        tables = _file_tables(file.get("listen", []), path)
-    greeter, says = _greeter(given, {}, filed)
-    values = {
-        _BY_NAME[name].attribute: setting.read(_BY_NAME[name].read)
-        for name, setting in {**filed, **given}.items()
-        if name not in _SAID
+        _refuse_both(level)
+    if listen:
+        tables = [_Table(f"--listen {one}", {"endpoint": _Value("--listen", one)}) for one in listen]
+    else:
+        tables = _listen_tables(file.get("listen", []), path)
+    defaults = {
+        one.name: _Value(f"the default {one.name}", one.default) for one in SETTINGS if one.default is not None
     }
+    plain = ChainMap(given, filed, defaults)
+    values: dict[str, Any] = {
+        one.attribute: plain[one.name].read(one.name) if one.name in plain else None for one in _PLAIN
+    }
+    greeter, greeter_option = _greeter(given, filed, defaults)
     return Settings(
-        listeners=tuple(_listener(table, given, filed) for table in tables), greeter=greeter, says=says, **values
+        listeners=tuple(_listener(table, given, table.entries, filed, defaults) for table in tables),
+        greeter=greeter,
+        greeter_option=greeter_option,
+        **values,
     )
 
 
 @frozen
-class _Given:
-    """A value and the name of where it was given."""
+class _Value:
+    """A value as it was given, and where."""
 
     where: str
     value: object
 
-    def read(self, reader: Callable[[Any], Any]) -> Any:
+    def read(self, name: str, make: Callable[[Any], Any] = lambda checked: checked) -> Any:
+        """What ``make`` makes of the checked value of the setting ``name``. Raises `ConfigError` that tells where."""
         try:
-            return reader(self.value)
+            return make(_BY_NAME[name].type.read(self.value))
         except (OSError, ValueError) as error:
-            value = (
-                "" if isinstance(error, ConfigError) or repr(self.value)[1:-1] in str(error) else f" {self.value!r}"
-            )
-            raise ConfigError(f"{self.where}:{value and value + ':'} {reason_of(error)}") from error
+            why = reason_of(error)
+            if not isinstance(error, ConfigError) and repr(self.value)[1:-1] not in why:
+                why = f"{self.value!r}: {why}"
+            raise ConfigError(f"{self.where}: {why}") from error
+
+
+_Level = Mapping[str, _Value]
 
 
 @frozen
 class _Table:
+    """A ``[[listen]]`` table, or the same from ``--listen``."""
+
     where: str
-    entries: Mapping[str, _Given]
+    entries: _Level
 
 
-def _file_tables(listen: object, path: str) -> list[_Table]:
+def _listen_tables(listen: object, path: str) -> list[_Table]:
     where = f"{path}: listen"
     if not isinstance(listen, list):
         raise ConfigError(f"{where}: must be an array of tables ([[listen]]), not {shown(listen)}")
     tables = []
     for number, entry in enumerate(listen, 1):
         here = f"{where} {number}"
-        if isinstance(entry, str):
-            entry = {"endpoint": entry}  # noqa: PLW2901 - the short form
-        if not isinstance(entry, dict):
-            raise ConfigError(f"{here}: must be a table or an endpoint, not {shown(entry)}")
-        for name in entry:
-            if name != "endpoint" and name not in _SAID:
-                raise ConfigError(f"{here}: {name}: there is no such setting here (value {shown(entry[name])})")
-        if "endpoint" not in entry:
-            raise ConfigError(f"{here}: endpoint is missing from {shown(entry)}")
-        entries = {name: _Given(f"{here}: {name}", value) for name, value in entry.items()}
-        _check_said(entries)
+        table = {"endpoint": entry} if isinstance(entry, str) else entry
+        if not isinstance(table, dict):
+            raise ConfigError(f"{here}: must be a table or an endpoint, not {shown(table)}")
+        for name, value in table.items():
+            if name not in _IN_LISTEN:
+                raise ConfigError(f"{here}: {name}: unknown setting in a [[listen]] table (value {shown(value)})")
+        if "endpoint" not in table:
+            raise ConfigError(f"{here}: endpoint is missing in {shown(table)}")
+        entries = {name: _Value(f"{here}: {name}", value) for name, value in table.items()}
+        _refuse_both(entries)
         tables.append(_Table(here, entries))
     return tables
 
 
-def _check_said(level: Mapping[str, _Given]) -> None:
+def _refuse_both(level: _Level) -> None:
     if "greeting" in level and "greeter" in level:
         greeting, greeter = level["greeting"], level["greeter"]
-        raise ConfigError(f"{greeter.where}: {shown(greeter.value)} does not go together with {greeting.where}")
+        raise ConfigError(f"{greeter.where}: {shown(greeter.value)} cannot be combined with {greeting.where}")
 
 
-def _listener(table: _Table, given: Mapping[str, _Given], filed: Mapping[str, _Given]) -> Listener:
-    endpoint = table.entries["endpoint"].read(lambda value: parse_endpoint(text(value)))
-    greeter, says = _greeter(given, table.entries, filed)
-    return Listener(endpoint, greeter, says, table.where)
+def _listener(table: _Table, *levels: _Level) -> Listener:
+    endpoint = table.entries["endpoint"].read("endpoint")
+    return Listener(endpoint, *_greeter(*levels), table.where)
 
 
-def _greeter(*levels: Mapping[str, _Given]) -> tuple[Greeter, str]:
-    """The greeter that the first level to name one asks for, in the first encoding that is named."""
-    encoding = "utf-8"
-    for level in levels:
-        if "encoding" in level:
-            encoding = level["encoding"].read(lambda value: text_encoding(text(value)))
-            break
-    for level in levels:
-        if "greeting" in level:
-            said = level["greeting"]
-            return said.read(lambda value: TextGreeter(text(value), encoding)), f"text:{said.value}"
-        if "greeter" in level:
-            said = level["greeter"]
-            return said.read(lambda value: find_greeter(*_kind(text(value)), encoding)), str(said.value)
-    return TextGreeter(DEFAULT, encoding), f"text:{DEFAULT}"
+def _greeter(*levels: _Level) -> tuple[Greeter, str]:
+    """The greeter from the first level that names one, in the first encoding that is given; and its option."""
+    encoding = next(level["encoding"] for level in levels if "encoding" in level).read("encoding")
+    level = next(level for level in levels if "greeting" in level or "greeter" in level)
+    if "greeting" in level:
+        value = level["greeting"]
+        return value.read("greeting", lambda template: TextGreeter(template, encoding)), f"text:{value.value}"
+    value = level["greeter"]
+    return value.read("greeter", lambda option: _find_greeter(option, encoding)), str(value.value)
 
 
-def _kind(greeter: str) -> tuple[str, str]:
-    kind, _, argument = greeter.partition(":")
-    return kind, argument
+def _find_greeter(option: str, encoding: str) -> Greeter:
+    kind, _, argument = option.partition(":")
+    return find_greeter(kind, argument, encoding)

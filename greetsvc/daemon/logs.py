@@ -1,4 +1,4 @@
-"""The log as JSON Lines: one object for each event."""
+"""The log as JSON Lines: one object per event."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OWN_FIELDS = ("peer", "transport", "count")
 
 
 def event_as_json(event: LogEvent) -> str:
-    """One line: ``time`` (ISO 8601), ``level``, ``system``, ``message``; for visits ``peer``, ``transport``."""
+    """One line with ``time`` (ISO 8601), ``level``, ``system``, ``message``; for visits ``peer``, ``transport``."""
     level = event.get("log_level")
     line: dict[str, Any] = {
         "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(),
@@ -33,18 +33,21 @@ def event_as_json(event: LogEvent) -> str:
 
 
 def json_observer(twistd: Mapping[str, Any] | None) -> FileLogObserver:
-    """An observer that writes where ``twistd``'s options say. Raises `ConfigError` where they leave it no place."""
+    """An observer that writes JSON where ``twistd``'s options send the log.
+
+    Raises `ConfigError` if the options exclude a log in JSON, or if the log file cannot be written.
+    """
     if twistd is None or "nodaemon" not in twistd:
-        raise ConfigError("--log-format: 'json' is for twistd; twist has a --log-format of its own")
+        raise ConfigError("--log-format: 'json' works with twistd only; twist has its own --log-format")
     for other in ("logger", "syslog"):
         if twistd.get(other):
-            raise ConfigError(f"--log-format: 'json' does not go together with twistd's --{other}")
+            raise ConfigError(f"--log-format: 'json' cannot be combined with twistd's --{other}")
     name = twistd.get("logfile")
     if name == "-" or (not name and twistd["nodaemon"]):
         return FileLogObserver(sys.stdout, event_as_json)
     try:
         file = LogFile.fromFullPath(name or "twistd.log")
-    except (AssertionError, OSError) as error:  # an assertion where the folder is missing
+    except (AssertionError, OSError) as error:  # LogFile asserts that the folder exists
         raise ConfigError(f"--logfile: {name!r} cannot be written: {error}") from error
 
     def rotate(*_: object) -> None:
@@ -52,7 +55,7 @@ def json_observer(twistd: Mapping[str, Any] | None) -> FileLogObserver:
 
         cast(Any, reactor).callFromThread(file.rotate)
 
-    # As twistd does for its own log.
+    # twistd does the same for its own log, and leaves a handler that is already set.
     if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
         signal.signal(signal.SIGUSR1, rotate)
     return FileLogObserver(cast(TextIO, file), event_as_json)

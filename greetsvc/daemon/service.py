@@ -1,6 +1,6 @@
 # mypy: allow-untyped-calls
 # (twisted.application has no types.)
-"""The service: what the settings ask for, bound before twistd forks and served after it."""
+"""The service: binds its listeners before twistd forks, serves after the fork, and drains on stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening, listening
-from greetsvc.daemon.settings import Listener, Settings
+from greetsvc.daemon.settings import PER_SOURCE, SHARE_OF_FILES, Listener, Settings
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
 from greetsvc.net.descriptors import raise_limit
@@ -33,12 +33,6 @@ __all__ = ["GreetingService"]
 
 _log = Logger(namespace="greetsvc")
 
-PER_SOURCE = 256
-"""Connections of one source when nothing else is asked for; loopback is exempt then."""
-
-SHARE_OF_FILES = 0.9
-"""Of the open files that are allowed, how many may be connections."""
-
 _DEFAULT_ENDPOINTS: tuple[str, ...] = ("tcp:8088", "udp:8088")
 _DEFAULT_IPV6_ENDPOINTS = (r"tcp:8088:interface=\:\:", r"udp:8088:interface=\:\:")
 
@@ -46,7 +40,9 @@ _DEFAULT_IPV6_ENDPOINTS = (r"tcp:8088:interface=\:\:", r"udp:8088:interface=\:\:
 class GreetingService(Service):
     """Greets on every listener of ``settings``.
 
-    `bind` comes first, and before a fork; `startService` begins to serve, `stopService` lets open connections end.
+    Call `bind` first, and before a fork. `startService` begins to serve; `stopService` lets open connections end.
+    ``observer`` replaces the application's log observer; ``on_failure`` is called when a listener fails after the
+    start, before the reactor is stopped.
     """
 
     name = "greetsvc"
@@ -58,7 +54,7 @@ class GreetingService(Service):
         self.ledger = Ledger()
         self.reactor = reactor
         self.observer: ILogObserver | None = None
-        self.when_it_fails: Callable[[], object] = lambda: None
+        self.on_failure: Callable[[], object] = lambda: None
         most = settings.max_connections or int(raise_limit() * SHARE_OF_FILES)
         self.admission = Admission(
             most=most,
@@ -89,34 +85,34 @@ class GreetingService(Service):
             for listener in listeners:
                 one = listening(premises, listener)
                 self._listening.append(one)
-                one.bind(self._failed)
+                one.bind(self._listen_failed)
         except ConfigError:
             self.unbind()
             raise
         self.rule.own_ports = {one.udp_port for one in self._listening if isinstance(one, DatagramListening)}
 
     def unbind(self) -> None:
-        """Close every listener; nobody has been served yet."""
+        """Close every listener of a service that has not been started."""
         for one in self._listening:
             Deferred.fromCoroutine(one.stop())
         self._listening.clear()
 
     def describe(self) -> list[str]:
-        """What runs where, a line for each listener."""
+        """One line for each listener with its place and its greeter, then the warnings."""
         lines = []
         for one in self._listening:
             places = ", ".join(one.places()) or f"not known yet: {one.listener.endpoint.text}"
-            lines.append(f"{one.listener.endpoint.transport} {places} says {escaped(one.listener.says)}")
+            lines.append(f"{one.listener.endpoint.transport} {places} says {escaped(one.listener.greeter_option)}")
         return lines + self._caveats()
 
     def setServiceParent(self, parent: Any) -> None:
-        """Join the application, and give it our log format where one was asked for."""
+        """Join the application, and give it our log observer if there is one."""
         if self.observer is not None:
             parent.setComponent(ILogObserver, self.observer)
         super().setServiceParent(parent)
 
     def startService(self) -> None:
-        """Serve. The log names each listener, with the port it was given."""
+        """Serve. The log names each listener with the port that the kernel chose for it."""
         super().startService()
         backlog, cut = kernel_backlog()
         if cut:
@@ -131,9 +127,9 @@ class GreetingService(Service):
             _log.warn("{caveat}", caveat=caveat)
 
     def stopService(self) -> Deferred[None]:
-        """Listen no longer, let open connections end within ``drain`` seconds, then end them.
+        """Stop listening, wait ``drain`` seconds for open connections to end, then abort them.
 
-        SIGTERM or SIGINT while they end ends them at once.
+        A SIGTERM or SIGINT meanwhile aborts them at once.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -174,10 +170,10 @@ class GreetingService(Service):
     def _caveats(self) -> list[str]:
         return [one.caveat for one in self._listening if isinstance(one, DatagramListening) and one.caveat]
 
-    def _failed(self, mistake: ConfigError) -> None:
-        """An endpoint that answers late could not listen."""
-        _log.critical("greetsvc: {mistake}", mistake=str(mistake))
-        self.when_it_fails()
+    def _listen_failed(self, error: ConfigError) -> None:
+        """An endpoint that listens only after a while could not: stop the service."""
+        _log.critical("greetsvc: {error}", error=str(error))
+        self.on_failure()
         self.reactor.callLater(0, self.reactor.stop)
 
     def _default_listeners(self) -> tuple[Listener, ...]:
@@ -185,17 +181,17 @@ class GreetingService(Service):
         if ipv6_works():
             texts += _DEFAULT_IPV6_ENDPOINTS
         else:
-            self._notes.append("There is no IPv6 here: IPv4 alone is served")
+            self._notes.append("IPv6 does not work on this machine: only IPv4 is served")
         return tuple(
-            Listener(parse_endpoint(text), self.settings.greeter, self.settings.says, f"the default {text}")
+            Listener(parse_endpoint(text), self.settings.greeter, self.settings.greeter_option, f"the default {text}")
             for text in texts
         )
 
 
 @contextmanager
 def _signals(call: Callable[[], object]) -> Iterator[None]:
-    """SIGTERM and SIGINT call ``call`` meanwhile; only the main thread may ask for that."""
-    if threading.current_thread() is not threading.main_thread():
+    """Inside, SIGTERM and SIGINT call ``call``. Only the main thread can set handlers."""
+    if threading.current_thread() is not threading.main_thread():  # as under a test runner or another program
         yield
         return
     before = {number: signal.signal(number, lambda *_: call()) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -1,37 +1,155 @@
-"""What the service can be told: every setting with its bounds, the same on the command line and in TOML."""
+"""The settings of the service: one record for each, and the checked values together.
+
+The command line, the TOML file, ``--help``, the defaults and the error messages all follow the records; a test holds
+the tables of the documentation to them.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable
+from enum import Flag, auto
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
 from greetsvc.errors import ConfigError
-from greetsvc.greeters import Greeter
-from greetsvc.greeters.text import DEFAULT, TextGreeter
-from greetsvc.net.endpoint import Endpoint
+from greetsvc.greeters import Greeter, text_encoding
+from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
+from greetsvc.net.endpoint import Endpoint, parse_endpoint
+from greetsvc.server.defaults import DEADLINE, LINGER, UDP_BUDGET
 
-__all__ = ["KEYS", "LOOPBACK", "Key", "Listener", "Network", "Settings", "shown", "text"]
-
-_DAY = 86400.0
-
-_SHORTEST = 0.0001
-_LONGEST_NUMBER = 300
-_MOST = 10_000_000
-_LONGEST_SHOWN = 300
+__all__ = [
+    "PER_SOURCE",
+    "SETTINGS",
+    "SHARE_OF_FILES",
+    "Listener",
+    "Network",
+    "Place",
+    "Setting",
+    "Settings",
+    "Type",
+    "shown",
+]
 
 Network = IPv4Network | IPv6Network
 
-LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1"))
+PER_SOURCE = 256
+"""Connections of one source without ``max-per-source``; loopback is exempt then."""
+
+SHARE_OF_FILES = 0.9
+"""The share of the allowed open files that may be connections without ``max-connections``."""
+
+_DAY = 86400.0
+_SHORTEST = 0.0001
+_MOST = 10_000_000
+_LONGEST_NUMBER = 300
+_LONGEST_SHOWN = 300
+
+
+@frozen
+class Listener:
+    """One endpoint to listen on and its greeter.
+
+    ``greeter_option`` is the greeter as ``--greeter`` names it. ``where`` is the setting that the listener comes
+    from, for error messages.
+    """
+
+    endpoint: Endpoint
+    greeter: Greeter
+    greeter_option: str
+    where: str
+
+
+@frozen
+class Settings:
+    """All settings, checked. No listeners mean the default ones, which use ``greeter``."""
+
+    listeners: tuple[Listener, ...]
+    greeter: Greeter
+    greeter_option: str
+    deadline: float
+    linger: float
+    drain: float
+    max_connections: int | None
+    max_per_source: int | None
+    udp_budget: float
+    trust_proxy: tuple[Network, ...]
+    client_ca: str | None
+    log_visits: str
+    log_format: str
+
+
+class Place(Flag):
+    """Where a setting may be given."""
+
+    COMMAND_LINE = auto()
+    FILE = auto()
+    """At the top level of the TOML file."""
+    LISTEN = auto()
+    """In a ``[[listen]]`` table of the TOML file."""
+
+
+@frozen
+class Type:
+    """The values that a setting takes.
+
+    ``read`` checks a value as TOML gives it and returns what `Settings` holds. It raises `ConfigError`, `ValueError`
+    or `OSError`. ``literal`` turns the text of a command line into what TOML would give.
+    """
+
+    read: Callable[[object], Any]
+    literal: Callable[[str], object] = str
+
+
+@frozen
+class Setting:
+    """One setting.
+
+    ``default`` is a value as TOML gives it; ``default_text`` replaces it in the help, where a value alone would not
+    tell enough. ``metavar`` is empty for a flag. ``reload``: whether a running service can take a new value.
+    """
+
+    name: str
+    metavar: str
+    meaning: str
+    type: Type
+    default: object = None
+    default_text: str = ""
+    places: Place = Place.COMMAND_LINE | Place.FILE
+    repeatable: bool = False
+    reload: bool = False
+
+    @property
+    def attribute(self) -> str:
+        """The name in Python: that of the field of `Settings`."""
+        return self.name.replace("-", "_")
+
+    @property
+    def option(self) -> str:
+        """The option with its metavar, as in ``--deadline S``."""
+        return f"--{self.name} {self.metavar}".rstrip()
+
+    @property
+    def shown_default(self) -> str:
+        """The default in words; empty where there is nothing to say."""
+        if self.default_text or self.default is None:
+            return self.default_text
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    @property
+    def help(self) -> str:
+        """The meaning, whether it may be repeated, and the default."""
+        repeatable = "; repeatable" if self.repeatable else ""
+        default = f" [default: {self.shown_default}]" if self.shown_default else ""
+        return f"{self.meaning}{repeatable}{default}"
 
 
 def shown(value: object) -> str:
-    """A value as a mistake quotes it, cut where it is longer than anybody reads."""
+    """A value as an error message quotes it; a long one is cut."""
     try:
         whole = repr(value)
     except ValueError:  # sys.set_int_max_str_digits
@@ -39,106 +157,47 @@ def shown(value: object) -> str:
     return whole if len(whole) <= _LONGEST_SHOWN else f"{whole[:_LONGEST_SHOWN]}…"
 
 
-@frozen
-class Listener:
-    """One thing to listen on, and what is said there. ``where`` names the setting that asked for it."""
-
-    endpoint: Endpoint
-    greeter: Greeter
-    says: str
-    where: str
+def _not(allowed: str, value: object) -> ConfigError:
+    return ConfigError(f"must be {allowed}, not {shown(value)}")
 
 
-@frozen
-class Settings:
-    """Everything that the service is told. No listeners mean the default ones."""
-
-    listeners: tuple[Listener, ...] = ()
-    greeter: Greeter = field(factory=TextGreeter)
-    says: str = f"text:{DEFAULT}"
-    deadline: float = 10.0
-    linger: float = 2.0
-    drain: float = 5.0
-    max_connections: int | None = None
-    max_per_source: int | None = None
-    udp_budget: float = 1024.0
-    trust_proxy: tuple[Network, ...] = LOOPBACK
-    client_ca: str | None = None
-    log_visits: str = "all"
-    log_format: str = "text"
-
-
-def text(value: object) -> str:
-    """The value, which must be text."""
+def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"must be text, not {shown(value)}")
+        raise _not("text", value)
     return value
 
 
-def _seconds(lowest: float) -> Callable[[object], float]:
-    bound = f"a number of seconds {'above 0' if lowest else 'from 0'} to {_DAY:.0f}"
+def _seconds(lowest: float) -> Type:
+    allowed = f"a number of seconds {'above 0' if lowest else 'from 0'} to {_DAY:.0f}"
 
     def read(value: object) -> float:
         number = _number(value)
         if number is None or not lowest <= number <= _DAY:
-            raise ConfigError(f"must be {bound}, not {shown(value)}")
+            raise _not(allowed, value)
         return float(number)
 
-    return read
+    return Type(read, _literal)
 
 
-def _whole(lowest: int, highest: int) -> Callable[[object], int]:
+def _whole(lowest: int, highest: int) -> Type:
     def read(value: object) -> int:
         number = _number(value)
         if not isinstance(number, int) or not lowest <= number <= highest:
-            raise ConfigError(f"must be a whole number from {lowest} to {highest}, not {shown(value)}")
+            raise _not(f"a whole number from {lowest} to {highest}", value)
         return number
 
-    return read
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        if value not in words:
-            raise ConfigError(f"must be one of {', '.join(words)}, not {shown(value)}")
-        return str(value)
-
-    return read
-
-
-def _authorities(value: object) -> str:
-    """The path of a file of certificates: checked also where no TLS listener reads it."""
-    path = text(value)
-    if not path:
-        raise ConfigError("must be a file, not ''")
-    from greetsvc.net.tls.contexts import read_authorities  # what only TLS needs is loaded for TLS
-
-    read_authorities(Path(path))
-    return path
-
-
-def _networks(value: object) -> tuple[Network, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"must be an array of networks, not {shown(value)}")
-    return tuple(_network(text(entry)) for entry in value)
-
-
-def _network(entry: str) -> Network:
-    try:
-        return ip_network(entry)
-    except ValueError as error:
-        raise ConfigError(f"must be a network as 192.0.2.0/24 or 2001:db8::/32, not {entry!r} ({error})") from error
+    return Type(read, _literal)
 
 
 def _number(value: object) -> int | float | None:
-    """A finite number as TOML gives it (booleans are none), or None."""
+    """A finite number as TOML gives it, or None. A boolean is not a number in TOML, though it is an int in Python."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if isinstance(value, int) or math.isfinite(value) else None
 
 
 def _literal(given: str) -> object:
-    """What a number on the command line would be in TOML; other text is itself, which no number is."""
+    """The number that the text would be in TOML; any other text stays text, which `_number` refuses."""
     if len(given) > _LONGEST_NUMBER:
         return given
     if re.fullmatch(r"-?[0-9]+", given):
@@ -146,42 +205,156 @@ def _literal(given: str) -> object:
     return float(given) if re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given) else given
 
 
-@frozen
-class Key:
-    """A setting: its option name, how its value is read, and what it means."""
+def _one_of(*words: str) -> Type:
+    def read(value: object) -> str:
+        if value not in words:
+            raise _not(f"one of {', '.join(words)}", value)
+        return str(value)
 
-    name: str
-    metavar: str
-    meaning: str
-    read: Callable[[object], Any]
-    literal: Callable[[str], object] = _literal
-    repeatable: bool = False
-
-    @property
-    def attribute(self) -> str:
-        """The name in `Settings`."""
-        return self.name.replace("-", "_")
+    return Type(read)
 
 
-KEYS = (
-    Key("greeting", "TEXT", "what is said: a template", text, str),
-    Key("greeter", "KIND[:ARGS]", "what is said, by a greeter of this kind (--list shows them)", text, str),
-    Key("encoding", "NAME", "how text becomes bytes [default: utf-8]", text, str),
-    Key("deadline", "S", "seconds a connection may live [default: 10]", _seconds(_SHORTEST)),
-    Key("linger", "S", "seconds of silence allowed while draining a peer that still sends [default: 2]", _seconds(0)),
-    Key("drain", "S", "seconds open connections may take to end on stop [default: 5]", _seconds(0)),
-    Key("max-connections", "N", "connections open at once [default: 90 % of the file limit]", _whole(1, _MOST)),
-    Key(
+def _networks(value: object) -> tuple[Network, ...]:
+    if not isinstance(value, list):
+        raise _not("an array of networks", value)
+    return tuple(map(_network, value))
+
+
+def _network(value: object) -> Network:
+    try:
+        return ip_network(_text(value))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"must be a network as 192.0.2.0/24 or 2001:db8::/32, not {value!r} ({error})") from error
+
+
+def _authorities(value: object) -> str:
+    """The path of a file of certificates, which is read here so that an error is found without any TLS listener."""
+    path = _text(value)
+    if not path:
+        raise _not("a file", path)
+    from greetsvc.net.tls.pem import read_certificates  # only TLS needs cryptography
+
+    read_certificates(Path(path))
+    return path
+
+
+def _flag(name: str, meaning: str) -> Setting:
+    return Setting(name, "", meaning, TEXT, places=Place.COMMAND_LINE)
+
+
+TEXT = Type(_text)
+
+_ANYWHERE = Place.COMMAND_LINE | Place.FILE | Place.LISTEN
+
+SETTINGS = (
+    Setting(
+        "listen",
+        "ENDPOINT",
+        "where to listen: tcp:8088, udp:8088, unix:PATH, unixgram:PATH, tls:DIR:port=8443, or another endpoint",
+        TEXT,
+        default_text="TCP and UDP 8088 on every address",
+        repeatable=True,
+        reload=True,
+    ),
+    Setting(
+        "endpoint",
+        "ENDPOINT",
+        "where to listen",
+        Type(lambda value: parse_endpoint(_text(value))),
+        places=Place.LISTEN,
+        reload=True,
+    ),
+    Setting("greeting", "TEXT", "the greeting, a template", TEXT, DEFAULT_GREETING, places=_ANYWHERE, reload=True),
+    Setting(
+        "greeter",
+        "KIND[:ARGS]",
+        "the greeting, from a greeter of this kind (see --list); not together with --greeting",
+        TEXT,
+        default_text="text:",
+        places=_ANYWHERE,
+        reload=True,
+    ),
+    Setting(
+        "encoding",
+        "NAME",
+        "how text becomes bytes",
+        Type(lambda value: text_encoding(_text(value))),
+        "utf-8",
+        places=_ANYWHERE,
+        reload=True,
+    ),
+    Setting(
+        "config",
+        "FILE",
+        "a TOML file with the same settings; the command line wins",
+        TEXT,
+        default_text="none",
+        places=Place.COMMAND_LINE,
+    ),
+    _flag("check", "read all settings, bind, print what would run, and exit"),
+    _flag("list", "print the known greeters, one line each, and exit"),
+    Setting(
+        "max-connections",
+        "N",
+        "maximum of open connections, including those that linger",
+        _whole(1, _MOST),
+        default_text=f"{SHARE_OF_FILES * 100:.0f} % of the file limit",
+        reload=True,
+    ),
+    Setting(
         "max-per-source",
         "N",
-        "the same per IPv4 /24 or IPv6 /56 [default: 256, not for loopback]",
+        "maximum of open connections per IPv4 /24 or IPv6 /56",
         _whole(1, _MOST),
+        default_text=f"{PER_SOURCE}; loopback is exempt while this is the default",
+        reload=True,
     ),
-    Key(
-        "udp-budget", "BYTES", "bytes a second for unmarked UDP answers to a prefix [default: 1024]", _whole(0, 10**9)
+    Setting("deadline", "S", "seconds that a connection may live", _seconds(_SHORTEST), DEADLINE, reload=True),
+    Setting(
+        "linger",
+        "S",
+        "seconds of silence allowed while the server reads what a peer still sends after its greeting",
+        _seconds(0),
+        LINGER,
+        reload=True,
     ),
-    Key("trust-proxy", "CIDR", "networks whose PROXY headers count [default: loopback]", _networks, repeatable=True),
-    Key("client-ca", "FILE", "TLS listeners ask for a certificate signed by one of these", _authorities, str),
-    Key("log-visits", "WHAT", "all, summary or off [default: all]", _one_of("all", "summary", "off"), str),
-    Key("log-format", "FORMAT", "text or json [default: text]", _one_of("text", "json"), str),
+    Setting("drain", "S", "on stop: seconds that open connections have to end", _seconds(0), 5.0, reload=True),
+    Setting(
+        "udp-budget",
+        "BYTES",
+        "bytes a second for UDP answers to the unmarked requests of one source prefix",
+        _whole(0, 10**9),
+        UDP_BUDGET,
+        reload=True,
+    ),
+    Setting(
+        "trust-proxy",
+        "CIDR",
+        "a network whose PROXY headers are trusted",
+        Type(_networks),
+        ["127.0.0.0/8", "::1"],
+        default_text="loopback",
+        repeatable=True,
+        reload=True,
+    ),
+    Setting(
+        "client-ca",
+        "FILE",
+        "TLS listeners require a client certificate that is signed by one of the certificates in FILE",
+        Type(_authorities),
+        default_text="off",
+    ),
+    Setting(
+        "log-visits",
+        "WHAT",
+        "all: log each visit, or a summary each second when there are many; summary: only summaries; off: nothing",
+        _one_of("all", "summary", "off"),
+        "all",
+        reload=True,
+    ),
+    Setting("log-format", "FORMAT", "text or json", _one_of("text", "json"), "text", reload=True),
+    _flag("version", "print the version and exit"),
+    _flag("help", "print this help and exit"),
 )

@@ -1,13 +1,15 @@
 # mypy: allow-untyped-calls
 # (usage.Options has no types.)
-"""What `twistd greetsvc` calls: the options, and the service that they ask for."""
+"""What ``twistd greetsvc`` calls: the options, and the service with these options."""
 
 from __future__ import annotations
 
 import atexit
 import os
+import shutil
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from twisted.python import usage
@@ -17,12 +19,16 @@ from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
 from greetsvc.daemon.logs import json_observer
 from greetsvc.daemon.service import GreetingService
-from greetsvc.daemon.settings import KEYS, Settings
+from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
 from greetsvc.errors import ConfigError
 from greetsvc.greeters import known_greeters
 from greetsvc.printable import escaped
 
 __all__ = ["Options", "answer", "makeService", "refuse"]
+
+_OPTIONS = [setting for setting in SETTINGS if Place.COMMAND_LINE in setting.places]
+_MARGIN = 26
+"""The column in which the help has the meaning of an option."""
 
 
 def refuse(error: object) -> NoReturn:
@@ -31,7 +37,7 @@ def refuse(error: object) -> NoReturn:
 
 
 def answer(*lines: str) -> NoReturn:
-    """End with these lines on standard output and exit status 0, or with an error where they cannot be written."""
+    """Print these lines on standard output and end with exit status 0; `refuse` if they cannot be written."""
     try:
         standard().write(Lines([*lines]))
     except ReaderGone:
@@ -42,112 +48,117 @@ def answer(*lines: str) -> NoReturn:
 
 
 class Options(usage.Options):
-    """Reads the command line into `Settings`; a mistake ends the program in one line and exit status 1.
+    """Reads the command line. A usage error ends the program with one line and exit status 1.
 
-    What twistd does on a usage error (seven lines on standard output) and twist (exit status 64) would be no help
-    to a script.
+    On a usage error twistd would print seven lines on standard output, and twist would exit with status 64: neither
+    is of use to a script. The methods ``opt_NAME``, by which the base class finds the options, come from the records.
     """
 
     synopsis = "[options]"
-    longdesc = (
-        "Greets whoever connects or sends a datagram. Without --listen: TCP and UDP port 8088 on every address."
-    )
-
-    optParameters = [[key.name, None, None, f"{key.meaning} ({key.metavar})"] for key in KEYS if not key.repeatable]  # noqa: RUF012 - as usage.Options wants it
 
     def __init__(self) -> None:
-        self._listen: list[str] = []
-        self._trusted: list[str] = []
-        self._file: str | None = None
-        self.check = False
+        self.given: dict[str, Any] = {}
+        self._arguments: Sequence[str] = ()
         super().__init__()
 
-    def opt_listen(self, endpoint: str) -> None:
-        """Repeatable: where to listen, an endpoint: tcp:8088, udp:8088, unix:PATH, unixgram:PATH, tls:DIR:port=8443.
-
-        [default: TCP and UDP 8088 on every address]
-        """
-        self._listen.append(endpoint)
-
-    def opt_trust_proxy(self, network: str) -> None:
-        """Repeatable: a network (CIDR) whose PROXY headers count, loopback when left out."""
-        self._trusted.append(network)
-
-    def opt_config(self, path: str) -> None:
-        """TOML file with the same settings; the command line wins."""
-        self._file = path
-
-    def opt_check(self) -> None:
-        """Read everything, bind, say what would run, and exit."""
-        self.check = True
-
-    def opt_list(self) -> NoReturn:
-        """Show the known greeters, a line each."""
-        answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
-
-    def opt_version(self) -> NoReturn:
-        """Show the version."""
-        answer(f"greetsvc {__version__}")
-
-    def opt_help(self) -> NoReturn:
-        """Show the options."""
-        answer(str(self))
+    def getUsage(self, width: int | None = None) -> str:
+        """The help: each option with its metavar, its meaning and its default."""
+        width = max(2 * _MARGIN, width or shutil.get_terminal_size().columns)
+        lines = ["", "Greets whoever connects or sends a datagram.", "", "Options:"]
+        for setting in _OPTIONS:
+            option = f"  {setting.option}".ljust(_MARGIN)
+            lines += textwrap.wrap(setting.help, width, initial_indent=option, subsequent_indent=" " * _MARGIN)
+        return "\n".join(lines)
 
     def parseArgs(self, *arguments: str) -> None:
-        """Refuse what is no option."""
-        if arguments:
-            raise usage.UsageError(f"{arguments[0]!r} is not an option; there are no arguments")
+        """Keep what is not an option: `postOptions` refuses it."""
+        self._arguments = arguments
+
+    def postOptions(self) -> None:
+        """Answer ``--help``, ``--version`` and ``--list``, and refuse arguments."""
+        if "help" in self.given:
+            answer(str(self))
+        if "version" in self.given:
+            answer(f"greetsvc {__version__}")
+        if "list" in self.given:
+            answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
+        if self._arguments:
+            raise usage.UsageError(f"{self._arguments[0]!r} is not an option, and there are no other arguments")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Read the command line; a mistake ends the program."""
+        """Read the command line; a usage error ends the program."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
             refuse(error)
 
     def settings(self) -> Settings:
-        """What the command line and the file ask for. Raises `ConfigError`."""
-        given: dict[str, object] = {
-            key.name: key.literal(self[key.name]) for key in KEYS if not key.repeatable and self[key.name] is not None
+        """The settings from the command line and the file. Raises `ConfigError`."""
+        given = {
+            setting.name: self.given[setting.name]
+            for setting in _OPTIONS
+            if Place.FILE in setting.places and setting.name in self.given
         }
-        if self._trusted:
-            given["trust-proxy"] = self._trusted
-        if self._file is None:
-            return settings(given, self._listen)
-        return settings(given, self._listen, read_toml(self._file), self._file)
+        listen = given.pop("listen", ())
+        path = self.given.get("config")
+        if path is None:
+            return settings(given, listen)
+        return settings(given, listen, read_toml(path), path)
+
+
+def _handler(setting: Setting) -> Callable[..., None]:
+    """The method that takes an option; the base class tells a flag by its having no parameter."""
+
+    def take_flag(self: Options) -> None:
+        self.given[setting.name] = True
+
+    def take(self: Options, value: str) -> None:
+        self.given[setting.name] = setting.type.literal(value)
+
+    def take_repeatable(self: Options, value: str) -> None:
+        self.given.setdefault(setting.name, []).append(value)
+
+    if not setting.metavar:
+        return take_flag
+    return take_repeatable if setting.repeatable else take
+
+
+for _setting in _OPTIONS:
+    setattr(Options, f"opt_{_setting.attribute}", _handler(_setting))
 
 
 def makeService(options: Options) -> GreetingService:
-    """What twistd runs: everything is bound when this returns. A mistake is one line and exit status 1."""
-    _count_seconds_steadily()
+    """The service, with every socket bound. A `ConfigError` ends the program with one line and exit status 1."""
+    _use_monotonic_timers()
     try:
         service = GreetingService(options.settings())
         service.bind()
-    except ConfigError as mistake:
-        refuse(mistake)
+    except ConfigError as error:
+        refuse(error)
     try:
         service.observer = json_observer(options.parent) if service.settings.log_format == "json" else None
-    except ConfigError as mistake:
+    except ConfigError as error:
         service.unbind()
-        refuse(mistake)
-    if options.check:
+        refuse(error)
+    if "check" in options.given:
         lines = service.describe()
         service.unbind()
         answer(*lines)
-    service.when_it_fails = _exit_with_failure
+    service.on_failure = _exit_with_failure
     return service
 
 
 def _exit_with_failure() -> None:
-    """Let the process end with status 1, after all else: twistd would say 0, and has no way to be told."""
+    """End the process with status 1. An exit handler does it, because twistd would exit with 0 and has no hook."""
     atexit.register(os._exit, 1)
 
 
-def _count_seconds_steadily() -> None:
-    """Have the reactor's timers follow the clock that does not jump.
+def _use_monotonic_timers() -> None:
+    """Make the reactor's timers follow the monotonic clock.
 
-    Twisted's follow the time of day: set back an hour, no deadline would pass for an hour, and connections would pile
-    up until nobody is admitted. Timers that exist already were counted by the old clock, and would be lost.
+    Twisted's timers follow the time of day: if that is set back by an hour, no deadline passes for an hour, and open
+    connections pile up until no new one is admitted. Timers that exist already were set by the time of day and would
+    be lost, so the clock stays as it is then.
     """
     from twisted.internet import reactor
 

@@ -1,4 +1,4 @@
-"""Listeners that are there only later, or belong to somebody else's endpoint."""
+"""Listeners: endpoints that listen only after a while or come from a plugin, and warnings at the start."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.tap import Options, makeService
 from greetsvc.errors import ConfigError
+from greetsvc.greeters.text import TextGreeter
 
 real_reactor: Any = global_reactor
+UDP = "udp:0:interface=127.0.0.1"
 HELLO = b"Thank you for connecting\r\n"
 
 
@@ -132,7 +134,7 @@ async def test_an_endpoint_that_fails_later_stops_the_reactor_with_one_line(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_endpoint_that_fails_at_once_is_a_mistake(late: list[Late], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endpoint_that_fails_at_once_is_refused(late: list[Late], monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: Late, factory: Any) -> Deferred[Any]:
         self.answer.errback(RuntimeError("no tunnel"))
         return self.answer
@@ -143,7 +145,7 @@ async def test_an_endpoint_that_fails_at_once_is_a_mistake(late: list[Late], mon
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_endpoint_that_raises_is_a_mistake(late: list[Late], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endpoint_that_raises_is_refused(late: list[Late], monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_reactor: Any, text: str) -> Any:
         raise KeyError(text)
 
@@ -177,3 +179,58 @@ def test_check_cancels_an_endpoint_that_has_not_answered(
         makeService(options)
     assert capsys.readouterr().out.startswith("late not known yet: late:x says ")
     assert late[0].answer.called
+
+
+def _warnings(listen: str = UDP, **options: Any) -> list[str]:
+    service = GreetingService(settings(options, [listen]), real_reactor)
+    service.bind()
+    try:
+        return service.describe()[1:]
+    finally:
+        service.unbind()
+
+
+@pytest.mark.parametrize(
+    ("greeting", "why"),
+    [
+        ("GREET/1 x", "answers nobody: the greeting begins with 'GREET/1 ', which no answer may"),
+        ("x" * 1200, "answers nobody: the greeting has 1200 bytes, and an answer 1199"),
+        ("x" * 513, "answers marked requests only: the greeting has 513 bytes, and an answer to others 512"),
+    ],
+)
+def test_a_udp_listener_that_cannot_answer_says_so(greeting: str, why: str) -> None:
+    (line,) = _warnings(greeting=greeting)
+    assert line.startswith("udp port: ")
+    assert line.endswith(why)
+
+
+def test_a_listener_that_can_answer_has_no_warning(tmp_path: Any) -> None:
+    assert _warnings(greeting="x" * 512) == []
+    assert _warnings(greeting="x" * 5000, listen="tcp:0:interface=127.0.0.1") == []
+    assert _warnings(greeting="x" * 5000, listen=f"unixgram:{tmp_path / 'greet.sock'}") == []
+    assert _warnings(greeting="{peer_host}" + "x" * 5000) == [], "its length depends on the visit"
+
+
+def test_a_file_that_is_too_long_is_noticed_too(tmp_path: Any) -> None:
+    (tmp_path / "motd").write_bytes(b"x" * 2000)
+    (line,) = _warnings(greeter=f"file:{tmp_path / 'motd'}")
+    assert "the greeting has 2000 bytes" in line
+
+
+def test_a_greeter_that_fails_at_the_start_is_no_warning(logged_errors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings({"greeting": "hello"}, [UDP])
+    monkeypatch.setattr(TextGreeter, "greet", lambda *_: 1 / 0)
+    service = GreetingService(found, real_reactor)
+    service.bind()
+    assert len(service.describe()) == 1
+    service.unbind()
+    assert len(logged_errors.flush(ZeroDivisionError)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_log_has_the_warning_when_the_listener_starts(log_lines: list[str]) -> None:
+    service = GreetingService(settings({"greeting": "x" * 1200}, [UDP]), real_reactor)
+    service.bind()
+    service.startService()
+    assert any("answers nobody" in line for line in log_lines)
+    await service.stopService()

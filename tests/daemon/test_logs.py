@@ -122,14 +122,14 @@ def test_a_handler_of_sigusr1_that_is_there_stays(tmp_path: Path, sigusr1: None)
         ({"nodaemon": 0, "logfile": "/"}, "--logfile"),
     ],
 )
-def test_where_there_is_no_place_for_json_that_is_a_mistake(twistd: dict[str, Any] | None, says: str) -> None:
+def test_json_is_refused_if_it_cannot_be_logged_where_twistd_logs(twistd: dict[str, Any] | None, says: str) -> None:
     with pytest.raises(ConfigError, match=r"^--log(-format|file): ") as caught:
         json_observer(twistd)
     assert says in str(caught.value)
     assert str(caught.value).isprintable()
 
 
-def test_a_service_that_cannot_log_as_it_should_leaves_nothing_bound(tmp_path: Path) -> None:
+def test_a_service_that_cannot_log_as_asked_leaves_nothing_bound(tmp_path: Path) -> None:
     options = Options()
     options.parseOptions(["--log-format", "json", "--listen", f"unix:{tmp_path}/x", "--listen", "tcp:0"])
     with pytest.raises(SystemExit, match="--log-format"):

@@ -229,7 +229,7 @@ async def test_without_listeners_the_defaults_are_served_and_ipv6_is_left_out_wh
         service = services.started(greeting="Hi")
         assert await _thread(_tutorial_client, socket.AF_INET, ("127.0.0.1", port)) == b"Hi"
         assert log_lines.count(f"Server start at port: {port}") == (4 if works else 2)
-        assert ("There is no IPv6 here: IPv4 alone is served" in log_lines) is not works
+        assert ("IPv6 does not work on this machine: only IPv4 is served" in log_lines) is not works
         assert len(service.describe()) == (4 if works else 2)
         await services.stop()
 

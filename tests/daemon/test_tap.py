@@ -1,4 +1,4 @@
-"""The command line of `twistd greetsvc`, in this process: what is read, and what ends in one line."""
+"""The command line of `twistd greetsvc`, in this process: which is accepted, and which ends in one line."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_bad_setting_ends_in_one_line_that_names_it_and_nothing_is_left_bound(
     assert not [path for path in tmp_path.iterdir() if path.is_socket()]
 
 
-def test_a_port_that_is_taken_is_named_and_those_bound_before_are_free_again(tmp_path: Path) -> None:
+def test_a_busy_port_is_named_and_sockets_that_were_already_bound_are_closed(tmp_path: Path) -> None:
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         with socket.socket(type=kind) as taken:
             taken.bind(("127.0.0.1", 0))
@@ -105,7 +105,7 @@ def test_a_port_that_is_taken_is_named_and_those_bound_before_are_free_again(tmp
             assert not list(tmp_path.iterdir())
 
 
-def test_a_unix_socket_that_lives_is_left_alone(tmp_path: Path) -> None:
+def test_a_unix_socket_in_use_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "greet.sock"
     with socket.socket(socket.AF_UNIX) as living:
         living.bind(str(path))
@@ -116,7 +116,7 @@ def test_a_unix_socket_that_lives_is_left_alone(tmp_path: Path) -> None:
         assert path.is_socket()
 
 
-def test_nothing_said_means_the_defaults() -> None:
+def test_an_empty_command_line_means_the_defaults() -> None:
     assert _settings().listeners == ()
     assert _settings().deadline == 10.0
 
@@ -129,14 +129,14 @@ def test_every_option_is_read() -> None:
         *("--client-ca", CERTIFICATE, "--log-visits", "off", "--log-format", "json"),
     )
     assert [one.endpoint.text for one in found.listeners] == ["tcp:0", "udp:0"]
-    assert [one.says for one in found.listeners] == ["text:Hi", "text:Hi"]
+    assert [one.greeter_option for one in found.listeners] == ["text:Hi", "text:Hi"]
     assert (found.deadline, found.linger, found.drain) == (3.0, 0.5, 0.0)
     assert (found.max_connections, found.max_per_source, found.udp_budget) == (7, 2, 0)
     assert [str(network) for network in found.trust_proxy] == ["10.0.0.0/8", "2001:db8::/32"]
     assert (found.client_ca, found.log_visits, found.log_format) == (CERTIFICATE, "off", "json")
 
 
-def test_check_says_what_would_run_a_line_each_and_leaves_nothing(
+def test_check_prints_a_line_for_each_listener_and_leaves_nothing_bound(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     port = _free_port()
@@ -152,7 +152,7 @@ def test_check_says_what_would_run_a_line_each_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_list_shows_the_greeters_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_a_line_for_each_greeter(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         _settings("--list")
     assert caught.value.code == 0
@@ -162,37 +162,22 @@ def test_list_shows_the_greeters_a_line_each(capsys: pytest.CaptureFixture[str])
     ]
 
 
-def test_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_version_of_greetsvc(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         _settings("--version")
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"greetsvc {__version__}\n"
 
 
-def test_help_shows_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_answered_whatever_else_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        _settings("--help")
+        _settings("--help", "8088", "--deadline", "soon")
     assert not caught.value.code
-    shown = capsys.readouterr().out
-    for name in (
-        *("listen", "greeting", "greeter", "encoding", "config", "check", "max-connections", "max-per-source"),
-        *(
-            "deadline",
-            "linger",
-            "drain",
-            "udp-budget",
-            "trust-proxy",
-            "client-ca",
-            "log-visits",
-            "log-format",
-            "list",
-        ),
-    ):
-        assert f"--{name}" in shown
+    assert "  --deadline S " in capsys.readouterr().out
 
 
 @given(st.text())
-def test_whatever_a_mistake_quotes_it_is_one_printable_line(text: str) -> None:
+def test_whatever_an_error_quotes_it_is_one_printable_line(text: str) -> None:
     with pytest.raises(SystemExit) as caught:
         refuse(text)
     assert str(caught.value).isprintable()

@@ -24,7 +24,7 @@ SECONDS = 10.0
 
 
 def read(address: tuple[str, int] | str) -> bytes:
-    """What a client that says nothing reads, to the end."""
+    """What a client that sends nothing reads until the end."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family) as peer:
         peer.settimeout(SECONDS)
@@ -34,7 +34,7 @@ def read(address: tuple[str, int] | str) -> bytes:
 
 
 def ask(address: tuple[str, int] | str, own: str = "") -> bytes:
-    """What comes back for a datagram, to UNIX sockets from the path ``own``."""
+    """The answer to a datagram; ``own`` is the path of the client's UNIX socket."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as peer:
         peer.settimeout(SECONDS)
@@ -58,7 +58,7 @@ def may_be_bound(port: int) -> bool:
     return True
 
 
-def test_what_is_tested_comes_from_the_wheel(installed: Installed, tmp_path: Path) -> None:
+def test_the_installed_wheel_is_tested(installed: Installed, tmp_path: Path) -> None:
     program = "import greetsvc, twisted; print(greetsvc.__file__); print(twisted.__file__)"
     ours, theirs = installed.run(tmp_path, "python", "-c", program).stdout.split()
     assert Path(ours).is_relative_to(installed.bin.parent)
@@ -128,7 +128,7 @@ def test_a_unix_socket_left_by_a_killed_server_is_taken_over(installed: Installe
     assert not any(path.exists() for path in paths)
 
 
-def test_check_says_what_would_run_and_leaves_nothing(installed: Installed, tmp_path: Path) -> None:
+def test_check_prints_what_would_run_and_leaves_nothing(installed: Installed, tmp_path: Path) -> None:
     path = tmp_path / "greet"
     options = ("--check", "--listen", f"tcp:0:{LOOPBACK}", "--listen", f"unix:{path}")
     done = installed.run(tmp_path, "twistd", f"--pidfile={tmp_path / 'pid'}", "greetsvc", *options)
@@ -140,7 +140,7 @@ def test_check_says_what_would_run_and_leaves_nothing(installed: Installed, tmp_
     assert files(tmp_path) == set()
 
 
-def test_check_finds_a_mistake(installed: Installed, tmp_path: Path) -> None:
+def test_check_reports_a_wrong_setting(installed: Installed, tmp_path: Path) -> None:
     done = installed.run(
         tmp_path, "twistd", "greetsvc", "--check", "--listen", f"tcp:0:{LOOPBACK}", "--deadline", "0"
     )
@@ -166,7 +166,7 @@ def test_a_busy_port_is_one_line_and_nothing_stays_bound(
     assert files(tmp_path) == set()
 
 
-def test_twist_serves_and_a_mistake_is_status_1(installed: Installed, tmp_path: Path) -> None:
+def test_twist_serves_and_a_wrong_option_is_status_1(installed: Installed, tmp_path: Path) -> None:
     server = installed.start(tmp_path, "twist", "--log-format", "text", "greetsvc", "--listen", f"tcp:0:{LOOPBACK}")
     assert read(("127.0.0.1", server.ports()[0])) == GREETING
     assert server.stop() == -signal.SIGTERM
@@ -175,7 +175,7 @@ def test_twist_serves_and_a_mistake_is_status_1(installed: Installed, tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_greetsvc_exits_0_when_told_to_stop(
+def test_the_command_greetsvc_exits_0_on_sigterm_and_sigint(
     installed: Installed, tmp_path: Path, number: signal.Signals
 ) -> None:
     server = installed.start(tmp_path, "greetsvc", "--listen", f"tcp:0:{LOOPBACK}", "--greeting", "hello")
@@ -190,7 +190,7 @@ def test_the_module_runs_as_the_command(installed: Installed, tmp_path: Path) ->
     assert done.stderr == "greetsvc: option --nonesuch not recognized\n"
 
 
-def test_a_stop_lets_an_open_connection_end(installed: Installed, tmp_path: Path) -> None:
+def test_a_stop_waits_for_an_open_connection(installed: Installed, tmp_path: Path) -> None:
     server = installed.start(tmp_path, "greetsvc", "--listen", f"tcp:0:{LOOPBACK}", "--linger", "60")
     (port,) = server.ports()
     with socket.create_connection(("127.0.0.1", port), SECONDS) as peer, peer.makefile("rb") as stream:
@@ -207,7 +207,7 @@ def _low_port() -> int:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a port below 1024 is bound, then root given up")
-def test_a_port_below_1024_is_served_by_a_plain_user(installed: Installed, tmp_path: Path) -> None:
+def test_a_port_below_1024_is_served_by_an_unprivileged_user(installed: Installed, tmp_path: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     port = _low_port()
     user = ("-u", str(nobody.pw_uid), "-g", str(nobody.pw_gid))
@@ -235,7 +235,7 @@ def test_a_log_in_json_has_one_object_a_line(installed: Installed, tmp_path: Pat
     assert all(one["time"] <= other["time"] for one, other in pairwise(events))
 
 
-def test_visits_are_summed_up_or_left_out_of_the_log_when_asked(installed: Installed, tmp_path: Path) -> None:
+def test_log_visits_summary_sums_up_and_off_logs_nothing(installed: Installed, tmp_path: Path) -> None:
     for what, expected in (("summary", ["Got 3 connections in a second: tcp 3"]), ("off", [])):
         server = installed.twistd(tmp_path, "--listen", f"tcp:0:{LOOPBACK}", "--log-visits", what)
         for _ in range(3):
@@ -266,7 +266,7 @@ def test_settings_come_from_toml_and_the_command_line_wins(installed: Installed,
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_sigusr1_begins_a_new_log(installed: Installed, tmp_path: Path, form: str) -> None:
+def test_sigusr1_rotates_the_log(installed: Installed, tmp_path: Path, form: str) -> None:
     server = installed.daemon(tmp_path, "--listen", f"tcp:0:{LOOPBACK}", "--log-format", form)
     (port,) = server.ports()
     os.kill(server.pid, signal.SIGUSR1)

@@ -1,4 +1,4 @@
-"""Mistakes, as the real ``twistd`` takes them: one line, status 1, and nothing left."""
+"""Wrong command lines and files with the real ``twistd``: one line, exit status 1, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.support.installed import Installed
 
-# Each row: the options, and words that the line must hold: the option, the value and (for TOML) the file.
+# Each row: the options, and what the error line must contain: the option, the value and (for TOML) the file.
 OPTIONS = [
     (["--nonesuch"], ["--nonesuch"]),
     (["extra"], ["'extra'"]),
@@ -42,9 +42,9 @@ FILES = [
 ]
 
 
-def test_a_mistake_is_one_line_with_status_1_and_leaves_nothing(installed: Installed, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_one_line_with_status_1_and_leaves_nothing(installed: Installed, tmp_path: Path) -> None:
     def run(row: tuple[int, list[str], list[str], str]) -> str | None:
-        """What is wrong with how the row was taken."""
+        """What went otherwise than promised; None if nothing did."""
         number, options, words, text = row
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -55,7 +55,7 @@ def test_a_mistake_is_one_line_with_status_1_and_leaves_nothing(installed: Insta
         try:
             done = installed.run(folder, "twistd", *how, "greetsvc", *options)
         except subprocess.TimeoutExpired as expired:
-            return f"{options} {text!r}: goes on, {expired.output!r}"
+            return f"{options} {text!r}: does not end, {expired.output!r}"
         left = {path.name for path in folder.iterdir()} - {"wrong.toml"}
         one_line = done.stderr.startswith("greetsvc: ") and done.stderr.count("\n") == 1
         says = all(word in done.stderr for word in words)

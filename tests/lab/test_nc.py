@@ -33,7 +33,7 @@ def test_greet_finds_the_default_listeners_without_being_told(namespace: Namespa
 def test_without_ipv6_it_serves_ipv4_and_says_so(namespace: Namespace) -> None:
     namespace.run("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1")
     log = namespace.twistd(listeners=2)
-    assert "There is no IPv6 here" in log.read_text()
+    assert "IPv6 does not work on this machine" in log.read_text()
     assert namespace.run("nc", "-w", "5", "127.0.0.1", "8088").stdout == GREETING
 
 
