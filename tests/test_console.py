@@ -1,4 +1,4 @@
-"""Writing where nobody may be reading."""
+"""Writing to streams that may be closed, full, or without a reader."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pytest
 from greetsvc.console import CannotWrite, Lines, Output, ReaderGone
 
 
-def test_lines_go_to_their_streams() -> None:
+def test_lines_go_to_standard_output_and_standard_error() -> None:
     out, err = io.StringIO(), io.StringIO()
     Output(out, err).write(Lines(["a", "b"], ["c"]))
     assert (out.getvalue(), err.getvalue()) == ("a\nb\n", "c\n")
 
 
-def test_what_the_locale_cannot_encode_is_escaped() -> None:
+def test_characters_that_the_locale_cannot_encode_are_escaped() -> None:
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii")
     Output(out, None).write(Lines(["Grüß"], ["nobody hears"]))
     assert raw.getvalue() == b"Gr\\xfc\\xdf\n"
 
 
-def test_a_reader_that_left_is_told_apart() -> None:
+def test_a_pipe_without_a_reader_raises_reader_gone() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w", encoding="utf-8") as out:
@@ -34,12 +34,12 @@ def test_a_reader_that_left_is_told_apart() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_is_named() -> None:
+def test_a_full_disk_is_reported() -> None:
     with Path("/dev/full").open("w", encoding="utf-8") as out, pytest.raises(CannotWrite, match="No space left"):
         Output(out, None).write(Lines(["a"]))
 
 
-def test_a_standard_error_that_nobody_reads_is_let_go() -> None:
+def test_a_standard_error_without_a_reader_is_ignored() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w", encoding="utf-8") as err:

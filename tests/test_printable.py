@@ -1,4 +1,4 @@
-"""What a greeting may do to a terminal: nothing."""
+"""Text from the network cannot control a terminal."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from greetsvc.printable import one_line, printable, without_line_end
         ("\ud800", "\\ud800"),
     ],
 )
-def test_controls_are_escaped(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
 @given(st.text())
-def test_nothing_shown_drives_a_terminal(text: str) -> None:
+def test_printable_text_has_no_character_that_a_terminal_obeys(text: str) -> None:
     assert all(char in "\n\t" or char.isprintable() for char in printable(text))
     assert one_line(text).isprintable()
 
@@ -35,9 +35,9 @@ def test_nothing_shown_drives_a_terminal(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line"), [("a\r\n", "a"), ("a\n", "a"), ("a\r", "a"), ("a\n\n", "a\\n"), ("a\tb", "a\\tb"), ("", "")]
 )
-def test_one_line_leaves_the_line_end_out(text: str, line: str) -> None:
+def test_one_line_removes_the_line_end(text: str, line: str) -> None:
     assert one_line(text) == line
 
 
-def test_only_one_line_end_is_left_out() -> None:
+def test_only_one_line_end_is_removed() -> None:
     assert without_line_end("a\r\n\r\n") == "a\r\n"

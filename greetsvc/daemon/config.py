@@ -10,7 +10,8 @@ from typing import Any
 
 from attrs import frozen
 
-from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings, shown
+from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings
+from greetsvc.daemon.values import shown
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.greeters import Greeter, find_greeter
 from greetsvc.greeters.text import TextGreeter
@@ -84,11 +85,12 @@ class _Value:
     value: object
 
     def read(self, name: str, make: Callable[[Any], Any] = lambda checked: checked) -> Any:
-        """What ``make`` makes of the checked value of the setting ``name``. Raises `ConfigError` that tells where."""
+        """Check the value as that of the setting ``name`` and pass it to ``make``. An error names ``where``."""
         try:
             return make(_BY_NAME[name].type.read(self.value))
         except (OSError, ValueError) as error:
             why = reason_of(error)
+            # A ConfigError quotes the value already; another error may.
             if not isinstance(error, ConfigError) and repr(self.value)[1:-1] not in why:
                 why = f"{self.value!r}: {why}"
             raise ConfigError(f"{self.where}: {why}") from error

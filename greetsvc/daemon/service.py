@@ -41,8 +41,8 @@ class GreetingService(Service):
     """Greets on every listener of ``settings``.
 
     Call `bind` first, and before a fork. `startService` begins to serve; `stopService` lets open connections end.
-    ``observer`` replaces the application's log observer; ``on_failure`` is called when a listener fails after the
-    start, before the reactor is stopped.
+    ``observer``, if set, replaces the application's log observer. If a listener fails after the start, ``on_failure``
+    is called and the reactor is stopped.
     """
 
     name = "greetsvc"
@@ -112,7 +112,7 @@ class GreetingService(Service):
         super().setServiceParent(parent)
 
     def startService(self) -> None:
-        """Serve. The log names each listener with the port that the kernel chose for it."""
+        """Serve. The log names each listener with its port, which matters for port 0."""
         super().startService()
         backlog, cut = kernel_backlog()
         if cut:
@@ -152,6 +152,7 @@ class GreetingService(Service):
         self._listening.clear()
 
     async def _drain(self) -> None:
+        """Return when no connection is open, after ``drain`` seconds, or at a signal."""
         empty: Deferred[None] = Deferred()
 
         def done() -> None:
@@ -171,7 +172,7 @@ class GreetingService(Service):
         return [one.caveat for one in self._listening if isinstance(one, DatagramListening) and one.caveat]
 
     def _listen_failed(self, error: ConfigError) -> None:
-        """An endpoint that listens only after a while could not: stop the service."""
+        """Stop the program: an endpoint that listens only after a while could not."""
         _log.critical("greetsvc: {error}", error=str(error))
         self.on_failure()
         self.reactor.callLater(0, self.reactor.stop)
@@ -190,8 +191,8 @@ class GreetingService(Service):
 
 @contextmanager
 def _signals(call: Callable[[], object]) -> Iterator[None]:
-    """Inside, SIGTERM and SIGINT call ``call``. Only the main thread can set handlers."""
-    if threading.current_thread() is not threading.main_thread():  # as under a test runner or another program
+    """A context in which SIGTERM and SIGINT call ``call``; without effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
     before = {number: signal.signal(number, lambda *_: call()) for number in (signal.SIGTERM, signal.SIGINT)}

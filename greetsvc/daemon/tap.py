@@ -107,7 +107,7 @@ class Options(usage.Options):
 
 
 def _handler(setting: Setting) -> Callable[..., None]:
-    """The method that takes an option; the base class tells a flag by its having no parameter."""
+    """The method that handles an option. For the base class, a method without a parameter is that of a flag."""
 
     def take_flag(self: Options) -> None:
         self.given[setting.name] = True

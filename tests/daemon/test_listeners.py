@@ -89,7 +89,7 @@ def _reads(port: int) -> bytes:
 @pytest.mark.parametrize("kind", ["late:x", "foreign:x"])
 @pytest.mark.parametrize("started_first", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_an_endpoint_that_answers_later_is_served_from_then_on(
+async def test_an_endpoint_that_listens_later_is_served_from_then_on(
     kind: str, started_first: bool, late: list[Late]
 ) -> None:
     service = _service(kind)
@@ -156,7 +156,7 @@ async def test_an_endpoint_that_raises_is_refused(late: list[Late], monkeypatch:
 
 @pytest.mark.parametrize("answers", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_an_endpoint_that_has_not_answered_is_cancelled_on_stop_whatever_it_says_then(
+async def test_an_endpoint_that_does_not_listen_yet_is_cancelled_on_stop_whatever_it_reports(
     answers: bool, late: list[Late], log_lines: list[str]
 ) -> None:
     reactor = Reactor()
@@ -170,7 +170,7 @@ async def test_an_endpoint_that_has_not_answered_is_cancelled_on_stop_whatever_i
     assert not [line for line in log_lines if line.startswith("greetsvc: ")]
 
 
-def test_check_cancels_an_endpoint_that_has_not_answered(
+def test_check_cancels_an_endpoint_that_does_not_listen_yet(
     late: list[Late], capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = Options()
@@ -198,7 +198,7 @@ def _warnings(listen: str = UDP, **options: Any) -> list[str]:
         ("x" * 513, "answers marked requests only: the greeting has 513 bytes, and an answer to others 512"),
     ],
 )
-def test_a_udp_listener_that_cannot_answer_says_so(greeting: str, why: str) -> None:
+def test_a_udp_listener_that_cannot_answer_has_a_warning(greeting: str, why: str) -> None:
     (line,) = _warnings(greeting=greeting)
     assert line.startswith("udp port: ")
     assert line.endswith(why)

@@ -38,7 +38,7 @@ def test_an_event_is_one_object_with_time_level_system_and_message() -> None:
     }
 
 
-def test_a_visit_tells_peer_and_transport_and_a_sum_tells_its_count() -> None:
+def test_a_visit_has_peer_and_transport_and_a_summary_its_count() -> None:
     visit = _line(log_format="Got a connection from {peer}", peer=("127.0.0.1", 9599), transport="tcp")
     assert visit["peer"] == ["127.0.0.1", 9599]
     assert visit["transport"] == "tcp"
@@ -63,7 +63,7 @@ def test_any_event_is_one_line_of_json(text: str, peer: object) -> None:
     _line(log_format="{text}", text=text, peer=peer)
 
 
-def test_an_event_of_another_program_with_a_peer_of_its_own_is_no_error() -> None:
+def test_a_peer_field_of_any_type_in_another_event_is_no_error() -> None:
     assert "peer" in _line(log_format="x", peer=(b"bytes", object()))
 
 
@@ -104,7 +104,7 @@ def test_a_daemon_logs_to_a_file_that_sigusr1_rotates(
     observer._outFile.close()
 
 
-def test_a_handler_of_sigusr1_that_is_there_stays(tmp_path: Path, sigusr1: None) -> None:
+def test_an_existing_handler_of_sigusr1_is_kept(tmp_path: Path, sigusr1: None) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     observer: Any = json_observer({"nodaemon": 0, "logfile": str(tmp_path / "log")})
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
@@ -148,7 +148,7 @@ class _Application:
         self.components.append(service)
 
 
-def test_the_observer_becomes_the_applications_when_the_service_joins_it() -> None:
+def test_the_service_gives_its_observer_to_the_application() -> None:
     options = Options()
     options.parseOptions(["--log-format", "json", "--listen", "udp:0:interface=127.0.0.1"])
     options.parent = {"nodaemon": 1}  # type: ignore[assignment]  # twistd's options, as far as they are read

@@ -1,4 +1,4 @@
-"""The whole service in this process, from settings to sockets, with blocking peers in threads."""
+"""The whole service in this process, from settings to sockets, with blocking clients in threads."""
 
 from __future__ import annotations
 
@@ -103,15 +103,15 @@ def _tutorial_client(family: int, address: Any) -> bytes:
         return said
 
 
-def _tutorial_client_that_asks_for_the_errno(address: Any) -> tuple[int, bytes]:
+def _client_with_connect_ex(address: Any) -> tuple[int, bytes]:
     with socket.socket() as client:
         client.settimeout(5)
         code = client.connect_ex(address)
         return code, b"" if code else client.recv(4096)
 
 
-def _asks(family: int, address: Any, request: bytes = b"x", own: Any = None, patience: float = 5) -> bytes | None:
-    """One request over a socket that hears only whom it asks; None where no answer comes."""
+def _requests(family: int, address: Any, request: bytes = b"x", own: Any = None, patience: float = 5) -> bytes | None:
+    """The answer to one request over a connected socket; None where there is none."""
     with socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(patience)
         if family == socket.AF_UNIX or own is not None:
@@ -138,7 +138,7 @@ DATAGRAMS = [
 
 @pytest.mark.parametrize(("endpoint", "family"), STREAMS)
 @pytest_twisted.ensureDeferred
-async def test_who_connects_is_greeted_and_the_log_tells_it(
+async def test_a_peer_that_connects_is_greeted_and_logged(
     endpoint: str, family: int, services: Services, tmp_path: Path, log_lines: list[str]
 ) -> None:
     service = services.started(endpoint.format(dir=tmp_path))
@@ -160,12 +160,12 @@ async def test_who_connects_is_greeted_and_the_log_tells_it(
 
 @pytest.mark.parametrize(("endpoint", "family"), DATAGRAMS)
 @pytest_twisted.ensureDeferred
-async def test_who_sends_a_datagram_is_greeted_and_the_log_tells_it(
+async def test_a_peer_that_sends_a_datagram_is_greeted_and_logged(
     endpoint: str, family: int, services: Services, tmp_path: Path, log_lines: list[str]
 ) -> None:
     service = services.started(endpoint.format(dir=tmp_path))
     for request in (b"", b"x", MARKED):
-        assert await _thread(_asks, family, _where(service), request) == HELLO
+        assert await _thread(_requests, family, _where(service), request) == HELLO
     assert service.ledger.visits == 3
     assert sum(line.startswith("Got a connection from ") for line in log_lines) == 3
     where = _where(service)
@@ -175,19 +175,21 @@ async def test_who_sends_a_datagram_is_greeted_and_the_log_tells_it(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_asks_for_the_errno_reads_0_and_111_once_it_is_stopped(services: Services) -> None:
+async def test_connect_ex_returns_0_and_after_the_stop_111(services: Services) -> None:
     service = services.started("tcp:0:interface=127.0.0.1")
     where = _where(service)
-    assert await _thread(_tutorial_client_that_asks_for_the_errno, where) == (0, HELLO)
+    assert await _thread(_client_with_connect_ex, where) == (0, HELLO)
     await services.stop()
-    assert await _thread(_tutorial_client_that_asks_for_the_errno, where) == (errno.ECONNREFUSED, b"")
+    assert await _thread(_client_with_connect_ex, where) == (errno.ECONNREFUSED, b"")
 
 
 @needs_ipv6
 @pytest_twisted.ensureDeferred
-async def test_one_port_on_both_families_is_two_sockets_and_a_dual_stack_one_serves_both(services: Services) -> None:
+async def test_one_port_on_two_families_is_two_sockets_and_a_dual_stack_one_serves_both(
+    services: Services,
+) -> None:
     dual = services.started(r"tcp:0:interface=\:\:", r"udp:0:interface=\:\:")
-    for which, ask in ((0, _tutorial_client), (1, _asks)):
+    for which, ask in ((0, _tutorial_client), (1, _requests)):
         port = _where(dual, which)[1]
         assert await _thread(ask, socket.AF_INET6, ("::1", port)) == HELLO
         assert await _thread(ask, socket.AF_INET, ("127.0.0.1", port)) == HELLO
@@ -195,7 +197,7 @@ async def test_one_port_on_both_families_is_two_sockets_and_a_dual_stack_one_ser
     pair = services.started(
         f"udp:{(free := _free_port())}", rf"udp:{free}:interface=\:\:", f"tcp:{free}", f"tcp6:{free}"
     )
-    for ask in (_tutorial_client, _asks):
+    for ask in (_tutorial_client, _requests):
         assert await _thread(ask, socket.AF_INET6, ("::1", free)) == HELLO
         assert await _thread(ask, socket.AF_INET, ("127.0.0.1", free)) == HELLO
     assert pair.ledger.visits == 4
@@ -235,7 +237,7 @@ async def test_without_listeners_the_defaults_are_served_and_ipv6_is_left_out_wh
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_log_says_where_the_kernel_cuts_the_backlog(
+async def test_the_log_says_if_the_kernel_reduces_the_backlog(
     services: Services, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
 ) -> None:
     said = "The backlog of listeners is 128: net.core.somaxconn allows no more"
@@ -247,11 +249,11 @@ async def test_the_log_says_where_the_kernel_cuts_the_backlog(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_wildcard_answers_from_the_address_that_was_asked(services: Services) -> None:
+async def test_a_wildcard_socket_answers_from_the_address_that_the_request_was_sent_to(services: Services) -> None:
     service = services.started("udp:0", greeting="{local_host} {peer_host}")
     port = _where(service)[1]
     for host in ("127.0.0.1", "127.0.0.2"):
-        assert await _thread(_asks, socket.AF_INET, (host, port)) == f"{host} 127.0.0.1".encode()
+        assert await _thread(_requests, socket.AF_INET, (host, port)) == f"{host} 127.0.0.1".encode()
 
 
 @pytest_twisted.ensureDeferred
@@ -259,7 +261,7 @@ async def test_our_own_ports_are_not_answered_whatever_their_address(services: S
     service = services.started("udp:0:interface=127.0.0.1", "udp:0:interface=127.0.0.1")
     for which in (0, 1):
         own = ("127.0.0.2", _where(service, which)[1])
-        assert await _thread(_asks, socket.AF_INET, _where(service), MARKED, own, 0.2) is None
+        assert await _thread(_requests, socket.AF_INET, _where(service), MARKED, own, 0.2) is None
     assert service.ledger.refused == {"own-port": 2}
 
 
@@ -268,7 +270,7 @@ async def test_our_own_ports_are_not_answered_whatever_their_address(services: S
 async def test_a_port_below_1024_is_not_answered(services: Services) -> None:
     service = services.started("udp:0:interface=127.0.0.1")
     own = ("127.0.0.2", 1017)
-    assert await _thread(_asks, socket.AF_INET, _where(service), MARKED, own, 0.2) is None
+    assert await _thread(_requests, socket.AF_INET, _where(service), MARKED, own, 0.2) is None
     assert service.ledger.refused == {"port": 1}
 
 
@@ -291,7 +293,7 @@ async def test_a_request_to_a_broadcast_address_is_not_answered(services: Servic
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_greetsvc_that_are_set_on_each_other_fall_silent(services: Services) -> None:
+async def test_a_loop_between_two_services_ends(services: Services) -> None:
     one = services.started("udp:0:interface=127.0.0.1", greeting="one")
     other = services.started("udp:0:interface=127.0.0.1", greeting="")
     service_a: Any = one._listening[0]
@@ -308,7 +310,7 @@ async def test_two_greetsvc_that_are_set_on_each_other_fall_silent(services: Ser
 
 
 @pytest_twisted.ensureDeferred
-async def test_connections_wait_until_the_service_is_started_and_those_in_the_queue_are_greeted_on_stop(
+async def test_connections_wait_for_the_start_and_queued_ones_are_greeted_on_stop(
     services: Services,
 ) -> None:
     service = services.bound("tcp:0:interface=127.0.0.1", "udp:0:interface=127.0.0.1")
@@ -335,7 +337,7 @@ async def test_connections_wait_until_the_service_is_started_and_those_in_the_qu
 
 
 @pytest_twisted.ensureDeferred
-async def test_stopping_lets_an_open_connection_end(services: Services, log_lines: list[str]) -> None:
+async def test_a_stop_waits_for_an_open_connection(services: Services, log_lines: list[str]) -> None:
     service = services.started("tcp:0:interface=127.0.0.1")
     with socket.create_connection(_where(service), timeout=5) as client:
         assert await _thread(client.recv, 100) == HELLO
@@ -349,7 +351,7 @@ async def test_stopping_lets_an_open_connection_end(services: Services, log_line
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_does_not_end_is_ended_after_the_drain(
+async def test_a_lingering_connection_is_closed_after_the_drain_time(
     services: Services, log_lines: list[str]
 ) -> None:
     service = services.started("tcp:0:interface=127.0.0.1", drain=0.1)
@@ -362,7 +364,7 @@ async def test_a_connection_that_does_not_end_is_ended_after_the_drain(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_connection_in_mid_greeting_is_aborted_after_the_drain(services: Services) -> None:
+async def test_a_connection_in_mid_greeting_is_aborted_after_the_drain_time(services: Services) -> None:
     # The peer does not read, so that not all can be written.
     service = services.started("tcp:0:interface=127.0.0.1", drain=0.05, greeting="x" * (32 << 20))
     with socket.create_connection(_where(service), timeout=5) as client:
@@ -402,7 +404,7 @@ async def test_a_second_signal_ends_the_drain_at_once(number: int, services: Ser
 
 
 @pytest_twisted.ensureDeferred
-async def test_outside_the_main_thread_signals_are_left_alone() -> None:
+async def test_outside_the_main_thread_signal_handlers_are_not_changed() -> None:
     calls: list[int] = []
 
     def inside() -> Any:
@@ -413,7 +415,7 @@ async def test_outside_the_main_thread_signals_are_left_alone() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_client_meets_the_deadline_and_the_linger_bound(services: Services) -> None:
+async def test_a_client_that_never_closes_is_closed_after_the_linger_time(services: Services) -> None:
     service = services.started("tcp:0:interface=127.0.0.1", linger=0.1)
     with socket.create_connection(_where(service), timeout=5) as client:
         assert await _thread(client.recv, 100) == HELLO
@@ -488,7 +490,7 @@ async def test_500_of_500_clients_that_are_still_sending_a_megabyte_read_the_gre
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_resets_hurts_nobody(services: Services) -> None:
+async def test_a_client_that_resets_does_not_affect_others(services: Services) -> None:
     service = services.started("tcp:0:interface=127.0.0.1")
 
     def reset() -> None:
@@ -519,13 +521,13 @@ async def test_more_connections_than_allowed_are_closed_at_once_and_counted(serv
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_path_greeting_tells_what_arrived(services: Services) -> None:
+async def test_the_path_greeter_reports_what_arrived(services: Services) -> None:
     service = services.started("tcp:0:interface=127.0.0.1", "udp:0:interface=127.0.0.1", greeter="path")
     said = await _thread(_tutorial_client, socket.AF_INET, _where(service))
     assert b'"transport":"tcp"' in said
     assert b'"syn":{"ttl":64' in said
     assert b'"rtt_us":' in said
-    said = await _thread(_asks, socket.AF_INET, _where(service, 1), MARKED)
+    said = await _thread(_requests, socket.AF_INET, _where(service, 1), MARKED)
     assert b'"nonce":"0123456789abcdef"' in said
     assert b'"datagram":{"ttl":64,"dscp":0,"size":1200}' in said
 
@@ -571,7 +573,7 @@ def _tls_client(address: Any) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_over_tls_the_greeting_tells_of_the_handshake_and_of_the_packets_below(
+async def test_over_tls_a_greeting_can_report_the_handshake_and_the_packets(
     services: Services, certificates: Path
 ) -> None:
     service = services.started(f"tls:{certificates}:port=0:interface=127.0.0.1", greeting="{sni} {tls_version}")
@@ -584,7 +586,9 @@ async def test_over_tls_the_greeting_tells_of_the_handshake_and_of_the_packets_b
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_never_shakes_hands_ends_at_the_deadline(services: Services, certificates: Path) -> None:
+async def test_a_client_that_never_shakes_hands_is_aborted_at_the_deadline(
+    services: Services, certificates: Path
+) -> None:
     service = services.started(f"tls:{certificates}:port=0:interface=127.0.0.1", deadline=0.1)
     with socket.create_connection(_where(service), timeout=5) as client, pytest.raises(ConnectionResetError):
         await _thread(client.recv, 100)
@@ -593,7 +597,7 @@ async def test_a_client_that_never_shakes_hands_ends_at_the_deadline(services: S
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_proxied_listener_greets_whom_the_header_names_and_refuses_who_is_not_trusted(
+async def test_a_proxied_listener_greets_the_address_in_the_header_and_refuses_untrusted_peers(
     services: Services,
 ) -> None:
     def through_proxy(address: Any) -> bytes:
@@ -613,7 +617,7 @@ async def test_a_proxied_listener_greets_whom_the_header_names_and_refuses_who_i
 
 @pytest.mark.parametrize("kind", ["unix", "unixgram"])
 @pytest_twisted.ensureDeferred
-async def test_a_unix_path_has_its_mode_is_taken_over_when_stale_and_removed_on_stop(
+async def test_a_unix_socket_has_its_mode_replaces_a_stale_one_and_is_removed_on_stop(
     kind: str, services: Services, tmp_path: Path
 ) -> None:
     path = tmp_path / "greet.sock"
@@ -632,7 +636,7 @@ async def test_a_unix_path_has_its_mode_is_taken_over_when_stale_and_removed_on_
 
 @pytest.mark.parametrize("kind", ["unix", "unixgram"])
 @pytest_twisted.ensureDeferred
-async def test_a_unix_path_that_is_somebody_elses_by_now_is_not_removed(
+async def test_a_unix_path_that_another_socket_has_taken_is_not_removed(
     kind: str, services: Services, tmp_path: Path
 ) -> None:
     path = tmp_path / "greet.sock"
@@ -645,9 +649,7 @@ async def test_a_unix_path_that_is_somebody_elses_by_now_is_not_removed(
 
 
 @pytest_twisted.ensureDeferred
-async def test_visits_are_not_logged_when_they_are_off_and_summed_up_when_asked(
-    services: Services, log_lines: list[str]
-) -> None:
+async def test_log_visits_off_logs_nothing_and_summary_sums_up(services: Services, log_lines: list[str]) -> None:
     for what, expected in (("off", []), ("summary", ["Got 2 connections in a second: tcp 2"])):
         log_lines.clear()
         service = services.started("tcp:0:interface=127.0.0.1", log_visits=what)

@@ -160,7 +160,7 @@ class _AwaitingHeader(Protocol):
 class ProxiedFactory:
     """Builds the protocols of ``factory`` for the source addresses in PROXY headers (version 1 or 2).
 
-    ``trusted`` tells from the host of a TCP peer whether its header is trusted; UNIX peers are always trusted, as the
+    ``trusted`` decides by the host of a TCP peer whether its header is trusted; UNIX peers are always trusted, as the
     mode of the socket let them in. ``timeout`` is how many seconds a header may take (the specification asks for at
     least 3). ``refused`` is called with a `Refusal` if a connection is closed before its protocol is built.
     ``admission`` limits the connections that wait for their header.

@@ -135,7 +135,7 @@ class ReloadingContexts:
         return context
 
     def _choose(self, connection: SSL.Connection) -> None:
-        """Choose the certificate; OpenSSL calls this during the handshake, with or without a server name."""
+        """Choose the certificate. OpenSSL calls this during the handshake, with or without a server name."""
         name = (connection.get_servername() or b"").decode("latin-1").lower()
         context = self._contexts.get(name) or self._contexts.get("*." + name.partition(".")[2])
         if context is not None:

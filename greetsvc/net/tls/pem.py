@@ -21,23 +21,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from greetsvc.errors import ConfigError
 
-__all__ = [
-    "Pem",
-    "PrivateKey",
-    "Stamp",
-    "dns_names",
-    "public_key",
-    "read_certificates",
-    "read_key",
-    "read_pem",
-    "stamp_of",
-]
+__all__ = ["Pem", "PrivateKey", "dns_names", "public_key", "read_certificates", "read_key", "read_pem", "stamp_of"]
 
 PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
 """The keys that TLS can use."""
 
 Stamp: TypeAlias = tuple[int, ...] | int
-"""What tells that a file has changed: its identity, size and times; the errno if it cannot be looked at."""
+"""Differs if a file has changed: its identity, size and times; the errno if they cannot be read."""
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
 
@@ -68,9 +58,9 @@ def read_pem(path: Path, stamp: Stamp = 0) -> Pem:
     certificates = tuple(_certificate(path, block) for label, block in blocks if label.endswith(b"CERTIFICATE"))
     for certificate in certificates:
         try:
-            public_key(certificate)
+            public_key(certificate)  # to match it to a key later; an authority's key does not matter
         except (ValueError, UnsupportedAlgorithm):
-            raise _invalid_certificate(path) from None
+            raise ConfigError("a certificate in it is not valid", value=path) from None
     return Pem(path, keys, certificates, stamp)
 
 
@@ -119,11 +109,7 @@ def _certificate(path: Path, block: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(block)
     except ValueError:
-        raise _invalid_certificate(path) from None
-
-
-def _invalid_certificate(path: Path) -> ConfigError:
-    return ConfigError("a certificate in it is not valid", value=path)
+        raise ConfigError("a certificate in it is not valid", value=path) from None
 
 
 def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:

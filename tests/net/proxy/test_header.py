@@ -75,7 +75,7 @@ def shown(host: str) -> str:
 
 @given(ends, ends, st.binary(max_size=40))
 @example(("192.0.2.1", 0), ("::1", 65535), b"")
-def test_what_is_encoded_is_read_back_in_both_versions(
+def test_an_encoded_header_is_parsed_back_in_both_versions(
     source: tuple[str, int], destination: tuple[str, int], rest: bytes
 ) -> None:
     for version, encode in ((1, encode_v1), (2, encode_v2)):
@@ -89,7 +89,7 @@ def test_what_is_encoded_is_read_back_in_both_versions(
 
 
 @given(ends, ends, tlvs, st.booleans(), st.binary(max_size=20), st.lists(st.integers(0, 10_000), max_size=30))
-def test_fragments_change_nothing(
+def test_fragments_of_any_size_give_the_same_result(
     source: tuple[str, int], destination: tuple[str, int], tlv: bytes, checksum: bool, rest: bytes, cuts: list[int]
 ) -> None:
     second = encode_v2(source, destination)
@@ -108,7 +108,7 @@ def test_fragments_change_nothing(
 )
 @example(SIGNATURE + b"\x21\x11\0\x0c", [])
 @example(b"", [])
-def test_garbage_gives_a_header_a_reason_or_waits_and_fragments_do_not_matter(data: bytes, cuts: list[int]) -> None:
+def test_any_bytes_give_a_header_or_a_reason_or_wait_whatever_their_fragments(data: bytes, cuts: list[int]) -> None:
     try:
         whole = parse(data)
     except ProxyHeaderError:
@@ -127,7 +127,7 @@ def test_garbage_gives_a_header_a_reason_or_waits_and_fragments_do_not_matter(da
         (SIGNATURE + b"\x20\0\x0f\xff", LONGEST_V2),
     ],
 )
-def test_no_more_than_a_legal_header_is_ever_kept(start: bytes, longest: int) -> None:
+def test_no_more_than_the_longest_header_is_buffered(start: bytes, longest: int) -> None:
     parser = ProxyParser()
     kept = len(start)
     assert parser.feed(start) is None
@@ -141,7 +141,7 @@ def test_no_more_than_a_legal_header_is_ever_kept(start: bytes, longest: int) ->
 @pytest.mark.parametrize(
     "header", [b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN ffff::1 ::2 65535 1\r\n", b"PROXY UNKNOWN \xff\r\n"]
 )
-def test_unknown_names_nobody(header: bytes) -> None:
+def test_an_unknown_header_has_no_addresses(header: bytes) -> None:
     assert parse(header + b"GET") == (ProxyHeader(1), b"GET")
     longest = b"PROXY UNKNOWN".ljust(LONGEST_V1 - 2) + b"\r\n"
     assert parse(longest + b"\n") == (ProxyHeader(1), b"\n")
@@ -179,14 +179,14 @@ def test_unknown_names_nobody(header: bytes) -> None:
         ("\r\n", "malformed"),
     ],
 )
-def test_version_1_is_read_to_the_letter(line: str, reason: str) -> None:
+def test_an_invalid_header_of_version_1_is_refused_with_its_reason(line: str, reason: str) -> None:
     assert refused(b"PROXY " + line.encode()) == reason
 
 
 @pytest.mark.parametrize(
     "data", [b"G", b"PROXX", b"PROXY\t", b"\r\n\r\n\0\r\nQUIT\r", b"\x16\x03\x01", b"\0", b"proxy "]
 )
-def test_what_begins_as_neither_version_is_refused_at_once(data: bytes) -> None:
+def test_bytes_that_begin_as_neither_version_are_refused_at_once(data: bytes) -> None:
     assert refused(data) == "not-proxy"
 
 
@@ -199,7 +199,7 @@ def test_an_ipv4_address_inside_ipv6_is_given_as_ipv4() -> None:
         assert (result[0].source, result[0].destination) == expected
 
 
-def test_a_datagram_client_behind_a_proxy_is_named_as_one() -> None:
+def test_the_addresses_of_a_datagram_header_are_udp() -> None:
     result = parse(v2(0x12, LOCALHOSTS))
     assert result is not None
     assert result[0].source == IPv4Address("UDP", "192.0.2.1", 40112)
@@ -236,7 +236,7 @@ def test_unix_addresses_are_paths_abstract_names_or_nothing(padded: bytes, name:
         v2(0x10, LOCALHOSTS),
     ],
 )
-def test_local_and_unspecified_name_nobody_and_their_block_is_skipped(header: bytes) -> None:
+def test_local_and_unspecified_headers_have_no_addresses_and_their_block_is_skipped(header: bytes) -> None:
     assert parse(header + b"rest") == (ProxyHeader(2), b"rest")
 
 
@@ -262,11 +262,11 @@ def test_local_and_unspecified_name_nobody_and_their_block_is_skipped(header: by
         (with_checksum(with_checksum(v2(0x11, LOCALHOSTS))), "tlv"),
     ],
 )
-def test_version_2_is_read_to_the_letter(header: bytes, reason: str) -> None:
+def test_an_invalid_header_of_version_2_is_refused_with_its_reason(header: bytes, reason: str) -> None:
     assert refused(header) == reason
 
 
-def test_the_longest_header_of_version_2_is_read() -> None:
+def test_the_longest_header_of_version_2_is_accepted() -> None:
     filler = LONGEST_V2 - 16 - len(LOCALHOSTS) - 3
     header = v2(0x11, LOCALHOSTS + struct.pack("!BH", 4, filler) + bytes(filler))
     result = parse(header)
@@ -276,7 +276,7 @@ def test_the_longest_header_of_version_2_is_read() -> None:
 
 
 @given(tlvs, st.integers(0), st.integers(0, 7))
-def test_a_checksum_finds_every_changed_bit(tlv: bytes, place: int, bit: int) -> None:
+def test_the_checksum_detects_every_changed_bit(tlv: bytes, place: int, bit: int) -> None:
     header = with_checksum(v2(0x11, LOCALHOSTS + tlv))
     assert parse(header) is not None
     changed = bytearray(header)
@@ -284,14 +284,14 @@ def test_a_checksum_finds_every_changed_bit(tlv: bytes, place: int, bit: int) ->
     assert refused(bytes(changed)) == "checksum"
 
 
-def test_the_checksum_is_the_one_of_the_standard() -> None:
+def test_the_checksum_agrees_with_published_values() -> None:
     # RFC 3720 appendix B.4, and the check value of the catalogues.
     assert crc32c(b"123456789") == 0xE3069283
     assert crc32c(bytes(32)) == 0x8A9136AA
     assert crc32c(b"") == 0
 
 
-def test_addresses_that_cannot_be_sent_are_refused() -> None:
+def test_addresses_that_a_header_cannot_carry_are_refused() -> None:
     good = ("192.0.2.1", 1)
     for encode in (encode_v1, encode_v2):
         for bad in (("name.example", 1), ("192.0.2.1", 65536), ("192.0.2.1", -1), ("fe80::1%lo", 1)):
@@ -301,7 +301,7 @@ def test_addresses_that_cannot_be_sent_are_refused() -> None:
                 encode(good, bad)
 
 
-def test_headers_look_as_the_specification_says() -> None:
+def test_encoded_headers_have_the_bytes_of_the_specification() -> None:
     source, destination = ("192.168.0.1", 56324), ("192.168.0.11", 443)
     assert encode_v1(source, destination) == b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n"
     assert encode_v1(("2001:db8::1", 1), ("::1", 2)) == b"PROXY TCP6 2001:db8::1 ::1 1 2\r\n"

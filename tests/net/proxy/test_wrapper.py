@@ -112,7 +112,7 @@ def arrival(request: pytest.FixtureRequest) -> Iterator[Arrival]:
 
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("piece", [1, 7, 1000])
-def test_the_protocol_begins_when_the_header_is_whole_and_sees_its_ends(
+def test_the_protocol_is_built_when_the_header_is_complete_and_sees_its_addresses(
     arrival: Arrival, header: bytes, piece: int
 ) -> None:
     for start in range(0, len(header) - 1, piece):
@@ -130,7 +130,7 @@ def test_the_protocol_begins_when_the_header_is_whole_and_sees_its_ends(
 
 
 @pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", LOCAL])
-def test_a_header_that_names_nobody_leaves_the_real_ends(arrival: Arrival, header: bytes) -> None:
+def test_a_header_without_addresses_leaves_the_real_ones(arrival: Arrival, header: bytes) -> None:
     arrival.receive(header)
     [recorder] = arrival.inner.built
     assert recorder.built_for == PROXY
@@ -143,14 +143,14 @@ def test_a_peer_that_is_not_trusted_gets_no_protocol() -> None:
     assert (arrival.protocol, arrival.refusals, arrival.inner.built) == (None, ["proxy-untrusted"], [])
 
 
-def test_a_unix_peer_was_let_in_by_the_mode_of_the_socket() -> None:
+def test_a_unix_peer_is_always_trusted() -> None:
     arrival = Arrival()
     arrival.connect(peer=UNIXAddress(None))
     arrival.receive(HEADERS[0])
     assert len(arrival.inner.built) == 1
 
 
-def test_garbage_is_refused_once_and_nothing_is_said(arrival: Arrival) -> None:
+def test_an_invalid_header_is_refused_once_and_nothing_is_sent(arrival: Arrival) -> None:
     arrival.receive(b"PROXY TCP4 999.2.3.4 ")
     arrival.receive(b"192.0.2.2 1 2\r\nGET /")
     arrival.receive(HEADERS[0])
@@ -160,7 +160,7 @@ def test_garbage_is_refused_once_and_nothing_is_said(arrival: Arrival) -> None:
     assert (arrival.transport.value(), arrival.inner.built) == (b"", [])
 
 
-def test_a_header_that_is_not_there_in_three_seconds_is_refused(arrival: Arrival) -> None:
+def test_a_header_that_is_not_complete_in_three_seconds_is_refused(arrival: Arrival) -> None:
     arrival.receive(HEADERS[0][:-1])
     arrival.clock.advance(2.9)
     assert arrival.refusals == []
@@ -172,7 +172,7 @@ def test_a_header_that_is_not_there_in_three_seconds_is_refused(arrival: Arrival
     assert (arrival.transport.value(), arrival.inner.built) == (b"", [])
 
 
-def test_leaving_within_the_header_is_a_refusal_and_leaving_before_it_a_health_check(arrival: Arrival) -> None:
+def test_closing_inside_the_header_is_a_refusal_and_closing_before_it_is_not(arrival: Arrival) -> None:
     again = Arrival(clock=arrival.clock)
     again.connect()
     again.lose()
@@ -182,7 +182,7 @@ def test_leaving_within_the_header_is_a_refusal_and_leaving_before_it_a_health_c
     assert arrival.refusals == ["proxy-header"]
 
 
-def test_a_source_that_is_not_admitted_is_closed_without_a_word(arrival: Arrival) -> None:
+def test_a_source_that_is_not_admitted_is_reset_and_nothing_is_sent(arrival: Arrival) -> None:
     arrival.inner.full = True
     arrival.receive(HEADERS[1] + b"rest")
     arrival.receive(b"more")
@@ -191,7 +191,7 @@ def test_a_source_that_is_not_admitted_is_closed_without_a_word(arrival: Arrival
     assert (arrival.transport.value(), arrival.refusals) == (b"", [])
 
 
-def test_what_the_transport_can_do_is_passed_through() -> None:
+def test_the_methods_and_interfaces_of_the_transport_are_passed_through() -> None:
     arrival = Arrival()
     arrival.connect()
     arrival.receive(HEADERS[0])
@@ -210,7 +210,7 @@ def test_what_the_transport_can_do_is_passed_through() -> None:
     assert arrival.transport.disconnecting
 
 
-def test_bytes_after_the_header_go_to_whoever_has_the_transport_by_then() -> None:
+def test_bytes_after_the_header_go_to_the_protocol_that_the_transport_has_then() -> None:
     """As when connectionMade puts TLS before the protocol, or closes so that nobody is there any more."""
     for successor in (Recorder(None), None):
         arrival = Arrival()
@@ -286,7 +286,7 @@ async def ask(factory: ProxiedFactory, data: bytes, *, eager: bool) -> bytes:
 
 @pytest.mark.parametrize("eager", [False, True], ids=["stock transport", "our transport"])
 @pytest_twisted.ensureDeferred
-async def test_over_tcp_the_protocol_has_its_data_its_half_close_and_its_end(eager: bool) -> None:
+async def test_over_tcp_the_protocol_gets_its_data_its_half_close_and_its_loss(eager: bool) -> None:
     for header in HEADERS:
         inner = Recorders()
         factory = ProxiedFactory(inner, trusted=lambda host: host == "127.0.0.1", refused=pytest.fail)
@@ -302,7 +302,7 @@ async def test_over_tcp_the_protocol_has_its_data_its_half_close_and_its_end(eag
 
 @pytest.mark.parametrize("eager", [False, True], ids=["stock transport", "our transport"])
 @pytest_twisted.ensureDeferred
-async def test_over_tcp_what_is_refused_hears_nothing(eager: bool) -> None:
+async def test_over_tcp_a_refused_peer_receives_nothing(eager: bool) -> None:
     for trusted, data, reason in (
         (False, HEADERS[0], "proxy-untrusted"),
         (True, b"GET / HTTP/1.1\r\n\r\n", "proxy-header"),

@@ -45,6 +45,7 @@ from greetsvc.net.proxy.wrapper import ProxiedFactory
 from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles
 from greetsvc.net.tls.contexts import ReloadingContexts
 from greetsvc.net.tls.endpoint import TlsFacts, facts, tls_endpoint
+from greetsvc.net.tls.pem import read_certificates
 
 NOW = dt.datetime.now(dt.UTC)
 
@@ -204,7 +205,7 @@ def test_the_name_a_client_asks_for_chooses_the_certificate(tmp_path: Path, root
         assert served(contexts, name) == expected.serial, name
 
 
-def test_without_a_default_the_first_by_path_serves_the_unknown(tmp_path: Path, root: Issued) -> None:
+def test_without_a_default_the_first_by_path_serves_unknown_names(tmp_path: Path, root: Issued) -> None:
     first, second = root.issue("1", "z.example"), root.issue("2", "a.example")
     put(tmp_path / "b.pem", second.key_pem, second.pem)
     put(tmp_path / "a.pem", first.key_pem, first.pem)
@@ -225,7 +226,9 @@ def test_key_certificate_and_chain_may_be_in_different_files(tmp_path: Path, roo
     assert handshake.served == [leaf.serial, lower.serial, middle.serial]
 
 
-def test_of_two_certificates_for_one_name_or_key_the_longer_lived_is_served(tmp_path: Path, root: Issued) -> None:
+def test_of_two_certificates_for_one_name_or_key_the_one_that_expires_later_is_served(
+    tmp_path: Path, root: Issued
+) -> None:
     old = root.issue("old", "a.example", days=5)
     renewed = root.issue("new", "a.example", days=50, key=old.key)
     other = root.issue("other", "a.example", "b.example", days=20)
@@ -235,9 +238,7 @@ def test_of_two_certificates_for_one_name_or_key_the_longer_lived_is_served(tmp_
     assert (served(contexts, "a.example"), served(contexts, "b.example")) == (renewed.serial, other.serial)
 
 
-def test_a_renewed_certificate_is_served_within_a_second_and_not_looked_for_sooner(
-    tmp_path: Path, root: Issued
-) -> None:
+def test_files_are_checked_at_most_once_a_second(tmp_path: Path, root: Issued) -> None:
     clock = Clock()
     old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
     path = put(tmp_path / "a.pem", old.key_pem, old.pem)
@@ -256,7 +257,7 @@ def test_a_renewed_certificate_is_served_within_a_second_and_not_looked_for_soon
     assert served(contexts, "a.example") == added.serial
 
 
-def test_names_that_peers_make_up_never_lead_to_the_disk(
+def test_unknown_names_from_peers_never_cause_a_read_from_disk(
     tmp_path: Path, root: Issued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -279,7 +280,7 @@ def test_names_that_peers_make_up_never_lead_to_the_disk(
     assert len(looks) <= 5
 
 
-def test_a_broken_new_file_keeps_the_old_and_is_reported_once(
+def test_an_invalid_new_file_leaves_the_old_certificate_in_use_and_is_reported_once(
     tmp_path: Path, root: Issued, warnings: list[str]
 ) -> None:
     clock = Clock()
@@ -304,7 +305,9 @@ def test_a_broken_new_file_keeps_the_old_and_is_reported_once(
 
 
 @pytest.mark.parametrize("first", ["key.pem", "cert.pem"])
-def test_half_a_renewal_serves_the_old_pair(tmp_path: Path, root: Issued, warnings: list[str], first: str) -> None:
+def test_a_half_finished_renewal_serves_the_old_pair(
+    tmp_path: Path, root: Issued, warnings: list[str], first: str
+) -> None:
     clock = Clock()
     old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
     put(tmp_path / "key.pem", old.key_pem)
@@ -323,7 +326,7 @@ def test_half_a_renewal_serves_the_old_pair(tmp_path: Path, root: Issued, warnin
     ]
 
 
-def test_files_that_vanish_or_cannot_be_used_keep_the_old(
+def test_missing_or_rejected_files_leave_the_old_certificate_in_use(
     tmp_path: Path, root: Issued, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -353,7 +356,7 @@ def _refuse(*arguments: object) -> None:
     raise SSL.Error([])
 
 
-def test_a_link_to_nowhere_keeps_the_old(tmp_path: Path, root: Issued, warnings: list[str]) -> None:
+def test_a_dangling_link_leaves_the_old_certificate_in_use(tmp_path: Path, root: Issued, warnings: list[str]) -> None:
     clock = Clock()
     old = root.issue("1", "a.example")
     put(tmp_path / "a.pem", old.key_pem, old.pem)
@@ -367,7 +370,7 @@ def test_a_link_to_nowhere_keeps_the_old(tmp_path: Path, root: Issued, warnings:
     assert len(warnings) == 1
 
 
-def test_a_file_broken_anew_in_the_same_way_is_not_reported_again(
+def test_the_same_fault_in_another_version_of_a_file_is_not_reported_again(
     tmp_path: Path, root: Issued, warnings: list[str]
 ) -> None:
     clock = Clock()
@@ -381,12 +384,12 @@ def test_a_file_broken_anew_in_the_same_way_is_not_reported_again(
     assert len(warnings) == 1
 
 
-def test_at_the_start_one_broken_file_among_good_ones_is_an_error(tmp_path: Path, good: Path) -> None:
+def test_at_the_start_one_invalid_file_among_good_ones_is_an_error(tmp_path: Path, good: Path) -> None:
     broken = put(good.parent / "x.pem", b"-----BEGIN")
     assert bad(f"tls:{good.parent}:port=1") == f"{broken}: a PEM block in it has no end"
 
 
-def test_blocks_of_other_kinds_are_passed_over(tmp_path: Path, root: Issued) -> None:
+def test_pem_blocks_of_other_kinds_are_ignored(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
     other = b"-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n"
     path = put(tmp_path / "a.pem", other, pair.key_pem, other, pair.pem)
@@ -415,7 +418,7 @@ def test_single_files_reload_too(tmp_path: Path, root: Issued, warnings: list[st
     assert len(warnings) == 2
 
 
-def test_old_versions_of_tls_are_not_spoken(tmp_path: Path, root: Issued) -> None:
+def test_versions_before_tls_1_2_are_refused(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
     contexts = ReloadingContexts(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
     for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
@@ -430,7 +433,7 @@ def test_old_versions_of_tls_are_not_spoken(tmp_path: Path, root: Issued) -> Non
         Handshake(contexts, old).shake()
 
 
-def test_a_factory_that_negotiates_protocols_does_and_others_do_not(tmp_path: Path, root: Issued) -> None:
+def test_alpn_is_negotiated_only_for_a_factory_that_names_protocols(tmp_path: Path, root: Issued) -> None:
     @implementer(IProtocolNegotiationFactory)
     class Negotiating(Factory):
         def acceptableProtocols(self) -> list[bytes]:
@@ -463,7 +466,7 @@ def test_there_are_no_facts_before_the_handshake_or_without_tls(tmp_path: Path, 
     assert facts(StringTransport()) is None
 
 
-def test_what_is_not_printable_in_names_is_escaped(tmp_path: Path, root: Issued) -> None:
+def test_names_from_the_peer_are_escaped(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
     contexts = ReloadingContexts(
         CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path),
@@ -519,14 +522,14 @@ def good(tmp_path: Path, root: Issued) -> Path:
         ("ssl:1\\", "backslash"),
     ],
 )
-def test_a_mistake_in_the_description_is_one_clear_line(
+def test_a_wrong_endpoint_is_one_line_with_the_reason(
     good: Path, description: str, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(good.parent)
     assert complaint.format(dir=good.parent) in bad(description.format(dir=good.parent))
 
 
-def test_a_fault_in_a_file_is_one_clear_line_that_names_it(tmp_path: Path, good: Path, root: Issued) -> None:
+def test_an_invalid_file_is_one_line_with_its_name(tmp_path: Path, good: Path, root: Issued) -> None:
     pair, other = root.issue("1", "a.example"), root.issue("2", "a.example")
     locked = pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     dsa_key = dsa.generate_private_key(1024).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -553,6 +556,11 @@ def test_a_fault_in_a_file_is_one_clear_line_that_names_it(tmp_path: Path, good:
     for client_ca, complaint in ((empty, "there is no certificate in it"), (tmp_path / "none", "none")):
         assert complaint in bad(f"ssl:1:privateKey={good}", client_ca=str(client_ca))
     assert "there is no certificate in it" in bad(f"ssl:1:privateKey={good}:extraCertChain={empty}")
+
+
+def test_certificates_are_read_from_a_file_with_a_key_that_is_not_needed(tmp_path: Path, root: Issued) -> None:
+    locked = root.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    assert read_certificates(put(tmp_path / "x.pem", locked, root.pem)) == (root.certificate,)
 
 
 @implementer(IHandshakeListener)
@@ -662,7 +670,7 @@ async def test_a_renewed_certificate_is_served_at_the_next_handshake(
 
 @pytest.mark.parametrize("kind", ["tls", "ssl"])
 @pytest_twisted.ensureDeferred
-async def test_with_a_client_ca_only_its_certificates_get_in(
+async def test_with_a_client_ca_only_clients_with_its_certificates_are_accepted(
     kind: str, tmp_path: Path, good: Path, root: Issued, listen: Any
 ) -> None:
     talkers = Talkers()
@@ -688,7 +696,7 @@ async def test_with_a_client_ca_only_its_certificates_get_in(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_client_holds_nobody_up_and_can_be_ended(
+async def test_a_client_that_never_shakes_hands_does_not_delay_others_and_can_be_aborted(
     tmp_path: Path, good: Path, root: Issued, listen: Any
 ) -> None:
     talkers = Talkers()
@@ -736,6 +744,6 @@ async def test_a_proxy_header_is_read_below_tls(tmp_path: Path, good: Path, root
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_key_that_may_not_be_read_is_named(good: Path) -> None:
+def test_a_key_without_read_permission_is_named(good: Path) -> None:
     good.chmod(0)
     assert str(good) in bad(f"ssl:1:privateKey={good}")
