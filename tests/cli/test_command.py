@@ -72,7 +72,7 @@ WRONG = [
     (["--sni", "a", "unix:/x"], "--sni a: needs a tls: target, and unix:/x is none"),
     (["--ca", "/nonexistent", "tls:h"], "--ca /nonexistent: cannot be read: No such file or directory"),
     (["--ca", "/", "tls:h"], "--ca /: cannot be read: Is a directory"),
-    (["--ca", "/dev/null", "tls:h"], "--ca /dev/null: holds no certificate in PEM form"),
+    (["--ca", "/dev/null", "tls:h"], "--ca /dev/null: there is no certificate in it"),
     (["--ca", "/x", "--insecure", "tls:h"], "--ca /x: not together with insecure, which trusts anyone"),
     (["--cert", "/nonexistent", "tls:h"], "--cert /nonexistent: cannot be read: No such file or directory"),
     (["--key", "/dev/null", "tls:h"], "--key /dev/null: needs a cert"),
