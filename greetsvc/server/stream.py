@@ -18,10 +18,10 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from zope.interface import implementer
 
 from greetsvc.ledger import Ledger
+from greetsvc.net.address import address_factory
 from greetsvc.net.deadlines import Deadlines
 from greetsvc.net.linger.half_close import LingeringClose
 from greetsvc.net.linux.packets import read_syn, read_tcp_info
-from greetsvc.net.stream.accepted import ADDRESSES
 from greetsvc.net.stream.batch import SHORT, IAnswersAtOnce
 from greetsvc.net.tls.endpoint import facts
 from greetsvc.server.admission import Admission, Source
@@ -268,7 +268,7 @@ class GreetingFactory(Factory):
 
 def _named(name: tuple[Any, ...]) -> Address:
     """The address with this name, as `accept` has it."""
-    return address_of(ADDRESSES[socket.AF_INET if len(name) == 2 else socket.AF_INET6](name))
+    return address_of(address_factory(socket.AF_INET if len(name) == 2 else socket.AF_INET6, "TCP")(name))
 
 
 def _observed(transport: Any) -> PathFacts:

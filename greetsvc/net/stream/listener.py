@@ -18,8 +18,9 @@ from twisted.logger import Logger
 from twisted.python.reflect import qual
 from zope.interface import implementer
 
+from greetsvc.net.address import address_factory
 from greetsvc.net.descriptors import SpareDescriptor
-from greetsvc.net.stream.accepted import ADDRESSES, counts_queue, queue_length
+from greetsvc.net.stream.accepted import counts_queue, queue_length
 from greetsvc.net.stream.batch import Batch, IAnswersAtOnce, itself
 from greetsvc.net.stream.transport import StreamTransport, UnixStreamTransport
 
@@ -79,7 +80,7 @@ class StreamPort:
         self.listening = False
         self.accepted = 0
         self.refused = 0
-        self.address_of = ADDRESSES[sock.family]
+        self.address_of = address_factory(sock.family, "TCP")
         self._sock = sock
         self._family = int(sock.family)
         # Where it is not known, as many as there can be: then `accept` says so when there are no more.
