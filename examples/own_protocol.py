@@ -34,7 +34,7 @@ class Shout(Protocol):
 
 async def main(reactor: Any, endpoint: str = "tcp:8088") -> None:
     """Shout until stopped."""
-    lingerers = Lingerers(reactor, silence=2, lifetime=10, most=1000)
+    lingerers = Lingerers(reactor, silence=2, lifetime=10, max_sockets=1000)
     listening = ListeningReactor(reactor, lingerers=lingerers)
     port = await serverFromString(listening, endpoint).listen(Factory.forProtocol(Shout))
     listening.begin()

@@ -38,7 +38,7 @@ def own() -> tuple[Factory, Lingerers | None]:
     admission = Admission(most=20_000, per_source=64)
     factory = GreetingFactory(TextGreeter(GREETING.decode("ascii")), admission=admission, reactor=clock)
     factory.protocol = Own
-    return factory, Lingerers(clock, lifetime=10.0, most=20_000)
+    return factory, Lingerers(clock, lifetime=10.0, max_sockets=20_000)
 
 
 def main(kind: str) -> None:

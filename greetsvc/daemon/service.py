@@ -66,7 +66,7 @@ class GreetingService(Service):
             exempt_loopback=settings.max_per_source is None,
         )
         self.rule = UdpRule(time.monotonic, budget=settings.udp_budget)
-        self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, most=most)
+        self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=most)
         self._visits = VisitLog(self.ledger, reactor, readable=READABLE if settings.log_visits == "all" else 0)
         self._notes: list[str] = []
         self._listening: list[StreamListening | DatagramListening] = []

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IAddress, IProtocol
 
-    from greetsvc.net.linger.drain import WhenClosed
+    from greetsvc.net.linger.watched import WhenClosed
     from greetsvc.net.stream.listener import StreamPort
 
 __all__ = ["StreamTransport", "UnixStreamTransport"]

@@ -63,7 +63,7 @@ def test_a_peer_that_speaks_is_heard_until_the_lifetime_ends() -> None:
 
 def test_a_peer_that_sends_too_much_is_aborted() -> None:
     clock, transport = Clock(), Transport()
-    close = closing(clock, transport, at_least=10)
+    close = closing(clock, transport, max_discarded=10)
     close.discard(b"x" * 10)
     assert transport.told == ["half-close"]
     close.discard(b"x")

@@ -12,9 +12,8 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from greetsvc.net.linger.drain import AT_LEAST
 from greetsvc.net.linger.sweep import AGES, SWEEP, Lingerers
-from greetsvc.net.linger.watch import EpollWatch, ReactorWatch, watch
+from greetsvc.net.linger.watched import MAX_DISCARDED, EpollWatch, ReactorWatch, best_watch
 
 
 class Ticking(Clock):
@@ -100,7 +99,9 @@ def linger(request: pytest.FixtureRequest, clock: Ticking) -> Iterator[Callable[
 
     def make(sockets: int = 1, sending: bytes = b"", **options: Any) -> tuple[Lingerers, list[Pair]]:
         clock.watching = watching = kind(clock)
-        lingerers = Lingerers(cast("Any", clock), watching=watching, **{"lifetime": 10.0, "most": 1000, **options})
+        lingerers = Lingerers(
+            cast("Any", clock), watching=watching, **{"lifetime": 10.0, "max_sockets": 1000, **options}
+        )
         pairs = []
         for _ in range(sockets):
             server, client = _connected(family)
@@ -165,7 +166,7 @@ def counted(number: int) -> tuple[list[Counted], list[socket.socket]]:
 
 
 def test_a_peer_that_stays_is_looked_at_at_growing_ages_and_then_watched(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     (server,), (client,) = counted(1)
     lingerers.add(server)
     seen = []
@@ -181,7 +182,7 @@ def test_a_peer_that_stays_is_looked_at_at_growing_ages_and_then_watched(clock: 
 
 
 def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(60)
     for server in servers:
         lingerers.add(server)
@@ -195,7 +196,7 @@ def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
 
 
 def test_one_that_stays_alone_wakes_the_reactor_once_for_each_look(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     (server,), (client,) = counted(1)
     lingerers.add(server)
     wakes = 0
@@ -209,7 +210,7 @@ def test_one_that_stays_alone_wakes_the_reactor_once_for_each_look(clock: Tickin
 
 
 def test_a_new_one_is_looked_at_soon_though_an_old_one_waits_long(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     (old, new), clients = counted(2)
     lingerers.add(old)
     clock.pump([SWEEP] * (AGES[2] + 2))
@@ -222,7 +223,7 @@ def test_a_new_one_is_looked_at_soon_though_an_old_one_waits_long(clock: Ticking
 
 
 def test_looks_that_are_overdue_are_made_up_for_in_one_sweep(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(20)
     for server in servers:
         lingerers.add(server)
@@ -236,7 +237,7 @@ def test_looks_that_are_overdue_are_made_up_for_in_one_sweep(clock: Ticking) -> 
 
 
 def test_a_life_that_is_shorter_than_the_looks_is_kept_to(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=0.1, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=0.1, max_sockets=1000)
     (server,), (client,) = counted(1)
     lingerers.add(server)
     clock.pump([0.001] * 140)
@@ -257,7 +258,7 @@ class Full(ReactorWatch):
 
 
 def test_what_cannot_be_watched_is_closed_and_told(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000, watching=Full(clock))
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000, watching=Full(clock))
     servers, clients = counted(3)
     told: list[int] = []
     for number, server in enumerate(servers):
@@ -270,7 +271,7 @@ def test_what_cannot_be_watched_is_closed_and_told(clock: Ticking) -> None:
 
 
 def test_one_that_ends_everything_when_it_is_told_of_a_close_in_a_sweep_leaves_nothing(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(3)
     clients[0].close()
     for server in servers:
@@ -371,17 +372,17 @@ def _pour(clock: Ticking, pair: Pair, most: int) -> int:
 def test_16_mib_are_discarded_and_then_the_peer_is_reset(clock: Ticking, linger: Any) -> None:
     _, (pair,) = linger()
     clock.sweep()
-    assert _pour(clock, pair, AT_LEAST - 65536) < AT_LEAST
+    assert _pour(clock, pair, MAX_DISCARDED - 65536) < MAX_DISCARDED
     assert pair.closed == 0
-    sent = _pour(clock, pair, 2 * AT_LEAST)
+    sent = _pour(clock, pair, 2 * MAX_DISCARDED)
     clock.read()
     assert pair.closed == 1
-    assert sent < AT_LEAST
+    assert sent < MAX_DISCARDED
     assert pair.ending() in {"reset", "closed"}
 
 
 def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
-    lingerers, (pair,) = linger(at_least=200_000)
+    lingerers, (pair,) = linger(max_discarded=200_000)
     clock.sweep()
     (reader,) = clock.watched
     while True:
@@ -390,12 +391,12 @@ def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
         except BlockingIOError:
             break
     reader.doRead()
-    assert 0 < reader.taken <= 256 * 1024
+    assert 0 < reader.discarded <= 256 * 1024
     lingerers.stop()
 
 
 def test_beyond_the_most_the_oldest_is_closed(clock: Ticking, linger: Any) -> None:
-    lingerers, pairs = linger(5, most=3)
+    lingerers, pairs = linger(5, max_sockets=3)
     assert [pair.closed for pair in pairs] == [1, 1, 0, 0, 0]
     clock.sweep()
     assert len(lingerers) == 3
@@ -424,7 +425,7 @@ def test_a_reactor_that_finds_a_socket_broken_or_stops_closes_it(clock: Ticking,
     lingerers, (pair,) = linger()
     clock.sweep()
     (reader,) = clock.watched
-    assert reader.logPrefix() == "lingering"
+    assert reader.logPrefix() == "lingering socket"
     reader.connectionLost(Failure(ConnectionLost()))
     reader.connectionLost(Failure(ConnectionLost()))
     assert (pair.closed, len(lingerers)) == (1, 0)
@@ -459,7 +460,7 @@ def test_a_failing_listener_for_the_close_does_not_keep_others_open(
 
 
 def test_the_reactor_sees_one_descriptor_however_many_linger(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     pairs = [_connected("tcp") for _ in range(20)]
     for server, _ in pairs:
         lingerers.add(server)
@@ -475,13 +476,13 @@ def test_the_reactor_sees_one_descriptor_however_many_linger(clock: Ticking) -> 
 
 def test_a_reactor_that_stops_closes_all_that_its_watch_holds(clock: Ticking) -> None:
     lingerers = Lingerers(
-        cast("Any", clock), lifetime=10.0, most=1000, watching=(held := EpollWatch(cast("Any", clock)))
+        cast("Any", clock), lifetime=10.0, max_sockets=1000, watching=(held := EpollWatch(cast("Any", clock)))
     )
     server, client = _connected("tcp")
     lingerers.add(server)
     assert held.fileno() == -1
     clock.sweep()
-    assert held.logPrefix() == "watch"
+    assert held.logPrefix() == "lingering sockets"
     held.connectionLost(Failure(ConnectionLost()))
     held.doRead()
     assert (server.fileno(), held.fileno(), len(lingerers)) == (-1, -1, 0)
@@ -491,4 +492,4 @@ def test_a_reactor_that_stops_closes_all_that_its_watch_holds(clock: Ticking) ->
 
 def test_the_watch_is_the_best_that_the_platform_has(monkeypatch: pytest.MonkeyPatch, clock: Ticking) -> None:
     monkeypatch.delattr(select, "epoll", raising=False)
-    assert isinstance(watch(cast("Any", clock)), ReactorWatch)
+    assert isinstance(best_watch(cast("Any", clock)), ReactorWatch)

@@ -71,7 +71,7 @@ def reactor() -> Reactor:
 @pytest.fixture
 def listen(reactor: Reactor) -> Iterator[Callable[..., StreamPort]]:
     """Makes listeners for factories, with lingering close unless told otherwise."""
-    lingerers = Lingerers(cast("Any", reactor), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", reactor), lifetime=10.0, max_sockets=1000)
     ports: list[StreamPort] = []
 
     def make(factory: Factory, family: int = socket.AF_INET, *, linger: bool = True) -> StreamPort:

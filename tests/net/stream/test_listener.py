@@ -90,7 +90,7 @@ def factory() -> Greeting:
 @pytest.fixture
 def driven(clock: Watched, factory: Greeting) -> Iterator[StreamPort]:
     """A listener that reads when the test says so."""
-    lingering = Lingerers(clock, lifetime=10, most=10_000)  # type: ignore[arg-type]
+    lingering = Lingerers(clock, lifetime=10, max_sockets=10_000)  # type: ignore[arg-type]
     port = StreamPort(stream_socket("127.0.0.1", 0), factory, clock, lingerers=lingering)
     port.startListening()
     port.resumeReading()
