@@ -35,7 +35,7 @@ def hold() -> tuple[Factory, Lingerers | None]:
 def own() -> tuple[Factory, Lingerers | None]:
     """Greet and close, with lingering and limits."""
     clock: Any = reactor
-    admission = Admission(most=20_000, per_source=64)
+    admission = Admission(max_connections=20_000, max_per_source=64)
     factory = GreetingFactory(TextGreeter(GREETING.decode("ascii")), admission=admission, reactor=clock)
     factory.protocol = Own
     return factory, Lingerers(clock, lifetime=10.0, max_sockets=20_000)

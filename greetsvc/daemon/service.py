@@ -61,8 +61,8 @@ class GreetingService(Service):
         self.when_it_fails: Callable[[], object] = lambda: None
         most = settings.max_connections or int(raise_limit() * SHARE_OF_FILES)
         self.admission = Admission(
-            most=most,
-            per_source=settings.max_per_source or PER_SOURCE,
+            max_connections=most,
+            max_per_source=settings.max_per_source or PER_SOURCE,
             exempt_loopback=settings.max_per_source is None,
         )
         self.rule = UdpRule(time.monotonic, budget=settings.udp_budget)
