@@ -24,11 +24,12 @@ from greetsvc.net.endpoint import Endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.linux.packets import keep_syn
 from greetsvc.net.proxy.wrapper import ProxiedFactory
-from greetsvc.net.sockets import LONGEST_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
+from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.tls.endpoint import tls_endpoint
-from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
+from greetsvc.server import GreetingDatagramProtocol
 from greetsvc.server.admission import Admission
+from greetsvc.server.fast_stream import FastGreetingFactory
 from greetsvc.server.rendering import Speechless
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpRule
@@ -77,7 +78,7 @@ class StreamListening:
     def __init__(self, premises: Premises, listener: Listener) -> None:
         settings = premises.settings
         self.listener = listener
-        self.factory = GreetingFactory(
+        self.factory = FastGreetingFactory(
             listener.greeter,
             ledger=premises.ledger,
             admission=premises.admission,
@@ -90,9 +91,10 @@ class StreamListening:
             premises.reactor,
             lingerers=premises.lingerers,
             v4_ports=premises.ipv4_tcp,
-            backlog=listener.endpoint.backlog or LONGEST_BACKLOG,
+            backlog=listener.endpoint.backlog or MAX_BACKLOG,
             wrap=self._behind_proxy if listener.endpoint.proxied else None,
             prepare=keep_syn if "path" in listener.greeter.needs else None,
+            dropped=premises.ledger.refuse,
         )
         self._premises = premises
         self._proxied: list[ProxiedFactory] = []

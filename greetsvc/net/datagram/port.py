@@ -124,7 +124,7 @@ class DatagramPort:
             self.protocol.doStop()
             self._sock.close()
             if self._path is not None:
-                self._path.remove_or_say()
+                self._path.remove()
         return defer.succeed(None)
 
     def getHost(self) -> SocketAddress:
