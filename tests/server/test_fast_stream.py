@@ -1,3 +1,5 @@
+# mypy: allow-untyped-calls
+# (twisted.internet.testing has few types.)
 """The factory of the daemon: one greeting for all, without protocols, with the same limits and counts."""
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ def _visited(factory: FastGreetingFactory) -> FastGreetingFactory:
     """The factory after a visit, for which a protocol was built."""
     protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 40000))
     assert protocol is not None
-    transport = StringTransportWithDisconnection()  # type: ignore[no-untyped-call]
+    transport: Any = StringTransportWithDisconnection()
     transport.protocol = protocol
     protocol.makeConnection(transport)
     return factory
