@@ -1,4 +1,4 @@
-"""On the listener of greetsvc.net: a stock Protocol that stays, or a GreetingProtocol of one's own, which lingers.
+"""Servers on the listener of greetsvc.net: a stock Protocol that stays connected, or a subclass of GreetingProtocol.
 
 `python -m bench.servers.eager hold|own`.
 """
@@ -21,11 +21,11 @@ from greetsvc.server.admission import Admission
 
 
 class Own(GreetingProtocol):
-    """One's own, and so one is built for each connection."""
+    """A subclass, as a user writes one."""
 
 
 def hold() -> tuple[Factory, Lingerers | None]:
-    """Write and stay."""
+    """Write and keep the connection."""
     factory = ServerFactory()
     factory.protocol = GreetAndStay
     factory.noisy = False
@@ -42,11 +42,11 @@ def own() -> tuple[Factory, Lingerers | None]:
 
 
 def main(kind: str) -> None:
-    """Listen and say where."""
+    """Listen, and print the port."""
     factory, lingerers = {"hold": hold, "own": own}[kind]()
     listening = ListeningReactor(reactor, lingerers=lingerers)
-    port = listening.listenTCP(0, factory, interface=HOST)
     listening.begin()
+    port = listening.listenTCP(0, factory, interface=HOST)
     ready(port.getHost().port)  # type: ignore[attr-defined]
     reactor.run()
 

@@ -174,7 +174,7 @@ def test_an_impossible_path_is_refused(
 
 
 @UNIX
-def test_an_abstract_name_that_is_taken_is_refused(make: Make) -> None:
+def test_an_abstract_name_in_use_is_refused(make: Make) -> None:
     name = f"\0greetsvc-test-{os.getpid()}"
     with make(name), pytest.raises(CannotListenError, match="in use"):
         make(name)
@@ -213,7 +213,7 @@ def test_a_file_that_cannot_be_removed_is_logged(
     assert log_lines == [f"{path} is left behind: Permission denied"]
 
 
-def test_the_backlog_is_as_long_as_the_kernel_lets_it_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backlog_is_as_long_as_the_kernel_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     def somaxconn(content: str | None) -> None:
         def read_bytes(_path: Path) -> bytes:
             if content is None:

@@ -27,7 +27,7 @@ def test_without_limits_everybody_is_admitted() -> None:
     assert admission.open == 1000
 
 
-def test_the_cap_counts_all_sources_together() -> None:
+def test_the_maximum_counts_all_sources_together() -> None:
     admission = Admission(max_connections=3)
     assert [_enter(admission, host) for host in ("192.0.2.1", "2001:db8::1", "", "198.51.100.1")] == [
         None,
@@ -50,7 +50,7 @@ def test_an_ipv6_source_is_a_56_and_its_neighbour_another() -> None:
     assert _enter(admission, "2001:db8:0:100::1") is None
 
 
-def test_an_ipv6_site_holds_eight_times_what_a_56_may() -> None:
+def test_an_ipv6_48_may_have_eight_times_as_many_as_a_56() -> None:
     admission = Admission(max_per_source=2)
     hosts = [f"2001:db8:0:{subnet:x}00::{host}" for subnet in range(SITE_FACTOR) for host in (1, 2)]
     assert {_enter(admission, host) for host in hosts} == {None}
@@ -59,13 +59,13 @@ def test_an_ipv6_site_holds_eight_times_what_a_56_may() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.255.0.9", "::1"])
-def test_loopback_is_exempt_only_while_asked_for(host: str) -> None:
+def test_loopback_is_exempt_only_if_asked_for(host: str) -> None:
     exempt, limited = Admission(max_per_source=1), Admission(max_per_source=1, exempt_loopback=False)
     assert [_enter(exempt, host) for _ in range(3)] == [None, None, None]
     assert [_enter(limited, host) for _ in range(2)] == [None, "max-per-source"]
 
 
-def test_a_peer_that_is_no_address_has_no_source_but_counts() -> None:
+def test_a_peer_without_an_ip_address_has_no_source_but_counts() -> None:
     admission = Admission(max_connections=2, max_per_source=1)
     hosts = ["/run/peer.sock", "", "\0abstract"]
     assert [_enter(admission, host) for host in hosts] == [None, None, "max-connections"]
@@ -77,7 +77,7 @@ def test_the_scope_of_a_link_local_address_makes_no_other_source() -> None:
     assert _enter(admission, "fe80::2%7") == "max-per-source"
 
 
-def test_who_leaves_makes_room() -> None:
+def test_a_connection_that_leaves_makes_room() -> None:
     admission = Admission(max_connections=1, max_per_source=1)
     source = admission.source("192.0.2.1")
     admission.enter(source)
@@ -87,7 +87,7 @@ def test_who_leaves_makes_room() -> None:
     assert admission.open == 0
 
 
-def test_the_last_to_leave_is_told_and_no_other() -> None:
+def test_the_callback_for_empty_is_called_when_the_last_connection_leaves() -> None:
     told: list[int] = []
     admission = Admission()
     admission.when_empty = lambda: told.append(admission.open)
@@ -99,7 +99,7 @@ def test_the_last_to_leave_is_told_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("enters", [True, False])
-def test_a_connection_that_is_handed_over_is_no_gap_in_which_all_seem_gone(enters: bool) -> None:
+def test_a_hand_over_does_not_call_the_callback_for_empty_in_between(enters: bool) -> None:
     told: list[int] = []
     admission = Admission(max_connections=1, max_per_source=1)
     admission.when_empty = lambda: told.append(admission.open)

@@ -26,7 +26,7 @@ class Ticking(Clock):
 
     @property
     def watched(self) -> list[Any]:
-        """The sockets that are watched, by whatever does it."""
+        """The watched sockets, on either kind of watch."""
         return list(self.watching._readers.values()) if isinstance(self.watching, EpollWatch) else self.readers
 
     def addReader(self, reader: Any) -> None:
@@ -181,7 +181,7 @@ def test_a_peer_that_stays_is_looked_at_at_growing_ages_and_then_watched(clock: 
     lingerers.stop()
 
 
-def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
+def test_of_many_sockets_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(60)
     for server in servers:
@@ -195,7 +195,7 @@ def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
     lingerers.stop()
 
 
-def test_one_that_stays_alone_wakes_the_reactor_once_for_each_look(clock: Ticking) -> None:
+def test_a_single_socket_that_stays_wakes_the_reactor_once_for_each_look(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     (server,), (client,) = counted(1)
     lingerers.add(server)
@@ -209,7 +209,7 @@ def test_one_that_stays_alone_wakes_the_reactor_once_for_each_look(clock: Tickin
     client.close()
 
 
-def test_a_new_one_is_looked_at_soon_though_an_old_one_waits_long(clock: Ticking) -> None:
+def test_a_new_socket_is_looked_at_soon_while_an_old_one_waits(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     (old, new), clients = counted(2)
     lingerers.add(old)
@@ -222,7 +222,7 @@ def test_a_new_one_is_looked_at_soon_though_an_old_one_waits_long(clock: Ticking
         client.close()
 
 
-def test_looks_that_are_overdue_are_made_up_for_in_one_sweep(clock: Ticking) -> None:
+def test_overdue_looks_happen_in_one_sweep(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(20)
     for server in servers:
@@ -236,7 +236,7 @@ def test_looks_that_are_overdue_are_made_up_for_in_one_sweep(clock: Ticking) -> 
         client.close()
 
 
-def test_a_life_that_is_shorter_than_the_looks_is_kept_to(clock: Ticking) -> None:
+def test_a_lifetime_shorter_than_the_last_age_holds(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=0.1, max_sockets=1000)
     (server,), (client,) = counted(1)
     lingerers.add(server)
@@ -257,7 +257,7 @@ class Full(ReactorWatch):
         raise OSError(28, "No space left on device")
 
 
-def test_what_cannot_be_watched_is_closed_and_told(clock: Ticking) -> None:
+def test_a_socket_that_cannot_be_watched_is_closed_and_its_callback_called(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000, watching=Full(clock))
     servers, clients = counted(3)
     told: list[int] = []
@@ -270,7 +270,7 @@ def test_what_cannot_be_watched_is_closed_and_told(clock: Ticking) -> None:
         client.close()
 
 
-def test_one_that_ends_everything_when_it_is_told_of_a_close_in_a_sweep_leaves_nothing(clock: Ticking) -> None:
+def test_a_close_callback_that_stops_everything_during_a_sweep_leaves_nothing_open(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(3)
     clients[0].close()
@@ -283,7 +283,7 @@ def test_one_that_ends_everything_when_it_is_told_of_a_close_in_a_sweep_leaves_n
         client.close()
 
 
-def test_a_peer_that_is_still_there_is_left_to_the_reactor(clock: Ticking, linger: Any) -> None:
+def test_a_peer_that_stays_is_watched(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
     assert (len(lingerers), len(clock.watched), pair.closed) == (1, 1, 0)
@@ -309,7 +309,7 @@ def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any, 
     assert pair.client.recv(100) == b"hello"
 
 
-def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock: Ticking, linger: Any) -> None:
+def test_a_peer_that_sends_restarts_the_silence_but_not_the_lifetime(clock: Ticking, linger: Any) -> None:
     _, (pair,) = linger(silence=2.0, lifetime=5.0)
     clock.sweep()
     for _ in range(4):
@@ -324,7 +324,7 @@ def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock:
 
 @pytest.mark.parametrize("lifetime", [0.1, 0.65, 1.0, 5.0])
 @pytest.mark.parametrize("sending", [b"", b"early"])
-def test_a_peer_that_goes_on_has_the_whole_lifetime(
+def test_a_peer_that_keeps_sending_has_the_whole_lifetime(
     clock: Ticking, linger: Any, lifetime: float, sending: bytes
 ) -> None:
     _, (pair,) = linger(sending=sending, silence=2.0, lifetime=lifetime)
@@ -395,7 +395,7 @@ def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
     lingerers.stop()
 
 
-def test_beyond_the_most_the_oldest_is_closed(clock: Ticking, linger: Any) -> None:
+def test_beyond_the_maximum_the_oldest_socket_is_closed(clock: Ticking, linger: Any) -> None:
     lingerers, pairs = linger(5, max_sockets=3)
     assert [pair.closed for pair in pairs] == [1, 1, 0, 0, 0]
     clock.sweep()
@@ -407,7 +407,7 @@ def test_beyond_the_most_the_oldest_is_closed(clock: Ticking, linger: Any) -> No
     client.close()
 
 
-def test_a_reset_peer_is_forgotten(clock: Ticking, linger: Any) -> None:
+def test_a_socket_whose_peer_has_reset_is_closed(clock: Ticking, linger: Any) -> None:
     _, (early, late) = linger(2)
     _reset(early.client)
     clock.sweep()
@@ -421,7 +421,7 @@ def _reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def test_a_reactor_that_finds_a_socket_broken_or_stops_closes_it(clock: Ticking, linger: Any) -> None:
+def test_a_socket_that_the_reactor_finds_broken_is_closed(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
     (reader,) = clock.watched
@@ -431,7 +431,7 @@ def test_a_reactor_that_finds_a_socket_broken_or_stops_closes_it(clock: Ticking,
     assert (pair.closed, len(lingerers)) == (1, 0)
 
 
-def test_after_the_stop_sockets_are_closed_at_once(clock: Ticking, linger: Any) -> None:
+def test_after_stop_sockets_are_closed_as_they_are_added(clock: Ticking, linger: Any) -> None:
     lingerers, pairs = linger(2)
     clock.advance(SWEEP)
     server, client = _connected("tcp")
@@ -446,7 +446,7 @@ def test_after_the_stop_sockets_are_closed_at_once(clock: Ticking, linger: Any) 
     other.close()
 
 
-def test_a_failing_listener_for_the_close_does_not_keep_others_open(
+def test_a_close_callback_that_raises_does_not_keep_other_sockets_open(
     clock: Ticking, linger: Any, logged_errors: Any
 ) -> None:
     lingerers, pairs = linger(2)
@@ -474,7 +474,7 @@ def test_the_reactor_sees_one_descriptor_however_many_linger(clock: Ticking) -> 
     assert not clock.readers
 
 
-def test_a_reactor_that_stops_closes_all_that_its_watch_holds(clock: Ticking) -> None:
+def test_a_reactor_that_stops_closes_every_watched_socket(clock: Ticking) -> None:
     lingerers = Lingerers(
         cast("Any", clock), lifetime=10.0, max_sockets=1000, watching=(held := EpollWatch(cast("Any", clock)))
     )
@@ -490,6 +490,6 @@ def test_a_reactor_that_stops_closes_all_that_its_watch_holds(clock: Ticking) ->
     lingerers.stop()
 
 
-def test_the_watch_is_the_best_that_the_platform_has(monkeypatch: pytest.MonkeyPatch, clock: Ticking) -> None:
+def test_without_epoll_the_reactor_watches(monkeypatch: pytest.MonkeyPatch, clock: Ticking) -> None:
     monkeypatch.delattr(select, "epoll", raising=False)
     assert isinstance(best_watch(cast("Any", clock)), ReactorWatch)
