@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import ISSLTransport
 
-from greetsvc.net.linger.watched import MAX_DISCARDED
+from greetsvc.net.linger.watched import MAX_DISCARDED, SILENCE
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -38,7 +38,7 @@ class LingeringClose:
         transport: Any,
         clock: IReactorTime,
         *,
-        silence: float = 2.0,
+        silence: float = SILENCE,
         lifetime: float,
         max_discarded: int = MAX_DISCARDED,
     ) -> None:

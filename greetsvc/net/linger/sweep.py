@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 from zope.interface import Interface
 
-from greetsvc.net.linger.watched import DISCARD, MAX_DISCARDED, WatchedSockets
+from greetsvc.net.linger.watched import DISCARD, MAX_DISCARDED, SILENCE, WatchedSockets
 
 if TYPE_CHECKING:
     import socket
@@ -87,7 +87,7 @@ class Lingerers:
         self,
         reactor: LingerReactor,
         *,
-        silence: float = 2.0,
+        silence: float = SILENCE,
         lifetime: float,
         max_discarded: int = MAX_DISCARDED,
         max_sockets: int,

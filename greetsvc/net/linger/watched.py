@@ -24,7 +24,19 @@ if TYPE_CHECKING:
 
     WhenClosed = Callable[[], object] | None
 
-__all__ = ["DISCARD", "MAX_DISCARDED", "EpollWatch", "ReactorWatch", "Watch", "WatchedSockets", "best_watch"]
+__all__ = [
+    "DISCARD",
+    "MAX_DISCARDED",
+    "SILENCE",
+    "EpollWatch",
+    "ReactorWatch",
+    "Watch",
+    "WatchedSockets",
+    "best_watch",
+]
+
+SILENCE = 2.0
+"""Seconds without a byte after which a lingering connection is closed."""
 
 MAX_DISCARDED = 16 * 1024 * 1024
 """Bytes that one peer may send after the FIN before it is reset."""
