@@ -130,8 +130,6 @@ class EpollWatch:
     def stop(self) -> None:
         """See `Watch`."""
         self._readers.clear()
-        while self._with_reactor:
-            self._reactor.removeReader(self._with_reactor.pop())
         if self._epoll is not None:
             self._reactor.removeReader(self)
             self._epoll.close()

@@ -43,29 +43,18 @@ if TYPE_CHECKING:
     from greetsvc.net.linger.sweep import Lingerers
     from greetsvc.net.linger.watched import WhenClosed
 
-__all__ = ["Listener", "StreamTransport", "UnixStreamTransport"]
+__all__ = ["StreamTransport", "UnixStreamTransport"]
 
 _log = Logger()
 _DONE = Failure(CONNECTION_DONE)
 
 
-class Listener(typing.Protocol):
-    """What a transport needs of the listener that accepted its connection."""
+class _Listener(typing.Protocol):
+    """The part of `greetsvc.net.stream.listener.StreamPort`, which imports this module, that its transports use."""
 
-    @property
-    def reactor(self) -> Any:
-        """The reactor that serves the connection."""
-        ...
-
-    @property
-    def lingerers(self) -> Lingerers | None:
-        """Takes over sockets that have sent their FIN; None to close as Twisted does."""
-        ...
-
-    @property
-    def address_of(self) -> Callable[[Any], IAddress]:
-        """Turns the name of a socket into an address."""
-        ...
+    reactor: Any
+    lingerers: Lingerers | None
+    address_of: Callable[[Any], IAddress]
 
 
 @implementer(ILingers)
@@ -76,7 +65,7 @@ class StreamTransport(tcp.Server):
     does it when the callback has returned. So closing never re-enters the protocol.
     """
 
-    server: Listener  # type: ignore[assignment]
+    server: _Listener  # type: ignore[assignment]
     reactor: Any
     _sendmsgQueue: Any = ()  # descriptors that wait to be sent, on UNIX sockets
     _made = False  # connectionMade has returned
@@ -84,7 +73,7 @@ class StreamTransport(tcp.Server):
     _wants_writing = False
     _call_if_it_stays: Callable[[], object] | None = None
 
-    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, listener: Listener) -> None:
+    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, listener: _Listener) -> None:
         # Not super(): Twisted's initialisers register the descriptor and build texts that are rarely read.
         self.socket = sock  # type: ignore[assignment]  # a bare one; `getHandle` makes it whole
         self.reactor = listener.reactor
@@ -334,7 +323,7 @@ class StreamTransport(tcp.Server):
 class UnixStreamTransport(StreamTransport, unix.Server):
     """The transport of one accepted UNIX stream connection; descriptors can be sent and received over it."""
 
-    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, listener: Listener) -> None:
+    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, listener: _Listener) -> None:
         super().__init__(sock, peer, number, listener)
         self._sendmsgQueue = []
 

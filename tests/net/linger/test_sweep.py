@@ -490,6 +490,28 @@ def test_a_reactor_that_stops_closes_every_watched_socket(clock: Ticking) -> Non
     lingerers.stop()
 
 
+def test_while_no_epoll_can_be_made_the_reactor_watches(
+    clock: Ticking, linger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(select, "epoll", refuse, raising=False)
+    lingerers, (early, late) = linger(2)
+    clock.sweep()
+    assert len(clock.readers) == 2
+    early.client.close()
+    clock.read()
+    assert (early.closed, late.closed, len(clock.readers), len(lingerers)) == (1, 0, 1, 1)
+
+
+def test_a_watched_socket_with_nothing_to_read_stays(clock: Ticking, linger: Any) -> None:
+    lingerers, (pair,) = linger()
+    clock.sweep()
+    clock.watched[0].doRead()
+    assert (pair.closed, len(lingerers)) == (0, 1)
+
+
 def test_without_epoll_the_reactor_watches(monkeypatch: pytest.MonkeyPatch, clock: Ticking) -> None:
     monkeypatch.delattr(select, "epoll", raising=False)
     assert isinstance(best_watch(cast("Any", clock)), ReactorWatch)

@@ -361,6 +361,25 @@ async def test_a_peer_that_reset_before_it_was_accepted_does_not_end_the_listene
     assert everything(well) == b"hello\r\n"
 
 
+def test_a_protocol_that_only_closes_may_have_a_peer_that_is_gone(
+    driven: StreamPort, factory: Greeting, clients: Any
+) -> None:
+    class Closing(Once):
+        def connectionMade(self) -> None:
+            assert self.transport is not None
+            assert repr(self.transport).startswith("<StreamTransport #1 from IPv4Address(")
+            self.transport.loseConnection()
+
+    factory.protocol = Closing
+    (gone,) = clients(driven, 1)
+    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    gone.close()
+    driven.doRead()
+    assert factory.ends == ["ConnectionDone"]
+    assert driven.lingerers is not None
+    assert len(driven.lingerers) == 0
+
+
 class Failing:
     """A listening socket whose accept fails as it is told to, and then works."""
 
@@ -494,6 +513,17 @@ def test_without_descriptors_waiting_connections_are_closed_and_later_ones_accep
     (client,) = clients(driven, 1)
     driven.doRead()
     assert everything(client) == b"hello\r\n"
+
+
+def test_without_descriptors_a_turn_closes_a_bounded_number_of_connections(
+    driven: StreamPort, dropped: list[str], clients: Any
+) -> None:
+    clients(driven, MAX_ACCEPTED + 3)
+    with no_descriptors_left():
+        driven.doRead()
+        assert len(dropped) == MAX_ACCEPTED
+        driven.doRead()
+        assert len(dropped) == MAX_ACCEPTED + 3
 
 
 def test_without_a_spare_descriptor_connections_wait(

@@ -221,6 +221,23 @@ async def test_a_push_producer_is_paused_and_resumed_and_the_close_waits_for_it(
     ]  # fmt: skip
 
 
+@pytest_twisted.ensureDeferred
+async def test_pieces_written_beside_a_producer_arrive_in_order(everywhere: Any) -> None:
+    scene = Scene(everywhere)
+
+    def produce(transport: Any) -> None:
+        transport.registerProducer(Pushing(scene, transport, []), True)
+        transport.writeSequence([b"a", b"b"])
+        transport.write(b"c")
+        transport.unregisterProducer()
+        transport.loseConnection()
+
+    scene.made = produce
+    peer = await scene.begin()
+    assert await peer.finish() == (b"abc", "ConnectionDone")
+    assert await scene.end() == ["made", "made returns", "lost: ConnectionDone"]
+
+
 @implementer(IPullProducer)
 class Pulled:
     def __init__(self, scene: Scene, consumer: Any, pieces: list[bytes]) -> None:
@@ -289,6 +306,17 @@ async def test_a_paused_transport_reads_on_when_it_is_resumed(everywhere: Any) -
     await later(0.05, lambda: None)
     assert scene.happened == ["made", "made returns"]
     scene.protocol.transport.resumeProducing()
+    peer.transport.loseConnection()
+    assert await scene.end() == ["made", "made returns", "data", "lost: ConnectionDone"]
+    await peer.finish()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_transport_that_is_paused_and_resumed_in_connection_made_reads(everywhere: Any) -> None:
+    scene = Scene(everywhere)
+    scene.made = lambda transport: (transport.pauseProducing(), transport.resumeProducing())
+    peer = await scene.begin()
+    peer.transport.write(b"hello?")
     peer.transport.loseConnection()
     assert await scene.end() == ["made", "made returns", "data", "lost: ConnectionDone"]
     await peer.finish()
