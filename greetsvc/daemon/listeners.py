@@ -73,7 +73,7 @@ def listening(premises: Premises, listener: Listener) -> StreamListening | Datag
 
 
 class StreamListening:
-    """One stream endpoint. It may listen on several ports, and an endpoint of a plugin may listen only after a while."""
+    """One stream endpoint. It may listen on several ports; one of a plugin may listen only after a while."""
 
     def __init__(self, premises: Premises, listener: Listener) -> None:
         settings = premises.settings

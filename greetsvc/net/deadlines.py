@@ -32,9 +32,6 @@ class Deadlines(Generic[Key]):
         self._ends: dict[Key, float] = {}
         self._timer: IDelayedCall | None = None
 
-    def __len__(self) -> int:
-        return len(self._ends)
-
     def __iter__(self) -> Iterator[Key]:
         return iter(self._ends)
 

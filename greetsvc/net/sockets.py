@@ -87,15 +87,15 @@ def unix_datagram_socket(path: str, *, mode: int = 0o666) -> socket.socket:
 
 
 class UnixPath:
-    """The file of a bound UNIX socket. ``path`` may be an abstract name (unix(7)), which has no file."""
+    """The file of a bound UNIX socket; none, if the name is an abstract one (unix(7))."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self._path = path
         self._identity = self._look()
 
     def _look(self) -> tuple[int, int] | None:
         try:
-            found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116 - Path("") is "."
+            found = os.stat(self._path, follow_symlinks=False)  # noqa: PTH116 - Path("") is "."
         except (OSError, ValueError):
             return None
         return found.st_dev, found.st_ino
@@ -104,9 +104,9 @@ class UnixPath:
         """Remove the file, unless another one has taken its place. Logs a warning where that is not allowed."""
         if self._identity is not None and self._look() == self._identity:
             try:
-                os.unlink(self.path)  # noqa: PTH108 - as above
+                os.unlink(self._path)  # noqa: PTH108 - as above
             except OSError as error:
-                _log.warn("{path} is left behind: {error}", path=self.path, error=error.strerror)
+                _log.warn("{path} is left behind: {error}", path=self._path, error=error.strerror)
         self._identity = None
 
 
