@@ -1,9 +1,9 @@
-"""Any Twisted protocol, on the listener of `greetsvc.net`: `ListeningReactor` is the reactor, with better listening.
+"""Any Twisted protocol on the listener of `greetsvc.net`: `ListeningReactor` is your reactor with another listener.
 
-    python own_protocol.py [ENDPOINT]     # tcp:8088 when left out; all of Twisted's endpoint strings
+    python own_protocol.py [ENDPOINT]     # tcp:8088 when left out; any of Twisted's endpoint strings
 
-``loseConnection`` then means: send what was written, then FIN, then wait for the peer in bounded time. Nothing
-here knows of greetings.
+On it ``loseConnection`` sends what was written, then FIN, and then waits in bounded time for the peer to close.
+Nothing here knows of greetings.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from greetsvc.net.stream.facade import ListeningReactor
 
 
 class Shout(Protocol):
-    """Says the first thing that it hears once more, louder, and closes."""
+    """Answers the first thing that it reads in capital letters, and closes."""
 
     transport: ITCPTransport
 
     def dataReceived(self, data: bytes) -> None:
-        """Shout, and hang up, though more may be on its way."""
+        """Answer and close, though the peer may still be sending."""
         self.transport.write(data.upper())
         self.transport.loseConnection()
 
 
 async def main(reactor: Any, endpoint: str = "tcp:8088") -> None:
-    """Shout until stopped."""
-    lingerers = Lingerers(reactor, silence=2, lifetime=10, most=1000)
+    """Serve until stopped."""
+    lingerers = Lingerers(reactor, silence=2, lifetime=10, max_sockets=1000)
     listening = ListeningReactor(reactor, lingerers=lingerers)
     port = await serverFromString(listening, endpoint).listen(Factory.forProtocol(Shout))
     listening.begin()

@@ -2,8 +2,8 @@
 
     python own_words.py [ENDPOINT]        # tcp:8088 when left out
 
-The subclass says its own words; that the greeting arrives whole, however much the visitor is still sending, and that
-a connection ends in time, is what it inherits.
+The subclass makes its own greeting. It inherits that the greeting arrives whole, even if the visitor is still
+sending, and that the connection ends at its deadline.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from greetsvc.server import GreetingFactory, GreetingProtocol
 
 
 class OwnWords(GreetingProtocol):
-    """Tells visitors how many are here now."""
+    """Tells visitors how many connections are open."""
 
     def greeting(self) -> bytes:
-        """What this peer reads."""
+        """The bytes to send to this peer."""
         return f"Hello {self.peer.host}, {self.factory.admission.open} of you are here\r\n".encode()
 
 

@@ -138,7 +138,7 @@ async def test_on_a_stock_transport_a_peer_that_has_sent_its_fin_is_greeted() ->
 
 @pytest_twisted.ensureDeferred
 async def test_on_a_stock_transport_limits_hold() -> None:
-    factory = GreetingFactory(TextGreeter("Hi"), admission=Admission(most=0))
+    factory = GreetingFactory(TextGreeter("Hi"), admission=Admission(max_connections=0))
     assert await _served(factory) == b""
     assert factory.ledger.refused == {"max-connections": 1}
 

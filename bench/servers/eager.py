@@ -1,4 +1,4 @@
-"""On the listener of greetsvc.net: a stock Protocol that stays, or a GreetingProtocol of one's own, which lingers.
+"""Servers on the listener of greetsvc.net: a stock Protocol that stays connected, or a subclass of GreetingProtocol.
 
 `python -m bench.servers.eager hold|own`.
 """
@@ -21,11 +21,11 @@ from greetsvc.server.admission import Admission
 
 
 class Own(GreetingProtocol):
-    """One's own, and so one is built for each connection."""
+    """A subclass, as a user writes one."""
 
 
 def hold() -> tuple[Factory, Lingerers | None]:
-    """Write and stay."""
+    """Write and keep the connection."""
     factory = ServerFactory()
     factory.protocol = GreetAndStay
     factory.noisy = False
@@ -35,18 +35,18 @@ def hold() -> tuple[Factory, Lingerers | None]:
 def own() -> tuple[Factory, Lingerers | None]:
     """Greet and close, with lingering and limits."""
     clock: Any = reactor
-    admission = Admission(most=20_000, per_source=64)
+    admission = Admission(max_connections=20_000, max_per_source=64)
     factory = GreetingFactory(TextGreeter(GREETING.decode("ascii")), admission=admission, reactor=clock)
     factory.protocol = Own
-    return factory, Lingerers(clock, lifetime=10.0, most=20_000)
+    return factory, Lingerers(clock, lifetime=10.0, max_sockets=20_000)
 
 
 def main(kind: str) -> None:
-    """Listen and say where."""
+    """Listen, and print the port."""
     factory, lingerers = {"hold": hold, "own": own}[kind]()
     listening = ListeningReactor(reactor, lingerers=lingerers)
-    port = listening.listenTCP(0, factory, interface=HOST)
     listening.begin()
+    port = listening.listenTCP(0, factory, interface=HOST)
     ready(port.getHost().port)  # type: ignore[attr-defined]
     reactor.run()
 

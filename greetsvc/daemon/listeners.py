@@ -24,11 +24,12 @@ from greetsvc.net.endpoint import Endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.linux.packets import keep_syn
 from greetsvc.net.proxy.wrapper import ProxiedFactory
-from greetsvc.net.sockets import LONGEST_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
+from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.tls.endpoint import tls_endpoint
-from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
+from greetsvc.server import GreetingDatagramProtocol
 from greetsvc.server.admission import Admission
+from greetsvc.server.fast_stream import FastGreetingFactory
 from greetsvc.server.rendering import Speechless
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpRule
@@ -72,12 +73,12 @@ def listening(premises: Premises, listener: Listener) -> StreamListening | Datag
 
 
 class StreamListening:
-    """One stream endpoint, which may stand for several ports, or for one that is there only later."""
+    """One stream endpoint. It may listen on several ports; one of a plugin may listen only after a while."""
 
     def __init__(self, premises: Premises, listener: Listener) -> None:
         settings = premises.settings
         self.listener = listener
-        self.factory = GreetingFactory(
+        self.factory = FastGreetingFactory(
             listener.greeter,
             ledger=premises.ledger,
             admission=premises.admission,
@@ -90,21 +91,22 @@ class StreamListening:
             premises.reactor,
             lingerers=premises.lingerers,
             v4_ports=premises.ipv4_tcp,
-            backlog=listener.endpoint.backlog or LONGEST_BACKLOG,
+            backlog=listener.endpoint.backlog or MAX_BACKLOG,
             wrap=self._behind_proxy if listener.endpoint.proxied else None,
             prepare=keep_syn if "path" in listener.greeter.needs else None,
+            dropped=premises.ledger.refuse,
         )
         self._premises = premises
         self._proxied: list[ProxiedFactory] = []
-        self._foreign: list[IListeningPort] = []
+        self._foreign: list[IListeningPort] = []  # ports that a plugin's endpoint did not make with our facade
         self._pending: Deferred[Any] | None = None
         self._report: Callable[[ConfigError], object]
         self._announce: Callable[[str], object] = lambda _place: None
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
-        """Bind. Raises `ConfigError`; an endpoint that fails only later calls ``late`` with it."""
-        mistakes: list[ConfigError] = []
-        self._report = mistakes.append
+        """Bind. Raises `ConfigError`; ``late`` is called with it when the endpoint fails after this has returned."""
+        errors: list[ConfigError] = []
+        self._report = errors.append
         try:
             endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._premises.settings.client_ca)
         except Exception as error:
@@ -113,8 +115,8 @@ class StreamListening:
             raise _mistake(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
         self._pending.addCallbacks(self._listens, self._fails)
-        if mistakes:
-            raise mistakes[0]
+        if errors:
+            raise errors[0]
         self._report = late
 
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
@@ -133,22 +135,22 @@ class StreamListening:
             self._report(_mistake(self.listener, failure.value))
 
     def begin(self, announce: Callable[[str], object]) -> None:
-        """Accept connections from now on, and ``announce`` each place, also one that is there only later."""
+        """Accept connections from now on, and call ``announce`` with each place, also with one that comes later."""
         self._facade.begin()
         self._announce = announce
         for place in self.places():
             announce(place)
 
     async def stop(self) -> None:
-        """Greet who is in the queue, and listen no longer."""
+        """Stop listening; connections that wait in the queue are still greeted."""
         if self._pending is not None:
-            self._report = lambda _mistake: None
+            self._report = lambda _error: None  # the cancellation is no failure
             self._pending.cancel()
         for port in (*self._facade.ports, *self._foreign):
             await maybeDeferred(port.stopListening)
 
     def abort(self) -> None:
-        """End every connection at once."""
+        """Abort every open connection."""
         for proxied in self._proxied:
             proxied.abort()
         self.factory.abort()

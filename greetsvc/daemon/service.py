@@ -57,12 +57,12 @@ class GreetingService(Service):
         self.on_failure: Callable[[], object] = lambda: None
         most = settings.max_connections or int(raise_limit() * SHARE_OF_FILES)
         self.admission = Admission(
-            most=most,
-            per_source=settings.max_per_source or PER_SOURCE,
+            max_connections=most,
+            max_per_source=settings.max_per_source or PER_SOURCE,
             exempt_loopback=settings.max_per_source is None,
         )
         self.rule = UdpRule(time.monotonic, budget=settings.udp_budget)
-        self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, most=most)
+        self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=most)
         self._visits = VisitLog(self.ledger, reactor, readable=READABLE if settings.log_visits == "all" else 0)
         self._notes: list[str] = []
         self._listening: list[StreamListening | DatagramListening] = []

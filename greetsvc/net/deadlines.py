@@ -1,4 +1,4 @@
-"""Many equal deadlines kept with one timer."""
+"""Many deadlines of equal length, on one timer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Key = TypeVar("Key")
 class Deadlines(Generic[Key]):
     """Calls ``expired(key)`` for each key that was not discarded within ``seconds`` of being added.
 
-    As all wait equally long, they end in the order in which they were added: a dictionary and one timer are
-    enough. The timer runs on when nothing waits any more, and finds so when it fires: keys that come and go within
-    one turn cost no timer each.
+    As all deadlines are equally long, they end in the order of adding: a dictionary and one timer are enough. The
+    timer is not cancelled when no key is left, so that keys which come and go within one turn do not each cost a
+    timer; it finds nothing to do when it fires.
     """
 
     def __init__(self, clock: IReactorTime, seconds: float, expired: Callable[[Key], object]) -> None:
@@ -32,16 +32,13 @@ class Deadlines(Generic[Key]):
         self._ends: dict[Key, float] = {}
         self._timer: IDelayedCall | None = None
 
-    def __len__(self) -> int:
-        return len(self._ends)
-
     def __iter__(self) -> Iterator[Key]:
         return iter(self._ends)
 
     def add(self, key: Key, spent: float = 0.0) -> None:
-        """Start (or start again) the time of ``key``, of which ``spent`` seconds are over.
+        """Start (or restart) the deadline of ``key``, of which ``spent`` seconds are over.
 
-        It may end later by as much as ``spent`` is more than for another key that was added before.
+        They end in the order of adding all the same: a key that would end before an earlier one waits for it.
         """
         left = max(self._seconds - spent, 0.0)
         self._ends.pop(key, None)
@@ -50,11 +47,11 @@ class Deadlines(Generic[Key]):
             self._timer = self._clock.callLater(left, self._sweep)
 
     def discard(self, key: Key) -> None:
-        """``key`` is done, or was never there."""
+        """Drop the deadline of ``key``, if it has one."""
         self._ends.pop(key, None)
 
     def stop(self) -> None:
-        """Forget every key, and the timer."""
+        """Drop every deadline, and leave no timer behind."""
         self._ends.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -74,5 +71,5 @@ class Deadlines(Generic[Key]):
         for key in due:
             try:
                 self._expired(key)
-            except Exception:  # noqa: BLE001 - the others end all the same
-                _log.failure("A deadline passed, but whoever wanted to know failed")
+            except Exception:  # noqa: BLE001 - the other deadlines have passed too
+                _log.failure("A deadline passed, but its callback raised")

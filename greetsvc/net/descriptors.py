@@ -1,4 +1,4 @@
-"""The descriptors of this process: how many it may open, and one in reserve for when a listener runs out of them."""
+"""The file descriptors of this process: how many it may open, and one in reserve for a listener that runs out."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 __all__ = ["SpareDescriptor", "raise_limit", "remaining"]
 
 _RESERVE = 16
-"""Descriptors that are left to the rest of the program."""
+"""Descriptors that `remaining` leaves to the rest of the program."""
 
 
 def raise_limit() -> int:
-    """Raise this process's limit of open files as far as it may; the limit that holds now."""
+    """Raise this process's limit of open files to the hard limit. Returns the limit that holds now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS refuses more than the kernel has, and says infinity
+    except (OSError, ValueError):  # macOS reports an infinite hard limit, and refuses it as a soft one
         return soft
     return hard
 
 
 def remaining() -> float:
-    """How many descriptors this process may still open, less a reserve; infinite without a limit."""
+    """Remaining file descriptors of this process, less a reserve of 16; infinite without a limit."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return float("inf")
@@ -36,38 +36,39 @@ def remaining() -> float:
 
 
 class SpareDescriptor:
-    """Its place is given up for a moment, so that peers that wait can be accepted and closed.
+    """A descriptor that is closed for a moment when no other is left, so that connections can be accepted and closed.
 
-    Otherwise they would keep the listener readable, and the reactor busy, for as long as there are no descriptors.
+    Otherwise they would stay in the queue, keep the listener readable and the reactor busy, and wait for an answer
+    until descriptors are free again.
     """
 
     def __init__(self) -> None:
         self._fd: int | None = None
 
     @property
-    def held(self) -> bool:
-        """Whether there is one."""
+    def is_open(self) -> bool:
+        """Whether there is a descriptor in reserve."""
         return self._fd is not None
 
-    def hold(self) -> None:
-        """Get one, if there is none and it can be had."""
+    def open(self) -> None:
+        """Open it, if it is not open and a descriptor is left."""
         if self._fd is None:
             with suppress(OSError):
                 self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-    def release(self) -> None:
-        """Give it up."""
+    def close(self) -> None:
+        """Close it."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
-    def turn_away(self, listener: socket.socket, most: int) -> int:
-        """Accept and close whoever waits, ``most`` at a time; how many those were."""
-        self.release()
+    def accept_and_close(self, listener: socket.socket, limit: int) -> int:
+        """Accept and close up to ``limit`` connections that wait, in place of the spare. Returns how many."""
+        self.close()
         count = 0
         with suppress(OSError):
-            while count < most:
-                os.close(listener._accept()[0])  # type: ignore[attr-defined]
+            while count < limit:
+                os.close(listener._accept()[0])  # type: ignore[attr-defined]  # `socket.accept` without the Python object
                 count += 1
-        self.hold()
+        self.open()
         return count

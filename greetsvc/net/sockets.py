@@ -1,7 +1,7 @@
-"""Every listening socket is made here: bound, non-blocking, and for streams listening.
+"""Makes every listening socket: bound, non-blocking, and for streams listening.
 
-Binding is apart from serving, so that a service can bind before it forks and drops its privileges, and start
-to read only afterwards.
+Binding is a step of its own, so that a service can bind before it forks and drops its privileges, and read only
+afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
-    "LONGEST_BACKLOG",
+    "MAX_BACKLOG",
     "UnixPath",
     "datagram_socket",
     "ipv6_works",
@@ -34,12 +34,12 @@ __all__ = [
 
 _log = Logger()
 
-LONGEST_BACKLOG = 65535
-"""What is asked of ``listen``; the kernel cuts it to its own limit without a word (listen(2))."""
+MAX_BACKLOG = 65535
+"""The backlog given to ``listen``; the kernel silently reduces it to its own limit (listen(2))."""
 
 
 def ipv6_works() -> bool:
-    """Whether this machine lets an IPv6 socket be bound."""
+    """Whether an IPv6 socket can be bound on this machine."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.bind(("::1", 0))
@@ -49,16 +49,16 @@ def ipv6_works() -> bool:
 
 
 def kernel_backlog() -> tuple[int, bool]:
-    """The backlog a stream socket gets, and whether the kernel cut it (``net.core.somaxconn``)."""
+    """The backlog of a stream socket, and whether the kernel reduced it (``net.core.somaxconn``)."""
     try:
-        # Bytes: after twistd gave up root, a codec may be out of reach.
-        most = int(Path("/proc/sys/net/core/somaxconn").read_bytes())
+        # Bytes: after twistd gave up root, a codec's file may not be readable.
+        limit = int(Path("/proc/sys/net/core/somaxconn").read_bytes())
     except (OSError, ValueError):
-        most = socket.SOMAXCONN
-    return min(most, LONGEST_BACKLOG), most < LONGEST_BACKLOG
+        limit = socket.SOMAXCONN
+    return min(limit, MAX_BACKLOG), limit < MAX_BACKLOG
 
 
-def stream_socket(host: str, port: int, *, backlog: int = LONGEST_BACKLOG, v6only: bool = False) -> socket.socket:
+def stream_socket(host: str, port: int, *, backlog: int = MAX_BACKLOG, v6only: bool = False) -> socket.socket:
     """A TCP socket that listens on ``host`` (empty for every IPv4 address; a name is resolved) and ``port``.
 
     ``v6only`` keeps an IPv6 socket from taking IPv4 too (RFC 3493 5.3). Raises `CannotListenError`.
@@ -72,10 +72,10 @@ def datagram_socket(host: str, port: int, *, v6only: bool = False) -> socket.soc
     return _inet_socket(socket.SOCK_DGRAM, host, port, v6only)
 
 
-def unix_stream_socket(path: str, *, mode: int = 0o666, backlog: int = LONGEST_BACKLOG) -> socket.socket:
+def unix_stream_socket(path: str, *, mode: int = 0o666, backlog: int = MAX_BACKLOG) -> socket.socket:
     """A UNIX stream socket that listens on ``path`` with file permissions ``mode``.
 
-    A socket file on which nobody listens any more is taken over. Raises `CannotListenError`.
+    The file of a socket that no process holds is replaced. Raises `CannotListenError`.
     """
     sock = _unix_socket(socket.SOCK_STREAM, path, mode)
     return _or_closed(sock, "unix", path, lambda: sock.listen(backlog))
@@ -87,36 +87,32 @@ def unix_datagram_socket(path: str, *, mode: int = 0o666) -> socket.socket:
 
 
 class UnixPath:
-    """The file of a bound UNIX socket, which is removed only while it is still the same file."""
+    """The file of a bound UNIX socket; none, if the name is an abstract one (unix(7))."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self._path = path
         self._identity = self._look()
 
     def _look(self) -> tuple[int, int] | None:
         try:
-            found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116 - the same call also with "@" names
+            found = os.stat(self._path, follow_symlinks=False)  # noqa: PTH116 - Path("") is "."
         except (OSError, ValueError):
             return None
         return found.st_dev, found.st_ino
 
     def remove(self) -> None:
-        """Remove the file, unless another socket took its place. Raises `OSError` where that is not allowed."""
+        """Remove the file, unless another one has taken its place. Logs a warning where that is not allowed."""
         if self._identity is not None and self._look() == self._identity:
-            os.unlink(self.path)  # noqa: PTH108
+            try:
+                os.unlink(self._path)  # noqa: PTH108 - as above
+            except OSError as error:
+                _log.warn("{path} is left behind: {error}", path=self._path, error=error.strerror)
         self._identity = None
-
-    def remove_or_say(self) -> None:
-        """Remove the file, or log that it is left behind."""
-        try:
-            self.remove()
-        except OSError as error:
-            _log.warn("{path} is left behind: {error}", path=self.path, error=error.strerror)
 
 
 def _inet_socket(kind: socket.SocketKind, host: str, port: int, v6only: bool) -> socket.socket:
     try:
-        if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
+        if not 0 <= port <= 65535:  # getaddrinfo takes it modulo 65536
             raise ValueError("the port must be a number from 0 to 65535")
         found = socket.getaddrinfo(host or "0.0.0.0", port, 0, kind, 0, socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
@@ -142,7 +138,7 @@ def _unix_socket(kind: socket.SocketKind, path: str, mode: int) -> socket.socket
 
 
 def _or_closed(sock: socket.socket, host: str, port: int | str, step: Callable[[], object]) -> socket.socket:
-    """The socket after ``step``; where that fails, the socket is closed, and the error is a `CannotListenError`."""
+    """Run ``step`` and return the socket. If it fails, close the socket and raise `CannotListenError`."""
     try:
         step()
     except (OSError, OverflowError, ValueError) as error:
@@ -152,7 +148,7 @@ def _or_closed(sock: socket.socket, host: str, port: int | str, step: Callable[[
 
 
 def _bind_unix(sock: socket.socket, path: str, mode: int) -> None:
-    if "\0" in path and not path.startswith("\0"):  # the kernel would cut it there
+    if "\0" in path and not path.startswith("\0"):  # the kernel would end the path there
         raise ValueError("the path holds a NUL character")
     with _permissions(mode):
         try:
@@ -166,7 +162,7 @@ def _bind_unix(sock: socket.socket, path: str, mode: int) -> None:
 
 @contextmanager
 def _permissions(mode: int) -> Iterator[None]:
-    """Files made inside have ``mode`` from their first moment on."""
+    """Files made inside have ``mode`` from the moment they exist, which a later chmod would not give them."""
     before = os.umask(0o777 & ~mode)
     try:
         yield
@@ -175,7 +171,7 @@ def _permissions(mode: int) -> Iterator[None]:
 
 
 def _is_stale(path: str, kind: socket.SocketKind) -> bool:
-    """Whether ``path`` is the file of a UNIX socket that nobody holds any more."""
+    """Whether ``path`` is the file of a UNIX socket that no process holds."""
     if path.startswith("\0") or not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, kind) as probe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greetsvc.net.linger.drain import SILENCE
+from greetsvc.net.linger.watched import SILENCE
 
 __all__ = ["DEADLINE", "LINGER", "UDP_BUDGET"]
 

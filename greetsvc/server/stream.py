@@ -21,8 +21,6 @@ from greetsvc.ledger import Ledger
 from greetsvc.net.deadlines import Deadlines
 from greetsvc.net.linger.half_close import LingeringClose
 from greetsvc.net.linux.packets import read_syn, read_tcp_info
-from greetsvc.net.stream.accepted import ADDRESSES
-from greetsvc.net.stream.batch import SHORT, IAnswersAtOnce
 from greetsvc.net.tls.endpoint import facts
 from greetsvc.server.admission import Admission, Source
 from greetsvc.server.defaults import DEADLINE, LINGER
@@ -30,17 +28,17 @@ from greetsvc.server.rendering import Rendering, Speechless
 from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from twisted.python.failure import Failure
 
     from greetsvc.greeters import Greeter
 
 __all__ = ["GreetingFactory", "GreetingProtocol", "address_of"]
 
+_UNKNOWN = Address("", 0)
+
 
 def address_of(address: IAddress | None) -> Address:
-    """A Twisted address as an `Address`: a UNIX socket's path with port 0, mapped IPv4 as IPv4."""
+    """A Twisted address as an `Address`: a UNIX socket's path with port 0, IPv4 mapped into IPv6 as IPv4."""
     host = getattr(address, "host", None)
     if host is not None:
         return Address.plain(host, cast(int, getattr(address, "port", 0)))
@@ -49,44 +47,47 @@ def address_of(address: IAddress | None) -> Address:
 
 @implementer(IHandshakeListener)
 class GreetingProtocol(Protocol):
-    """Greets, and closes in a way that lets the greeting arrive whole.
+    """Sends the greeting and closes, so that the greeting arrives whole even if the peer is still sending.
 
-    Over TLS the greeting waits for the handshake. Override `greeting` to say something else, or `greet` to go on
-    talking; a subclass works in any Twisted program, on Twisted's own transports too.
+    Over TLS the greeting waits for the handshake. Override `greeting` to send something else, or `greet` to keep the
+    connection open; a subclass works in any Twisted program, also on Twisted's own transports.
     """
 
     factory: GreetingFactory
     transport: ITCPTransport
     address: IAddress | None = None
+    """The address of the peer, as Twisted has it."""
     source: Source = ()
+    """What the connection counts as in ``factory.admission``."""
     timed = False
+    """Whether the deadline runs."""
     lingers = False
-    """Whether the transport itself closes in a way that lets the greeting arrive (`greetsvc.net.ILingers`)."""
+    """Whether ``loseConnection`` of the transport is a lingering close (`greetsvc.net.linger.sweep.ILingers`)."""
 
     _closing: LingeringClose | None = None
-    _over = False
+    _lost = False
 
     @property
     def peer(self) -> Address:
-        """Who is greeted."""
+        """The address of the peer."""
         return address_of(self.address)
 
     def connectionMade(self) -> None:
-        """Count the connection, start its deadline, and greet unless a handshake comes first."""
+        """Count the connection, start its deadline, and greet unless a TLS handshake comes first."""
         self.factory.enter(self)
         if not ISSLTransport.providedBy(self.transport):
             self.greet()
 
     def handshakeCompleted(self) -> None:
-        """TLS is up: greet."""
+        """The TLS handshake is complete: greet."""
         self.greet()
 
     def greeting(self) -> bytes:
-        """What this peer reads. Raises `Speechless` to close without a word."""
+        """The bytes to send to this peer. Raises `Speechless` to close without a greeting."""
         return self.factory.greeting(self)
 
     def greet(self) -> None:
-        """Say the greeting and close."""
+        """Send the greeting and close."""
         try:
             self.transport.write(self.greeting())
         except Speechless:
@@ -96,48 +97,48 @@ class GreetingProtocol(Protocol):
         self.close()
 
     def close(self) -> None:
-        """Close when everything is written, and in a way that lets it arrive: also on Twisted's own transports."""
+        """Close when everything is written, with a lingering close on every transport."""
         if self.lingers:
             self.transport.loseConnection()
             return
         closing = self.factory.lingering_close(self.transport)
-        if self._over:
+        if self._lost:  # a transport may call connectionLost before it returns from the close
             closing.stop()
         else:
             self._closing = closing
 
     def dataReceived(self, data: bytes) -> None:
-        """Nothing that the peer says matters."""
+        """Ignore what the peer sends."""
         if self._closing is not None:
             self._closing.discard(data)
 
     def stays(self) -> None:
-        """The connection outlives the callback that made it, because something is still to be said or sent."""
+        """The connection is still open after `connectionMade`: it needs a deadline."""
         self.factory.start_deadline(self)
 
     def expire(self) -> None:
-        """The deadline passed: end the connection at once."""
+        """The deadline has passed: abort the connection."""
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is over, for us; its socket may linger."""
+        """The connection is over for the protocol; its socket may linger."""
         if not self.lingers:
-            self._over = True
+            self._lost = True
             if self._closing is not None:
                 self._closing.stop()
         self.factory.leave(self)
 
 
-@implementer(IAnswersAtOnce)
 class GreetingFactory(Factory):
     """Makes a `GreetingProtocol` for each connection that is admitted.
 
-    Where everybody reads the same and the listener can do without, it makes none: see `IAnswersAtOnce`. A subclass,
-    and a ``protocol`` of one's own, is always asked.
+    ``greeter`` makes the greetings. ``ledger`` counts visits and refusals, ``admission`` limits open connections:
+    new ones when left out. ``deadline`` bounds the life of a connection in seconds; ``linger`` bounds the silence of
+    a peer that has not closed after the greeting, in seconds, on transports that do not linger themselves.
+    ``transport`` is what visits came over: ``tcp``, ``tls`` or ``unix``. ``reactor`` is the clock: the global one
+    when left out.
 
-    ``deadline`` bounds the life of a connection in seconds, ``linger`` the silence of a peer that has yet to close
-    after the greeting (where the transport does not see to that). ``transport`` is what visits say they came over:
-    ``tcp``, ``tls`` or ``unix``. ``reactor`` is a clock and a timer; the global one when left out.
+    Set ``protocol`` to a subclass of `GreetingProtocol` to change what happens on a connection.
     """
 
     # A narrower type than Factory's: what is made here has our factory, and never none.
@@ -170,7 +171,7 @@ class GreetingFactory(Factory):
         self._rendering = Rendering(greeter, self.ledger, transport)
 
     def buildProtocol(self, addr: IAddress | None) -> GreetingProtocol | None:  # type: ignore[override]
-        """A protocol for the peer at ``addr``, or None where it is not admitted: it is then closed at once."""
+        """A protocol for the peer at ``addr``, or None where it is not admitted: the listener then closes at once."""
         admission = self.admission
         source = admission.source(getattr(addr, "host", ""))
         reason = admission.refusal(source)
@@ -183,28 +184,13 @@ class GreetingFactory(Factory):
         protocol.source = source
         return protocol
 
-    def at_once(self) -> bytes | None:
-        """See `IAnswersAtOnce`: one greeting for everybody, and nothing of anybody's own to see it otherwise."""
-        greeting = self._rendering.constant
-        if greeting is None or len(greeting) > SHORT or "buildProtocol" in self.__dict__:
-            return None
-        ours = (self.protocol, type(self), type(self.admission), type(self.ledger))
-        return greeting if ours == (GreetingProtocol, GreetingFactory, Admission, Ledger) else None
-
-    def admit(self, name: tuple[Any, ...]) -> Callable[[], object] | None:
-        """See `IAnswersAtOnce`; who is refused is refused by `buildProtocol`."""
-        return self.admission.admit(name[0])
-
-    def answered(self, names: Sequence[tuple[Any, ...]]) -> None:
-        """See `IAnswersAtOnce`."""
-        self.ledger.greet_all(self.transport, names, _named)
-
     def enter(self, protocol: GreetingProtocol) -> None:
-        """A connection was made: it counts until its socket is closed, and its deadline runs while it stays."""
+        """A connection was made: it counts until its socket is closed, and has a deadline while it is open."""
         transport: Any = protocol.transport
         source = protocol.source
         self.admission.enter(source)
         protocol.timed = False
+        # Not ILingers.providedBy, which takes three times as long; wrappers of transports delegate the attribute.
         call_when_closed = getattr(transport, "call_when_closed", None)
         protocol.lingers = call_when_closed is not None
         if call_when_closed is None:
@@ -214,7 +200,7 @@ class GreetingFactory(Factory):
         transport.call_if_it_stays(protocol.stays)
 
     def start_deadline(self, protocol: GreetingProtocol) -> None:
-        """The time of a connection runs."""
+        """Start the deadline of a connection."""
         protocol.timed = True
         self._deadlines.add(protocol)
 
@@ -226,11 +212,11 @@ class GreetingFactory(Factory):
             self.admission.leave(protocol.source)
 
     def lingering_close(self, transport: ITCPTransport) -> LingeringClose:
-        """Closes a transport that does not linger by itself."""
+        """Close a transport that does not linger itself."""
         return LingeringClose(transport, self._reactor, silence=self._linger, lifetime=self._deadline)
 
     def greeting(self, protocol: GreetingProtocol) -> bytes:
-        """The greeting for this visit. Raises `Speechless` where the greeter failed."""
+        """The greeting for this connection. Raises `Speechless` where the greeter failed."""
         return self._rendering.constant or self._rendering.of(partial(self._visit, protocol))
 
     def greeted(self, protocol: GreetingProtocol) -> None:
@@ -243,17 +229,18 @@ class GreetingFactory(Factory):
         self.ledger.greet(self.transport, peer)
 
     def _visit(self, protocol: GreetingProtocol) -> Visit:
+        """The visit, with the fields that the greeter needs: the others would cost system calls for nothing."""
         transport, needs = protocol.transport, self.greeter.needs
-        via = getattr(transport, "via", None)
+        via = getattr(transport, "via", None) if "via" in needs else None
         return Visit(
             transport=self.transport,
             peer=protocol.peer,
-            local=address_of(transport.getHost()),
-            number=self.ledger.visits + 1,
-            when=time.time(),
+            local=address_of(transport.getHost()) if "local" in needs else _UNKNOWN,
+            number=self.ledger.visits + 1 if "number" in needs else 0,
+            when=time.time() if "when" in needs else 0.0,
             via=via and address_of(via),
             tls=facts(transport) if "tls" in needs else None,
-            path=_observed(transport) if "path" in needs else None,
+            path=_path_facts(transport) if "path" in needs else None,
         )
 
     def _expire(self, protocol: GreetingProtocol) -> None:
@@ -261,19 +248,14 @@ class GreetingFactory(Factory):
         protocol.expire()
 
     def abort(self) -> None:
-        """End every connection at once, and leave no timer."""
+        """Abort every open connection, and leave no timer behind."""
         for protocol in tuple(self._deadlines):
             protocol.expire()
         self._deadlines.stop()
 
 
-def _named(name: tuple[Any, ...]) -> Address:
-    """The address with this name, as `accept` has it."""
-    return address_of(ADDRESSES[socket.AF_INET if len(name) == 2 else socket.AF_INET6](name))
-
-
-def _observed(transport: Any) -> PathFacts:
-    """What was kept of the packets of a connection, which may lie below TLS."""
+def _path_facts(transport: Any) -> PathFacts:
+    """What the kernel knows of the packets of a connection. Its socket may be that of the transport below TLS."""
     handle = transport.getHandle()
     if not isinstance(handle, socket.socket):
         handle = transport.transport.getHandle()

@@ -115,7 +115,7 @@ def turn() -> Callable[[], Any]:
 @pytest.fixture
 def lingerers() -> Iterator[Lingerers]:
     """Lingering sockets of the global reactor; the test ends with none."""
-    kept = Lingerers(cast("Any", reactor), lifetime=10, most=1000)
+    kept = Lingerers(cast("Any", reactor), lifetime=10, max_sockets=1000)
     yield kept
     kept.stop()
 

@@ -15,7 +15,7 @@ def _made(seconds: float = 10.0) -> tuple[Clock, list[str], Deadlines[str]]:
     return clock, ended, Deadlines(clock, seconds, ended.append)
 
 
-def test_each_ends_at_its_own_time_in_the_order_of_adding() -> None:
+def test_each_key_expires_at_its_own_time_in_the_order_of_adding() -> None:
     clock, ended, deadlines = _made()
     deadlines.add("first")
     clock.advance(3)
@@ -30,7 +30,7 @@ def test_each_ends_at_its_own_time_in_the_order_of_adding() -> None:
     assert not clock.getDelayedCalls()
 
 
-def test_one_of_which_a_part_is_over_ends_earlier_but_after_those_before_it() -> None:
+def test_a_key_with_time_spent_expires_earlier_but_after_the_keys_before_it() -> None:
     clock, ended, deadlines = _made()
     deadlines.add("alone", 4)
     clock.advance(6)
@@ -45,18 +45,18 @@ def test_one_of_which_a_part_is_over_ends_earlier_but_after_those_before_it() ->
     assert not clock.getDelayedCalls()
 
 
-def test_who_is_discarded_does_not_end_and_who_was_never_there_may_be_discarded() -> None:
+def test_a_discarded_key_does_not_expire_and_an_unknown_key_may_be_discarded() -> None:
     clock, ended, deadlines = _made()
     deadlines.add("one")
     deadlines.add("other")
     deadlines.discard("one")
     deadlines.discard("nobody")
-    assert len(deadlines) == 1
+    assert list(deadlines) == ["other"]
     clock.advance(10)
     assert ended == ["other"]
 
 
-def test_adding_again_starts_the_time_again() -> None:
+def test_adding_a_key_again_restarts_its_deadline() -> None:
     clock, ended, deadlines = _made()
     deadlines.add("one")
     clock.advance(9)
@@ -67,7 +67,7 @@ def test_adding_again_starts_the_time_again() -> None:
     assert ended == ["one"]
 
 
-def test_thousands_of_deadlines_have_one_timer_and_it_ends_when_nobody_waits() -> None:
+def test_thousands_of_deadlines_have_one_timer_which_ends_when_no_key_is_left() -> None:
     clock, _, deadlines = _made()
     for number in range(5000):
         deadlines.add(str(number))
@@ -77,7 +77,7 @@ def test_thousands_of_deadlines_have_one_timer_and_it_ends_when_nobody_waits() -
     assert not clock.getDelayedCalls()
 
 
-def test_stopping_forgets_everybody_and_the_timer() -> None:
+def test_stopping_drops_every_key_and_the_timer() -> None:
     clock, ended, deadlines = _made()
     deadlines.add("one")
     deadlines.stop()
@@ -90,7 +90,7 @@ def test_stopping_forgets_everybody_and_the_timer() -> None:
     assert ended == ["two"]
 
 
-def test_who_ends_may_stop_or_start_others() -> None:
+def test_a_callback_may_add_keys_and_stop_everything() -> None:
     clock = Clock()
     ended: list[str] = []
 
@@ -109,11 +109,11 @@ def test_who_ends_may_stop_or_start_others() -> None:
     assert len(clock.getDelayedCalls()) == 1
     clock.advance(0.5)
     assert ended == ["starts", "stops"]
-    assert not deadlines
+    assert not list(deadlines)
     assert not clock.getDelayedCalls()
 
 
-def test_one_that_fails_to_end_keeps_no_other_alive(logged_errors: object) -> None:
+def test_a_callback_that_raises_does_not_keep_other_keys_alive(logged_errors: object) -> None:
     clock = Clock()
     ended: list[str] = []
 
@@ -131,7 +131,7 @@ def test_one_that_fails_to_end_keeps_no_other_alive(logged_errors: object) -> No
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), st.integers(0, 7)), max_size=40))
-def test_nobody_ends_early_and_nobody_is_forgotten(steps: list[tuple[str, bool, int]]) -> None:
+def test_no_key_expires_early_and_none_is_lost(steps: list[tuple[str, bool, int]]) -> None:
     clock = Clock()
     ends: dict[str, float] = {}
 
@@ -155,7 +155,7 @@ def test_nobody_ends_early_and_nobody_is_forgotten(steps: list[tuple[str, bool, 
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0001, 86400.0])
-def test_any_length_ends(seconds: float) -> None:
+def test_any_length_expires(seconds: float) -> None:
     clock, ended, deadlines = _made(seconds)
     deadlines.add("one")
     clock.advance(seconds)

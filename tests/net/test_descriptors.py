@@ -20,7 +20,7 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(
     assert asked == [(expected, expected)]
 
 
-def test_where_the_limit_cannot_be_raised_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_that_cannot_be_raised_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(*_: object) -> None:
         raise ValueError("not allowed to raise maximum limit")
 

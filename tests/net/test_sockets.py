@@ -14,7 +14,7 @@ import pytest
 from twisted.internet.error import CannotListenError
 
 from greetsvc.net.sockets import (
-    LONGEST_BACKLOG,
+    MAX_BACKLOG,
     UnixPath,
     datagram_socket,
     ipv6_works,
@@ -39,9 +39,7 @@ INET = pytest.mark.parametrize("make", [stream_socket, datagram_socket])
         ("::1", socket.AF_INET6, "::1"),
     ],
 )
-def test_a_socket_is_bound_to_what_was_asked_and_does_not_block(
-    make: Make, host: str, family: int, name: str
-) -> None:
+def test_a_socket_is_bound_to_its_address_and_does_not_block(make: Make, host: str, family: int, name: str) -> None:
     with make(host, 0) as sock:
         assert sock.family == family
         assert sock.getsockname()[0] == name
@@ -83,7 +81,9 @@ def test_ipv6_only_leaves_the_port_to_ipv4_and_dual_stack_does_not(make: Make) -
         ("127.0.0.1", -1),
     ],
 )
-def test_what_cannot_be_bound_is_one_kind_of_error_and_leaves_no_socket(make: Make, host: str, port: int) -> None:
+def test_an_address_that_cannot_be_bound_is_a_cannot_listen_error_and_leaves_no_socket(
+    make: Make, host: str, port: int
+) -> None:
     with pytest.raises(CannotListenError) as caught:
         make(host, port)
     assert (caught.value.interface, caught.value.port) == (host, port)
@@ -114,7 +114,7 @@ def test_a_unix_socket_has_its_mode_whatever_the_umask_is(make: Make, mode: int,
 
 @UNIX
 @pytest.mark.parametrize("left_by", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_a_socket_file_that_nobody_holds_is_taken_over(make: Make, left_by: int, tmp_path: Path) -> None:
+def test_the_file_of_a_socket_that_no_process_holds_is_replaced(make: Make, left_by: int, tmp_path: Path) -> None:
     path = tmp_path / "x"
     with socket.socket(socket.AF_UNIX, left_by) as gone:
         gone.bind(str(path))
@@ -124,7 +124,7 @@ def test_a_socket_file_that_nobody_holds_is_taken_over(make: Make, left_by: int,
 
 @UNIX
 @pytest.mark.parametrize("held_by", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_a_socket_file_that_somebody_holds_is_left_alone(make: Make, held_by: int, tmp_path: Path) -> None:
+def test_the_file_of_a_socket_that_a_process_holds_is_left_alone(make: Make, held_by: int, tmp_path: Path) -> None:
     path = tmp_path / "x"
     with socket.socket(socket.AF_UNIX, held_by) as living:
         living.bind(str(path))
@@ -136,7 +136,7 @@ def test_a_socket_file_that_somebody_holds_is_left_alone(make: Make, held_by: in
         assert path.stat().st_ino == before
 
 
-def test_a_listener_with_a_full_queue_is_alive_too(tmp_path: Path) -> None:
+def test_the_file_of_a_listener_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
     path = str(tmp_path / "x")
     with socket.socket(socket.AF_UNIX) as living, socket.socket(socket.AF_UNIX) as waiting:
         living.bind(path)
@@ -147,7 +147,7 @@ def test_a_listener_with_a_full_queue_is_alive_too(tmp_path: Path) -> None:
 
 
 @UNIX
-def test_what_is_no_socket_is_never_removed(make: Make, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_never_removed(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     (tmp_path / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as gone:
@@ -162,7 +162,7 @@ def test_what_is_no_socket_is_never_removed(make: Make, tmp_path: Path) -> None:
 
 @UNIX
 @pytest.mark.parametrize("path", ["missing/x", "x" * 200, "", "a\0b"])
-def test_a_path_that_cannot_be_is_refused(
+def test_an_impossible_path_is_refused(
     make: Make, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,7 +174,7 @@ def test_a_path_that_cannot_be_is_refused(
 
 
 @UNIX
-def test_an_abstract_name_that_is_taken_is_refused(make: Make) -> None:
+def test_an_abstract_name_in_use_is_refused(make: Make) -> None:
     name = f"\0greetsvc-test-{os.getpid()}"
     with make(name), pytest.raises(CannotListenError, match="in use"):
         make(name)
@@ -199,7 +199,21 @@ def test_a_file_that_is_not_there_needs_no_removal(path: str) -> None:
     UnixPath(path).remove()
 
 
-def test_the_backlog_is_as_long_as_the_kernel_lets_it_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_removed_is_logged(
+    tmp_path: Path, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = str(tmp_path / "x")
+    with unix_stream_socket(path):
+        file = UnixPath(path)
+        monkeypatch.setattr(os, "unlink", refuse)
+        file.remove()
+    assert log_lines == [f"{path} is left behind: Permission denied"]
+
+
+def test_the_backlog_is_as_long_as_the_kernel_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     def somaxconn(content: str | None) -> None:
         def read_bytes(_path: Path) -> bytes:
             if content is None:
@@ -211,15 +225,15 @@ def test_the_backlog_is_as_long_as_the_kernel_lets_it_be(monkeypatch: pytest.Mon
     somaxconn("4096\n")
     assert kernel_backlog() == (4096, True)
     somaxconn("65535\n")
-    assert kernel_backlog() == (LONGEST_BACKLOG, False)
+    assert kernel_backlog() == (MAX_BACKLOG, False)
     somaxconn("1000000\n")
-    assert kernel_backlog() == (LONGEST_BACKLOG, False)
+    assert kernel_backlog() == (MAX_BACKLOG, False)
     for unknown in (None, "many"):
         somaxconn(unknown)
-        assert kernel_backlog()[0] <= LONGEST_BACKLOG
+        assert kernel_backlog()[0] <= MAX_BACKLOG
 
 
-def test_whether_there_is_ipv6_is_found_out_by_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ipv6_works_where_an_ipv6_socket_can_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     class NoIPv6(socket.socket):
         def bind(self, _address: Any) -> None:
             raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")

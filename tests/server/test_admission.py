@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc.server.admission import ENTRIES, SITE, Admission
+from greetsvc.server.admission import SITE_FACTOR, TABLE_SIZE, Admission
 
 
 def _enter(admission: Admission, host: str) -> str | None:
@@ -27,8 +27,8 @@ def test_without_limits_everybody_is_admitted() -> None:
     assert admission.open == 1000
 
 
-def test_the_cap_counts_all_sources_together() -> None:
-    admission = Admission(most=3)
+def test_the_maximum_counts_all_sources_together() -> None:
+    admission = Admission(max_connections=3)
     assert [_enter(admission, host) for host in ("192.0.2.1", "2001:db8::1", "", "198.51.100.1")] == [
         None,
         None,
@@ -38,47 +38,47 @@ def test_the_cap_counts_all_sources_together() -> None:
 
 
 def test_an_ipv4_source_is_a_24_and_its_neighbour_another() -> None:
-    admission = Admission(per_source=2)
+    admission = Admission(max_per_source=2)
     assert [_enter(admission, f"192.0.2.{last}") for last in (0, 255, 7)] == [None, None, "max-per-source"]
     assert _enter(admission, "192.0.3.0") is None
 
 
 def test_an_ipv6_source_is_a_56_and_its_neighbour_another() -> None:
-    admission = Admission(per_source=1)
+    admission = Admission(max_per_source=1)
     assert _enter(admission, "2001:db8:0:0::1") is None
     assert _enter(admission, "2001:db8:0:ff:ffff::1") == "max-per-source"
     assert _enter(admission, "2001:db8:0:100::1") is None
 
 
-def test_an_ipv6_site_holds_eight_times_what_a_56_may() -> None:
-    admission = Admission(per_source=2)
-    hosts = [f"2001:db8:0:{subnet:x}00::{host}" for subnet in range(SITE) for host in (1, 2)]
+def test_an_ipv6_48_may_have_eight_times_as_many_as_a_56() -> None:
+    admission = Admission(max_per_source=2)
+    hosts = [f"2001:db8:0:{subnet:x}00::{host}" for subnet in range(SITE_FACTOR) for host in (1, 2)]
     assert {_enter(admission, host) for host in hosts} == {None}
     assert _enter(admission, "2001:db8:0:ff00::1") == "max-per-source"
     assert _enter(admission, "2001:db8:1:ff00::1") is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.255.0.9", "::1"])
-def test_loopback_is_exempt_only_while_asked_for(host: str) -> None:
-    exempt, limited = Admission(per_source=1), Admission(per_source=1, exempt_loopback=False)
+def test_loopback_is_exempt_only_if_asked_for(host: str) -> None:
+    exempt, limited = Admission(max_per_source=1), Admission(max_per_source=1, exempt_loopback=False)
     assert [_enter(exempt, host) for _ in range(3)] == [None, None, None]
     assert [_enter(limited, host) for _ in range(2)] == [None, "max-per-source"]
 
 
-def test_a_peer_that_is_no_address_has_no_source_but_counts() -> None:
-    admission = Admission(most=2, per_source=1)
+def test_a_peer_without_an_ip_address_has_no_source_but_counts() -> None:
+    admission = Admission(max_connections=2, max_per_source=1)
     hosts = ["/run/peer.sock", "", "\0abstract"]
     assert [_enter(admission, host) for host in hosts] == [None, None, "max-connections"]
 
 
 def test_the_scope_of_a_link_local_address_makes_no_other_source() -> None:
-    admission = Admission(per_source=1)
+    admission = Admission(max_per_source=1)
     assert _enter(admission, "fe80::1%eth0") is None
     assert _enter(admission, "fe80::2%7") == "max-per-source"
 
 
-def test_who_leaves_makes_room() -> None:
-    admission = Admission(most=1, per_source=1)
+def test_a_connection_that_leaves_makes_room() -> None:
+    admission = Admission(max_connections=1, max_per_source=1)
     source = admission.source("192.0.2.1")
     admission.enter(source)
     assert admission.refusal(source) == "max-connections"
@@ -87,7 +87,7 @@ def test_who_leaves_makes_room() -> None:
     assert admission.open == 0
 
 
-def test_the_last_to_leave_is_told_and_no_other() -> None:
+def test_the_callback_for_empty_is_called_when_the_last_connection_leaves() -> None:
     told: list[int] = []
     admission = Admission()
     admission.when_empty = lambda: told.append(admission.open)
@@ -99,9 +99,9 @@ def test_the_last_to_leave_is_told_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("enters", [True, False])
-def test_a_connection_that_is_handed_over_is_no_gap_in_which_all_seem_gone(enters: bool) -> None:
+def test_a_hand_over_does_not_call_the_callback_for_empty_in_between(enters: bool) -> None:
     told: list[int] = []
-    admission = Admission(most=1, per_source=1)
+    admission = Admission(max_connections=1, max_per_source=1)
     admission.when_empty = lambda: told.append(admission.open)
     admission.enter(())
     source = admission.source("192.0.2.1")
@@ -119,7 +119,7 @@ def test_a_connection_that_is_handed_over_is_no_gap_in_which_all_seem_gone(enter
 
 
 def test_a_random_walk_over_addresses_grows_no_memory() -> None:
-    admission = Admission(per_source=4)
+    admission = Admission(max_per_source=4)
     walk = random.Random(1)
 
     def size() -> int:
@@ -132,7 +132,7 @@ def test_a_random_walk_over_addresses_grows_no_memory() -> None:
             "max-per-source",
         }
     assert size() == before
-    assert len(admission._held) == len(admission._held_by_site) == ENTRIES
+    assert len(admission._by_source) == len(admission._by_site) == TABLE_SIZE
 
 
 @given(
@@ -147,7 +147,7 @@ def test_a_random_walk_over_addresses_grows_no_memory() -> None:
 def test_whatever_comes_and_goes_no_count_is_ever_below_zero_or_above_its_limit(
     steps: list[tuple[object, bool]],
 ) -> None:
-    admission = Admission(most=20, per_source=3)
+    admission = Admission(max_connections=20, max_per_source=3)
     inside: list[tuple[int, ...]] = []
     for host, comes in steps:
         if comes:
@@ -158,8 +158,8 @@ def test_whatever_comes_and_goes_no_count_is_ever_below_zero_or_above_its_limit(
         elif inside:
             admission.leave(inside.pop(0))
         assert admission.open == len(inside) <= 20
-        assert max(admission._held) <= 3
+        assert max(admission._by_source) <= 3
     for source in inside:
         admission.leave(source)
-    assert not any(admission._held)
-    assert not any(admission._held_by_site)
+    assert not any(admission._by_source)
+    assert not any(admission._by_site)

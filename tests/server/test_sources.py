@@ -33,7 +33,7 @@ def test_two_addresses_share_a_prefix_exactly_when_their_leading_bits_are_equal(
 
 
 @pytest.mark.parametrize("host", ["", "localhost", "1.2.3", "/run/x", "::g"])
-def test_what_is_no_address_has_no_prefix(host: str) -> None:
+def test_a_host_that_is_no_address_has_no_prefix(host: str) -> None:
     with pytest.raises(ValueError, match="address"):
         prefix(host, 24, 56)
 
@@ -49,11 +49,11 @@ def test_what_is_no_address_has_no_prefix(host: str) -> None:
         ("12.7.0.1", False),
     ],
 )
-def test_loopback_is_127_and_the_one_of_ipv6(host: str, expected: bool) -> None:
+def test_loopback_is_127_8_and_ipv6_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
-def test_nobody_can_foresee_where_an_address_lands() -> None:
+def test_two_hashers_map_the_same_data_differently() -> None:
     data = [bytes([number]) for number in range(64)]
     one, other = Hasher(1 << 20), Hasher(1 << 20)
     assert [one.index(each) for each in data] == [one.index(each) for each in data]

@@ -64,13 +64,15 @@ def _factory(greeter: Any = None, **options: Any) -> tuple[GreetingFactory, Cloc
     return GreetingFactory(greeter or TextGreeter("Hi"), reactor=clock, **options), clock
 
 
-def test_who_connects_is_greeted_and_the_connection_closed() -> None:
+def test_a_peer_is_greeted_and_its_connection_closed() -> None:
     factory, _ = _factory()
+    seen: list[Any] = []
+    factory.ledger.watchers.append(lambda *visit: seen.append(visit))
     transport = _connected(factory)
     assert transport.value() == b"Hi"
     assert not transport.connected
     assert factory.ledger.greeted == {"tcp": 1}
-    assert factory.ledger.latest[0].peer == Address("192.0.2.7", 40000)
+    assert seen == [("tcp", Address("192.0.2.7", 40000))]
     assert factory.admission.open == 0
 
 
@@ -87,15 +89,42 @@ def test_a_greeting_that_needs_something_is_rendered_for_each_visit() -> None:
     assert [_connected(factory).value() for _ in range(2)] == [b"hello 1", b"hello 2"]
     first, second = greeter.visits
     assert (first.number, second.number) == (1, 2)
-    assert (first.transport, first.peer, first.local) == ("unix", Address(*PEER_PLAIN), Address("192.0.2.1", 8088))
-    assert first.when > 1_600_000_000
+    assert (first.transport, first.peer) == ("unix", Address("192.0.2.7", 40000))
     assert (first.via, first.tls, first.path, first.size) == (None, None, None, None)
 
 
-PEER_PLAIN = ("192.0.2.7", 40000)
+class Untouchable(Transport):
+    """Where it was reached, and through whom, must not be asked for."""
+
+    def getHost(self) -> Any:
+        raise AssertionError("getHost was called")
+
+    def __getattr__(self, name: str) -> Any:
+        assert name != "via"
+        raise AttributeError(name)
 
 
-def test_a_proxy_that_the_transport_names_is_on_the_visit() -> None:
+def test_a_visit_has_only_the_fields_that_the_greeter_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    greeter = Counting("peer")
+    factory, _ = _factory(greeter)
+    with monkeypatch.context() as patch:
+        for module in ("time.time", "greetsvc.server.stream.facts", "greetsvc.server.stream.read_syn"):
+            patch.delattr(module)
+        patch.delattr(Ledger, "visits")
+        _connected(factory, transport=Untouchable(peerAddress=PEER))
+    assert greeter.visits == [Visit("tcp", Address("192.0.2.7", 40000), Address("", 0))]
+
+
+def test_a_visit_has_each_field_that_the_greeter_needs() -> None:
+    greeter = Counting("local", "number", "when")
+    factory, _ = _factory(greeter)
+    _connected(factory)
+    (visit,) = greeter.visits
+    assert (visit.local, visit.number) == (Address("192.0.2.1", 8088), 1)
+    assert visit.when > 1_600_000_000
+
+
+def test_a_visit_names_the_proxy_of_its_transport() -> None:
     greeter = Counting("via", "tls", "peer")
     factory, _ = _factory(greeter)
     transport = Transport(peerAddress=PEER, hostAddress=LOCAL)
@@ -117,12 +146,12 @@ def test_a_proxy_that_the_transport_names_is_on_the_visit() -> None:
         (None, ("", 0)),
     ],
 )
-def test_any_address_of_twisted_is_a_host_and_a_port(address: Any, expected: tuple[str, int]) -> None:
+def test_any_address_of_twisted_becomes_a_host_and_a_port(address: Any, expected: tuple[str, int]) -> None:
     assert address_of(address) == expected
 
 
-def test_who_is_not_admitted_gets_no_protocol_and_is_counted() -> None:
-    ledger, admission = Ledger(), Admission(most=2, per_source=1)
+def test_a_peer_that_is_not_admitted_gets_no_protocol_and_is_counted() -> None:
+    ledger, admission = Ledger(), Admission(max_connections=2, max_per_source=1)
     factory, _ = _factory(ledger=ledger, admission=admission)
     admission.enter(admission.source("192.0.2.99"))
     assert factory.buildProtocol(PEER) is None
@@ -136,7 +165,7 @@ def test_a_connection_counts_until_it_is_lost() -> None:
         def greet(self) -> None:
             self.transport.write(b"stay")
 
-    factory, _ = _factory(admission=Admission(per_source=1))
+    factory, _ = _factory(admission=Admission(max_per_source=1))
     factory.protocol = Stays
     transport = _connected(factory)
     assert factory.admission.open == 1
@@ -172,7 +201,7 @@ class Silent(GreetingProtocol):
         pass
 
 
-def test_a_connection_that_does_not_end_is_ended_at_its_deadline_and_counted() -> None:
+def test_a_connection_is_aborted_at_its_deadline_and_counted() -> None:
     factory, clock = _factory(deadline=3)
     factory.protocol = Silent
     one = _connected(factory)
@@ -190,7 +219,7 @@ def test_a_connection_that_does_not_end_is_ended_at_its_deadline_and_counted() -
     assert not clock.getDelayedCalls()
 
 
-def test_who_leaves_in_time_meets_no_deadline() -> None:
+def test_a_connection_that_ended_has_no_deadline() -> None:
     factory, clock = _factory(deadline=3)
     _connected(factory)
     clock.advance(3)
@@ -198,7 +227,7 @@ def test_who_leaves_in_time_meets_no_deadline() -> None:
     assert not clock.getDelayedCalls()
 
 
-def test_aborting_ends_every_connection_and_leaves_no_timer() -> None:
+def test_abort_ends_every_connection_and_leaves_no_timer() -> None:
     factory, clock = _factory()
     factory.protocol = Silent
     transports = [_connected(factory) for _ in range(3)]
@@ -224,7 +253,7 @@ def test_over_tls_the_greeting_waits_for_the_handshake() -> None:
     assert factory.ledger.greeted == {"tls": 1}
 
 
-def test_the_words_are_a_subclasss_to_choose() -> None:
+def test_a_subclass_chooses_its_greeting() -> None:
     class Polite(GreetingProtocol):
         def greeting(self) -> bytes:
             return b"Dear " + self.peer.host.encode() + b", " + super().greeting()
@@ -234,7 +263,7 @@ def test_the_words_are_a_subclasss_to_choose() -> None:
     assert _connected(factory).value() == b"Dear 192.0.2.7, Hi"
 
 
-def test_a_subclass_may_go_on_talking_until_its_deadline() -> None:
+def test_a_subclass_may_keep_the_connection_until_its_deadline() -> None:
     class Echo(GreetingProtocol):
         def greet(self) -> None:
             self.transport.write(self.greeting())
@@ -252,7 +281,7 @@ def test_a_subclass_may_go_on_talking_until_its_deadline() -> None:
     assert transport.aborted
 
 
-def test_a_whole_conversation_over_a_simulated_network() -> None:
+def test_a_whole_visit_over_a_simulated_network() -> None:
     class Reader(Protocol):
         def __init__(self) -> None:
             self.read = b""
@@ -296,103 +325,3 @@ def test_without_anything_given_a_factory_has_its_own_ledger_admission_and_the_g
     one, other = GreetingFactory(TextGreeter()), GreetingFactory(TextGreeter())
     assert one.ledger is not other.ledger
     assert one.admission is not other.admission
-
-
-def _greeted_once(factory: GreetingFactory) -> GreetingFactory:
-    _connected(factory)
-    return factory
-
-
-class Louder(GreetingProtocol):
-    """Somebody's own."""
-
-    def greeting(self) -> bytes:
-        return super().greeting().upper()
-
-
-class OwnFactory(GreetingFactory):
-    """Somebody's own."""
-
-
-def test_one_greeting_for_everybody_is_answered_at_once_when_it_is_known() -> None:
-    factory = GreetingFactory(TextGreeter("hello"), reactor=Clock())
-    assert factory.at_once() is None
-    assert _greeted_once(factory).at_once() == b"hello"
-    factory.protocol = Louder
-    assert factory.at_once() is None
-
-
-@pytest.mark.parametrize(
-    ("kind", "greeter"),
-    [
-        (GreetingFactory, TextGreeter("{peer_host}")),
-        (GreetingFactory, TextGreeter("x" * 513)),
-        (OwnFactory, Counting()),
-    ],
-    ids=["each their own", "long", "own factory"],
-)
-def test_what_may_differ_or_is_long_is_left_to_a_protocol(kind: type[GreetingFactory], greeter: Any) -> None:
-    assert _greeted_once(kind(greeter, reactor=Clock())).at_once() is None
-
-
-def test_who_is_answered_at_once_is_limited_and_counted_like_all_others() -> None:
-    admission, ledger = Admission(most=3, per_source=2), Ledger()
-    factory = GreetingFactory(TextGreeter("hello"), admission=admission, ledger=ledger, reactor=Clock())
-    leaves = [factory.admit((host, 5)) for host in ("192.0.2.1", "192.0.2.2", "192.0.2.3", "127.0.0.1", "127.0.0.1")]
-    assert [leave is not None for leave in leaves] == [True, True, False, True, False]
-    factory.answered([("192.0.2.1", 5), ("::ffff:192.0.2.2", 6, 0, 0), ("127.0.0.1", 7)])
-    assert ledger.greeted == {"tcp": 3}
-    assert [entry.peer.host for entry in ledger.latest] == ["192.0.2.1", "192.0.2.2", "127.0.0.1"]
-    assert ledger.refused == {}
-    for leave in leaves:
-        if leave is not None:
-            leave()
-    assert admission.open == 0
-    assert admission.refusal(admission.source("192.0.2.1")) is None
-
-
-class Strict(Admission):
-    """Somebody's own: nobody is welcome."""
-
-    def refusal(self, source: Any) -> str | None:
-        return "closed"
-
-
-class Noted(Ledger):
-    """Somebody's own."""
-
-
-@pytest.mark.parametrize("own", [{"admission": Strict()}, {"ledger": Noted()}])
-def test_what_limits_and_counts_of_ones_own_is_always_asked(own: Any) -> None:
-    factory = GreetingFactory(TextGreeter("hello"), reactor=Clock(), **own)
-    factory._rendering.constant = b"hello"
-    assert factory.at_once() is None
-
-
-def test_a_factory_whose_protocols_are_made_elsewhere_is_always_asked() -> None:
-    factory = _greeted_once(GreetingFactory(TextGreeter("hello"), reactor=Clock()))
-    factory.buildProtocol = lambda _: None  # type: ignore[method-assign, assignment]
-    assert factory.at_once() is None
-
-
-def test_watchers_see_each_visit_of_a_batch_as_its_own(logged_errors: Any) -> None:
-    ledger = Ledger()
-    factory = GreetingFactory(TextGreeter("hello"), ledger=ledger, reactor=Clock())
-    seen: list[tuple[str, int]] = []
-
-    def watch(_: str, peer: Address) -> None:
-        seen.append((peer.host, ledger.visits))
-        if len(seen) == 1:
-            raise ZeroDivisionError
-
-    ledger.watchers.append(watch)
-    factory.answered([("192.0.2.1", 5), ("192.0.2.2", 6)])
-    assert seen == [("192.0.2.1", 1), ("192.0.2.2", 2)]
-    assert len(logged_errors.flush(ZeroDivisionError)) == 1
-
-
-def test_the_link_of_a_link_local_peer_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socket.getnameinfo", lambda name, _: (f"{name[0]}%eth{name[3]}", str(name[1])))
-    factory = GreetingFactory(TextGreeter("hello"), reactor=Clock())
-    factory.answered([("fe80::1", 5, 0, 2), ("2001:db8::1", 6, 0, 0)])
-    assert [entry.peer.host for entry in factory.ledger.latest] == ["fe80::1%eth2", "2001:db8::1"]

@@ -17,12 +17,13 @@ from errno import errorcode
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IListeningPort, IReadDescriptor
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from greetsvc.net.address import SocketAddress, address_factory
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class DatagramPort:
         self._path = path
         self._headers = headers
         self._listening = False
-        self._host = _address(sock.family, sock.getsockname())
+        self._host = address_factory(sock.family, "UDP")(sock.getsockname())
         self._reply: list[tuple[int, int, bytes]] = []
         self.doRead = self._read
         self.write: Callable[[bytes, Any], int] = sock.sendto
@@ -123,10 +124,10 @@ class DatagramPort:
             self.protocol.doStop()
             self._sock.close()
             if self._path is not None:
-                self._path.remove_or_say()
+                self._path.remove()
         return defer.succeed(None)
 
-    def getHost(self) -> IPv4Address | IPv6Address | UNIXAddress:
+    def getHost(self) -> SocketAddress:
         """The address that the socket is bound to."""
         return self._host
 
@@ -234,11 +235,3 @@ _log = Logger()
 def reason(verb: str, error: OSError) -> str:
     """What a system call's failure is counted as: ``receive-ECONNREFUSED``, ``send-EPERM``."""
     return f"{verb}-{errorcode.get(error.errno or 0, 'unknown')}"
-
-
-def _address(family: int, name: Any) -> IPv4Address | IPv6Address | UNIXAddress:
-    if family == socket.AF_INET:
-        return IPv4Address("UDP", *name)
-    if family == socket.AF_INET6:
-        return IPv6Address("UDP", *name)
-    return UNIXAddress(name or None)

@@ -1,1 +1,1 @@
-"""Lingering close: a socket that sent its FIN waits, in bounded time, for its peer to finish."""
+"""Lingering close: a socket that has sent its FIN waits, in bounded time, for its peer to close too."""

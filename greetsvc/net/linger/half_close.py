@@ -1,14 +1,14 @@
-"""The lingering close for a protocol whose transport does not linger by itself.
+"""The lingering close for a protocol whose transport has none.
 
-On Twisted's own transports ``loseConnection`` closes without regard to what the peer is still sending, and the
-reset that follows can destroy what was written. A protocol that wants to run there too asks::
+On Twisted's own transports ``loseConnection`` closes the socket while the peer may still be sending, and the reset
+that follows can destroy what was written. A protocol that runs there too closes like this::
 
     if ILingers.providedBy(self.transport):
         self.transport.loseConnection()
     else:
         self.closing = LingeringClose(self.transport, reactor, lifetime=10)
 
-and from then on passes ``dataReceived`` to `LingeringClose.discard`, and ``connectionLost`` to `LingeringClose.stop`.
+and from then on passes ``dataReceived`` to `LingeringClose.discard` and ``connectionLost`` to `LingeringClose.stop`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import ISSLTransport
 
-from greetsvc.net.linger.drain import AT_LEAST, SILENCE
+from greetsvc.net.linger.watched import MAX_DISCARDED, SILENCE
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -26,10 +26,11 @@ __all__ = ["LingeringClose"]
 
 
 class LingeringClose:
-    """Closes ``transport``: sends what is written and then FIN, and waits in bounded time for the peer to close.
+    """Closes ``transport``: sends what is written, then FIN, and waits in bounded time for the peer to close.
 
-    Closes anyway after ``silence`` seconds without a byte, and aborts after ``lifetime`` seconds or more than
-    ``at_least`` bytes. TLS has a close of its own that waits for the peer: it is used there, in the same bounds.
+    Closes after ``silence`` seconds without a byte, and aborts after ``lifetime`` seconds or more than
+    ``max_discarded`` bytes. TLS has a close of its own that waits for the peer (close_notify): it is used there, in
+    the same bounds.
     """
 
     def __init__(
@@ -39,17 +40,17 @@ class LingeringClose:
         *,
         silence: float = SILENCE,
         lifetime: float,
-        at_least: int = AT_LEAST,
+        max_discarded: int = MAX_DISCARDED,
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._silence = silence
-        self._at_least = at_least
-        self._taken = 0
-        self._heard = clock.seconds()
-        self._end = self._heard + lifetime
+        self._max_discarded = max_discarded
+        self._discarded = 0
+        self._last_heard = clock.seconds()
+        self._end = self._last_heard + lifetime
         self._half_closes = not ISSLTransport.providedBy(transport) and hasattr(transport, "loseWriteConnection")
-        self._timer = clock.callLater(min(silence, lifetime), self._look)
+        self._timer = clock.callLater(min(silence, lifetime), self._check)
         if self._half_closes:
             transport.loseWriteConnection()
         else:
@@ -57,9 +58,9 @@ class LingeringClose:
 
     def discard(self, data: bytes) -> None:
         """The peer is still sending."""
-        self._heard = self._clock.seconds()
-        self._taken += len(data)
-        if self._taken > self._at_least:
+        self._last_heard = self._clock.seconds()
+        self._discarded += len(data)
+        if self._discarded > self._max_discarded:
             self._transport.abortConnection()
 
     def stop(self) -> None:
@@ -67,14 +68,14 @@ class LingeringClose:
         if self._timer.active():
             self._timer.cancel()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._clock.seconds()
-        quiet = now >= self._heard + self._silence
-        if now < self._end and not quiet:
-            self._timer = self._clock.callLater(min(self._heard + self._silence, self._end) - now, self._look)
+        silent = now >= self._last_heard + self._silence
+        if now < self._end and not silent:
+            self._timer = self._clock.callLater(min(self._last_heard + self._silence, self._end) - now, self._check)
         elif now < self._end and self._half_closes:
-            # Without effect as long as something is still to be sent; hence once more at the end.
-            self._timer = self._clock.callLater(self._end - now, self._look)
+            # A peer that does not read keeps this from closing, as something is still to be sent: abort at the end.
+            self._timer = self._clock.callLater(self._end - now, self._check)
             self._transport.loseConnection()
         else:
             self._transport.abortConnection()

@@ -1,13 +1,13 @@
-"""Answering many at once: for who says the same to each, so that it need not be asked about each."""
+"""Answering many connections in a row with the same bytes, without a protocol or a transport for each."""
 
 from __future__ import annotations
 
-import sys
-from socket import MSG_DONTWAIT, SHUT_WR
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 from zope.interface import Interface
+
+from greetsvc.net.stream.accepted import FIN, SEND_LAST
 
 if TYPE_CHECKING:
     import socket
@@ -15,55 +15,36 @@ if TYPE_CHECKING:
 
     from greetsvc.net.linger.sweep import Lingerers
 
-__all__ = ["FIN", "SEND", "SEND_LAST", "SHORT", "Batch", "IAnswersAtOnce", "itself"]
+__all__ = ["MAX_ANSWER", "Batch", "IConstantAnswer"]
 
 _log = Logger()
 
-FIN = SHUT_WR
-SEND = MSG_DONTWAIT
-SEND_LAST = SEND
-"""The flags for bytes that are followed by the FIN."""
-
-if sys.platform == "linux":
-    from socket import MSG_MORE
-
-    # What is said to follow is the FIN, in the same segment (tcp(7)).
-    SEND_LAST |= MSG_MORE
-
-SHORT = 512
-"""Bytes that a new socket takes whole, or not at all."""
+MAX_ANSWER = 512
+"""Bytes that the buffer of a new socket takes as a whole."""
 
 
-class IAnswersAtOnce(Interface):
-    """A factory that may answer new peers at once: neither a protocol nor a transport is made then.
+class IConstantAnswer(Interface):
+    """A factory that may answer new connections with constant bytes, without building a protocol.
 
-    `greetsvc.net.stream.listener.StreamPort` asks it for TCP peers, where closing lingers.
+    `greetsvc.net.stream.listener.StreamPort` calls it for TCP connections where closing lingers.
     """
 
-    def at_once() -> bytes | None:
-        """What new peers read until the next turn of the reactor, up to `SHORT` bytes; None to build protocols."""
+    def constant_answer() -> bytes | None:
+        """The bytes for connections accepted in this turn, at most `MAX_ANSWER`; None to build protocols."""
 
-    def admit(name: tuple[Any, ...]) -> Callable[[], object] | None:  # noqa: N805
-        """Whether the peer with this name (as `accept` has it) reads it: None to build a protocol.
+    def admit(name: tuple[Any, ...]) -> Callable[[], object] | None:  # noqa: N805 - zope's interfaces have no self
+        """Whether the peer with this socket name is answered; None to build a protocol for it.
 
-        What is returned is called once: when the socket is closed, or before a protocol is built after all, because
-        the bytes could not be sent.
+        Returns a function that is called once: when the socket is closed, or before a protocol is built after all,
+        because the bytes could not be sent.
         """
 
     def answered(names: Sequence[tuple[Any, ...]]) -> None:  # noqa: N805
-        """The bytes were handed to the network for the peers with these names."""
-
-
-def itself(asked: Any, interface: Any) -> Any:
-    """``asked``, if its own class implements ``interface``, or None.
-
-    A wrapper that hands on the attributes of what it wraps provides the interface, and would be passed by.
-    """
-    return asked if interface.implementedBy(type(asked)) else None
+        """The bytes were handed to the kernel for the peers with these socket names."""
 
 
 class Batch:
-    """Connections accepted in a row, all of which read ``data``."""
+    """Connections accepted in one turn, which are all answered with ``data``."""
 
     def __init__(self, factory: Any, lingerers: Lingerers, data: bytes) -> None:
         self._factory = factory
@@ -73,9 +54,9 @@ class Batch:
         self._closing: list[tuple[socket.SocketType, Callable[[], object]]] = []
 
     def answer(self, sock: socket.SocketType, name: Any) -> bool:
-        """Send the bytes and the FIN; False to have a protocol built, which finds out what is wrong.
+        """Send the bytes and the FIN. False: a protocol has to be built (which then finds out what is wrong).
 
-        Raises what the factory does, and `ConnectionError` for a socket that took a part of the bytes.
+        Raises what the factory raises, and `ConnectionError` for a socket that took only a part of the bytes.
         """
         leave = self._factory.admit(name)
         if leave is None:
@@ -94,11 +75,11 @@ class Batch:
         return True
 
     def end(self) -> None:
-        """Count those that were answered, and let their sockets linger. Raises nothing."""
+        """Report the answered connections to the factory, and let their sockets linger. Raises nothing."""
         if not self._names:
             return
         self._lingerers.extend(self._closing)
         try:
             self._factory.answered(self._names)
         except Exception:  # noqa: BLE001 - the listener goes on
-            _log.failure("Connections are answered, but their factory failed")
+            _log.failure("Connections were answered, but answered() of their factory raised")

@@ -1,8 +1,8 @@
 """A reactor whose stream listeners are ours.
 
 Twisted's endpoint strings (``tcp: tcp6: ssl: tls: unix: systemd:`` and those of plugins) end in a call of
-``listenTCP``, ``listenSSL``, ``listenUNIX`` or ``adoptStreamPort``. A `ListeningReactor` answers these with a
-`greetsvc.net.stream.listener.StreamPort`, and passes everything else to the reactor behind it.
+``listenTCP``, ``listenSSL``, ``listenUNIX`` or ``adoptStreamPort``. A `ListeningReactor` makes a
+`greetsvc.net.stream.listener.StreamPort` for each of these, and passes every other call to the reactor behind it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorSocket, IReactorSSL, IReactorTCP
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import directlyProvides, providedBy
 
-from greetsvc.net.sockets import LONGEST_BACKLOG, UnixPath, stream_socket, unix_stream_socket
+from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, stream_socket, unix_stream_socket
 from greetsvc.net.stream.listener import StreamPort
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ __all__ = ["ListeningReactor"]
 
 
 class ListeningReactor:
-    """``reactor``, but that its stream listeners are `StreamPort` objects, which accept nothing before `begin`.
+    """``reactor``, except that its stream listeners are `StreamPort` objects, which accept nothing before `begin`.
 
-    ``v4_ports`` are the port numbers that have an IPv4 listener of their own: an IPv6 listener on one of these
-    leaves IPv4 alone. ``backlog`` stands in for the one that callers ask for, which is Twisted's default more often
-    than a wish. ``wrap`` is put around each factory, below TLS, and
+    ``lingerers`` and ``dropped`` are those of `StreamPort`. ``v4_ports`` are the port numbers that have an IPv4
+    listener of their own: an IPv6 listener on one of these does not take IPv4. ``backlog`` replaces the one that
+    callers pass, as that is nearly always Twisted's default of 50. ``wrap`` is put around each factory, below TLS.
     ``prepare`` is called with each listening socket.
     """
 
@@ -43,9 +43,10 @@ class ListeningReactor:
         *,
         lingerers: Lingerers | None = None,
         v4_ports: Collection[int] = frozenset(),
-        backlog: int = LONGEST_BACKLOG,
+        backlog: int = MAX_BACKLOG,
         wrap: Callable[[IProtocolFactory], IProtocolFactory] | None = None,
         prepare: Callable[[socket.socket], object] | None = None,
+        dropped: Callable[[str], object] | None = None,
     ) -> None:
         self._reactor = reactor
         self._lingerers = lingerers
@@ -53,6 +54,7 @@ class ListeningReactor:
         self._backlog = backlog
         self._wrap = wrap
         self._prepare = prepare
+        self._dropped = dropped
         self._ports: list[StreamPort] = []
         self._began = False
         directlyProvides(self, IReactorTCP, IReactorSSL, IReactorUNIX, IReactorSocket, providedBy(reactor))
@@ -62,14 +64,17 @@ class ListeningReactor:
 
     @property
     def ports(self) -> list[StreamPort]:
-        """The listeners made so far that still listen."""
-        return [port for port in self._ports if port.listening]
+        """The listeners made so far that are not closed."""
+        return [port for port in self._ports if port.fileno() >= 0]
 
     def begin(self) -> None:
-        """Accept connections from now on, on every listener made and yet to be made."""
+        """Start every listener made so far, and from now on each as it is made.
+
+        Before this their sockets listen, and connections wait in the kernel's queue: a service binds before it forks.
+        """
         self._began = True
         for port in self.ports:
-            port.resumeReading()
+            port.startListening()
 
     def listenTCP(
         self,
@@ -101,7 +106,7 @@ class ListeningReactor:
         return self._listen(unix_stream_socket(path, mode=mode, backlog=self._backlog), factory, UnixPath(path))
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> StreamPort:
-        """See `IReactorSocket`: listens on a duplicate of the descriptor. The file of a UNIX socket is left alone."""
+        """See `IReactorSocket`. Listens on a duplicate of the descriptor. The file of a UNIX socket is left alone."""
         sock = socket.fromfd(fileDescriptor, addressFamily, socket.SOCK_STREAM)
         sock.setblocking(False)
         return self._listen(sock, factory)
@@ -111,9 +116,8 @@ class ListeningReactor:
             self._prepare(sock)
         if self._wrap is not None:
             factory = self._wrap(factory)
-        port = StreamPort(sock, factory, self._reactor, lingerers=self._lingerers, path=path)
-        port.startListening()
-        if self._began:
-            port.resumeReading()
+        port = StreamPort(sock, factory, self._reactor, lingerers=self._lingerers, path=path, dropped=self._dropped)
         self._ports = [*self.ports, port]
+        if self._began:
+            port.startListening()
         return port

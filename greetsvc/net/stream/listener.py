@@ -1,8 +1,8 @@
 """The stream listener: one class for TCP, UNIX and inherited sockets, over a socket that is already listening.
 
-It accepts in bounded batches, so that datagrams and timers have their turns, and it outlives whatever `accept` can
-report. Binding (`greetsvc.net.sockets`), starting and reading are three steps, because a service binds before it
-forks and gives up its privileges, and may register with the reactor only afterwards.
+It accepts in bounded batches, so that datagrams and timers get their turns, and it survives every error of `accept`.
+Binding (`greetsvc.net.sockets`) and listening are two steps: a service binds before it forks and gives up its
+privileges, and may register with the reactor only afterwards.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from twisted.logger import Logger
 from twisted.python.reflect import qual
 from zope.interface import implementer
 
+from greetsvc.net.address import address_factory
+from greetsvc.net.datagram.port import reason
 from greetsvc.net.descriptors import SpareDescriptor
-from greetsvc.net.stream.accepted import ADDRESSES, counts_queue, queue_length
-from greetsvc.net.stream.batch import Batch, IAnswersAtOnce, itself
+from greetsvc.net.stream.accepted import counts_queue, queue_length
+from greetsvc.net.stream.batch import Batch, IConstantAnswer
 from greetsvc.net.stream.transport import StreamTransport, UnixStreamTransport
 
 if TYPE_CHECKING:
@@ -32,23 +34,26 @@ if TYPE_CHECKING:
     from greetsvc.net.linger.sweep import Lingerers
     from greetsvc.net.sockets import UnixPath
 
-__all__ = ["BATCH", "StreamPort"]
+__all__ = ["MAX_ACCEPTED", "PAUSE", "StreamPort"]
 
 _log = Logger()
 
-BATCH = 64
+MAX_ACCEPTED = 64
 """Connections accepted in one turn of the reactor."""
 
-DRAIN = 4096
-"""Connections accepted from the queue of a listener that stops: as long as the queue usually can be."""
-
 PAUSE = 0.05
-"""Seconds for which nothing is accepted when the system has no descriptors or memory left."""
+"""Seconds for which nothing is accepted after the system ran out of descriptors or memory."""
 
-_QUIET = 1.0
+_MAX_QUEUED = 4096
+"""Connections accepted from the queue when listening stops: as many as `net.core.somaxconn` usually allows."""
+
+_LOG_INTERVAL = 1.0
+"""Seconds between two warnings that connections cannot be accepted."""
+
 _STREAM = int(socket.SOCK_STREAM)
-# The connection is gone or forbidden, or its network is in trouble; the next one may be well (accept(2)).
-_PASSING = {
+
+# The connection is gone or forbidden, or its network is in trouble: the next one may be fine (accept(2)).
+_PASSING_ERRORS = {
     getattr(errno, name)
     for name in ("ECONNABORTED", "EPERM", "EPROTO", "ENETDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ENONET")
     if hasattr(errno, name)
@@ -57,11 +62,14 @@ _PASSING = {
 
 @implementer(IListeningPort, IReadDescriptor, ILoggingContext)
 class StreamPort:
-    """Accepts connections on ``sock``, which is bound, listening and non-blocking, for a Twisted factory.
+    """Accepts connections on ``sock``, which is bound, listening and non-blocking, for a Twisted ``factory``.
 
-    ``accepted`` counts the connections taken from the queue, ``refused`` those of them that were closed
-    unanswered or failed in `accept`. ``path`` is the file of a UNIX socket, to be removed when listening stops.
-    Without ``lingerers`` closing is what it is in Twisted. A factory that is an `IAnswersAtOnce` is asked first.
+    ``lingerers`` makes ``loseConnection`` a lingering close; without it closing is what it is in Twisted. ``path`` is
+    the file of a UNIX socket, which is removed when listening stops. ``dropped`` is called with the reason for each
+    connection that is lost before the factory hears of it: ``accept-`` and the name of the error, as in
+    ``accept-EMFILE``. A factory whose class implements `IConstantAnswer` may answer without protocols.
+
+    ``accepted`` counts the connections that were taken from the queue.
     """
 
     def __init__(
@@ -72,28 +80,31 @@ class StreamPort:
         *,
         lingerers: Lingerers | None = None,
         path: UnixPath | None = None,
+        dropped: Callable[[str], object] | None = None,
     ) -> None:
         self.factory = factory
         self.reactor = reactor
         self.lingerers = lingerers
         self.listening = False
         self.accepted = 0
-        self.refused = 0
-        self.address_of = ADDRESSES[sock.family]
+        self.address_of: Callable[[Any], IAddress] = address_factory(sock.family, "TCP")
         self._sock = sock
         self._family = int(sock.family)
-        # Where it is not known, as many as there can be: then `accept` says so when there are no more.
-        self._waiting: Callable[[], int] = partial(queue_length, sock) if counts_queue(sock) else lambda: BATCH
+        # Where the length is not known it counts as full: `accept` then says when there are no more.
+        self._queued: Callable[[], int] = partial(queue_length, sock) if counts_queue(sock) else lambda: MAX_ACCEPTED
         self._path = path
-        self._transport = UnixStreamTransport if sock.family == socket.AF_UNIX else StreamTransport
+        self._dropped = dropped
+        is_unix = sock.family == socket.AF_UNIX
+        self._transport = UnixStreamTransport if is_unix else StreamTransport
         self._host = self.address_of(sock.getsockname())
-        self._answers = None if sock.family == socket.AF_UNIX else itself(factory, IAnswersAtOnce)
+        # Asked of the class: a wrapper that delegates attributes provides what the wrapped factory provides, and
+        # must not be bypassed.
+        self._answers: Any = factory if not is_unix and IConstantAnswer.implementedBy(type(factory)) else None
         self._prefix = qual(factory.__class__)
-        self._reading = False  # asked for
-        self._began = False
+        self._reading = False  # the owner wants connections, also during a pause
         self._pause: IDelayedCall | None = None
         self._spare = SpareDescriptor()
-        self._quiet_until = 0.0
+        self._next_warning = 0.0
 
     def __repr__(self) -> str:
         return (
@@ -103,29 +114,36 @@ class StreamPort:
     # IListeningPort
 
     def startListening(self) -> None:
-        """Start the factory. Connections wait in the kernel's queue until `resumeReading`."""
+        """Start the factory, and accept connections from now on.
+
+        Connections that came earlier are in the kernel's queue. A port that was stopped cannot be started again.
+        """
         if self.listening:
             return
         self.listening = True
-        self._spare.hold()
+        self._spare.open()
         self.factory.doStart()
+        self.resumeReading()
 
     def stopListening(self) -> Deferred[None]:
-        """Greet who is in the queue already, close the socket, and stop the factory."""
-        if self._began and self.listening:
-            self.drain()
+        """Accept what is in the queue, close the socket, remove its file, and stop the factory.
+
+        A port that was never started only closes its socket and removes its file.
+        """
+        if self.listening:
+            # The kernel resets connections that are in the queue when the socket is closed.
+            self._reading = True
+            self._accept(_MAX_QUEUED, _MAX_QUEUED)
         return execute(self._close)
 
     def getHost(self) -> IAddress:
-        """The address listened on."""
+        """The address that the socket is bound to."""
         return self._host
 
-    # Reading
-
     def resumeReading(self) -> None:
-        """Accept connections, until told otherwise."""
+        """Accept connections, until `pauseReading`."""
         if self.listening:
-            self._began = self._reading = True
+            self._reading = True
             if self._pause is None:
                 self.reactor.addReader(self)
 
@@ -135,69 +153,64 @@ class StreamPort:
             self._reading = False
             self.reactor.removeReader(self)
 
-    def drain(self) -> None:
-        """Accept whoever is in the queue now: the kernel resets them when the socket closes."""
-        self._reading = True
-        self._accept(DRAIN, DRAIN)
-
     # IReadDescriptor
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """The descriptor of the socket; -1 once it is closed."""
         return self._sock.fileno()
 
     def logPrefix(self) -> str:
-        """What is put before messages logged while a connection is made."""
+        """The prefix of messages that are logged while connections are accepted."""
         return self._prefix
 
     def doRead(self) -> None:
-        """Accept a batch: one, and then those that have come meanwhile."""
-        self._accept(1, BATCH)
+        """Accept a batch: one connection, then those that came meanwhile."""
+        self._accept(1, MAX_ACCEPTED)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops."""
         self._close()
 
-    # How it is done
+    # Accepting
 
-    def _accept(self, waiting: int, most: int) -> None:
-        """Accept who waits, and who comes meanwhile, up to ``most``."""
+    def _accept(self, queued: int, limit: int) -> None:
+        """Accept ``queued`` connections, then those that came meanwhile, ``limit`` in all."""
         batch = self._batch()
         try:
-            while waiting and most and self._reading:
-                waiting = min(waiting, most)
-                most -= waiting
-                waiting = self._waiting() if self._take(waiting, batch) and self._reading else 0
+            while queued and limit and self._reading:
+                queued = min(queued, limit)
+                limit -= queued
+                queued = self._queued() if self._take(queued, batch) and self._reading else 0
         finally:
             if batch is not None:
                 batch.end()
 
     def _batch(self) -> Batch | None:
-        """What those that are accepted now read, if the factory has the same for all."""
+        """Answers what is accepted now, if the factory has a constant answer."""
         if self._answers is None or self.lingerers is None:
             return None
         try:
-            data = self._answers.at_once()
-        except Exception:  # noqa: BLE001 - as where no protocol can be built
-            _log.failure("The factory could not say what it answers at once")
+            data = self._answers.constant_answer()
+        except Exception:  # noqa: BLE001 - protocols are built instead
+            _log.failure("constant_answer() of the factory raised")
             return None
         return None if data is None else Batch(self._answers, self.lingerers, data)
 
-    def _take(self, most: int, batch: Batch | None) -> bool:
-        """Accept up to ``most``; False if that was all there was, or all there can be."""
-        accept = self._sock._accept  # type: ignore[attr-defined]
+    def _take(self, limit: int, batch: Batch | None) -> bool:
+        """Accept up to ``limit`` connections; False if the queue is empty or accepting has to end."""
+        accept = self._sock._accept  # type: ignore[attr-defined]  # `socket.accept` without the Python object
         # A socket that is made while the process has a default timeout would wait in every call.
         blocks = socket.getdefaulttimeout() is not None
-        for _ in range(most):
+        for _ in range(limit):
             try:
                 fd, name = accept()
             except BlockingIOError:
                 return False
             except OSError as error:
-                if error.errno not in _PASSING:
-                    self._run_short(error)
+                if error.errno not in _PASSING_ERRORS:
+                    self._out_of_resources(error)
                     return False
-                self.refused += 1
+                self._drop(error)
                 continue
             sock = socket.SocketType(self._family, _STREAM, 0, fd)
             if blocks:
@@ -210,13 +223,13 @@ class StreamPort:
                 sock.close()
                 continue
             if not answered:
-                self._welcome(sock, name)
+                self._connect(sock, name)
             if not self._reading:
                 return False
         return True
 
-    def _welcome(self, sock: socket.SocketType, name: Any) -> None:
-        """Make a connection of an accepted socket. Raises nothing."""
+    def _connect(self, sock: socket.SocketType, name: Any) -> None:
+        """Build a protocol for an accepted socket and connect the two. Raises nothing."""
         try:
             peer = self.address_of(name)
             protocol = self.factory.buildProtocol(peer)
@@ -228,35 +241,42 @@ class StreamPort:
         else:
             self._transport(sock, peer, self.accepted, self).start(protocol)
 
-    def _run_short(self, error: OSError) -> None:
+    def _drop(self, error: OSError, count: int = 1) -> None:
+        """Report ``count`` connections that were lost. Raises nothing."""
+        if self._dropped is None:
+            return
+        try:
+            for _ in range(count):
+                self._dropped(reason("accept", error))
+        except Exception:  # noqa: BLE001 - the listener goes on
+            _log.failure("The callback for dropped connections raised")
+
+    def _out_of_resources(self, error: OSError) -> None:
         """Descriptors or memory have run out.
 
-        As in Twisted, a descriptor held in reserve is used to turn away who waits. Without one they wait.
+        As in Twisted, a descriptor that is kept in reserve is used to accept and close what is in the queue. Without
+        one, connections wait.
         """
-        turned_away = 0
-        if error.errno == errno.EMFILE and self._spare.held:
-            turned_away = self._spare.turn_away(self._sock, BATCH)
-            self.refused += turned_away
-        else:
-            self._wait()
+        closed = 0
+        if error.errno == errno.EMFILE and self._spare.is_open:
+            closed = self._spare.accept_and_close(self._sock, MAX_ACCEPTED)
+            self._drop(error, closed)
+        elif self._pause is None and self.listening:
+            self.reactor.removeReader(self)
+            self._pause = self.reactor.callLater(PAUSE, self._end_pause)
         now = self.reactor.seconds()
-        if now >= self._quiet_until:
-            self._quiet_until = now + _QUIET
+        if now >= self._next_warning:
+            self._next_warning = now + _LOG_INTERVAL
             _log.warn(
-                "Cannot accept connections on {host}: {error}; {turned_away} turned away",
+                "Cannot accept connections on {host}: {error}; closed {closed} waiting connections",
                 host=self._host,
                 error=error.strerror,
-                turned_away=turned_away,
+                closed=closed,
             )
 
-    def _wait(self) -> None:
-        if self._pause is None and self.listening:
-            self.reactor.removeReader(self)
-            self._pause = self.reactor.callLater(PAUSE, self._go_on)
-
-    def _go_on(self) -> None:
+    def _end_pause(self) -> None:
         self._pause = None
-        self._spare.hold()
+        self._spare.open()
         if self._reading:
             self.reactor.addReader(self)
 
@@ -265,10 +285,10 @@ class StreamPort:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-        self._spare.release()
+        self._spare.close()
         self._sock.close()
         if self._path is not None:
-            self._path.remove_or_say()
+            self._path.remove()
         if self.listening:
             self.listening = False
             self.factory.doStop()

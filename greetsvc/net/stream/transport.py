@@ -2,23 +2,29 @@
 # (Twisted's transports are mostly without types.)
 """Stream transports that act at once: for one accepted connection, TCP or UNIX.
 
-They are Twisted's own server transports, with its Protocol contract and with producers, half-close, abort and
-startTLS inherited; what differs is when things happen:
+They are Twisted's own server transports, so the Protocol contract, producers, half-close, abort and startTLS are
+inherited. They differ in when things happen:
 
-* What a protocol writes in a callback of the connection is sent when that callback returns, and what it
-  writes elsewhere at once, as long as nothing is queued before it.
-* The reactor hears of the descriptor only when there is something to wait for. A protocol that greets and closes
-  in ``connectionMade`` costs it nothing.
-* ``loseConnection`` in a callback takes effect when the callback returns, and the FIN rides on the data. The protocol
-  is let go then; the socket lingers until the peer has closed too (`greetsvc.net.linger.sweep`).
+* What a protocol writes in a callback of the transport is sent when that callback returns, and what it writes
+  elsewhere is sent now, if nothing is queued before it. Twisted sends in the next turn of the reactor.
+* The reactor is told of the descriptor only when there is something to wait for. Twisted's transport registers it
+  before the protocol is made; a protocol that greets and closes in ``connectionMade`` never needs that, and it is a
+  good part of the cost.
+* ``loseConnection`` in a callback takes effect when the callback returns, and the FIN goes out in the last segment of
+  data. The protocol is told ``connectionLost`` then; the socket lingers until the peer has closed too
+  (`greetsvc.net.linger.sweep`).
+
+This module uses attributes of Twisted's transports that are not documented: tests/net/stream/test_private_names.py
+lists them, and fails when a new Twisted lacks one.
 """
 
 from __future__ import annotations
 
+import typing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet import abstract, unix
+from twisted.internet import abstract, tcp, unix
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
@@ -26,8 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.net.linger.sweep import ILingers
-from greetsvc.net.stream.batch import FIN, SEND, SEND_LAST
-from greetsvc.net.stream.late import LateServer
+from greetsvc.net.stream.accepted import FIN, SEND, SEND_LAST, whole
 
 if TYPE_CHECKING:
     import socket
@@ -35,8 +40,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IAddress, IProtocol
 
-    from greetsvc.net.linger.drain import WhenClosed
-    from greetsvc.net.stream.listener import StreamPort
+    from greetsvc.net.linger.sweep import Lingerers
+    from greetsvc.net.linger.watched import WhenClosed
 
 __all__ = ["StreamTransport", "UnixStreamTransport"]
 
@@ -44,31 +49,43 @@ _log = Logger()
 _DONE = Failure(CONNECTION_DONE)
 
 
-@implementer(ILingers)
-class StreamTransport(LateServer):
-    """The transport of one accepted TCP connection. `start` introduces it to its protocol.
+class _Listener(typing.Protocol):
+    """The part of `greetsvc.net.stream.listener.StreamPort`, which imports this module, that its transports use."""
 
-    It is *held* while a callback of its own runs: what the protocol asks for meanwhile is noted, and done when
-    the callback has returned. So closing never re-enters the protocol.
+    reactor: Any
+    lingerers: Lingerers | None
+    address_of: Callable[[Any], IAddress]
+
+
+@implementer(ILingers)
+class StreamTransport(tcp.Server):
+    """The transport of one accepted TCP connection. `start` connects it to its protocol.
+
+    While one of its callbacks runs (``_in_callback``), what the protocol asks for is only noted; `_finish_callback`
+    does it when the callback has returned. So closing never re-enters the protocol.
     """
 
-    server: StreamPort  # type: ignore[assignment]
+    server: _Listener  # type: ignore[assignment]
     reactor: Any
-    _sendmsgQueue: Any = ()  # descriptors to be sent, on UNIX
-    _made = False
-    _if_it_stays: Callable[[], object] | None = None
+    _sendmsgQueue: Any = ()  # descriptors that wait to be sent, on UNIX sockets
+    _made = False  # connectionMade has returned
+    _wants_reading = True  # noted while the reactor must not be told yet, as is _wants_writing
+    _wants_writing = False
+    _call_if_it_stays: Callable[[], object] | None = None
 
-    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, port: StreamPort) -> None:
-        # The initialisers above this one would register the descriptor and build texts that few ask for.
+    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, listener: _Listener) -> None:
+        # Not super(): Twisted's initialisers register the descriptor and build texts that are rarely read.
         self.socket = sock  # type: ignore[assignment]  # a bare one; `getHandle` makes it whole
-        self.reactor = port.reactor
-        self.server = port
+        self.reactor = listener.reactor
+        self.server = listener
         self.sessionno = number
         self._peer = peer
         self._tempDataBuffer: list[bytes] = []
-        # What is looked at for every connection is found sooner here than in the classes.
-        self._held = True
-        self._known = self._aborting = self._peer_closed = self.TLS = False
+        # Read for every connection: found sooner in the instance than in the six classes above.
+        self._in_callback = True
+        # Whether the descriptor is fit for the reactor: non-blocking, and with a fileno().
+        self._prepared = False
+        self._aborting = self._peer_closed = self.TLS = False
         self._writeDisconnecting = self._writeDisconnected = False
         self._tempDataLen = self.disconnecting = self.disconnected = 0
         self.dataBuffer = b""
@@ -81,25 +98,25 @@ class StreamTransport(LateServer):
         self.connected = 1
         try:
             protocol.makeConnection(self)
-            self._held = False
-            self._settle()
+            self._in_callback = False
+            self._finish_callback()
             self._made = True
             if self.connected:
                 if self._wants_reading:
                     self.startReading()
-                if self._if_it_stays is not None:
-                    self._if_it_stays()
-            self._if_it_stays = None
+                if self._call_if_it_stays is not None:
+                    self._call_if_it_stays()
+            self._call_if_it_stays = None  # the protocol may hold the transport: no reference cycle is left
         except BaseException:  # noqa: BLE001 - as in Twisted: it ends this connection, not the listener
             failure = Failure()
-            _log.failure("A protocol failed when its connection was made", failure)
-            self._held = False
+            _log.failure("A protocol raised when its connection was made", failure)
+            self._in_callback = False
             try:
                 self.connectionLost(failure)
             except BaseException:  # noqa: BLE001
-                _log.failure("A protocol failed when its connection was lost")
+                _log.failure("A protocol raised when its connection was lost")
 
-    # What the protocol asks for
+    # Called by the protocol
 
     def write(self, data: bytes) -> None:
         """Send ``data``: now, or after this callback, or after what is queued before it."""
@@ -107,7 +124,7 @@ class StreamTransport(LateServer):
             super().write(data)
         elif not self.connected or self._writeDisconnected or self._aborting or not data:
             return
-        elif self._held:
+        elif self._in_callback:
             self._tempDataBuffer.append(data)
             self._tempDataLen += len(data)
             self._wants_writing = True
@@ -117,20 +134,22 @@ class StreamTransport(LateServer):
             self.startWriting()
 
     def writeSequence(self, iovec: Any) -> None:
-        """Send the pieces, in one."""
+        """Send the pieces as one."""
         if self.TLS or self.producer is not None:
             super().writeSequence(iovec)
         else:
             self.write(b"".join(iovec))
 
     def loseConnection(self) -> None:
-        """Close, lingering, when everything is written."""
-        if self.TLS or not (self._held or self._writeDisconnected):
+        """Close when everything is written, lingering."""
+        if self.TLS or not (self._in_callback or self._writeDisconnected):
             super().loseConnection()
         elif self.connected and not self.disconnecting:
             self.stopReading()
             self.disconnecting = 1
-            if not self._held:
+            if not self._in_callback:
+                # The sending side is shut down already: nothing is left to wait for. Not in this call, as
+                # connectionLost must not re-enter the protocol.
                 self.reactor.callLater(0, self.connectionLost, _DONE)
 
     def call_when_closed(self, call: Callable[[], object]) -> None:
@@ -143,25 +162,86 @@ class StreamTransport(LateServer):
     def call_if_it_stays(self, call: Callable[[], object]) -> None:
         """See `ILingers`."""
         if not self._made:
-            self._if_it_stays = call
+            self._call_if_it_stays = call
         elif self.connected:
             call()
 
-    # What the reactor calls
+    def getHost(self) -> Any:
+        """The address that the peer connected to."""
+        return self.server.address_of(self.socket.getsockname())
+
+    def getPeer(self) -> Any:
+        """The address of the peer."""
+        return self._peer
+
+    def getHandle(self) -> socket.socket:
+        """The socket, non-blocking."""
+        self._prepare()
+        self.socket = whole(self.socket)
+        self.fileno = self.socket.fileno
+        return self.socket
+
+    def logPrefix(self) -> str:
+        """The prefix of messages that are logged in callbacks."""
+        if "logstr" not in self.__dict__:
+            peer = getattr(self._peer, "host", "unix")
+            self.logstr = f"{self._getLogPrefix(self.protocol)},{self.sessionno},{peer}"
+        return self.logstr
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} #{self.sessionno} from {self._peer}>"
+
+    # Called by Twisted's own methods: the reactor is told as late as possible
+
+    def startReading(self) -> None:
+        """Wait for input; while the connection is being made, only note that."""
+        if self._in_callback and not self._prepared:
+            self._wants_reading = True
+        else:
+            self._prepare()
+            super().startReading()
+
+    def stopReading(self) -> None:
+        """Stop waiting for input."""
+        self._wants_reading = False
+        if self._prepared:
+            super().stopReading()
+
+    def startWriting(self) -> None:
+        """Wait for room in the socket's send buffer; in a callback, only note that."""
+        if self._in_callback:
+            self._wants_writing = True
+        else:
+            self._prepare()
+            super().startWriting()
+
+    def stopWriting(self) -> None:
+        """Stop waiting for room in the send buffer."""
+        self._wants_writing = False
+        if self._prepared:
+            super().stopWriting()
+
+    def _prepare(self) -> None:
+        if not self._prepared:
+            self._prepared = True
+            self.socket.setblocking(False)
+            self.fileno = self.socket.fileno
+
+    # Called by the reactor
 
     def doRead(self) -> Any:
-        """Hand what has arrived to the protocol, then do what it asked for."""
-        self._held = True
+        """Deliver what has arrived to the protocol, then do what it asked for."""
+        self._in_callback = True
         try:
             why = super().doRead()
         finally:
-            self._held = False
+            self._in_callback = False
         if why is None:
-            self._settle()
+            self._finish_callback()
         return why
 
     def doWrite(self) -> Any:
-        """Send what is queued, unless the event is older than the close."""
+        """Send what is queued. Without effect once closed: the reactor may hold an event that is older than that."""
         return None if self.disconnected else super().doWrite()
 
     def readConnectionLost(self, reason: Failure) -> None:
@@ -170,10 +250,11 @@ class StreamTransport(LateServer):
         super().readConnectionLost(reason)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Let go of the protocol; the socket is closed, or lingers if it was the protocol that closed."""
+        """Tell the protocol; close the socket, or let it linger if it was this side that closed first."""
         if self.disconnected:
             return
-        if self._known or self.producer is not None:
+        if self._prepared or self.producer is not None:
+            # Not tcp.Connection's, which closes the socket at once.
             abstract.FileDescriptor.connectionLost(self, reason)
         self.disconnected = 1
         self.connected = 0
@@ -187,9 +268,10 @@ class StreamTransport(LateServer):
             else:
                 lingerers = None
         if lingerers is None:
+            # For an abort Twisted sets SO_LINGER to 0 first, so that the peer is reset.
             self._closeSocket(not reason.check(ConnectionAborted))
         del self.protocol, self.socket
-        if self._known:
+        if self._prepared:
             del self.fileno
         try:
             protocol.connectionLost(reason)
@@ -199,16 +281,16 @@ class StreamTransport(LateServer):
             elif self._when_closed is not None:
                 self._when_closed()
 
-    # How it is done
+    # The rest
 
-    def _settle(self) -> None:
-        """Do what the protocol asked for while the transport was held."""
+    def _finish_callback(self) -> None:
+        """Do what the protocol asked for in a callback: send, then close."""
         if self.disconnected or self._aborting or not (self._wants_writing or self.disconnecting):
             return
         self._wants_writing = False
         half_closing = self._writeDisconnecting and not self._writeDisconnected
         if self.producer is not None or self.dataBuffer or self._sendmsgQueue or half_closing:
-            self.startWriting()
+            self.startWriting()  # doWrite, Twisted's, knows what to do in these cases
             return
         pieces = self._tempDataBuffer
         if pieces:
@@ -222,10 +304,9 @@ class StreamTransport(LateServer):
             self.connectionLost(_DONE)
 
     def _send(self, data: bytes, flags: int) -> bool:
-        """Send now; False if anything is left, which then is queued.
+        """Send now; False if anything is left, which is then queued.
 
-        That is so too when the connection is broken: the reactor finds out, after it has delivered what is
-        still to be read.
+        A broken connection counts as nothing sent: the reactor finds out, after it has delivered unread input.
         """
         try:
             sent = self.socket.send(data, flags)
@@ -233,36 +314,17 @@ class StreamTransport(LateServer):
             sent = 0
         if sent == len(data):
             return True
+        # The queue as doWrite, Twisted's, keeps it: the bytes, and how many of them are sent.
         self.dataBuffer = data
         self.offset = sent
         return False
-
-    # What is asked of it
-
-    def getHost(self) -> Any:
-        """The address the peer connected to."""
-        return self.server.address_of(self.socket.getsockname())
-
-    def getPeer(self) -> Any:
-        """The address of the peer."""
-        return self._peer
-
-    def logPrefix(self) -> str:
-        """What is put before messages logged in callbacks."""
-        if "logstr" not in self.__dict__:
-            peer = getattr(self._peer, "host", "unix")
-            self.logstr = f"{self._getLogPrefix(self.protocol)},{self.sessionno},{peer}"
-        return self.logstr
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} #{self.sessionno} from {self._peer}>"
 
 
 class UnixStreamTransport(StreamTransport, unix.Server):
     """The transport of one accepted UNIX stream connection; descriptors can be sent and received over it."""
 
-    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, port: StreamPort) -> None:
-        super().__init__(sock, peer, number, port)
+    def __init__(self, sock: socket.SocketType, peer: IAddress, number: int, listener: _Listener) -> None:
+        super().__init__(sock, peer, number, listener)
         self._sendmsgQueue = []
 
 

@@ -39,7 +39,7 @@ def closing(clock: Clock, transport: Any, **bounds: Any) -> LingeringClose:
     return LingeringClose(transport, cast("Any", clock), **{"silence": 2.0, "lifetime": 10.0, **bounds})
 
 
-def test_a_silent_peer_is_closed_after_the_silence_and_aborted_in_the_end() -> None:
+def test_a_silent_peer_is_closed_after_the_silence_and_aborted_at_the_lifetime() -> None:
     clock, transport = Clock(), Transport()
     closing(clock, transport)
     assert transport.told == ["half-close"]
@@ -50,7 +50,7 @@ def test_a_silent_peer_is_closed_after_the_silence_and_aborted_in_the_end() -> N
     assert not clock.getDelayedCalls()
 
 
-def test_a_peer_that_speaks_is_heard_until_the_lifetime_ends() -> None:
+def test_a_peer_that_sends_has_the_whole_lifetime() -> None:
     clock, transport = Clock(), Transport()
     close = closing(clock, transport)
     for _ in range(9):
@@ -63,7 +63,7 @@ def test_a_peer_that_speaks_is_heard_until_the_lifetime_ends() -> None:
 
 def test_a_peer_that_sends_too_much_is_aborted() -> None:
     clock, transport = Clock(), Transport()
-    close = closing(clock, transport, at_least=10)
+    close = closing(clock, transport, max_discarded=10)
     close.discard(b"x" * 10)
     assert transport.told == ["half-close"]
     close.discard(b"x")
@@ -73,7 +73,7 @@ def test_a_peer_that_sends_too_much_is_aborted() -> None:
     assert not clock.getDelayedCalls()
 
 
-def test_tls_closes_in_its_own_way_in_the_same_bounds() -> None:
+def test_tls_uses_its_own_close_in_the_same_bounds() -> None:
     clock, transport = Clock(), Transport()
     alsoProvides(transport, ISSLTransport)
     closing(clock, transport)

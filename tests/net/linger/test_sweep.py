@@ -12,9 +12,8 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from greetsvc.net.linger.drain import AT_LEAST
 from greetsvc.net.linger.sweep import AGES, SWEEP, Lingerers
-from greetsvc.net.linger.watch import EpollWatch, ReactorWatch, watch
+from greetsvc.net.linger.watched import MAX_DISCARDED, EpollWatch, ReactorWatch, best_watch
 
 
 class Ticking(Clock):
@@ -27,7 +26,7 @@ class Ticking(Clock):
 
     @property
     def watched(self) -> list[Any]:
-        """The sockets that are watched, by whatever does it."""
+        """The watched sockets, on either kind of watch."""
         return list(self.watching._readers.values()) if isinstance(self.watching, EpollWatch) else self.readers
 
     def addReader(self, reader: Any) -> None:
@@ -100,7 +99,9 @@ def linger(request: pytest.FixtureRequest, clock: Ticking) -> Iterator[Callable[
 
     def make(sockets: int = 1, sending: bytes = b"", **options: Any) -> tuple[Lingerers, list[Pair]]:
         clock.watching = watching = kind(clock)
-        lingerers = Lingerers(cast("Any", clock), watching=watching, **{"lifetime": 10.0, "most": 1000, **options})
+        lingerers = Lingerers(
+            cast("Any", clock), watching=watching, **{"lifetime": 10.0, "max_sockets": 1000, **options}
+        )
         pairs = []
         for _ in range(sockets):
             server, client = _connected(family)
@@ -165,7 +166,7 @@ def counted(number: int) -> tuple[list[Counted], list[socket.socket]]:
 
 
 def test_a_peer_that_stays_is_looked_at_at_growing_ages_and_then_watched(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     (server,), (client,) = counted(1)
     lingerers.add(server)
     seen = []
@@ -180,8 +181,8 @@ def test_a_peer_that_stays_is_looked_at_at_growing_ages_and_then_watched(clock: 
     lingerers.stop()
 
 
-def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+def test_of_many_sockets_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(60)
     for server in servers:
         lingerers.add(server)
@@ -194,8 +195,8 @@ def test_of_many_that_stay_a_sample_is_looked_at(clock: Ticking) -> None:
     lingerers.stop()
 
 
-def test_one_that_stays_alone_wakes_the_reactor_once_for_each_look(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+def test_a_single_socket_that_stays_wakes_the_reactor_once_for_each_look(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     (server,), (client,) = counted(1)
     lingerers.add(server)
     wakes = 0
@@ -208,8 +209,8 @@ def test_one_that_stays_alone_wakes_the_reactor_once_for_each_look(clock: Tickin
     client.close()
 
 
-def test_a_new_one_is_looked_at_soon_though_an_old_one_waits_long(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+def test_a_new_socket_is_looked_at_soon_while_an_old_one_waits(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     (old, new), clients = counted(2)
     lingerers.add(old)
     clock.pump([SWEEP] * (AGES[2] + 2))
@@ -221,8 +222,8 @@ def test_a_new_one_is_looked_at_soon_though_an_old_one_waits_long(clock: Ticking
         client.close()
 
 
-def test_looks_that_are_overdue_are_made_up_for_in_one_sweep(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+def test_overdue_looks_happen_in_one_sweep(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(20)
     for server in servers:
         lingerers.add(server)
@@ -235,8 +236,8 @@ def test_looks_that_are_overdue_are_made_up_for_in_one_sweep(clock: Ticking) -> 
         client.close()
 
 
-def test_a_life_that_is_shorter_than_the_looks_is_kept_to(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=0.1, most=1000)
+def test_a_lifetime_shorter_than_the_last_age_holds(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=0.1, max_sockets=1000)
     (server,), (client,) = counted(1)
     lingerers.add(server)
     clock.pump([0.001] * 140)
@@ -256,8 +257,8 @@ class Full(ReactorWatch):
         raise OSError(28, "No space left on device")
 
 
-def test_what_cannot_be_watched_is_closed_and_told(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000, watching=Full(clock))
+def test_a_socket_that_cannot_be_watched_is_closed_and_its_callback_called(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000, watching=Full(clock))
     servers, clients = counted(3)
     told: list[int] = []
     for number, server in enumerate(servers):
@@ -269,8 +270,8 @@ def test_what_cannot_be_watched_is_closed_and_told(clock: Ticking) -> None:
         client.close()
 
 
-def test_one_that_ends_everything_when_it_is_told_of_a_close_in_a_sweep_leaves_nothing(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+def test_a_close_callback_that_stops_everything_during_a_sweep_leaves_nothing_open(clock: Ticking) -> None:
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(3)
     clients[0].close()
     for server in servers:
@@ -282,7 +283,7 @@ def test_one_that_ends_everything_when_it_is_told_of_a_close_in_a_sweep_leaves_n
         client.close()
 
 
-def test_a_peer_that_is_still_there_is_left_to_the_reactor(clock: Ticking, linger: Any) -> None:
+def test_a_peer_that_stays_is_watched(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
     assert (len(lingerers), len(clock.watched), pair.closed) == (1, 1, 0)
@@ -308,7 +309,7 @@ def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any, 
     assert pair.client.recv(100) == b"hello"
 
 
-def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock: Ticking, linger: Any) -> None:
+def test_a_peer_that_sends_restarts_the_silence_but_not_the_lifetime(clock: Ticking, linger: Any) -> None:
     _, (pair,) = linger(silence=2.0, lifetime=5.0)
     clock.sweep()
     for _ in range(4):
@@ -323,7 +324,7 @@ def test_a_peer_that_speaks_starts_the_silence_again_but_not_the_lifetime(clock:
 
 @pytest.mark.parametrize("lifetime", [0.1, 0.65, 1.0, 5.0])
 @pytest.mark.parametrize("sending", [b"", b"early"])
-def test_a_peer_that_goes_on_has_the_whole_lifetime(
+def test_a_peer_that_keeps_sending_has_the_whole_lifetime(
     clock: Ticking, linger: Any, lifetime: float, sending: bytes
 ) -> None:
     _, (pair,) = linger(sending=sending, silence=2.0, lifetime=lifetime)
@@ -371,17 +372,17 @@ def _pour(clock: Ticking, pair: Pair, most: int) -> int:
 def test_16_mib_are_discarded_and_then_the_peer_is_reset(clock: Ticking, linger: Any) -> None:
     _, (pair,) = linger()
     clock.sweep()
-    assert _pour(clock, pair, AT_LEAST - 65536) < AT_LEAST
+    assert _pour(clock, pair, MAX_DISCARDED - 65536) < MAX_DISCARDED
     assert pair.closed == 0
-    sent = _pour(clock, pair, 2 * AT_LEAST)
+    sent = _pour(clock, pair, 2 * MAX_DISCARDED)
     clock.read()
     assert pair.closed == 1
-    assert sent < AT_LEAST
+    assert sent < MAX_DISCARDED
     assert pair.ending() in {"reset", "closed"}
 
 
 def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
-    lingerers, (pair,) = linger(at_least=200_000)
+    lingerers, (pair,) = linger(max_discarded=200_000)
     clock.sweep()
     (reader,) = clock.watched
     while True:
@@ -390,12 +391,12 @@ def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
         except BlockingIOError:
             break
     reader.doRead()
-    assert 0 < reader.taken <= 256 * 1024
+    assert 0 < reader.discarded <= 256 * 1024
     lingerers.stop()
 
 
-def test_beyond_the_most_the_oldest_is_closed(clock: Ticking, linger: Any) -> None:
-    lingerers, pairs = linger(5, most=3)
+def test_beyond_the_maximum_the_oldest_socket_is_closed(clock: Ticking, linger: Any) -> None:
+    lingerers, pairs = linger(5, max_sockets=3)
     assert [pair.closed for pair in pairs] == [1, 1, 0, 0, 0]
     clock.sweep()
     assert len(lingerers) == 3
@@ -406,7 +407,7 @@ def test_beyond_the_most_the_oldest_is_closed(clock: Ticking, linger: Any) -> No
     client.close()
 
 
-def test_a_reset_peer_is_forgotten(clock: Ticking, linger: Any) -> None:
+def test_a_socket_whose_peer_has_reset_is_closed(clock: Ticking, linger: Any) -> None:
     _, (early, late) = linger(2)
     _reset(early.client)
     clock.sweep()
@@ -420,17 +421,17 @@ def _reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def test_a_reactor_that_finds_a_socket_broken_or_stops_closes_it(clock: Ticking, linger: Any) -> None:
+def test_a_socket_that_the_reactor_finds_broken_is_closed(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
     (reader,) = clock.watched
-    assert reader.logPrefix() == "lingering"
+    assert reader.logPrefix() == "lingering socket"
     reader.connectionLost(Failure(ConnectionLost()))
     reader.connectionLost(Failure(ConnectionLost()))
     assert (pair.closed, len(lingerers)) == (1, 0)
 
 
-def test_after_the_stop_sockets_are_closed_at_once(clock: Ticking, linger: Any) -> None:
+def test_after_stop_sockets_are_closed_as_they_are_added(clock: Ticking, linger: Any) -> None:
     lingerers, pairs = linger(2)
     clock.advance(SWEEP)
     server, client = _connected("tcp")
@@ -445,7 +446,7 @@ def test_after_the_stop_sockets_are_closed_at_once(clock: Ticking, linger: Any) 
     other.close()
 
 
-def test_a_failing_listener_for_the_close_does_not_keep_others_open(
+def test_a_close_callback_that_raises_does_not_keep_other_sockets_open(
     clock: Ticking, linger: Any, logged_errors: Any
 ) -> None:
     lingerers, pairs = linger(2)
@@ -459,7 +460,7 @@ def test_a_failing_listener_for_the_close_does_not_keep_others_open(
 
 
 def test_the_reactor_sees_one_descriptor_however_many_linger(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     pairs = [_connected("tcp") for _ in range(20)]
     for server, _ in pairs:
         lingerers.add(server)
@@ -473,15 +474,15 @@ def test_the_reactor_sees_one_descriptor_however_many_linger(clock: Ticking) -> 
     assert not clock.readers
 
 
-def test_a_reactor_that_stops_closes_all_that_its_watch_holds(clock: Ticking) -> None:
+def test_a_reactor_that_stops_closes_every_watched_socket(clock: Ticking) -> None:
     lingerers = Lingerers(
-        cast("Any", clock), lifetime=10.0, most=1000, watching=(held := EpollWatch(cast("Any", clock)))
+        cast("Any", clock), lifetime=10.0, max_sockets=1000, watching=(held := EpollWatch(cast("Any", clock)))
     )
     server, client = _connected("tcp")
     lingerers.add(server)
     assert held.fileno() == -1
     clock.sweep()
-    assert held.logPrefix() == "watch"
+    assert held.logPrefix() == "lingering sockets"
     held.connectionLost(Failure(ConnectionLost()))
     held.doRead()
     assert (server.fileno(), held.fileno(), len(lingerers)) == (-1, -1, 0)
@@ -489,6 +490,28 @@ def test_a_reactor_that_stops_closes_all_that_its_watch_holds(clock: Ticking) ->
     lingerers.stop()
 
 
-def test_the_watch_is_the_best_that_the_platform_has(monkeypatch: pytest.MonkeyPatch, clock: Ticking) -> None:
+def test_while_no_epoll_can_be_made_the_reactor_watches(
+    clock: Ticking, linger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(select, "epoll", refuse, raising=False)
+    lingerers, (early, late) = linger(2)
+    clock.sweep()
+    assert len(clock.readers) == 2
+    early.client.close()
+    clock.read()
+    assert (early.closed, late.closed, len(clock.readers), len(lingerers)) == (1, 0, 1, 1)
+
+
+def test_a_watched_socket_with_nothing_to_read_stays(clock: Ticking, linger: Any) -> None:
+    lingerers, (pair,) = linger()
+    clock.sweep()
+    clock.watched[0].doRead()
+    assert (pair.closed, len(lingerers)) == (0, 1)
+
+
+def test_without_epoll_the_reactor_watches(monkeypatch: pytest.MonkeyPatch, clock: Ticking) -> None:
     monkeypatch.delattr(select, "epoll", raising=False)
-    assert isinstance(watch(cast("Any", clock)), ReactorWatch)
+    assert isinstance(best_watch(cast("Any", clock)), ReactorWatch)

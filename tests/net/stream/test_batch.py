@@ -1,4 +1,4 @@
-"""A listener whose factory answers at once builds no protocol, and loses nothing that a protocol would have done."""
+"""A factory with a constant answer: no protocol is built, and limits, counts and lingering stay what they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from greetsvc.net.linger.sweep import AGES, SWEEP, Lingerers
-from greetsvc.net.stream.batch import Batch, IAnswersAtOnce
+from greetsvc.net.stream.batch import Batch, IConstantAnswer
 from greetsvc.net.stream.listener import StreamPort
 
 
@@ -34,7 +34,7 @@ class Asked(Protocol):
         self.transport.loseConnection()
 
 
-@implementer(IAnswersAtOnce)
+@implementer(IConstantAnswer)
 class Answering(Factory):
     """Answers ``data`` unless ``admits`` says no."""
 
@@ -47,7 +47,7 @@ class Answering(Factory):
         self.open = 0
         self.names: list[Any] = []
 
-    def at_once(self) -> bytes | None:
+    def constant_answer(self) -> bytes | None:
         return self.data
 
     def admit(self, name: tuple[Any, ...]) -> Callable[[], object] | None:
@@ -71,7 +71,7 @@ def reactor() -> Reactor:
 @pytest.fixture
 def listen(reactor: Reactor) -> Iterator[Callable[..., StreamPort]]:
     """Makes listeners for factories, with lingering close unless told otherwise."""
-    lingerers = Lingerers(cast("Any", reactor), lifetime=10.0, most=1000)
+    lingerers = Lingerers(cast("Any", reactor), lifetime=10.0, max_sockets=1000)
     ports: list[StreamPort] = []
 
     def make(factory: Factory, family: int = socket.AF_INET, *, linger: bool = True) -> StreamPort:
@@ -81,7 +81,6 @@ def listen(reactor: Reactor) -> Iterator[Callable[..., StreamPort]]:
         sock.setblocking(False)
         port = StreamPort(sock, cast("Any", factory), reactor, lingerers=lingerers if linger else None)
         port.startListening()
-        port.resumeReading()
         ports.append(port)
         return port
 
@@ -134,13 +133,13 @@ class Wrapped(Factory):
         return self.inner.buildProtocol(addr)
 
 
-def test_a_factory_around_another_is_not_passed_by(listen: Any) -> None:
+def test_a_delegating_wrapper_is_not_bypassed(listen: Any) -> None:
     factory = Wrapped(Answering())
     assert visit(listen(factory), 2) == [b"by a protocol"] * 2
     assert factory.seen == 2
 
 
-def test_one_that_stays_is_counted_until_its_socket_is_closed(listen: Any, reactor: Reactor) -> None:
+def test_a_connection_counts_until_its_socket_is_closed(listen: Any, reactor: Reactor) -> None:
     factory = Answering()
     port = listen(factory)
     with socket.create_connection(port._sock.getsockname(), timeout=5) as client:
@@ -152,7 +151,7 @@ def test_one_that_stays_is_counted_until_its_socket_is_closed(listen: Any, react
     assert factory.open == 0
 
 
-def test_who_is_not_admitted_gets_a_protocol(listen: Any) -> None:
+def test_a_protocol_is_built_for_a_peer_that_is_not_admitted(listen: Any) -> None:
     factory = Answering()
     turns = iter([True, False, True])
     factory.admits = lambda: next(turns)
@@ -166,14 +165,16 @@ def test_who_is_not_admitted_gets_a_protocol(listen: Any) -> None:
     [(None, socket.AF_INET, True), (b"x", socket.AF_UNIX, True), (b"x", socket.AF_INET, False)],
     ids=["nothing to say at once", "unix", "no linger"],
 )
-def test_where_it_cannot_be_done_a_protocol_is_built(listen: Any, data: Any, family: int, linger: bool) -> None:
+def test_a_protocol_is_built_without_a_constant_answer_without_tcp_or_without_lingering(
+    listen: Any, data: Any, family: int, linger: bool
+) -> None:
     factory = Answering(data)
     port = listen(factory, family, linger=linger)
     assert visit(port) == [b"by a protocol"]
     assert factory.names == []
 
 
-def test_a_factory_that_fails_ends_that_connection_and_not_the_listener(listen: Any, logged_errors: Any) -> None:
+def test_an_admission_that_raises_ends_its_connection_and_not_the_listener(listen: Any, logged_errors: Any) -> None:
     factory = Answering()
     factory.admits = lambda: 1 / 0 > 0
     port = listen(factory)
@@ -183,8 +184,8 @@ def test_a_factory_that_fails_ends_that_connection_and_not_the_listener(listen: 
     assert visit(port) == [b"at once"]
 
 
-@pytest.mark.parametrize("fails", ["at_once", "answered"])
-def test_a_factory_that_fails_over_a_batch_does_not_end_the_listener(
+@pytest.mark.parametrize("fails", ["constant_answer", "answered"])
+def test_a_factory_that_raises_for_a_batch_does_not_end_the_listener(
     listen: Any, logged_errors: Any, fails: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factory = Answering()
@@ -222,7 +223,7 @@ class Broken:
         self.ended = True
 
 
-def test_a_socket_that_is_broken_is_left_to_a_protocol() -> None:
+def test_a_protocol_is_built_for_a_broken_socket() -> None:
     factory = Answering()
     batch = Batch(factory, cast("Any", None), b"at once")
     assert not batch.answer(cast("Any", Broken(None)), ("192.0.2.1", 5))
@@ -230,7 +231,7 @@ def test_a_socket_that_is_broken_is_left_to_a_protocol() -> None:
     assert (factory.open, factory.names) == (0, [])
 
 
-def test_a_socket_that_takes_a_part_is_not_greeted_twice() -> None:
+def test_a_socket_that_took_a_part_of_the_answer_is_not_answered_twice() -> None:
     factory = Answering()
     batch = Batch(factory, cast("Any", None), b"at once")
     with pytest.raises(ConnectionError, match="3 of 7 bytes"):

@@ -1,4 +1,4 @@
-"""What our transport does beyond Twisted's: it lingers, and says when the socket is really closed."""
+"""What our transport does beyond Twisted's: it lingers, and calls back when the socket is closed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_an_aborted_connection_is_closed_at_once(ours: Any, lingerers: Lin
 
 
 @pytest_twisted.ensureDeferred
-async def test_several_can_be_told_of_the_close(ours: Any, lingerers: Lingerers) -> None:
+async def test_several_callbacks_can_wait_for_the_close(ours: Any, lingerers: Lingerers) -> None:
     factory = Acting(lambda transport: transport.call_when_closed(again))
 
     def again() -> None:
@@ -125,7 +125,7 @@ async def test_without_lingerers_closing_is_what_it_is_in_twisted() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_protocol_can_see_that_its_transport_lingers(listening: Any) -> None:
+async def test_a_protocol_can_ask_whether_its_transport_lingers(listening: Any) -> None:
     seen: list[bool] = []
 
     class Asking(Protocol):
@@ -165,7 +165,7 @@ async def test_many_small_writes_in_one_callback_are_one_segment(ours: Any, many
 
 
 class Staying(Told):
-    """Wants to know whether it stays: so its transport knows it, as it knows its transport."""
+    """Asks its transport for a call if it stays, so that the two refer to each other."""
 
     def connectionMade(self) -> None:
         self.factory.protocols.append(weakref.ref(self))

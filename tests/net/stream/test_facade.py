@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -107,7 +108,7 @@ async def closed(factory: Greeting, lingerers: Lingerers) -> list[str]:
     return factory.happened
 
 
-def test_what_is_not_a_stream_listener_is_the_real_reactor(facade: ListeningReactor) -> None:
+def test_everything_but_stream_listeners_is_passed_to_the_real_reactor(facade: ListeningReactor) -> None:
     for interface in (
         IReactorTCP, IReactorSSL, IReactorUNIX, IReactorSocket, IReactorUDP, IReactorTime, IReactorFDSet,
     ):  # fmt: skip
@@ -132,7 +133,7 @@ def test_what_is_not_a_stream_listener_is_the_real_reactor(facade: ListeningReac
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_plain_endpoints_land_on_our_listener(
+async def test_plain_endpoints_make_our_listener(
     facade: ListeningReactor, lingerers: Lingerers, factory: Greeting, made: Any, tmp_path: Path, connect: Any,
     endpoint: str,
 ) -> None:  # fmt: skip
@@ -154,7 +155,7 @@ async def test_plain_endpoints_land_on_our_listener(
     "endpoint", ["ssl:0:interface=127.0.0.1:privateKey={file}:certKey={file}", "tls:{folder}:port=0"]
 )
 @pytest_twisted.ensureDeferred
-async def test_tls_endpoints_land_on_our_listener_and_linger(
+async def test_tls_endpoints_make_our_listener_and_linger(
     facade: ListeningReactor, lingerers: Lingerers, factory: Greeting, made: Any, certificate: Path, client_tls: Any,
     endpoint: str,
 ) -> None:  # fmt: skip
@@ -177,7 +178,7 @@ async def test_tls_endpoints_land_on_our_listener_and_linger(
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 @pytest_twisted.ensureDeferred
-async def test_inherited_sockets_land_on_our_listener(
+async def test_inherited_sockets_make_our_listener(
     facade: ListeningReactor, lingerers: Lingerers, factory: Greeting, made: Any, tmp_path: Path, connect: Any,
     family: socket.AddressFamily,
 ) -> None:  # fmt: skip
@@ -201,6 +202,7 @@ def test_nothing_is_accepted_before_it_begins(lingerers: Lingerers, factory: Gre
     fd_set: Any = reactor
     first = facade.listenTCP(0, factory, interface="127.0.0.1")
     assert first not in fd_set.getReaders()
+    assert facade.ports == [first]
     facade.begin()
     second = facade.listenTCP(0, factory, interface="127.0.0.1")
     assert {first, second} <= set(fd_set.getReaders())
@@ -210,9 +212,15 @@ def test_nothing_is_accepted_before_it_begins(lingerers: Lingerers, factory: Gre
     assert facade.ports == [second]
 
 
-def test_backlogs_are_as_long_as_the_kernel_lets_them_be(
-    facade: ListeningReactor, factory: Greeting, made: Any
-) -> None:
+def test_dropped_connections_of_every_listener_are_reported(factory: Greeting, made: Any) -> None:
+    dropped: list[str] = []
+    facade = ListeningReactor(reactor, dropped=dropped.append)
+    made.append(facade.listenTCP(0, factory, interface="127.0.0.1"))
+    made[0]._drop(OSError(errno.EMFILE, "Too many open files"))
+    assert dropped == ["accept-EMFILE"]
+
+
+def test_backlogs_are_as_long_as_the_kernel_allows(facade: ListeningReactor, factory: Greeting, made: Any) -> None:
     port: Any = facade.listenTCP(0, factory, backlog=1, interface="127.0.0.1")
     made.append(port)
     with_backlog = [socket.create_connection(("127.0.0.1", port.getHost().port), timeout=5) for _ in range(20)]
@@ -222,7 +230,7 @@ def test_backlogs_are_as_long_as_the_kernel_lets_them_be(
 
 
 @needs_ipv6
-def test_ipv6_listeners_leave_ipv4_alone_where_it_has_the_port(
+def test_ipv6_listeners_do_not_take_ipv4_on_a_port_with_an_ipv4_listener(
     lingerers: Lingerers, factory: Greeting, made: Any
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:

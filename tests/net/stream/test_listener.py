@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import UnixPath, ipv6_works, stream_socket, unix_stream_socket
-from greetsvc.net.stream.listener import BATCH, PAUSE, StreamPort
+from greetsvc.net.stream.listener import MAX_ACCEPTED, PAUSE, StreamPort
 
 MUCH = 1 << 20
 
@@ -88,12 +88,17 @@ def factory() -> Greeting:
 
 
 @pytest.fixture
-def driven(clock: Watched, factory: Greeting) -> Iterator[StreamPort]:
+def dropped() -> list[str]:
+    """The reasons for which ``driven`` reported dropped connections."""
+    return []
+
+
+@pytest.fixture
+def driven(clock: Watched, factory: Greeting, dropped: list[str]) -> Iterator[StreamPort]:
     """A listener that reads when the test says so."""
-    lingering = Lingerers(clock, lifetime=10, most=10_000)  # type: ignore[arg-type]
-    port = StreamPort(stream_socket("127.0.0.1", 0), factory, clock, lingerers=lingering)
+    lingering = Lingerers(clock, lifetime=10, max_sockets=10_000)  # type: ignore[arg-type]
+    port = StreamPort(stream_socket("127.0.0.1", 0), factory, clock, lingerers=lingering, dropped=dropped.append)
     port.startListening()
-    port.resumeReading()
     yield port
     port.stopListening()
     lingering.stop()
@@ -124,15 +129,15 @@ def everything(client: socket.socket) -> bytes:
     return read
 
 
-def test_a_turn_takes_a_bounded_batch(driven: StreamPort, clients: Any) -> None:
-    clients(driven, BATCH + 10)
+def test_a_turn_accepts_a_bounded_batch(driven: StreamPort, clients: Any) -> None:
+    clients(driven, MAX_ACCEPTED + 10)
     driven.doRead()
-    assert driven.accepted == BATCH
+    assert driven.accepted == MAX_ACCEPTED
     driven.doRead()
-    assert driven.accepted == BATCH + 10
+    assert driven.accepted == MAX_ACCEPTED + 10
 
 
-def test_a_turn_takes_all_who_wait_without_asking_in_vain(driven: StreamPort, clients: Any) -> None:
+def test_a_turn_accepts_the_whole_queue_without_a_failed_accept(driven: StreamPort, clients: Any) -> None:
     asked: list[None] = []
 
     class Counting(Failing):
@@ -150,7 +155,7 @@ def test_a_turn_takes_all_who_wait_without_asking_in_vain(driven: StreamPort, cl
         assert len(asked) == driven.accepted
 
 
-def test_who_connects_while_others_are_greeted_is_greeted_in_the_same_turn(
+def test_a_connection_that_comes_during_a_turn_is_accepted_in_that_turn(
     driven: StreamPort, factory: Greeting, clients: Any
 ) -> None:
     class Inviting(Once):
@@ -165,22 +170,23 @@ def test_who_connects_while_others_are_greeted_is_greeted_in_the_same_turn(
     assert driven.accepted == 5
 
 
-def test_unix_listeners_take_bounded_batches_too(tmp_path: Path, clock: Watched, factory: Greeting) -> None:
+def test_unix_listeners_accept_bounded_batches_too(tmp_path: Path, clock: Watched, factory: Greeting) -> None:
     port = _unix(tmp_path / "greet.sock", factory, clock)
-    port.resumeReading()
-    clients = [socket.socket(socket.AF_UNIX) for _ in range(BATCH + 1)]
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(MAX_ACCEPTED + 1)]
     for client in clients:
         client.connect(str(tmp_path / "greet.sock"))
     port.doRead()
-    assert port.accepted == BATCH
+    assert port.accepted == MAX_ACCEPTED
     port.doRead()
-    assert [everything(client) for client in clients] == [b"hello\r\n"] * (BATCH + 1)
+    assert [everything(client) for client in clients] == [b"hello\r\n"] * (MAX_ACCEPTED + 1)
     for client in clients:
         client.close()
     port.stopListening()
 
 
-def test_the_reactor_never_hears_of_who_is_greeted_at_once(driven: StreamPort, clock: Watched, clients: Any) -> None:
+def test_the_reactor_is_not_told_of_connections_that_close_in_connection_made(
+    driven: StreamPort, clock: Watched, clients: Any
+) -> None:
     greeted = clients(driven, 3)
     clock.told.clear()
     driven.doRead()
@@ -188,7 +194,7 @@ def test_the_reactor_never_hears_of_who_is_greeted_at_once(driven: StreamPort, c
     assert clock.told == []
 
 
-def test_accepting_pauses_and_goes_on(driven: StreamPort, clock: Watched, clients: Any) -> None:
+def test_accepting_can_be_paused_and_resumed(driven: StreamPort, clock: Watched, clients: Any) -> None:
     assert clock.readers == {driven}
     driven.pauseReading()
     driven.pauseReading()
@@ -197,7 +203,7 @@ def test_accepting_pauses_and_goes_on(driven: StreamPort, clock: Watched, client
     assert clock.readers == {driven}
 
 
-def test_a_protocol_that_pauses_its_listener_is_the_last_of_its_batch(
+def test_a_protocol_that_pauses_its_listener_is_the_last_one_accepted(
     driven: StreamPort, factory: Greeting, clients: Any
 ) -> None:
     class Pausing(Once):
@@ -211,7 +217,7 @@ def test_a_protocol_that_pauses_its_listener_is_the_last_of_its_batch(
     assert driven.accepted == 1
 
 
-def test_a_protocol_may_stop_its_listener_and_who_waits_is_still_greeted(
+def test_a_protocol_may_stop_its_listener_and_the_queue_is_still_accepted(
     driven: StreamPort, factory: Greeting, clients: Any
 ) -> None:
     class Stopping(Once):
@@ -226,7 +232,7 @@ def test_a_protocol_may_stop_its_listener_and_who_waits_is_still_greeted(
     assert factory.life == ["started", "stopped"]
 
 
-def test_stopping_greets_who_is_in_the_queue_already(driven: StreamPort, factory: Greeting, clients: Any) -> None:
+def test_stopping_accepts_who_is_in_the_queue_already(driven: StreamPort, factory: Greeting, clients: Any) -> None:
     greeted = clients(driven, 200)
     driven.stopListening()
     assert [everything(client) for client in greeted] == [b"hello\r\n"] * 200
@@ -234,18 +240,48 @@ def test_stopping_greets_who_is_in_the_queue_already(driven: StreamPort, factory
     assert factory.life == ["started", "stopped"]
 
 
-def test_a_listener_that_never_read_greets_nobody_when_it_stops(
+def test_listening_starts_the_factory_once_and_accepts_who_is_in_the_queue(
     clock: Watched, factory: Greeting, clients: Any
 ) -> None:
     port = StreamPort(stream_socket("127.0.0.1", 0), factory, clock)
-    port.startListening()
-    port.startListening()
     (client,) = clients(port, 1)
+    assert (clock.readers, factory.life, port.listening) == (set(), [], False)
+    port.startListening()
+    port.startListening()
+    assert (clock.readers, factory.life, port.listening) == ({port}, ["started"], True)
+    port.doRead()
+    assert everything(client) == b"hello\r\n"
+    port.stopListening()
+
+
+def test_a_listener_that_was_never_started_only_closes_its_socket_when_it_stops(
+    clock: Watched, factory: Greeting, clients: Any
+) -> None:
+    port = StreamPort(stream_socket("127.0.0.1", 0), factory, clock)
+    (client,) = clients(port, 1)
+    port.resumeReading()
     port.stopListening()
     port.stopListening()
     with pytest.raises(ConnectionResetError):
         everything(client)
-    assert (factory.peers, factory.life, clock.told.count("addReader")) == ([], ["started", "stopped"], 0)
+    assert (factory.peers, factory.life, clock.told, port.fileno()) == ([], [], [], -1)
+
+
+def test_a_unix_listener_that_was_never_started_removes_its_file(
+    tmp_path: Path, clock: Watched, factory: Greeting
+) -> None:
+    path = tmp_path / "greet.sock"
+    StreamPort(unix_stream_socket(str(path)), factory, clock, path=UnixPath(str(path))).stopListening()
+    assert not path.exists()
+
+
+def test_a_listener_that_is_paused_accepts_who_is_in_the_queue_when_it_stops(
+    driven: StreamPort, clients: Any
+) -> None:
+    (client,) = clients(driven, 1)
+    driven.pauseReading()
+    driven.stopListening()
+    assert everything(client) == b"hello\r\n"
 
 
 def test_without_a_protocol_the_connection_is_closed_at_once(
@@ -258,7 +294,7 @@ def test_without_a_protocol_the_connection_is_closed_at_once(
 
 
 @pytest.mark.parametrize("where", ["buildProtocol", "connectionMade", "connectionLost"])
-def test_a_failing_protocol_ends_its_own_connection_only(
+def test_a_protocol_that_raises_ends_its_own_connection_only(
     driven: StreamPort, factory: Greeting, clients: Any, logged_errors: Any, where: str
 ) -> None:
     def failing(*_: object) -> None:
@@ -277,7 +313,7 @@ def test_a_failing_protocol_ends_its_own_connection_only(
         factory.protocol = Failing
     if where == "connectionMade":
         Failing.connectionMade = failing  # type: ignore[method-assign,assignment]
-    driven._waiting = lambda: 0  # one a turn
+    driven._queued = lambda: 0  # one a turn
     driven.doRead()
     assert len(logged_errors.flush(ZeroDivisionError)) == 1
     ended = {"buildProtocol": [], "connectionMade": ["ZeroDivisionError"], "connectionLost": ["ConnectionDone"]}
@@ -289,7 +325,7 @@ def test_a_failing_protocol_ends_its_own_connection_only(
     assert everything(well) == b"hello\r\n"
 
 
-def test_a_protocol_that_fails_at_both_ends_of_its_life_harms_nobody(
+def test_a_protocol_that_raises_in_both_callbacks_does_not_end_the_listener(
     driven: StreamPort, factory: Greeting, clients: Any, logged_errors: Any
 ) -> None:
     class Failing(Once):
@@ -301,7 +337,7 @@ def test_a_protocol_that_fails_at_both_ends_of_its_life_harms_nobody(
 
     broken, well = clients(driven, 2)
     factory.protocol = Failing
-    driven._waiting = lambda: 0  # one a turn
+    driven._queued = lambda: 0  # one a turn
     driven.doRead()
     assert (len(logged_errors.flush(ZeroDivisionError)), len(logged_errors.flush(LookupError))) == (1, 1)
     assert everything(broken) == b""
@@ -311,7 +347,7 @@ def test_a_protocol_that_fails_at_both_ends_of_its_life_harms_nobody(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_peer_that_reset_before_it_was_accepted_harms_nobody(
+async def test_a_peer_that_reset_before_it_was_accepted_does_not_end_the_listener(
     ours: Any, factory: Greeting, clients: Any
 ) -> None:
     gone, well = clients(ours.listen(factory), 2)
@@ -323,6 +359,25 @@ async def test_a_peer_that_reset_before_it_was_accepted_harms_nobody(
             break
     assert sorted(factory.ends) == ["ConnectionDone", "ConnectionLost"]
     assert everything(well) == b"hello\r\n"
+
+
+def test_a_protocol_that_only_closes_may_have_a_peer_that_is_gone(
+    driven: StreamPort, factory: Greeting, clients: Any
+) -> None:
+    class Closing(Once):
+        def connectionMade(self) -> None:
+            assert self.transport is not None
+            assert repr(self.transport).startswith("<StreamTransport #1 from IPv4Address(")
+            self.transport.loseConnection()
+
+    factory.protocol = Closing
+    (gone,) = clients(driven, 1)
+    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    gone.close()
+    driven.doRead()
+    assert factory.ends == ["ConnectionDone"]
+    assert driven.lingerers is not None
+    assert len(driven.lingerers) == 0
 
 
 class Failing:
@@ -343,18 +398,39 @@ class Failing:
 
 
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH])
-def test_a_connection_that_is_gone_is_counted_and_the_next_one_is_greeted(
-    driven: StreamPort, clients: Any, number: int
+def test_a_connection_that_is_gone_is_reported_and_the_next_one_is_accepted(
+    driven: StreamPort, dropped: list[str], clients: Any, number: int
 ) -> None:
     (client,) = clients(driven, 1)
     driven._sock = Failing(driven._sock, number)  # type: ignore[assignment]
     driven.doRead()
-    assert (driven.refused, driven.accepted) == (1, 1)
+    assert (dropped, driven.accepted) == ([f"accept-{errno.errorcode[number]}"], 1)
     assert everything(client) == b"hello\r\n"
 
 
+def test_a_callback_for_dropped_connections_that_raises_does_not_end_the_listener(
+    driven: StreamPort, dropped: list[str], clients: Any, logged_errors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (client,) = clients(driven, 1)
+    monkeypatch.setattr(driven, "_dropped", lambda _reason: 1 / 0)
+    driven._sock = Failing(driven._sock, errno.EPROTO)  # type: ignore[assignment]
+    driven.doRead()
+    assert len(logged_errors.flush(ZeroDivisionError)) == 1
+    assert everything(client) == b"hello\r\n"
+
+
+def test_a_connection_that_is_gone_needs_no_callback(clock: Watched, factory: Greeting, clients: Any) -> None:
+    port = StreamPort(stream_socket("127.0.0.1", 0), factory, clock)
+    port.startListening()
+    (client,) = clients(port, 1)
+    port._sock = Failing(port._sock, errno.EPROTO)  # type: ignore[assignment]
+    port.doRead()
+    assert everything(client) == b"hello\r\n"
+    port.stopListening()
+
+
 @pytest.mark.parametrize("number", [errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EBADF])
-def test_when_the_system_has_nothing_left_accepting_pauses(
+def test_when_the_system_is_out_of_resources_accepting_pauses(
     driven: StreamPort, clock: Watched, clients: Any, number: int, warnings: list[str]
 ) -> None:
     (client,) = clients(driven, 1)
@@ -369,7 +445,7 @@ def test_when_the_system_has_nothing_left_accepting_pauses(
     assert everything(client) == b"hello\r\n"
 
 
-def test_a_listener_that_pauses_for_lack_of_memory_can_be_paused_and_stopped(
+def test_a_listener_can_be_paused_and_stopped_during_a_pause_for_lack_of_memory(
     driven: StreamPort, clock: Watched, warnings: list[str]
 ) -> None:
     driven._sock = Failing(driven._sock, *[errno.ENOMEM] * 3)  # type: ignore[assignment]
@@ -422,27 +498,39 @@ def no_descriptors_left() -> Iterator[None]:
             os.close(fd)
 
 
-def test_without_descriptors_who_waits_is_turned_away_and_then_others_are_greeted(
-    driven: StreamPort, clock: Watched, clients: Any, warnings: list[str]
+def test_without_descriptors_waiting_connections_are_closed_and_later_ones_accepted(
+    driven: StreamPort, dropped: list[str], clock: Watched, clients: Any, warnings: list[str]
 ) -> None:
-    turned_away = clients(driven, 5)
+    waiting = clients(driven, 5)
     with no_descriptors_left():
         driven.doRead()
         driven.doRead()
-    assert [everything(client) for client in turned_away] == [b""] * 5
-    assert driven.refused == 5
+    assert [everything(client) for client in waiting] == [b""] * 5
+    assert dropped == ["accept-EMFILE"] * 5
     assert clock.readers == {driven}
-    assert warnings == [f"Cannot accept connections on {driven.getHost()}: Too many open files; 5 turned away"]
+    reason = "Too many open files; closed 5 waiting connections"
+    assert warnings == [f"Cannot accept connections on {driven.getHost()}: {reason}"]
     (client,) = clients(driven, 1)
     driven.doRead()
     assert everything(client) == b"hello\r\n"
 
 
-def test_without_even_a_spare_descriptor_they_wait(
+def test_without_descriptors_a_turn_closes_a_bounded_number_of_connections(
+    driven: StreamPort, dropped: list[str], clients: Any
+) -> None:
+    clients(driven, MAX_ACCEPTED + 3)
+    with no_descriptors_left():
+        driven.doRead()
+        assert len(dropped) == MAX_ACCEPTED
+        driven.doRead()
+        assert len(dropped) == MAX_ACCEPTED + 3
+
+
+def test_without_a_spare_descriptor_connections_wait(
     driven: StreamPort, clock: Watched, clients: Any, warnings: list[str]
 ) -> None:
     (client,) = clients(driven, 1)
-    driven._spare.release()
+    driven._spare.close()
     with no_descriptors_left():
         driven.doRead()
         assert not clock.readers
@@ -452,14 +540,13 @@ def test_without_even_a_spare_descriptor_they_wait(
     assert len(warnings) == 1
 
 
-def test_peers_are_shown_as_twisted_shows_them(clock: Watched, factory: Greeting) -> None:
+def test_addresses_of_peers_are_those_of_twisted(clock: Watched, factory: Greeting) -> None:
     hosts: list[tuple[str, str, Any, str]] = [("127.0.0.1", "127.0.0.1", IPv4Address, "127.0.0.1")]
     if ipv6_works():
         hosts += [("::1", "::1", IPv6Address, "::1"), ("::", "127.0.0.1", IPv6Address, "::ffff:127.0.0.1")]
     for listens, to, kind, shown in hosts:
         port = StreamPort(stream_socket(listens, 0), factory, clock)
         port.startListening()
-        port.resumeReading()
         host: Any = port.getHost()
         assert type(host) is kind
         with socket.create_connection((to, host.port)) as client:
@@ -478,10 +565,9 @@ def _unix(path: Path, factory: Greeting, clock: Watched) -> StreamPort:
     return port
 
 
-def test_a_unix_listener_takes_its_file_with_it(tmp_path: Path, clock: Watched, factory: Greeting) -> None:
+def test_a_unix_listener_removes_its_file(tmp_path: Path, clock: Watched, factory: Greeting) -> None:
     path = tmp_path / "greet.sock"
     port = _unix(path, factory, clock)
-    port.resumeReading()
     assert port.getHost() == UNIXAddress(str(path))
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -503,21 +589,7 @@ def test_a_unix_listener_leaves_the_file_of_another(tmp_path: Path, clock: Watch
     assert not path.exists()
 
 
-def test_a_unix_file_that_cannot_be_removed_is_said_to_be_left_behind(
-    tmp_path: Path, clock: Watched, factory: Greeting, warnings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "greet.sock"
-    port = _unix(path, factory, clock)
-
-    def refuse(_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(UnixPath, "remove", refuse)
-    port.stopListening()
-    assert warnings == [f"{path} is left behind: Permission denied"]
-
-
-def test_a_default_timeout_of_the_process_makes_nothing_block(driven: StreamPort, clients: Any) -> None:
+def test_no_call_blocks_when_the_process_has_a_default_timeout(driven: StreamPort, clients: Any) -> None:
     socket.setdefaulttimeout(3)
     try:
         (client,) = clients(driven, 1)

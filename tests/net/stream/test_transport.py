@@ -91,7 +91,7 @@ def greet_and_close(transport: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_greeting_arrives_and_the_protocol_is_let_go_after_its_callback_returned(everywhere: Any) -> None:
+async def test_data_arrives_and_connection_lost_comes_after_the_callback_returned(everywhere: Any) -> None:
     scene = Scene(everywhere)
     scene.made = greet_and_close
     peer = await scene.begin()
@@ -115,7 +115,7 @@ async def test_a_reply_in_a_callback_arrives_and_closing_there_waits_for_its_ret
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_written_outside_of_callbacks_arrives_in_order(everywhere: Any) -> None:
+async def test_data_written_outside_of_callbacks_arrives_in_order(everywhere: Any) -> None:
     scene = Scene(everywhere)
     peer = await scene.begin()
     await peer.until(0)
@@ -221,6 +221,23 @@ async def test_a_push_producer_is_paused_and_resumed_and_the_close_waits_for_it(
     ]  # fmt: skip
 
 
+@pytest_twisted.ensureDeferred
+async def test_pieces_written_beside_a_producer_arrive_in_order(everywhere: Any) -> None:
+    scene = Scene(everywhere)
+
+    def produce(transport: Any) -> None:
+        transport.registerProducer(Pushing(scene, transport, []), True)
+        transport.writeSequence([b"a", b"b"])
+        transport.write(b"c")
+        transport.unregisterProducer()
+        transport.loseConnection()
+
+    scene.made = produce
+    peer = await scene.begin()
+    assert await peer.finish() == (b"abc", "ConnectionDone")
+    assert await scene.end() == ["made", "made returns", "lost: ConnectionDone"]
+
+
 @implementer(IPullProducer)
 class Pulled:
     def __init__(self, scene: Scene, consumer: Any, pieces: list[bytes]) -> None:
@@ -241,7 +258,7 @@ class Pulled:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_pull_producer_is_asked_once_for_each_piece_and_once_more(everywhere: Any) -> None:
+async def test_a_pull_producer_is_resumed_once_for_each_piece_and_once_more(everywhere: Any) -> None:
     pieces = [bytes([number]) * 30_000 for number in range(12)]
     scene = Scene(everywhere)
     scene.made = lambda transport: transport.registerProducer(Pulled(scene, transport, list(pieces)), False)
@@ -295,7 +312,18 @@ async def test_a_paused_transport_reads_on_when_it_is_resumed(everywhere: Any) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_closes_its_sending_side_goes_on_reading(everywhere: Any) -> None:
+async def test_a_transport_that_is_paused_and_resumed_in_connection_made_reads(everywhere: Any) -> None:
+    scene = Scene(everywhere)
+    scene.made = lambda transport: (transport.pauseProducing(), transport.resumeProducing())
+    peer = await scene.begin()
+    peer.transport.write(b"hello?")
+    peer.transport.loseConnection()
+    assert await scene.end() == ["made", "made returns", "data", "lost: ConnectionDone"]
+    await peer.finish()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_closes_its_sending_side_keeps_reading(everywhere: Any) -> None:
     scene = Scene(everywhere)
 
     def half(transport: Any) -> None:
@@ -428,7 +456,7 @@ async def test_writing_to_a_peer_that_is_gone_is_a_lost_connection(listening: An
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_protocol_that_fails_on_its_input_loses_its_connection(listening: Any, logged_errors: Any) -> None:
+async def test_a_protocol_that_raises_on_its_input_loses_its_connection(listening: Any, logged_errors: Any) -> None:
     scene = Scene(listening)
 
     def fail(_: Any) -> None:
@@ -493,7 +521,7 @@ async def test_tls_can_be_started_within_a_connection(listening: Any, server_tls
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_transport_says_where_it_is(everywhere: Any) -> None:
+async def test_a_transport_has_the_addresses_of_both_ends(everywhere: Any) -> None:
     scene = Scene(everywhere)
     peer = await scene.begin()
     while scene.protocol is None:
@@ -512,7 +540,7 @@ async def test_a_transport_says_where_it_is(everywhere: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lost_transport_takes_no_more_notice(everywhere: Any) -> None:
+async def test_calls_on_a_lost_transport_have_no_effect(everywhere: Any) -> None:
     scene = Scene(everywhere)
     peer = await scene.begin()
     peer.transport.loseConnection()
