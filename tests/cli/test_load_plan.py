@@ -20,13 +20,11 @@ from twisted.internet import reactor
 
 from greetsvc.cli import command as cli
 from greetsvc.cli.load_plan import LoadPlan
-from greetsvc.cli.plan import Plan
-from greetsvc.client.load.pacing import Loading
+from greetsvc.cli.plan import ProbePlan
+from greetsvc.client.load.pacing import LoadOptions
 from greetsvc.client.load.run import Run
-from greetsvc.client.probe.greet import Asking
 from greetsvc.client.report.terminal import Terminal
-from greetsvc.client.stats import Demands, Tally
-from greetsvc.client.target import parse
+from greetsvc.client.stats import RunStats
 from greetsvc.console import Output
 from greetsvc.net.descriptors import raise_limit
 
@@ -36,24 +34,24 @@ LOAD = ["--duration", "1"]
 WRONG = [
     (["--duration", "0"], "--duration 0: must be a number above 0, at most 86400"),
     (["--duration", "inf"], "--duration inf: must be a number above 0, at most 86400"),
-    ([*LOAD, "--rate", "0"], "--rate 0: must be a number above 0, at most 1e+06"),
-    ([*LOAD, "--rate", "-1"], "--rate -1: must be a number above 0, at most 1e+06"),
+    ([*LOAD, "--rate", "0"], "--rate 0: must be a number above 0, at most 1000000"),
+    ([*LOAD, "--rate", "-1"], "--rate -1: must be a number above 0, at most 1000000"),
     ([*LOAD, "--concurrency", "0"], "--concurrency 0: must be a whole number from 1 to 100000"),
     ([*LOAD, "--concurrency", "1.5"], "--concurrency 1.5: must be a whole number from 1 to 100000"),
     (["--rate", "5"], "--rate 5: needs --duration"),
     (["--concurrency", "5"], "--concurrency 5: needs --duration"),
-    ([*LOAD, "-c", "3"], "-c: not together with --duration"),
-    ([*LOAD, "-c", "1"], "-c: not together with --duration"),
-    ([*LOAD, "-i", "1"], "-i: not together with --duration"),
-    ([*LOAD, "-v"], "-v: not together with --duration"),
-    ([*LOAD, "--nagios"], "--nagios: not together with --duration"),
-    ([*LOAD, "--healthcheck"], "--healthcheck: not together with --duration"),
-    ([*LOAD, "--flows", "2"], "--flows: not together with --duration"),
-    ([*LOAD, "--source-port", "2"], "--source-port: not together with --duration"),
-    ([*LOAD, "--dscp", "2"], "--dscp: not together with --duration"),
-    ([*LOAD, "--proxy-v2", "192.0.2.1:1"], "--proxy-v2: not together with --duration"),
-    ([*LOAD, "-4", "[::1]:1"], "-4 tcp:[::1]:1: an IPv6 address is not IPv4"),
-    ([*LOAD, "--ca", "x"], "--ca x: needs a tls: target, and tcp:127.0.0.1:8088 is none"),
+    ([*LOAD, "-c", "3"], "-c: cannot be combined with --duration"),
+    ([*LOAD, "-c", "1"], "-c: cannot be combined with --duration"),
+    ([*LOAD, "-i", "1"], "-i: cannot be combined with --duration"),
+    ([*LOAD, "-v"], "-v: cannot be combined with --duration"),
+    ([*LOAD, "--nagios"], "--nagios: cannot be combined with --duration"),
+    ([*LOAD, "--healthcheck"], "--healthcheck: cannot be combined with --duration"),
+    ([*LOAD, "--flows", "2"], "--flows: cannot be combined with --duration"),
+    ([*LOAD, "--source-port", "2"], "--source-port: cannot be combined with --duration"),
+    ([*LOAD, "--dscp", "2"], "--dscp: cannot be combined with --duration"),
+    ([*LOAD, "--proxy-v2", "192.0.2.1:1"], "--proxy-v2: cannot be combined with --duration"),
+    ([*LOAD, "-4", "[::1]:1"], "-4 tcp:[::1]:1: the address is IPv6, not IPv4"),
+    ([*LOAD, "--ca", "x"], "--ca x: needs a tls: target, not tcp:127.0.0.1:8088"),
 ]
 
 
@@ -70,7 +68,7 @@ def test_more_at_once_than_files_may_be_open_is_wrong_usage() -> None:
     limited = ["sh", "-c", f"ulimit -n 100; exec {GREET} --duration 1 --concurrency 1000"]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
-    assert re.fullmatch(r"greet: --concurrency 1000: this process may open \d\d more files\n", done.stderr)
+    assert re.fullmatch(r"greet: --concurrency 1000: this process may open only \d\d more files\n", done.stderr)
 
 
 @pytest.fixture
@@ -93,13 +91,13 @@ class Screen(io.StringIO):
 async def carried_out(plan: LoadPlan) -> tuple[int, str, str]:
     """The status, and what was written on standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
-    tally = Tally()
-    await plan.run(Output(out, err), tally, reactor, time.monotonic)
-    return tally.status, out.getvalue(), err.getvalue()
+    stats = RunStats()
+    await plan.run(Output(out, err), stats, reactor, time.monotonic)
+    return stats.status, out.getvalue(), err.getvalue()
 
 
 def load(target: str, duration: float = 0.2) -> Run:
-    return Run.of(parse(target), Asking(), Loading(duration, 2), Demands())
+    return Run(target, duration=duration, concurrency=2)
 
 
 def test_options_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +113,9 @@ def test_options_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "argv", ["greet", *options, "udp:127.0.0.1"])
         assert cli.main() == 0
     closed, opened, plain = plans
-    assert (closed.load.concurrency, closed.load.loading, closed.as_json) == (3, Loading(2, 3), True)
-    assert (opened.load.loading, opened.terminal) == (Loading(2, None, 0.5), None)
-    assert isinstance(plain, Plan)
+    assert (closed.load.concurrency, closed.load.load_options, closed.as_json) == (3, LoadOptions(2, 3), True)
+    assert (opened.load.load_options, opened.terminal) == (LoadOptions(2, None, 0.5), None)
+    assert isinstance(plain, ProbePlan)
 
 
 @pytest_twisted.ensureDeferred

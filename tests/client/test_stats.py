@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc.client.histogram import RELATIVE_ERROR, Histogram
+from greetsvc.client.stats import RELATIVE_ERROR, Histogram
 
 DURATIONS = st.lists(st.floats(1e-8, 1e5), min_size=1, max_size=200)
 

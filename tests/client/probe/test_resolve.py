@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 
 from greetsvc import GreetFailed, greet
-from greetsvc.client.probe.resolve import Remote
+from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.visit import Address
 
 
@@ -48,7 +48,7 @@ async def failure(target: str, **options: Any) -> GreetFailed:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_first_address_in_the_systems_order_is_the_only_one_asked(
+async def test_only_the_first_address_in_the_systems_order_is_probed(
     peers: Any, free_port: int, resolver: Resolver
 ) -> None:
     port = peers.stream(lambda connection: connection.sendall(b"hi")).rpartition(":")[2]
@@ -68,7 +68,7 @@ async def test_the_first_address_in_the_systems_order_is_the_only_one_asked(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_family_asked_for_is_asked_of_the_resolver(free_port: int, resolver: Resolver) -> None:
+async def test_the_requested_family_is_passed_to_the_resolver(free_port: int, resolver: Resolver) -> None:
     resolver.answer = ["127.0.0.1"]
     await failure(f"greet.test:{free_port}", family=4)
     await failure(f"greet.test:{free_port}")
@@ -105,5 +105,5 @@ async def test_a_zone_that_is_no_interface_is_a_failure_at_resolve() -> None:
 
 
 def test_a_link_local_address_keeps_its_zone() -> None:
-    assert Remote(socket.AF_INET6, ("fe80::1", 7, 0, 3)).address == Address("fe80::1%3", 7)
-    assert Remote(socket.AF_INET6, ("::1", 7, 0, 0)).address == Address("::1", 7)
+    assert SocketAddress(socket.AF_INET6, ("fe80::1", 7, 0, 3)).address == Address("fe80::1%3", 7)
+    assert SocketAddress(socket.AF_INET6, ("::1", 7, 0, 0)).address == Address("::1", 7)

@@ -1,4 +1,4 @@
-"""Asking over streams: real peers on loopback."""
+"""Probes over streams: real peers on loopback."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ async def test_a_connection_that_is_never_accepted_times_out_at_connect() -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_closed_without_a_word_is_enodata(peers: Any) -> None:
+async def test_closed_without_a_greeting_is_enodata(peers: Any) -> None:
     failed = await failure(peers.stream(lambda _: None))
     assert (failed.errno, failed.phase, failed.closed) == (errno.ENODATA, "greet", "fin")
 
 
 @pytest_twisted.ensureDeferred
-async def test_reset_without_a_word_is_econnreset(peers: Any, reset: Callable[[socket.socket], None]) -> None:
+async def test_reset_without_a_greeting_is_econnreset(peers: Any, reset: Callable[[socket.socket], None]) -> None:
     failed = await failure(peers.stream(reset))
     assert (failed.errno, failed.phase, failed.closed) == (errno.ECONNRESET, "greet", "reset")
 
@@ -188,7 +188,7 @@ async def test_cancelling_while_connecting_leaves_nothing_behind(peers: Any) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_steps_are_told_as_they_happen(peers: Any) -> None:
+async def test_the_steps_are_traced_as_they_happen(peers: Any) -> None:
     told: list[str] = []
     target = peers.stream(hello)
     await greet(target, trace=told.append)

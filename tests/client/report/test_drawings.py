@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc.client.histogram import Histogram
-from greetsvc.client.jitter import Jitter
 from greetsvc.client.report.drawings import Trail, bars, sparkline
+from greetsvc.client.stats import Histogram, Jitter
 
 
 def test_jitter_is_the_mean_difference_from_one_to_the_next() -> None:
