@@ -11,6 +11,7 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from greetsvc.client.options import DEFAULT_INTERVAL
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.report.base import Report
@@ -37,7 +38,7 @@ class ProbePlan:
     expectations: Expectations
     report: Report
     count: int = 1
-    interval: float = 1.0
+    interval: float = DEFAULT_INTERVAL
     verbose: bool = False
     flows: int = 0
 

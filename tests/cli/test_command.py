@@ -137,8 +137,8 @@ def script(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_the_installed_script_says_so_too() -> None:
     some = WRONG[::4]  # it calls the same function, and takes a fifth of a second to start
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = pool.map(lambda row: script(*row[0]), some)
-    for (arguments, line), done in zip(some, outcomes, strict=True):
+        results = pool.map(lambda row: script(*row[0]), some)
+    for (arguments, line), done in zip(some, results, strict=True):
         told = (arguments, done.returncode, done.stdout, done.stderr)
         assert told == (arguments, 3, "", f"greet: {line}\n")
 
@@ -344,7 +344,7 @@ def test_a_signal_while_waiting_for_the_first_greeting_is_status_2_without_noise
             assert running.returncode == 2
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(peer: Peer) -> None:
+def test_a_reader_that_leaves_ends_the_run_quietly(peer: Peer) -> None:
     with subprocess.Popen(
         [str(GREET), "-c", "0", "-i", "0.01", peer.target], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
@@ -372,7 +372,7 @@ def test_a_full_disk_is_one_line_for_help_and_version_too(option: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_and_version_that_nobody_reads_end_quietly(option: str) -> None:
+def test_help_and_version_end_quietly_when_the_reader_left(option: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as out:

@@ -119,7 +119,7 @@ def test_options_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_plan_is_carried_out_and_told(hello: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_load_plan_runs_and_is_reported(hello: str, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, err = await carried_out(LoadPlan(load(hello)))
     assert status == 0
     assert not err or "likely the limit" in err  # a closed loop takes what the processor has
@@ -173,7 +173,7 @@ def test_json_is_an_object_a_second_and_the_summary(hello: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_with_the_summary_so_far(hello: str, number: signal.Signals) -> None:
+def test_a_signal_ends_a_load_run_with_the_summary_so_far(hello: str, number: signal.Signals) -> None:
     with subprocess.Popen(
         # At a rate that no machine finds hard: else the client may say that it was the limit itself.
         [GREET, "--duration", "60", "--rate", "50", "--concurrency", "2", hello],
@@ -199,13 +199,13 @@ def test_a_name_that_is_not_there_is_status_2_at_resolve() -> None:
     assert done.stderr.startswith("greet: tcp:no-such-name.invalid:8088: resolve: ")
 
 
-def test_nobody_greeted_is_status_2(free_port: int) -> None:
+def test_no_greeting_at_all_is_status_2(free_port: int) -> None:
     done = greet("--duration", "0.2", f"127.0.0.1:{free_port}")
     assert done.returncode == 2
     assert "connect: Connection refused (ECONNREFUSED): " in done.stdout
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(hello: str) -> None:
+def test_a_reader_that_leaves_ends_the_run_quietly(hello: str) -> None:
     with subprocess.Popen(
         [GREET, "--duration", "60", "--rate", "20", hello], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:

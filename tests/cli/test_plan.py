@@ -89,7 +89,7 @@ def test_one_greeting_is_printed_and_ends_the_run(answers: list[Any]) -> None:
     assert carry_out() == (0, "hi\n", "")
 
 
-def test_each_step_is_told_when_asked_for_and_cannot_drive_the_terminal(answers: list[Any]) -> None:
+def test_a_verbose_plan_traces_each_step_with_escapes(answers: list[Any]) -> None:
     answers.append(GREETING)
     assert carry_out(verbose=True) == (0, "hi\n", "* step\\x1b\n")
 

@@ -173,7 +173,7 @@ def test_a_server_that_cannot_tell_what_arrived_is_named() -> None:
     assert notable(changes) == ["hops, MSS, TCP options, DSCP: not known, the server does not report what arrived"]
 
 
-def test_of_datagrams_ttl_and_dscp_are_compared() -> None:
+def test_ttl_and_dscp_of_datagrams_are_compared() -> None:
     udp = evolve(CLEAN, transport="udp", syn=None, tcp=None, datagram=Datagram(ttl=61, dscp=0, size=1200))
     changes = compare(evolve(SENT, tcp=None, offered=None), udp)
     assert changes.as_json() == dict.fromkeys(KEYS) | {
@@ -265,7 +265,7 @@ def test_no_record_breaks_the_comparison(seen: PathRecord, sent: Sent) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_over_loopback_our_own_side_is_told_as_a_server_sees_it(peers: Any) -> None:
+async def test_over_loopback_a_server_sees_what_we_sent(peers: Any) -> None:
     from greetsvc.net.linux.packets import keep_syn, read_syn
 
     def tell(connection: Any) -> None:

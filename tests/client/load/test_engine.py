@@ -59,7 +59,7 @@ async def carried_out(
 
 @pytest.mark.parametrize("transport", ["tcp", "unix", "udp", "unixgram"])
 @pytest_twisted.ensureDeferred
-async def test_everybody_is_greeted_over_streams_and_datagrams(transport: str, peers: Any, tmp_path: Path) -> None:
+async def test_every_probe_is_greeted_over_streams_and_datagrams(transport: str, peers: Any, tmp_path: Path) -> None:
     path = tmp_path / "greet" if transport.startswith("unix") else None
     stream = transport in ("tcp", "unix")
     target = peers.stream(hello, path=path) if stream else peers.datagram(answer, path=path)
@@ -91,7 +91,7 @@ async def test_an_echo_is_not_a_greeting(peers: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_everybody_is_greeted_over_tls(peers: Any, papers: Any) -> None:
+async def test_every_probe_is_greeted_over_tls(peers: Any, papers: Any) -> None:
     target = peers.stream(hello, tls=papers.server("good"))
     metrics = await carried_out(target, tls=ClientTls(ca=papers.path("ca")))
     assert metrics.lost == 0
@@ -135,7 +135,7 @@ async def test_a_stall_of_a_second_shows_in_the_corrected_percentiles(peers: Any
     metrics = await carried_out(peers.stream(stalling(0.3, 1.0)), 2.0, 2, rate=100)
     assert metrics.uncorrected is not None
     corrected, uncorrected = metrics.corrected, metrics.uncorrected
-    # A second of 100 visits each was stalled or had to wait: a third to a half of all; only two saw it themselves.
+    # A second of 100 probes each was stalled or had to wait: a third to a half of all; only two saw it themselves.
     assert (corrected.percentile(75) or 0) > 0.3
     assert (corrected.percentile(90) or 0) > 0.6
     assert (uncorrected.percentile(90) or 0) < 0.2
@@ -295,7 +295,7 @@ async def test_a_tls_handshake_that_fails_says_why(peers: Any, papers: Any, rese
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls_without_close_notify_or_refused_ports_are_told_apart(
+async def test_tls_without_close_notify_is_greeted_and_a_refused_port_fails_at_connect(
     peers: Any, papers: Any, free_port: int
 ) -> None:
     def cut(connection: ssl.SSLSocket) -> None:
@@ -347,11 +347,11 @@ async def test_a_greeting_that_is_slow_or_not_as_expected_is_flawed(
 
 @pytest_twisted.ensureDeferred
 async def test_a_late_answer_and_a_copy_are_not_counted(peers: Any) -> None:
-    asked: list[bytes] = []
+    requests: list[bytes] = []
 
     def twice_or_late(sock: socket.socket, data: bytes, sender: Any) -> None:
-        asked.append(data)
-        if len(asked) == 3:
+        requests.append(data)
+        if len(requests) == 3:
             time.sleep(0.35)
         answer(sock, data, sender)
         answer(sock, data, sender)
@@ -359,7 +359,7 @@ async def test_a_late_answer_and_a_copy_are_not_counted(peers: Any) -> None:
     metrics = await carried_out(peers.datagram(twice_or_late), 0.6, 1, timeout=0.2)
     assert metrics.lost >= 1
     assert metrics.greeted > 2
-    assert 0 <= metrics.sent - len(asked) <= 2
+    assert 0 <= metrics.sent - len(requests) <= 2
 
 
 @pytest_twisted.ensureDeferred
@@ -468,11 +468,11 @@ def test_datagrams_between_probes_are_dropped_and_a_broken_or_noisy_socket_is_cl
 class Starved(Streams):
     """As on a host where every other connection finds no source port."""
 
-    asked = 0
+    starts = 0
 
     def start(self, connection: Connection) -> LoadResult | None:
-        self.asked += 1
-        if self.asked % 2:
+        self.starts += 1
+        if self.starts % 2:
             return failed("connect", errno.EADDRNOTAVAIL)
         return super().start(connection)
 

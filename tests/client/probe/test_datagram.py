@@ -141,10 +141,10 @@ async def test_a_request_that_the_system_refuses_to_send_is_a_failure_at_greet()
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_leaves_nothing_behind(peers: Any) -> None:
-    asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.datagram(peers.hold), timeout=30))
-    asking.cancel()
+    probing: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.datagram(peers.hold), timeout=30))
+    probing.cancel()
     with pytest.raises(CancelledError):
-        await asking
+        await probing
 
 
 @pytest_twisted.ensureDeferred
@@ -224,7 +224,7 @@ async def test_a_unix_receiver_with_a_full_queue_gets_the_request_later(tmp_path
                     sent += filler.sendto(b"x", path)
             if not sent:
                 break
-        asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(f"unixgram:{path}"))
+        probing: Deferred[Greeting] = Deferred.fromCoroutine(greet(f"unixgram:{path}"))
 
         def answer() -> None:
             with suppress(BlockingIOError):
@@ -232,11 +232,11 @@ async def test_a_unix_receiver_with_a_full_queue_gets_the_request_later(tmp_path
                     data, sender = full.recvfrom(2000)
                     if sender is not None:
                         hello(full, data, sender)
-            if not asking.called:
+            if not probing.called:
                 reactor.callLater(0.005, answer)
 
         reactor.callLater(0.02, answer)
-        assert (await asking).data == b"hello\r\n"
+        assert (await probing).data == b"hello\r\n"
         await deferLater(reactor, 0.01, lambda: None)
 
 
@@ -260,8 +260,8 @@ def started(clock: Reactor, port: int) -> tuple[Any, list[Any]]:
     result: list[Any] = []
     timeline = Timeline(parse(f"udp:127.0.0.1:{port}"), OPTIONS, now=clock.seconds)
     remote = SocketAddress(socket.AF_INET, ("127.0.0.1", port))
-    asking = Deferred.fromCoroutine(probe_udp(timeline, remote, b"x", cast("Any", clock)))
-    asking.addBoth(result.append)
+    probing = Deferred.fromCoroutine(probe_udp(timeline, remote, b"x", cast("Any", clock)))
+    probing.addBoth(result.append)
     return clock.readers[0], result
 
 

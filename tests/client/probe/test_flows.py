@@ -86,7 +86,7 @@ def test_flows_are_named_when_chance_does_not_explain_them(losses: list[tuple[in
     assert [flow for flow, _, _ in counted(*losses).broken()] == broken
 
 
-def test_a_port_that_this_host_does_not_give_is_no_loss_on_the_path() -> None:
+def test_a_source_port_that_is_taken_is_not_a_loss_on_the_path() -> None:
     flows = FlowStats([40111, 40112])
     for _ in range(5):
         flows.add(0, lost(errno.EADDRINUSE))
@@ -164,7 +164,7 @@ async def test_a_flow_that_worked_and_fails_while_fresh_ones_pass_is_probably_st
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_flow_that_never_worked_is_no_stale_entry() -> None:
+async def test_a_flow_that_never_worked_is_not_blamed_on_a_stale_entry() -> None:
     pinned = new_pinned()
     await result(pinned, lost(), GREETING)
     assert pinned.diagnosis == [
@@ -190,11 +190,11 @@ async def test_a_probe_that_was_never_sent_says_nothing_about_the_path(failed: G
 
 def test_all_flows_are_probed_at_once_and_rounds_start_on_time() -> None:
     clock = Clock()
-    asked: list[tuple[float, int]] = []
+    started: list[tuple[float, int]] = []
     told: list[tuple[int, bool]] = []
 
-    async def ask_flow(flow: int) -> Greeting:
-        asked.append((clock.seconds(), flow))
+    async def probe_flow(flow: int) -> Greeting:
+        started.append((clock.seconds(), flow))
         if flow == 1:
             raise lost()
         return GREETING
@@ -203,12 +203,12 @@ def test_all_flows_are_probed_at_once_and_rounds_start_on_time() -> None:
         told.append((number, isinstance(what, GreetFailed)))
 
     pace: Any = {"count": 2, "interval": 1.0, "clock": clock, "now": clock.seconds}
-    run = Deferred.fromCoroutine(probe_flows([partial(ask_flow, flow) for flow in range(3)], each, **pace))
-    assert [flow for _, flow in asked] == [0, 1, 2]
+    run = Deferred.fromCoroutine(probe_flows([partial(probe_flow, flow) for flow in range(3)], each, **pace))
+    assert [flow for _, flow in started] == [0, 1, 2]
     clock.advance(0.9)
-    assert len(asked) == 3
+    assert len(started) == 3
     clock.advance(0.1)
-    assert asked[3:] == [(1.0, 0), (1.0, 1), (1.0, 2)]
+    assert started[3:] == [(1.0, 0), (1.0, 1), (1.0, 2)]
     assert told == [(1, False), (2, True), (3, False), (4, False), (5, True), (6, False)]
     assert run.called
 
@@ -216,13 +216,15 @@ def test_all_flows_are_probed_at_once_and_rounds_start_on_time() -> None:
 def test_a_run_of_flows_that_is_stopped_stops_every_probe() -> None:
     waiting: list[Deferred[Greeting]] = []
 
-    async def ask_flow(_: int) -> Greeting:
+    async def probe_flow(_: int) -> Greeting:
         waiting.append(Deferred())
         return await waiting[-1]
 
     clock = Clock()
     pace: Any = {"count": 0, "interval": 1.0, "clock": clock, "now": clock.seconds}
-    run = Deferred.fromCoroutine(probe_flows([partial(ask_flow, flow) for flow in range(3)], lambda *_: None, **pace))
+    run = Deferred.fromCoroutine(
+        probe_flows([partial(probe_flow, flow) for flow in range(3)], lambda *_: None, **pace)
+    )
     assert len(waiting) == 3
     run.cancel()
     assert all(probe.called for probe in waiting)
@@ -234,7 +236,7 @@ def test_a_run_of_flows_that_is_stopped_stops_every_probe() -> None:
 def test_when_a_report_raises_the_other_probes_are_cancelled() -> None:
     waiting: list[Deferred[Greeting]] = []
 
-    async def ask_flow(flow: int) -> Greeting:
+    async def probe_flow(flow: int) -> Greeting:
         if flow == 0:
             return GREETING
         waiting.append(Deferred())
@@ -245,7 +247,7 @@ def test_when_a_report_raises_the_other_probes_are_cancelled() -> None:
 
     clock = Clock()
     pace: Any = {"count": 0, "interval": 1.0, "clock": clock, "now": clock.seconds}
-    run = Deferred.fromCoroutine(probe_flows([partial(ask_flow, flow) for flow in range(2)], each, **pace))
+    run = Deferred.fromCoroutine(probe_flows([partial(probe_flow, flow) for flow in range(2)], each, **pace))
     failures: list[Any] = []
     run.addErrback(failures.append)
     assert failures[0].check(ZeroDivisionError)
@@ -259,9 +261,9 @@ async def carried_out(plan: ProbePlan) -> tuple[RunStats, str, str]:
 
 
 def plan_of(target: str, *, flows: int = 0, port: int | None = None, count: int = 3, **how: Any) -> ProbePlan:
-    asked = parse(target)
-    probe = Probe(asked, ProbeOptions(timeout=0.3, source_port=port))
-    report = how.pop("report", None) or TextReport(asked, several=True)
+    parsed = parse(target)
+    probe = Probe(parsed, ProbeOptions(timeout=0.3, source_port=port))
+    report = how.pop("report", None) or TextReport(parsed, several=True)
     return ProbePlan(probe, Expectations(), report, count=count, interval=0.0, flows=flows, **how)
 
 
@@ -287,12 +289,12 @@ async def test_a_flow_that_a_server_never_answers_is_named(peers: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_pinned_flow_that_begins_to_fail_is_told_from_fresh_ones(peers: Any, free_port: int) -> None:
-    heard: list[int] = []
+async def test_a_pinned_flow_that_begins_to_fail_is_compared_with_fresh_ports(peers: Any, free_port: int) -> None:
+    senders: list[int] = []
 
     def answer(sock: socket.socket, _: bytes, sender: Any) -> None:
-        heard.append(sender[1])
-        if sender[1] != free_port or heard.count(free_port) <= 2:
+        senders.append(sender[1])
+        if sender[1] != free_port or senders.count(free_port) <= 2:
             sock.sendto(b"hello", sender)
 
     stats, _, err = await carried_out(plan_of(peers.datagram(answer), port=free_port))
@@ -331,7 +333,7 @@ def test_replicas_are_shown_with_their_shares() -> None:
     assert TextReport(TARGET, several=True).end(stats).out[-1] == "2 replicas: aa 75 % (3), bb 25 % (1)"
 
 
-def test_one_replica_is_not_worth_a_line() -> None:
+def test_one_replica_gets_no_line() -> None:
     stats = RunStats()
     stats.add(with_path("aa"), [])
     stats.add(GREETING, [])
@@ -350,10 +352,10 @@ def test_connections_that_took_more_than_one_syn_are_counted() -> None:
 
 
 def test_the_diagnosis_of_a_pinned_flow_is_in_every_report() -> None:
-    finding = ["a fresh source port fails too, so this flow is not the cause"]
-    told = json.loads(JsonReport(TARGET, several=True).probe(1, lost(), finding).out[0])
-    assert told["error"] == f"lost; {finding[0]}"
+    diagnosis = ["a fresh source port fails too, so this flow is not the cause"]
+    told = json.loads(JsonReport(TARGET, several=True).probe(1, lost(), diagnosis).out[0])
+    assert told["error"] == f"lost; {diagnosis[0]}"
     line = NagiosReport(TARGET, 5.0, None)
-    line.probe(1, lost(), finding)
-    assert finding[0] in line.end(RunStats(sent=1)).out[0]
-    assert TextReport(TARGET, several=False).probe(1, lost(), finding).err[1].endswith(finding[0])
+    line.probe(1, lost(), diagnosis)
+    assert diagnosis[0] in line.end(RunStats(sent=1)).out[0]
+    assert TextReport(TARGET, several=False).probe(1, lost(), diagnosis).err[1].endswith(diagnosis[0])

@@ -59,7 +59,7 @@ async def test_a_target_that_is_not_text_is_a_value_error_of_one_line(target: An
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls_settings_are_for_tls_targets() -> None:
+async def test_tls_options_need_a_tls_target() -> None:
     with pytest.raises(ValueError, match="needs a tls: target"):
         await greet("127.0.0.1", tls=ClientTls(insecure=True))
 

@@ -65,7 +65,7 @@ def test_our_own_side_of_a_datagram_is_read_without_connecting_it() -> None:
         assert nowhere.local == Address("0.0.0.0", sock.getsockname()[1])
 
 
-def test_a_socket_that_is_gone_tells_nothing() -> None:
+def test_a_closed_socket_gives_no_facts() -> None:
     sock = socket.socket()
     sock.close()
     assert read_stream(sock, HERE) == Sent(HERE, offered=offered_options())
@@ -116,15 +116,15 @@ async def test_the_header_goes_first_and_below_tls(peers: Any, papers: Any, tls:
             agreed.sendall(b"hello")
 
     target = peers.stream(listen)
-    told: list[str] = []
+    traced: list[str] = []
     claim = ProxyClaim(version, Address("192.0.2.1", 7))
     options = ProbeOptions(proxy=claim, tls=ClientTls(ca=papers.path("ca")) if tls else None)
-    greeting = await Probe(parse(f"tls:{target}" if tls else target), options).run(trace=told.append)
+    greeting = await Probe(parse(f"tls:{target}" if tls else target), options).run(trace=traced.append)
     assert greeting.data == b"hello"
     assert greeting.sent is not None
     assert greeting.sent.claimed == claim.source
     assert sources == ["192.0.2.1"]
-    assert sum(line.startswith("> a PROXY header (") for line in told) == 1
+    assert sum(line.startswith("> a PROXY header (") for line in traced) == 1
 
 
 @pytest_twisted.ensureDeferred

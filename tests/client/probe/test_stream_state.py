@@ -73,7 +73,7 @@ def test_a_connect_error_without_an_errno_is_eio() -> None:
     assert (failed.errno, failed.phase) == (errno.EIO, "connect")
 
 
-def test_a_reset_keeps_what_was_connected() -> None:
+def test_a_reset_keeps_what_was_received() -> None:
     state = connected()
     state.received(b"hi")
     assert state.ended(ConnectionLost(), ConnectionLost()) == "reset"

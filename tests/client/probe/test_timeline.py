@@ -1,4 +1,4 @@
-"""The account of one probe, on a clock of the test's own."""
+"""The timeline of one probe, on a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_each_step_is_timed_by_itself() -> None:
 
 
 def test_a_note_is_kept_and_traced_once_and_is_part_of_the_result() -> None:
-    told: list[str] = []
-    timeline = Timeline(parse("localhost"), ProbeOptions(encoding="ascii"), trace=told.append)
+    traced: list[str] = []
+    timeline = Timeline(parse("localhost"), ProbeOptions(encoding="ascii"), trace=traced.append)
     timeline.peer = Address("127.0.0.1", 1)
     timeline.note("odd")
     timeline.note("odd")
-    assert told == ["* odd"]
+    assert traced == ["* odd"]
     assert timeline.greeted(b"x").notes == ("odd",)
     failed = timeline.failed(1, "why")
     assert failed.strerror == "why (odd)"

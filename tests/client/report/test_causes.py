@@ -359,13 +359,13 @@ async def test_syns_that_are_dropped_first_are_seen_by_our_own_side() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as first:
         first.connect(listener.getsockname())
         host, port = listener.getsockname()
-        asking = Deferred.fromCoroutine(Probe(parse(f"{host}:{port}"), ProbeOptions(timeout=4)).run())
+        probing = Deferred.fromCoroutine(Probe(parse(f"{host}:{port}"), ProbeOptions(timeout=4)).run())
         await deferLater(cast("Any", reactor), 0.3, lambda: None)
         listener.accept()[0].close()
         await deferLater(cast("Any", reactor), 1.2, lambda: None)
         connection, _ = listener.accept()
         with connection:
             connection.sendall(b"hello")
-        greeting = await asking
+        greeting = await probing
     assert greeting.notes == ("connected only after the SYN was sent 2 times: packets are lost",)
     assert greeting.seconds.connect == pytest.approx(1.03, abs=0.2)

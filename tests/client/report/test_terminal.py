@@ -86,9 +86,9 @@ def drawn(*times: float | None, colour: bool = False) -> list[str]:
     report = DrawnReport(TextReport(TARGET, several=True), Terminal(80, colour))
     stats = RunStats(elapsed=1.0)
     for number, seconds in enumerate(times):
-        outcome = GreetFailed(111, "refused", "connect") if seconds is None else greeting(seconds)
-        report.probe(number, outcome, [])
-        stats.add(outcome, [])
+        result = GreetFailed(111, "refused", "connect") if seconds is None else greeting(seconds)
+        report.probe(number, result, [])
+        stats.add(result, [])
     return report.end(stats).out
 
 
@@ -106,7 +106,7 @@ def test_with_very_many_probes_a_cell_is_the_longest_of_several() -> None:
     assert out[5:7] == ["▁" * 50, "over time, each the longest of 4"]
 
 
-def test_nothing_is_drawn_of_nothing() -> None:
+def test_a_run_without_a_greeting_has_no_bars() -> None:
     assert drawn() == ["", "0 sent, 0 greeted, 0 lost (0 %), 0 a second"]
     assert drawn(None)[2:] == ["", "x", "over time, each a probe, x lost"]
 
