@@ -81,6 +81,11 @@ def greet(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([GREET, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
+def unexpected(stderr: str) -> list[str]:
+    """Lines on standard error, but for the warning that a busy machine starts probes late."""
+    return [line for line in stderr.splitlines() if "of the probes started more than 10 ms late" not in line]
+
+
 class Screen(io.StringIO):
     """Text that says it is a terminal."""
 
@@ -155,7 +160,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
 
 def test_in_a_pipe_it_is_plain_text(hello: str) -> None:
     done = greet("--duration", "1.2", "--rate", "50", hello)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
     lines = done.stdout.splitlines()
     assert lines[0] == f"tcp:{hello}: 50 a second, at most 1024 at a time, for 1.2 s"
     assert [line.split()[0] for line in lines[2:4]] == ["1", "2"]
@@ -187,7 +192,7 @@ def test_a_signal_ends_a_load_run_with_the_summary_so_far(hello: str, number: si
             running.stdout.readline()
         running.send_signal(number)
         rest = running.stdout.read()
-        assert running.stderr.read() == ""
+        assert unexpected(running.stderr.read()) == []
         assert running.wait(30) == 0
     assert re.search(r"\n(\d+) sent, \1 greeted, 0 lost \(0 %\), ", rest)
     assert re.search(r"\nstopped after [1-9]\.\d{3} s with [0-2] in flight\n", rest)
