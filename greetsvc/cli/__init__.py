@@ -1,4 +1,4 @@
-"""The command `greet`: options in, result out; the exit status is 0 to 3 (docs/client.md)."""
+"""The command `greet`: options in, plan out; the exit status is 0 to 3 (docs/client.md)."""
 
 from greetsvc.cli.command import main
 

@@ -1,4 +1,4 @@
-"""A load run as the command line asks for it, checked and ready to run."""
+"""The plan for a load run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall
 
-from greetsvc.client.load.metrics import Second
+from greetsvc.client.load.metrics import SecondCounts
 from greetsvc.client.load.run import Run
-from greetsvc.client.report.load import JsonLoad, LoadReport, PlainLoad
-from greetsvc.client.report.terminal import Bar, DrawnLoad, Terminal
+from greetsvc.client.report.load import JsonLoadReport, LoadReport, TextLoadReport
+from greetsvc.client.report.terminal import DrawnLoadReport, ProgressBar, Terminal
 from greetsvc.client.result import GreetFailed
-from greetsvc.client.stats import Tally
+from greetsvc.client.stats import RunStats
 from greetsvc.console import Lines, Output
 from greetsvc.printable import one_line
 
@@ -28,25 +28,26 @@ _REFRESH = 0.25
 
 @frozen
 class LoadPlan:
-    """A load run and how to tell of it: ``as_json``, or for people, drawn where there is a ``terminal``."""
+    """A load run and its report: ``as_json``, or text, with drawings where there is a ``terminal``."""
 
     load: Run
     as_json: bool = False
     terminal: Terminal | None = None
 
     def report(self) -> LoadReport:
-        """What makes the lines."""
+        """The report on the run."""
         if self.as_json:
-            return JsonLoad()
-        return PlainLoad() if self.terminal is None else DrawnLoad(PlainLoad(), self.terminal)
+            return JsonLoadReport()
+        text = TextLoadReport()
+        return text if self.terminal is None else DrawnLoadReport(text, self.terminal)
 
-    async def run(self, output: Output, tally: Tally, reactor: Any, now: Callable[[], float]) -> None:
-        """Carry it out and tell, until done or cancelled; the end is told either way. ``tally`` keeps the account."""
+    async def run(self, output: Output, stats: RunStats, reactor: Any, now: Callable[[], float]) -> None:
+        """Run and report, until done or cancelled; the summary is written either way."""
         report = self.report()
         output.write(report.begin(self.load))
         with self._above_the_bar(output, reactor, now) as write:
 
-            def each_second(number: int, second: Second, in_flight: int) -> None:
+            def each_second(number: int, second: SecondCounts, in_flight: int) -> None:
                 write(report.second(number, second, in_flight))
 
             try:
@@ -56,20 +57,20 @@ class LoadPlan:
                 output.complain(f"greet: {one_line(str(self.load.target))}: {one_line(str(failed))}")
                 return
             finally:
-                self.load.account.tally(tally)
+                self.load.metrics.fill_in(stats)
         output.write(report.end(self.load))
 
     @contextmanager
     def _above_the_bar(
         self, output: Output, reactor: Any, now: Callable[[], float]
     ) -> Iterator[Callable[[Lines], None]]:
-        """What writes lines while the run goes on; at a terminal they go above a progress bar."""
+        """Give a function that writes lines during the run; on a terminal they go above a progress bar."""
         if self.as_json or self.terminal is None:
             yield output.write
             return
         start = now()
-        bar = Bar(self.load.loading.duration)
-        drawing = LoopingCall(lambda: bar.show(now() - start, self.load.account))
+        bar = ProgressBar(self.load.load_options.duration)
+        drawing = LoopingCall(lambda: bar.show(now() - start, self.load.metrics))
         drawing.clock = reactor
         with bar:
             drawing.start(_REFRESH)

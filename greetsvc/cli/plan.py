@@ -1,114 +1,114 @@
-"""What the command line asks for, checked and ready to run; and the run."""
+"""What the options come to, checked and ready to run; and the run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
-from attrs import evolve, frozen
+from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from greetsvc.client.probe.flows import Flows, Pinned, free_ports, in_rounds
-from greetsvc.client.probe.greet import Asking, ask
-from greetsvc.client.probe.series import repeat
-from greetsvc.client.report.text import Report
+from greetsvc.client.options import DEFAULT_INTERVAL
+from greetsvc.client.probe.probe import Probe
+from greetsvc.client.probe.series import repeat, result_of
+from greetsvc.client.report.base import Report
 from greetsvc.client.result import GreetFailed, Greeting
-from greetsvc.client.stats import Demands, Tally
-from greetsvc.client.target import Target
+from greetsvc.client.stats import Expectations, FlowStats, RunStats
 from greetsvc.console import Output, ReaderGone
 from greetsvc.printable import one_line
 
-__all__ = ["Plan", "Runnable", "drive"]
+__all__ = ["Plan", "ProbePlan", "drive"]
+
+
+class Plan(Protocol):
+    """What `drive` can run."""
+
+    async def run(self, output: Output, stats: RunStats, reactor: Any, now: Callable[[], float]) -> None:
+        """Run and report, until done or cancelled; ``stats`` decide the exit status."""
 
 
 @frozen
-class Plan:
-    """Whom to ask, how, how often (0: until stopped), how far apart in seconds, and how to tell of it.
+class ProbePlan:
+    """One probe, a series of ``count`` (0: until stopped), or with ``flows`` a series from each source port."""
 
-    With ``flows``, that many source ports are asked each time: from the given one on, or free ones.
-    """
-
-    target: Target
-    asking: Asking
-    demands: Demands
+    probe: Probe
+    expectations: Expectations
     report: Report
     count: int = 1
-    interval: float = 1.0
+    interval: float = DEFAULT_INTERVAL
     verbose: bool = False
     flows: int = 0
 
-    async def run(self, output: Output, tally: Tally, reactor: IReactorTime, now: Callable[[], float]) -> None:
-        """Ask and tell, until done or cancelled; the end is told either way. ``tally`` keeps the account."""
+    async def run(self, output: Output, stats: RunStats, reactor: Any, now: Callable[[], float]) -> None:
+        """Probe and report, until done or cancelled; the summary is written either way."""
         start = now()
+        pace: Any = {"count": self.count, "interval": self.interval, "clock": reactor, "now": now}
+        port = self.probe.options.source_port
 
         def trace(line: str) -> None:
             output.complain(one_line(line))
 
-        first = self.asking.outgoing.source_port
-        ports = self._ports()
-        tally.flows = Flows(ports) if ports else None
-        pinned = Pinned(first) if first is not None and not ports else None
+        def from_port(port: int | None) -> Callable[[], Awaitable[Greeting]]:
+            return partial(self.probe.from_port(port).run, trace=trace if self.verbose else None, reactor=reactor)
 
-        async def probe_from(port: int | None) -> Greeting:
-            asking = evolve(self.asking, outgoing=evolve(self.asking.outgoing, source_port=port))
-            return await ask(self.target, asking, trace=trace if self.verbose else None, reactor=reactor)
-
-        async def probe() -> Greeting:
-            if pinned is None:
-                return await probe_from(None)
-            return await pinned.probe(lambda: probe_from(first), lambda: probe_from(None))
-
-        def each(number: int, outcome: Greeting | GreetFailed) -> None:
-            complaints = [] if isinstance(outcome, GreetFailed) else self.demands.complaints(outcome)
-            if pinned is not None and pinned.finding:
-                complaints.append(pinned.finding)
-            if tally.flows is not None:
-                tally.flows.add((number - 1) % len(ports), outcome)
-            tally.add(outcome, complaints)
-            tally.elapsed = now() - start
-            output.write(self.report.probe(number, outcome, complaints))
+        def each(number: int, result: Greeting | GreetFailed, flaws: list[str]) -> None:
+            if isinstance(result, Greeting):
+                flaws = [*self.expectations.flaws(result), *flaws]
+            stats.add(result, flaws)
+            stats.elapsed = now() - start
+            output.write(self.report.probe(number, result, flaws))
 
         try:
-            pace: Any = {"count": self.count, "interval": self.interval, "clock": reactor, "now": now}
-            if ports:
-                await in_rounds(lambda flow: probe_from(ports[flow]), each, flows=len(ports), **pace)
+            if self.flows:
+                await self._probe_flows(from_port, each, stats, pace)
+            elif port is not None:
+                from greetsvc.client.probe.flows import PinnedFlow
+
+                pinned = PinnedFlow(port, from_port(port), from_port(None))
+                async for result in repeat(lambda: result_of(pinned.probe()), **pace):
+                    each(stats.sent + 1, result, pinned.diagnosis)
             else:
-                await repeat(probe, each, **pace)
+                probe = from_port(None)
+                async for result in repeat(lambda: result_of(probe()), **pace):
+                    each(stats.sent + 1, result, [])
         except CancelledError:
-            tally.elapsed = now() - start
-        output.write(self.report.end(tally))
+            stats.elapsed = now() - start
+        output.write(self.report.end(stats))
 
-    def _ports(self) -> tuple[int, ...]:
-        """The source ports of the flows."""
-        first = self.asking.outgoing.source_port
-        if not self.flows or first is None:
-            return tuple(free_ports(self.flows, datagram=self.target.datagram)) if self.flows else ()
-        return tuple(range(first, first + self.flows))
+    async def _probe_flows(self, from_port: Any, each: Any, stats: RunStats, pace: Any) -> None:
+        from greetsvc.client.probe.flows import free_ports, probe_flows
+
+        first = self.probe.options.source_port
+        if first is None:
+            ports = free_ports(self.flows, datagram=self.probe.target.datagram)
+        else:
+            ports = list(range(first, first + self.flows))
+        flows = stats.flows = FlowStats(ports)
+
+        def each_of_flow(number: int, result: Greeting | GreetFailed) -> None:
+            flows.add((number - 1) % len(ports), result)
+            each(number, result, [])
+
+        await probe_flows([from_port(port) for port in ports], each_of_flow, **pace)
 
 
-class Runnable(Protocol):
-    """What `drive` can carry out."""
+def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:
+    """Run the reactor until the plan is done or a signal stops it; the exit status.
 
-    async def run(self, output: Output, tally: Tally, reactor: Any, now: Callable[[], float]) -> None:
-        """Do it and tell, until done or cancelled; ``tally`` says what exit status it earns."""
-
-
-def drive(plan: Runnable, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:
-    """Run the reactor until the plan is carried out or a signal stops it; the exit status.
-
-    :raises CannotWrite: when standard output takes no more, and not because its reader left.
+    :raises CannotWrite: when standard output cannot be written.
     """
     if reactor is None:
         from twisted.internet import reactor
-    tally = Tally()
+    stats = RunStats()
     running: list[Deferred[None]] = []
     failures: list[Failure] = []
+    stopping: list[bool] = []
 
     def start() -> None:
-        run = Deferred.fromCoroutine(plan.run(output, tally, reactor, now))
+        run = Deferred.fromCoroutine(plan.run(output, stats, reactor, now))
         running.append(run)
         run.addErrback(failures.append).addCallback(lambda _: stopping or reactor.stop())
 
@@ -117,11 +117,10 @@ def drive(plan: Runnable, output: Output, reactor: Any = None, now: Callable[[],
         for run in running:
             run.cancel()
 
-    stopping: list[bool] = []
     reactor.addSystemEventTrigger("before", "shutdown", stop)
     reactor.callWhenRunning(start)
     reactor.run()
     for failure in failures:
         if not failure.check(ReaderGone):
             failure.raiseException()
-    return tally.status
+    return stats.status

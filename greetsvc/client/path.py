@@ -1,4 +1,4 @@
-"""The path's verdict: what we sent, held against what the server says arrived. Pure."""
+"""What the path did to the packets of a probe: what we sent, compared with what the server reports. Pure."""
 
 from __future__ import annotations
 
@@ -6,28 +6,64 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
-from greetsvc.client.sent import OPTIONS, Sent
+from greetsvc.client.target import format_address
+from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.visit import Address
 from greetsvc.wire import PathRecord, decode_record
 
-__all__ = ["Change", "PathVerdict", "Remark", "is_ours", "judge", "place"]
+__all__ = ["TCP_OPTIONS", "Change", "PathChanges", "PathNote", "Sent", "answers_request", "compare"]
+
+TCP_OPTIONS = ("timestamps", "sack", "wscale")
+"""The options of a SYN that a path may strip."""
 
 _OVER_IP = frozenset(["tcp", "tls", "udp"])
+_TIMESTAMPS_SPACE = 12
+"""Bytes of each segment that timestamps take once both ends have agreed on them (RFC 7323 appendix A)."""
+
+
+@frozen
+class Sent:
+    """What we sent, as our own side knows it; None where the system does not tell.
+
+    ``ttl`` is the TTL or hop limit, ``nonce`` that of a datagram request, ``claimed`` the source in a PROXY header.
+    ``tcp`` is the state of the connection once it was established or given up, ``offered`` the options of our SYN.
+    """
+
+    destination: Address
+    local: Address | None = None
+    ttl: int | None = None
+    dscp: int | None = None
+    nonce: str | None = None
+    claimed: Address | None = None
+    tcp: TcpInfo | None = None
+    offered: frozenset[str] | None = None
+
+    @property
+    def mss(self) -> int | None:
+        """The MSS in our SYN, in bytes: Linux subtracts the space of timestamps from the value that it keeps."""
+        if self.tcp is None:
+            return None
+        return self.tcp.advertised_mss + (_TIMESTAMPS_SPACE if self.tcp.timestamps else 0)
+
+    @property
+    def syns(self) -> int | None:
+        """How often our SYN was sent, up to the moment of ``tcp``."""
+        return None if self.tcp is None else self.tcp.retransmits + 1
 
 
 @frozen
 class Change:
-    """A number that left as one and arrived as another."""
+    """A number that was sent with one value and arrived with another."""
 
     sent: int
     arrived: int
 
 
 @frozen
-class Remark:
-    """A finding in words. ``notable`` when the path did something; ``key`` is the same for the same finding again."""
+class PathNote:
+    """One statement about the path. ``notable`` when the path did something; ``key`` identifies repeats of it."""
 
     text: str
     notable: bool
@@ -35,13 +71,13 @@ class Remark:
 
 
 @frozen
-class PathVerdict:
+class PathChanges:
     """What the path did to the packets of a probe.
 
-    ``nat``: an address or port was translated; ``proxy``: another connection carried the greeting's last leg;
-    ``hops``: routers that counted the TTL down; ``mss`` (bytes) and ``dscp``: changed on the way; ``stripped``: TCP
-    options that we sent and that did not arrive. None where unchanged (``mss``, ``dscp``) or not known. ``instance``
-    names the server's process that answered; ``remarks`` say all of it in words.
+    ``nat``: an address or port was translated; ``proxy``: a proxy forwarded the connection; ``hops``: routers that
+    decremented the TTL; ``mss`` (bytes) and ``dscp``: changed on the way; ``stripped``: TCP options that we sent and
+    that did not arrive. None where unchanged (``mss``, ``dscp``) or not known. ``instance`` names the server process
+    that answered; ``notes`` say all of it in words.
     """
 
     nat: bool
@@ -51,7 +87,7 @@ class PathVerdict:
     stripped: tuple[str, ...] | None
     dscp: Change | None
     instance: str
-    remarks: tuple[Remark, ...] = ()
+    notes: tuple[PathNote, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The object that `greet --json` gives as ``path``."""
@@ -59,138 +95,132 @@ class PathVerdict:
             "nat": self.nat,
             "proxy": self.proxy,
             "hops": self.hops,
-            "mss": self.mss and {"sent": self.mss.sent, "arrived": self.mss.arrived},
+            "mss": self.mss and asdict(self.mss),
             "stripped": None if self.stripped is None else list(self.stripped),
-            "dscp": self.dscp and {"sent": self.dscp.sent, "arrived": self.dscp.arrived},
+            "dscp": self.dscp and asdict(self.dscp),
             "instance": self.instance,
         }
 
 
-def judge(sent: Sent, record: PathRecord) -> PathVerdict:
-    """Hold a record against what was sent.
+def compare(sent: Sent, record: PathRecord) -> PathChanges:
+    """Compare what was sent with what the server's record says arrived.
 
-    Behind a proxy, ``syn`` and ``tcp`` are None: the packets that arrived were not ours. Where we sent a PROXY header
-    ourselves and the server believed it, we are the proxy that it names.
+    Behind a proxy, ``syn`` and ``tcp`` are None: the packets that arrived were the proxy's. Where we sent a PROXY
+    header ourselves and the server accepted it, the proxy that it names is us.
     """
-    believed = sent.claimed is not None and record.via is not None and _same(record.you, sent.claimed)
-    seen = record.via if believed and record.via is not None else record.you
+    accepted = sent.claimed is not None and record.via is not None and _same(record.you, sent.claimed)
+    seen = record.via if accepted and record.via is not None else record.you
     local, syn, arrived = sent.local, record.syn, record.syn or record.datagram
     source = (local, seen) if local is not None and not _same(local, seen) else None
-    moved = local is not None and _specified(record.me) and not _same(record.me, sent.asked)
-    target = (sent.asked, record.me) if moved else None
+    moved = local is not None and _specified(record.me) and not _same(record.me, sent.destination)
+    target = (sent.destination, record.me) if moved else None
     stripped = None
     if syn is not None and sent.offered is not None:
         there = {"timestamps": syn.timestamps, "sack": syn.sack, "wscale": syn.wscale is not None}
-        stripped = tuple(name for name in OPTIONS if name in sent.offered and not there[name])
-    verdict = PathVerdict(
+        stripped = tuple(name for name in TCP_OPTIONS if name in sent.offered and not there[name])
+    changes = PathChanges(
         nat=bool(source or target),
-        proxy=record.via is not None and not believed,
+        proxy=record.via is not None and not accepted,
         hops=_hops(sent.ttl, arrived.ttl if arrived else None),
         mss=_change(sent.mss, syn.mss if syn else None),
         stripped=stripped,
         dscp=_change(sent.dscp, arrived.dscp if arrived else None),
         instance=record.instance,
     )
-    remarks = [Remark(f"replica: {record.instance}", False, "replica")]
+    notes = [PathNote(f"replica: {record.instance}", False, "replica")]
     if record.transport in _OVER_IP:
-        remarks[:0] = [
+        notes[:0] = [
             *_translation(source, target, known=local is not None),
-            *_proxy(verdict, sent, record),
-            *_packets(verdict, sent, record),
+            *_proxy(changes, sent, record),
+            *_packets(changes, sent, record),
         ]
-    return evolve(verdict, remarks=tuple(remarks))
+    return evolve(changes, notes=tuple(notes))
 
 
-def is_ours(answer: bytes, nonce: str | None) -> bool:
-    """Whether an answer to a datagram is one to our request: a path record says whose it is."""
-    record = decode_record(answer) if answer.startswith(b"{") else None
+def answers_request(data: bytes, nonce: str | None) -> bool:
+    """Whether a datagram answers the request with this nonce: only a path record says which request it answers."""
+    record = decode_record(data) if data.startswith(b"{") else None
     return record is None or record.nonce == nonce
-
-
-def place(address: Address) -> str:
-    """An address as it is shown: ``192.0.2.1:8088``, ``[2001:db8::1]:8088``, or a path."""
-    if not address.port:
-        return address.host
-    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
 
 
 def _translation(
     source: tuple[Address, Address] | None, target: tuple[Address, Address] | None, *, known: bool
-) -> Iterator[Remark]:
+) -> Iterator[PathNote]:
     if source is not None:
         ours, seen = source
-        yield Remark(f"NAT: yes, {place(ours)} became {place(seen)}", True, f"NAT {ours.host} {seen.host}")
+        text = f"NAT: yes, {format_address(ours)} became {format_address(seen)}"
+        yield PathNote(text, True, f"NAT {ours.host} {seen.host}")
     if target is not None:
-        asked, met = target
-        yield Remark(f"NAT: yes, the target {place(asked)} became {place(met)}", True, f"NAT to {met}")
+        before, after = target
+        text = f"NAT: yes, the target {format_address(before)} became {format_address(after)}"
+        yield PathNote(text, True, f"NAT to {after}")
     if source is None and target is None:
-        yield Remark("NAT: no" if known else "NAT: not known", False, "NAT")
+        yield PathNote("NAT: no" if known else "NAT: not known", False, "NAT")
 
 
-def _proxy(verdict: PathVerdict, sent: Sent, record: PathRecord) -> Iterator[Remark]:
+def _proxy(changes: PathChanges, sent: Sent, record: PathRecord) -> Iterator[PathNote]:
     if sent.claimed is not None and not _same(record.you, sent.claimed):
-        text = f"PROXY header: it did not count, the server saw {place(record.you)}"
-        yield Remark(text, True, "PROXY header")
-    if verdict.proxy and record.via is not None:
-        text = f"proxy: yes, {place(record.via)} passed the connection on; what arrived were its packets, not ours"
-        yield Remark(text, True, f"proxy {record.via.host}")
+        text = f"PROXY header: ignored, the server saw {format_address(record.you)}"
+        yield PathNote(text, True, "PROXY header")
+    if changes.proxy and record.via is not None:
+        via = format_address(record.via)
+        text = f"proxy: yes, {via} forwarded the connection; the packets that arrived were its own, not ours"
+        yield PathNote(text, True, f"proxy {record.via.host}")
     else:
-        yield Remark("proxy: none that says so", False, "proxy")
+        yield PathNote("proxy: none reported", False, "proxy")
 
 
-def _packets(verdict: PathVerdict, sent: Sent, record: PathRecord) -> Iterator[Remark]:
+def _packets(changes: PathChanges, sent: Sent, record: PathRecord) -> Iterator[PathNote]:
     """What became of header fields and options, as far as it is known."""
     arrived = record.datagram if record.transport == "udp" else record.syn
     if record.via is not None:
         return
     if arrived is None:
-        yield Remark(
-            "hops, MSS, TCP options, DSCP: not known, the server does not tell what arrived", True, "arrived"
-        )
+        text = "hops, MSS, TCP options, DSCP: not known, the server does not report what arrived"
+        yield PathNote(text, True, "arrived")
         return
-    yield _about_hops(verdict.hops)
+    yield _hops_note(changes.hops)
     if record.syn is not None:
-        yield _about_mss(verdict.mss, sent.mss, record.syn.mss)
-        yield _about_options(verdict.stripped)
-    yield _about_dscp(verdict.dscp, sent.dscp, arrived.dscp)
+        yield _mss_note(changes.mss, sent.mss, record.syn.mss)
+        yield _options_note(changes.stripped)
+    yield _dscp_note(changes.dscp, sent.dscp, arrived.dscp)
     if record.tcp is not None and record.tcp.retransmits:
-        again = (
-            f"retransmitted: {record.tcp.retransmits} of the server's first packets: packets are lost on the way back"
-        )
-        yield Remark(again, True, "retransmitted")
+        count = record.tcp.retransmits
+        text = f"retransmitted: {count} of the server's first packets: packets are lost on the way back"
+        yield PathNote(text, True, "retransmitted")
 
 
-def _about_hops(hops: int | None) -> Remark:
+def _hops_note(hops: int | None) -> PathNote:
     if hops is None:
-        return Remark("hops: not known", False, "hops")
-    return Remark(f"hops: {hops}", hops > 0, f"hops {hops}")
+        return PathNote("hops: not known", False, "hops")
+    return PathNote(f"hops: {hops}", hops > 0, f"hops {hops}")
 
 
-def _about_mss(change: Change | None, sent: int | None, arrived: int | None) -> Remark:
+def _mss_note(change: Change | None, sent: int | None, arrived: int | None) -> PathNote:
     if change is not None:
         how = "clamped" if change.arrived < change.sent else "raised"
-        return Remark(f"MSS: {how}, {change.sent} became {change.arrived}", True, f"MSS {change}")
+        return PathNote(f"MSS: {how}, {change.sent} became {change.arrived}", True, f"MSS {change}")
     if sent is not None and arrived is None:
-        return Remark(f"MSS: stripped, {sent} was sent and none arrived", True, "MSS none")
+        return PathNote(f"MSS: stripped, {sent} was sent and none arrived", True, "MSS none")
     known = arrived if sent is None else f"{sent}, as sent"
-    return Remark(f"MSS: {'not known' if known is None else known}", False, "MSS")
+    return PathNote(f"MSS: {'not known' if known is None else known}", False, "MSS")
 
 
-def _about_options(stripped: tuple[str, ...] | None) -> Remark:
+def _options_note(stripped: tuple[str, ...] | None) -> PathNote:
     if stripped:
-        return Remark(f"TCP options: {', '.join(stripped)} stripped", True, f"options {stripped}")
-    return Remark(f"TCP options: {'not known' if stripped is None else 'none stripped'}", False, "options")
+        return PathNote(f"TCP options: {', '.join(stripped)} stripped", True, f"options {stripped}")
+    return PathNote(f"TCP options: {'not known' if stripped is None else 'none stripped'}", False, "options")
 
 
-def _about_dscp(change: Change | None, sent: int | None, arrived: int | None) -> Remark:
+def _dscp_note(change: Change | None, sent: int | None, arrived: int | None) -> PathNote:
     if change is not None:
-        return Remark(f"DSCP: rewritten, {change.sent} became {change.arrived}", True, f"DSCP {change}")
+        return PathNote(f"DSCP: rewritten, {change.sent} became {change.arrived}", True, f"DSCP {change}")
     known = "not known" if arrived is None else f"{arrived} arrived" if sent is None else f"{sent}, as sent"
-    return Remark(f"DSCP: {known}", False, "DSCP")
+    return PathNote(f"DSCP: {known}", False, "DSCP")
 
 
 def _hops(sent: int | None, arrived: int | None) -> int | None:
-    """Each router takes one off; more than was sent means that somebody else set it."""
+    """Each router takes one off the TTL. When more arrived than was sent, a middlebox has set it."""
     if sent is None or arrived is None or arrived > sent:
         return None
     return sent - arrived
@@ -201,7 +231,7 @@ def _change(sent: int | None, arrived: int | None) -> Change | None:
 
 
 def _specified(address: Address) -> bool:
-    """Whether the server knows which of its addresses was asked."""
+    """Whether the server knows to which of its addresses the probe came."""
     return bool(address.port) and address.host not in {"", "0.0.0.0", "::"}
 
 
@@ -210,7 +240,7 @@ def _same(one: Address, other: Address) -> bool:
 
 
 def _canonical(host: str) -> str:
-    """One spelling; the zone of a link-local address means something on its own host only."""
+    """One spelling, without the zone of a link-local address, which has a meaning on its own host only."""
     bare = Address.plain(host.partition("%")[0]).host
     try:
         return str(ip_address(bare))

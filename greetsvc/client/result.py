@@ -1,4 +1,4 @@
-"""What a probe came to: a `Greeting`, or a `GreetFailed` that names the step and the errno."""
+"""The result of a probe: a `Greeting`, or a `GreetFailed` with the step that failed and the errno."""
 
 from __future__ import annotations
 
@@ -9,15 +9,27 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from greetsvc.client.path import PathVerdict
-from greetsvc.client.sent import Sent
+from greetsvc.client.path import PathChanges, Sent
 from greetsvc.client.target import Target
 from greetsvc.visit import Address
 
-__all__ = ["ECHO", "ENDINGS", "Closed", "GreetFailed", "Greeting", "Phase", "Seconds", "errno_of", "words_of"]
-
-ECHO = "our own request came back"
-"""No greeting begins with the mark (`greetsvc.wire.MARK`), so an answer that does is one of these."""
+__all__ = [
+    "ECHO",
+    "EMPTY_ANSWER",
+    "ENDINGS",
+    "NO_BUFFER_ERRNOS",
+    "NO_GREETING",
+    "OTHER_ADDRESS",
+    "RESET_ERRNOS",
+    "TLS_CLOSED",
+    "Closed",
+    "GreetFailed",
+    "Greeting",
+    "Phase",
+    "Seconds",
+    "errno_of",
+    "words_of",
+]
 
 Phase = Literal["resolve", "connect", "tls", "greet", "close"]
 Closed = Literal["fin", "reset", "timeout"]
@@ -26,19 +38,32 @@ ENDINGS: dict[Closed, tuple[int, str]] = {
     "reset": (errno.ECONNRESET, "the connection was reset after the greeting"),
     "timeout": (errno.ETIMEDOUT, "the far end did not close in time"),
 }
-"""What is said, with an errno, of a greeting that came and was not ended by a FIN: phase ``close``, yet greeted."""
+"""Errno and words for a greeting that was not followed by a FIN: phase ``close``, yet greeted."""
 
-_NO_SUCH_NAME = frozenset(
+NO_GREETING = "the connection was closed without a greeting"
+EMPTY_ANSWER = "the answer is empty"
+TLS_CLOSED = "the far end closed during the TLS handshake"
+OTHER_ADDRESS = "an answer came from another address"
+ECHO = "our own request came back"
+"""Said of an answer that begins with the mark (`greetsvc.wire.MARK`): no greeting does."""
+
+RESET_ERRNOS = frozenset([errno.ECONNRESET, errno.EPIPE])
+"""A reset: EPIPE where something was sent after it arrived. A refused connection has another errno."""
+NO_BUFFER_ERRNOS = frozenset([errno.EAGAIN, errno.ENOBUFS])
+"""The system had no buffer for a datagram, such as for a UNIX receiver with a full queue: send it again later."""
+
+_LOCAL_ERRNOS = frozenset([errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM])
+_UNKNOWN_NAME = frozenset(
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
 )
 
 
 @frozen
 class Seconds:
-    """How long each step took, in seconds; None for a step that there was none of, or that did not end.
+    """How long each step took, in seconds; None for a step that did not happen or did not end.
 
-    ``first_byte`` counts from the moment the way was open (connected, TLS agreed; for datagrams: the request sent).
-    ``total`` counts from the start of the probe to its verdict.
+    ``first_byte`` counts from the end of the previous step (connected, TLS handshake done, datagram request sent).
+    ``total`` counts from the start of the probe to its result.
     """
 
     resolve: float | None = None
@@ -54,8 +79,8 @@ class Greeting:
 
     ``data`` is what arrived, in bytes; ``text`` the same decoded, bytes that do not decode written as ``\xNN``.
     ``peer`` is the address that answered. ``closed`` is how the far end ended the connection: ``fin``, ``reset``, or
-    ``timeout`` when it had not ended it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
-    answer that came from elsewhere. ``path`` is what the path did to our packets, where the greeting is a path
+    ``timeout`` when it did not end it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
+    answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
     record; ``sent`` is what our own side knows, for TCP and UDP.
     """
 
@@ -66,7 +91,7 @@ class Greeting:
     peer: Address
     closed: Closed | None = None
     notes: tuple[str, ...] = ()
-    path: PathVerdict | None = None
+    path: PathChanges | None = None
     sent: Sent | None = None
 
 
@@ -99,6 +124,11 @@ class GreetFailed(OSError):
         self.notes = notes
         self.sent = sent
 
+    @property
+    def never_sent(self) -> bool:
+        """Whether this host or the resolver failed before anything was sent: it says nothing about the path."""
+        return self.phase == "resolve" or self.errno in _LOCAL_ERRNOS
+
     def __str__(self) -> str:
         return f"{self.phase}: {self.strerror}"
 
@@ -106,7 +136,7 @@ class GreetFailed(OSError):
 def errno_of(error: OSError) -> int:
     """The errno that a failed system call or look-up is reported with."""
     if isinstance(error, socket.gaierror):
-        return errno.ENOENT if error.errno in _NO_SUCH_NAME else errno.EAGAIN
+        return errno.ENOENT if error.errno in _UNKNOWN_NAME else errno.EAGAIN
     return error.errno or errno.EIO
 
 

@@ -1,38 +1,197 @@
-"""The account of a run: how many were greeted, how long it took, and what exit status that earns. Pure."""
+"""Statistics of a run: counts, times, losses by flow, and the exit status that they earn. Pure."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
+from math import ceil, comb, log
 
 from attrs import define, field, frozen
 
-from greetsvc.client.histogram import Histogram
-from greetsvc.client.jitter import Jitter
-from greetsvc.client.probe.flows import Flows
 from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line, without_line_end
 
-__all__ = ["FLAWED", "GREETED", "NOT_GREETED", "WRONG_USAGE", "Demands", "Tally"]
+__all__ = [
+    "FLAWED",
+    "GREETED",
+    "NOT_GREETED",
+    "RELATIVE_ERROR",
+    "WRONG_USAGE",
+    "Expectations",
+    "FlowStats",
+    "Histogram",
+    "Jitter",
+    "RunStats",
+]
 
 GREETED = 0
 FLAWED = 1
 NOT_GREETED = 2
 WRONG_USAGE = 3
-"""The exit statuses of `greet`; 3 is also for what kept it from doing its work, as UNKNOWN is in monitoring."""
+"""The exit statuses of `greet`; 3 is also for output that cannot be written, as UNKNOWN is in monitoring."""
+
+RELATIVE_ERROR = 0.01
+
+_GROWTH = math.log1p(2 * 0.0099 / (1 - 0.0099))
+"""The logarithm of the ratio between bucket limits; slightly less than 1 % needs, which leaves room for rounding."""
+
+_SHORTEST = 1e-9
+
+_CHANCE = 0.001
+"""A flow is broken when chance explains its losses with less than this probability, over all flows."""
+
+
+class Histogram:
+    """Durations in log buckets, with percentiles that are at most 1 % off; histograms can be merged.
+
+    A bucket holds the durations between two powers of one ratio and stands for the point between them that is at most
+    1 % from either (the DDSketch scheme). All histograms have the same buckets, so adding their counts merges them.
+    Count, sum, least and greatest are exact. Durations below 1 ns count as 1 ns.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.least = math.inf
+        self.greatest = 0.0
+        self._buckets: Counter[int] = Counter()
+
+    def add(self, *durations: float) -> None:
+        """Count durations, in seconds: each costs a third when there are many in one call."""
+        if not durations:
+            return
+        least = min(durations)
+        if least < _SHORTEST:
+            self.add(*(max(_SHORTEST, seconds) for seconds in durations))
+            return
+        self.count += len(durations)
+        self.total += sum(durations)
+        self.least = min(self.least, least)
+        self.greatest = max(self.greatest, *durations)
+        self._buckets.update([ceil(log(seconds) / _GROWTH) for seconds in durations])
+
+    def merge(self, other: Histogram) -> None:
+        """Add all that ``other`` has counted."""
+        self.count += other.count
+        self.total += other.total
+        self.least = min(self.least, other.least)
+        self.greatest = max(self.greatest, other.greatest)
+        self._buckets.update(other._buckets)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean duration; None when nothing was counted."""
+        return self.total / self.count if self.count else None
+
+    def percentile(self, percent: float) -> float | None:
+        """The duration that ``percent`` of them do not exceed (nearest rank); None when nothing was counted."""
+        rank = max(1, math.ceil(self.count * percent / 100))
+        seen = 0
+        for middle, count in self.buckets():
+            seen += count
+            if seen >= rank:
+                return min(max(middle, self.least), self.greatest)
+        return None
+
+    def buckets(self) -> list[tuple[float, int]]:
+        """The duration that each bucket stands for, in seconds, and its count, the shortest first."""
+        return [
+            (2 * math.exp(bucket * _GROWTH) / (1 + math.exp(_GROWTH)), self._buckets[bucket])
+            for bucket in sorted(self._buckets)
+        ]
+
+
+class Jitter:
+    """The mean absolute difference between the times of one greeting and the next.
+
+    RFC 3550 (6.4.1) smooths the same differences with a gain of 1/16, which starts at zero and says little about a
+    short run; this is their plain mean. A lost probe is left out: the next greeting is compared with the last one.
+    """
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._total = 0.0
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        """Count the time of the next greeting."""
+        if self._last is not None:
+            self._total += abs(seconds - self._last)
+            self._count += 1
+        self._last = seconds
+
+    @property
+    def value(self) -> float | None:
+        """Seconds; None before there are two greetings."""
+        return self._total / self._count if self._count else None
+
+
+@define
+class FlowStats:
+    """Losses by flow: the flows are numbered from 0 here, and from 1 in reports."""
+
+    ports: list[int]
+    sent: list[int] = field(init=False)
+    lost: list[int] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.sent = [0] * len(self.ports)
+        self.lost = [0] * len(self.ports)
+
+    def add(self, flow: int, result: Greeting | GreetFailed) -> None:
+        """Count one probe of a flow, if it was sent."""
+        failed = isinstance(result, GreetFailed)
+        if not (isinstance(result, GreetFailed) and result.never_sent):
+            self.sent[flow] += 1
+            self.lost[flow] += failed
+
+    def broken(self) -> list[tuple[int, int, int]]:
+        """Flows that lose more than chance explains: number, and lost and sent probes of the healthier flows."""
+        found = []
+        for flow, (sent, lost) in enumerate(zip(self.sent, self.lost, strict=True)):
+            if not lost:
+                continue
+            others = [at for at, total in enumerate(self.sent) if total and self.lost[at] / total < lost / sent / 2]
+            others_lost, others_sent = sum(self.lost[at] for at in others), sum(self.sent[at] for at in others)
+            rate = (others_lost + 0.5) / (others_sent + 1)
+            if others and _at_least(lost, sent, rate) < _CHANCE / len(self.ports):
+                found.append((flow, others_lost, others_sent))
+        return found
+
+
+def _at_least(lost: int, sent: int, rate: float) -> float:
+    """The probability of ``lost`` or more losses (binomial)."""
+    return sum(comb(sent, k) * rate**k * (1 - rate) ** (sent - k) for k in range(lost, sent + 1))
 
 
 @frozen
-class Demands:
-    """What a greeting must be besides there: matching ``expect``, and not slower than ``warn`` seconds."""
+class Expectations:
+    """What makes a greeting flawed: it does not match ``expect``, or took more than ``warn`` seconds."""
 
     expect: re.Pattern[str] | None = None
     warn: float | None = None
 
-    def complaints(self, greeting: Greeting) -> list[str]:
-        """What is wrong with a greeting that came, a line each. Its line end does not take part in the matching."""
+    @classmethod
+    def of(cls, expect: str | re.Pattern[str] | None, warn: float | None) -> Expectations:
+        """The same with a pattern that is not yet compiled.
+
+        :raises ConfigError: when it is not a regular expression.
+        """
+        try:
+            return cls(None if expect is None else re.compile(expect), warn)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ConfigError(f"is not a regular expression: {error}", name="expect", value=expect) from None
+
+    def matches(self, text: str) -> bool:
+        """Whether the text of a greeting is as expected. The line end at its end does not count."""
+        return self.expect is None or self.expect.search(without_line_end(text)) is not None
+
+    def flaws(self, greeting: Greeting) -> list[str]:
+        """What is wrong with a greeting that came, a line each."""
         found = []
-        if self.expect is not None and not self.expect.search(without_line_end(greeting.text)):
+        if self.expect is not None and not self.matches(greeting.text):
             found.append(f"not as expected: nothing matches {one_line(self.expect.pattern)}")
         if self.warn is not None and greeting.seconds.total > self.warn:
             found.append(f"slow: {greeting.seconds.total * 1000:.3f} ms, more than {self.warn * 1000:g} ms")
@@ -40,11 +199,12 @@ class Demands:
 
 
 @define
-class Tally:
+class RunStats:
     """Counts over a run. ``elapsed`` is its length so far, in seconds.
 
-    ``replicas`` counts the instances that answered; ``late`` has, by how many SYNs it took, the seconds to connect;
-    ``flows`` the losses by flow, where there are several; ``jitter`` how much the times differ from one to the next.
+    ``replicas`` counts the greetings of each server instance; ``retried_connects`` has the seconds to connect of
+    those connections that took more than one SYN, by the number of SYNs; ``flows`` are the losses by flow, where
+    there are several.
     """
 
     sent: int = 0
@@ -53,13 +213,13 @@ class Tally:
     elapsed: float = 0.0
     seconds: Histogram = field(factory=Histogram)
     replicas: Counter[str] = field(factory=Counter)
-    late: dict[int, list[float]] = field(factory=dict)
-    flows: Flows | None = None
+    retried_connects: dict[int, list[float]] = field(factory=dict)
+    flows: FlowStats | None = None
     jitter: Jitter = field(factory=Jitter)
 
     @property
     def lost(self) -> int:
-        """How many were not greeted."""
+        """Probes that were not greeted."""
         return self.sent - self.greeted
 
     @property
@@ -67,20 +227,20 @@ class Tally:
         """Greetings per second."""
         return self.greeted / self.elapsed if self.elapsed > 0 else 0.0
 
-    def add(self, outcome: Greeting | GreetFailed, complaints: list[str]) -> None:
+    def add(self, result: Greeting | GreetFailed, flaws: list[str]) -> None:
         """Count one probe."""
         self.sent += 1
-        if isinstance(outcome, GreetFailed):
+        if isinstance(result, GreetFailed):
             return
         self.greeted += 1
-        self.flawed += bool(complaints)
-        self.seconds.add(outcome.seconds.total)
-        self.jitter.add(outcome.seconds.total)
-        if outcome.path is not None:
-            self.replicas[outcome.path.instance] += 1
-        syns = outcome.sent.syns if outcome.sent else None
+        self.flawed += bool(flaws)
+        self.seconds.add(result.seconds.total)
+        self.jitter.add(result.seconds.total)
+        if result.path is not None:
+            self.replicas[result.path.instance] += 1
+        syns = result.sent.syns if result.sent else None
         if syns is not None and syns > 1:
-            self.late.setdefault(syns, []).append(outcome.seconds.connect or 0.0)
+            self.retried_connects.setdefault(syns, []).append(result.seconds.connect or 0.0)
 
     @property
     def status(self) -> int:

@@ -1,4 +1,4 @@
-"""Whom to greet: what a target such as ``udp:[::1]:8088`` means. Pure: nothing is looked up here."""
+"""Targets of probes, such as ``udp:[::1]:8088``. Pure: no name is looked up here."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Literal
 
 from attrs import frozen
 
-__all__ = ["DATAGRAM", "DEFAULT_HOST", "DEFAULT_PORT", "Target", "Transport", "parse"]
+from greetsvc.visit import Address
+
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Target", "Transport", "format_address", "parse"]
 
 Transport = Literal["tcp", "tls", "unix", "udp", "unixgram"]
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8088
-DATAGRAM = frozenset(["udp", "unixgram"])
 
 _TRANSPORTS: tuple[Transport, ...] = ("tcp", "udp", "tls", "unix", "unixgram")
-_PATHS = ("unix", "unixgram")
-_LONGEST_PATH = 103
-"""What every platform's ``sun_path`` holds besides the closing zero, in bytes: 103 on macOS, 107 on Linux."""
+_UNIX = ("unix", "unixgram")
+_MAX_PATH = 103
+"""Bytes of a path that ``sun_path`` holds on every platform, without the NUL at its end (macOS 103, Linux 107)."""
 
 _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -29,7 +30,7 @@ _PORT = re.compile(r"[0-9]{1,5}")
 
 @frozen
 class Target:
-    """One place to be greeted by: a transport with a host and a port, or with the path of a UNIX socket.
+    """One server to probe: a transport with a host and a port, or with the path of a UNIX socket.
 
     ``str`` gives the full spelling, which `parse` reads back.
     """
@@ -41,30 +42,40 @@ class Target:
 
     @property
     def datagram(self) -> bool:
-        """Whether it is asked with one datagram rather than by connecting."""
-        return self.transport in DATAGRAM
+        """Whether requests are datagrams; otherwise a probe connects."""
+        return self.transport in ("udp", "unixgram")
 
     @property
     def local(self) -> bool:
         """Whether it is a UNIX socket, which has neither host nor address family."""
-        return self.transport in _PATHS
+        return self.transport in _UNIX
 
     def __str__(self) -> str:
         if self.local:
             return f"{self.transport}:{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.transport}:{host}:{self.port}"
+        return f"{self.transport}:{_host_port(self.host, self.port)}"
 
 
-def parse(text: str) -> Target:
-    """The target that ``text`` means; TCP and port 8088 where it leaves them out.
+def format_address(address: Address) -> str:
+    """An address as it is shown: ``192.0.2.1:8088``, ``[2001:db8::1]:8088``, or a path."""
+    return _host_port(address.host, address.port) if address.port else address.host
 
-    :raises ValueError: with one line that says what is wrong with it.
+
+def _host_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse(text: str | Target) -> Target:
+    """Read a target; TCP and port 8088 are the defaults. A `Target` is returned as it is.
+
+    :raises ValueError: with one line that says what is wrong.
     """
+    if isinstance(text, Target):
+        return text
     if not isinstance(text, str):
         raise _wrong(text, "must be text such as 'udp:127.0.0.1:8088'")
     transport, rest = _transport(text)
-    if transport in _PATHS:
+    if transport in _UNIX:
         return Target(transport, path=_path(text, rest))
     host, port = _split(text, rest)
     return Target(transport, host=host, port=_port(text, port))
@@ -85,13 +96,13 @@ def _path(text: str, path: str) -> str:
     if not path:
         raise _wrong(text, "the path is missing")
     if "\0" in path:
-        raise _wrong(text, "a path holds no NUL")
+        raise _wrong(text, "a path cannot contain NUL")
     try:
         size = len(os.fsencode(path))
     except UnicodeEncodeError:
         raise _wrong(text, "the path cannot be written in this locale's encoding") from None
-    if size > _LONGEST_PATH:
-        raise _wrong(text, f"a socket's path is at most {_LONGEST_PATH} bytes, not {size}")
+    if size > _MAX_PATH:
+        raise _wrong(text, f"the path has {size} bytes; the maximum is {_MAX_PATH}")
     return path
 
 
@@ -106,7 +117,7 @@ def _split(text: str, rest: str) -> tuple[str, str | None]:
         if _is_v6(rest):
             return rest, None
         scheme = rest.partition(":")[0]
-        raise _wrong(text, f"{scheme!a} is none of the transports {' '.join(_TRANSPORTS)}")
+        raise _wrong(text, f"{scheme!a} is not a transport; use one of {' '.join(_TRANSPORTS)}")
     host, colon, port = rest.partition(":")
     return _name(text, host), port if colon else None
 
@@ -116,7 +127,7 @@ def _is_v6(host: str) -> bool:
         IPv6Address(host)
     except AddressValueError:
         return False
-    # IPv6Address takes anything as a zone; in a target it is the name or the number of an interface (RFC 4007 11).
+    # IPv6Address accepts any text as a zone; in a target it is an interface name or number (RFC 4007 11).
     zone = host.partition("%")[2]
     return not zone or re.fullmatch(r"[A-Za-z0-9._-]+", zone) is not None
 
@@ -130,7 +141,7 @@ def _name(text: str, host: str) -> str:
     except UnicodeError:
         raise _wrong(text, f"{host!a} is not a host name") from None
     if name.isdigit():
-        raise _wrong(text, f"a port alone is no target; {DEFAULT_HOST}:{name} is")
+        raise _wrong(text, f"a port alone is not a target; write {DEFAULT_HOST}:{name}")
     if not _NAME.fullmatch(name) or len(name) > 253:
         raise _wrong(text, f"{host!a} is not a host name")
     return name

@@ -1,4 +1,4 @@
-"""TLS for the probe: whom to trust, who we are, and in words why it was not agreed."""
+"""TLS for a probe: trusted authorities, our own certificate, and handshake failures in words."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _CHAIN = {
     9: "the certificate is not valid yet",
     10: "the certificate has expired",
     18: "the certificate is self-signed and not trusted",
-    19: "the certificate's chain ends in a self-signed one that is not trusted",
+    19: "the certificate chain ends in a self-signed certificate that is not trusted",
     20: "the certificate is signed by an unknown authority",
     21: "the certificate is signed by an unknown authority",
     23: "the certificate has been revoked",
     26: "the certificate is not meant for servers",
-    79: "the certificate is signed by one that is no authority",
+    79: "the certificate is signed by a certificate that is not an authority",
 }
 """OpenSSL's X509_V_ERR_* in words (x509_vfy.h)."""
 
@@ -45,7 +45,7 @@ _NOT_TLS = (
 
 
 def tls_words(error: BaseException) -> str:
-    """An OpenSSL error in words: its last reason."""
+    """The last reason of an OpenSSL error, in words."""
     reasons = error.args[0] if error.args else None
     if not isinstance(reasons, list) or not reasons:
         return str(error) or type(error).__name__
@@ -57,13 +57,13 @@ def tls_words(error: BaseException) -> str:
 
 
 class ClientTls:
-    """How to speak TLS: the files are read here, once.
+    """How a probe does TLS. The files are read here, once.
 
-    ``ca`` is a PEM file of the authorities to trust instead of the system's; ``insecure`` trusts anyone; ``cert`` and
-    ``key`` are our own PEM certificate (its chain may follow) and its key, which may be in the same file; ``sni`` is
-    the name to ask for and to find in the certificate instead of the target's.
+    ``ca`` is a PEM file of the authorities to trust instead of the system's; ``insecure`` accepts any certificate;
+    ``cert`` is our own PEM certificate (its chain may follow), ``key`` its key if that is not in the same file;
+    ``sni`` is the server name to send and to find in the certificate, instead of the target's host.
 
-    :raises ConfigError: naming the file that cannot be used, and why.
+    :raises ConfigError: when a file cannot be used.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class ClientTls:
             if path == "":
                 raise ConfigError("must be a file, not ''", name=setting, value=path)
         if ca is not None and insecure:
-            raise ConfigError("not together with insecure, which trusts anyone", name="ca", value=ca)
+            raise ConfigError("cannot be combined with insecure, which accepts any certificate", name="ca", value=ca)
         if key is not None and cert is None:
-            raise ConfigError("needs a cert", name="key", value=key)
+            raise ConfigError("needs a certificate (cert)", name="key", value=key)
         self._insecure = insecure
         self._sni = None if sni is None else _dns_name(sni)
         ours: dict[str, Any] = {}
@@ -99,7 +99,7 @@ class ClientTls:
             raise ConfigError(tls_words(error), name="key", value=str(key or cert)) from None
 
     def creator(self, host: str, refuse: Callable[[str], None]) -> IOpenSSLClientConnectionCreator:
-        """What makes one probe's TLS connection; ``refuse`` is told why a certificate is not accepted."""
+        """Makes the TLS connection of one probe; ``refuse`` gets the reason when a certificate is not accepted."""
         return _Creator(self._context, self._sni or host, None if self._insecure else refuse)
 
 
@@ -122,7 +122,7 @@ class _Creator:
 
 
 class _Verify:
-    """OpenSSL asks this about each certificate of the chain; nothing may be raised into it."""
+    """OpenSSL calls this for each certificate of the chain. It must not raise: the caller is C code."""
 
     def __init__(self, name: str, refuse: Callable[[str], None]) -> None:
         self._name = name
@@ -134,13 +134,13 @@ class _Verify:
             return False
         if depth > 0:
             return True
-        why = _misnamed(certificate.to_cryptography(), self._name)
+        why = _wrong_name(certificate.to_cryptography(), self._name)
         if why:
             self._refuse(why)
         return not why
 
 
-def _misnamed(certificate: Certificate, name: str) -> str:
+def _wrong_name(certificate: Certificate, name: str) -> str:
     """Why the certificate is not for this name; empty when it is."""
     from service_identity import CertificateError, VerificationError
     from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
@@ -159,9 +159,9 @@ def _names(certificate: Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
-        return "it has no names at all"
+        return "it has no names"
     found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    return f"but for {', '.join(found[:5]) or 'other things'}"
+    return f"but for {', '.join(found[:5]) or 'other kinds of names'}"
 
 
 def _is_address(name: str) -> bool:

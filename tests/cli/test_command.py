@@ -21,8 +21,10 @@ import pytest
 
 from greetsvc import __version__
 from greetsvc.cli import command as cli
-from greetsvc.cli.plan import Plan
-from greetsvc.client.report.text import JsonLines, Nagios, Plain, Quiet
+from greetsvc.cli.plan import ProbePlan
+from greetsvc.client.report.json_lines import JsonReport
+from greetsvc.client.report.monitoring import HealthReport, NagiosReport
+from greetsvc.client.report.text import TextReport
 
 GREET = Path(sysconfig.get_path("scripts")) / "greet"
 
@@ -42,70 +44,76 @@ WRONG = [
     (["-t", "1s"], "-t 1s: must be a number above 0, at most 86400"),
     (["-t", "1e9"], "-t 1e9: must be a number above 0, at most 86400"),
     (["-t", "\x1b[2J"], "-t \\x1b[2J: must be a number above 0, at most 86400"),
-    (["--warn", "0"], "--warn 0: must be a number above 0, at most 8.64e+07"),
-    (["--warn", "-5"], "--warn -5: must be a number above 0, at most 8.64e+07"),
+    (["--warn", "0"], "--warn 0: must be a number above 0, at most 86400000"),
+    (["--warn", "-5"], "--warn -5: must be a number above 0, at most 86400000"),
     (["--size", "-1", "udp:127.0.0.1"], "--size -1: must be a whole number from 0 to 65507"),
     (["--size", "65508", "udp:127.0.0.1"], "--size 65508: must be a whole number from 0 to 65507"),
-    (["--size", "100"], "--size 100: needs a udp: or unixgram: target, and tcp:127.0.0.1:8088 is none"),
-    (["-4", "-6"], "-4: not together with -6"),
-    (["-6", "127.0.0.1"], "-6 tcp:127.0.0.1:8088: an IPv4 address is not IPv6"),
-    (["-4", "udp:[::1]:7"], "-4 udp:[::1]:7: an IPv6 address is not IPv4"),
+    (["--size", "100"], "--size 100: needs a udp: or unixgram: target, not tcp:127.0.0.1:8088"),
+    (["-4", "-6"], "-4: cannot be combined with -6"),
+    (["-6", "127.0.0.1"], "-6 tcp:127.0.0.1:8088: the address is IPv4, not IPv6"),
+    (["-4", "udp:[::1]:7"], "-4 udp:[::1]:7: the address is IPv6, not IPv4"),
     (["-4", "unix:/x"], "-4 unix:/x: a UNIX socket has no address family"),
-    (["--expect", "("], "--expect (: is no regular expression: missing ), unterminated subpattern at position 0"),
+    (["--expect", "("], "--expect (: is not a regular expression: missing ), unterminated subpattern at position 0"),
     (
         ["--expect", "a{99999999999}"],
-        "--expect a{99999999999}: is no regular expression: the repetition number is too large",
+        "--expect a{99999999999}: is not a regular expression: the repetition number is too large",
     ),
-    (["--encoding", "klingon"], "--encoding klingon: is no text encoding that Python knows"),
-    (["--encoding", "rot13"], "--encoding rot13: is no text encoding that Python knows"),
-    (["--encoding", ""], "--encoding '': is no text encoding that Python knows"),
-    (["--encoding", "\udcff"], "--encoding \\udcff: is no text encoding that Python knows"),
+    (["--encoding", "klingon"], "--encoding klingon: is not a text encoding that Python knows"),
+    (["--encoding", "rot13"], "--encoding rot13: is not a text encoding that Python knows"),
+    (["--encoding", ""], "--encoding '': is not a text encoding that Python knows"),
+    (["--encoding", "\udcff"], "--encoding \\udcff: is not a text encoding that Python knows"),
     (["--encoding", "idna"], "--encoding idna: cannot show bytes that do not decode"),
-    (["--json", "--nagios"], "--json: not together with --nagios"),
-    (["--json", "--healthcheck"], "--json: not together with --healthcheck"),
-    (["--nagios", "--healthcheck"], "--nagios: not together with --healthcheck"),
-    (["--nagios", "-c", "0"], "-c 0: would never end, and --nagios tells at the end"),
-    (["--healthcheck", "-c", "0"], "-c 0: would never end, and --healthcheck tells at the end"),
+    (["--json", "--nagios"], "--json: cannot be combined with --nagios"),
+    (["--json", "--healthcheck"], "--json: cannot be combined with --healthcheck"),
+    (["--nagios", "--healthcheck"], "--nagios: cannot be combined with --healthcheck"),
+    (["--nagios", "-c", "0"], "-c 0: cannot be combined with --nagios, which reports at the end"),
+    (["--healthcheck", "-c", "0"], "-c 0: cannot be combined with --healthcheck, which reports at the end"),
     (["--json=yes"], "--json: does not take a value."),
-    (["--ca", "/x"], "--ca /x: needs a tls: target, and tcp:127.0.0.1:8088 is none"),
-    (["--insecure", "udp:127.0.0.1"], "--insecure: needs a tls: target, and udp:127.0.0.1:8088 is none"),
-    (["--sni", "a", "unix:/x"], "--sni a: needs a tls: target, and unix:/x is none"),
+    (["--ca", "/x"], "--ca /x: needs a tls: target, not tcp:127.0.0.1:8088"),
+    (["--insecure", "udp:127.0.0.1"], "--insecure: needs a tls: target, not udp:127.0.0.1:8088"),
+    (["--sni", "a", "unix:/x"], "--sni a: needs a tls: target, not unix:/x"),
     (["--ca", "/nonexistent", "tls:h"], "--ca /nonexistent: cannot be read: No such file or directory"),
     (["--ca", "/", "tls:h"], "--ca /: cannot be read: Is a directory"),
     (["--ca", "/dev/null", "tls:h"], "--ca /dev/null: there is no certificate in it"),
-    (["--ca", "/x", "--insecure", "tls:h"], "--ca /x: not together with insecure, which trusts anyone"),
+    (
+        ["--ca", "/x", "--insecure", "tls:h"],
+        "--ca /x: cannot be combined with insecure, which accepts any certificate",
+    ),
     (["--cert", "/nonexistent", "tls:h"], "--cert /nonexistent: cannot be read: No such file or directory"),
-    (["--key", "/dev/null", "tls:h"], "--key /dev/null: needs a cert"),
+    (["--key", "/dev/null", "tls:h"], "--key /dev/null: needs a certificate (cert)"),
     (["--ca", "", "tls:h"], "--ca: must be a file, not ''"),
     (["--cert", "", "--key", "", "tls:h"], "--cert: must be a file, not ''"),
     (["--key", "", "tls:h"], "--key: must be a file, not ''"),
     (["--sni", "", "tls:h"], "--sni: must be a host name, not ''"),
-    (["--ca", "", "127.0.0.1:1"], "--ca '': needs a tls: target, and tcp:127.0.0.1:1 is none"),
-    (["--sni", "", "udp:h"], "--sni '': needs a tls: target, and udp:h:8088 is none"),
+    (["--ca", "", "127.0.0.1:1"], "--ca '': needs a tls: target, not tcp:127.0.0.1:1"),
+    (["--sni", "", "udp:h"], "--sni '': needs a tls: target, not udp:h:8088"),
     (["--sni", "a b", "tls:h"], "--sni a b: is not a host name"),
     (["--bogus"], "--bogus: there is no such option"),
     (["-z"], "-z: there is no such option"),
     (["--dscp", "64"], "--dscp 64: must be a whole number from 0 to 63"),
-    (["--dscp", "8", "unix:/x"], "--dscp 8: needs packets, and unix:/x has none"),
+    (["--dscp", "8", "unix:/x"], "--dscp 8: needs an IP target, not unix:/x"),
     (["--source-port", "0"], "--source-port 0: must be a whole number from 1 to 65535"),
-    (["--source-port", "9", "unix:/x"], "--source-port 9: needs ports, and unix:/x has none"),
+    (["--source-port", "9", "unix:/x"], "--source-port 9: needs an IP target, not unix:/x"),
     (["--flows", "1"], "--flows 1: must be a whole number from 2 to 256"),
-    (["--flows", "8", "unix:/x"], "--flows 8: needs ports, and unix:/x has none"),
+    (["--flows", "8", "unix:/x"], "--flows 8: needs an IP target, not unix:/x"),
     (
         ["--flows", "8", "--source-port", "65530"],
-        "--flows 8: there are not so many ports from 65530 on",
+        "--flows 8: only 6 ports remain from 65530",
     ),
-    (["--proxy-v1", "h:1"], "--proxy-v1 h:1: must be an address and a port, as 192.0.2.1:1234"),
-    (["--proxy-v2", "1.2.3.4:5", "udp:h"], "--proxy-v2 1.2.3.4:5: needs a connection, and udp:h:8088 has none"),
-    (["--proxy-v1", "1.2.3.4:5", "--proxy-v2", "1.2.3.4:5"], "--proxy-v1 1.2.3.4:5: not together with --proxy-v2"),
+    (["--proxy-v1", "h:1"], "--proxy-v1 h:1: must be ADDRESS:PORT, such as 192.0.2.1:1234"),
+    (["--proxy-v2", "1.2.3.4:5", "udp:h"], "--proxy-v2 1.2.3.4:5: needs a stream target, not udp:h:8088"),
+    (
+        ["--proxy-v1", "1.2.3.4:5", "--proxy-v2", "1.2.3.4:5"],
+        "--proxy-v1 1.2.3.4:5: cannot be combined with --proxy-v2",
+    ),
     (["--ttl", "8"], "--ttl: there is no such option"),
     (["a", "b"], "Got unexpected extra argument (b)"),
     ([""], "target '': the host is missing"),
-    (["8088"], "target '8088': a port alone is no target; 127.0.0.1:8088 is"),
+    (["8088"], "target '8088': a port alone is not a target; write 127.0.0.1:8088"),
     (["h:0"], "target 'h:0': port '0' is not a number from 1 to 65535"),
     (["h:65536"], "target 'h:65536': port '65536' is not a number from 1 to 65535"),
     (["http://h"], "target 'http://h': port '//h' is not a number from 1 to 65535"),
-    (["sctp:h:1"], "target 'sctp:h:1': 'sctp' is none of the transports tcp udp tls unix unixgram"),
+    (["sctp:h:1"], "target 'sctp:h:1': 'sctp' is not a transport; use one of tcp udp tls unix unixgram"),
     (["unix:"], "target 'unix:': the path is missing"),
     (["a\nb"], "target 'a\\nb': 'a\\nb' is not a host name"),
 ]
@@ -129,8 +137,8 @@ def script(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_the_installed_script_says_so_too() -> None:
     some = WRONG[::4]  # it calls the same function, and takes a fifth of a second to start
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = pool.map(lambda row: script(*row[0]), some)
-    for (arguments, line), done in zip(some, outcomes, strict=True):
+        results = pool.map(lambda row: script(*row[0]), some)
+    for (arguments, line), done in zip(some, results, strict=True):
         told = (arguments, done.returncode, done.stdout, done.stderr)
         assert told == (arguments, 3, "", f"greet: {line}\n")
 
@@ -139,10 +147,10 @@ def test_the_installed_script_says_so_too() -> None:
 def plan(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the plan that a command line comes to."""
 
-    def make(*arguments: str) -> Plan:
-        plans: list[Plan] = []
+    def make(*arguments: str) -> ProbePlan:
+        plans: list[ProbePlan] = []
 
-        def drive(plan: Plan, _: object) -> int:
+        def drive(plan: ProbePlan, _: object) -> int:
             plans.append(plan)
             return 0
 
@@ -154,32 +162,47 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
-def test_without_options_one_greeting_is_asked_for_over_tcp_from_this_host(plan: Any) -> None:
+def main_options(plan: ProbePlan) -> tuple[float, int | None, int, str]:
+    options = plan.probe.options
+    return options.timeout, options.family, options.size, options.encoding
+
+
+def test_without_options_this_host_is_probed_once_over_tcp(plan: Any) -> None:
     made = plan()
-    assert str(made.target) == "tcp:127.0.0.1:8088"
+    assert str(made.probe.target) == "tcp:127.0.0.1:8088"
     assert (made.count, made.interval, made.verbose) == (1, 1.0, False)
-    assert (made.asking.timeout, made.asking.family, made.asking.size, made.asking.encoding) == (
+    assert (
+        made.probe.options.timeout,
+        made.probe.options.family,
+        made.probe.options.size,
+        made.probe.options.encoding,
+    ) == (
         5.0,
         None,
         1200,
         "utf-8",
     )
-    assert isinstance(made.report, Plain)
-    assert (made.demands.expect, made.demands.warn) == (None, None)
+    assert isinstance(made.report, TextReport)
+    assert (made.expectations.expect, made.expectations.warn) == (None, None)
 
 
 def test_options_reach_the_plan(plan: Any) -> None:
     made = plan("-c3", "-i", ".5", "-t", "2", "-6", "-v", "--size", "64", "--encoding", "ascii", "udp:h")
     assert (made.count, made.interval, made.verbose) == (3, 0.5, True)
-    assert (made.asking.timeout, made.asking.family, made.asking.size, made.asking.encoding) == (2.0, 6, 64, "ascii")
+    assert (
+        made.probe.options.timeout,
+        made.probe.options.family,
+        made.probe.options.size,
+        made.probe.options.encoding,
+    ) == (2.0, 6, 64, "ascii")
     made = plan("-4", "--expect", "^h", "--warn", "1.5e1", "h")
-    assert made.asking.family == 4
-    assert made.demands.warn == 0.015
-    assert made.demands.expect == re.compile("^h")
-    assert plan("--insecure", "tls:h").asking.tls is not None
-    assert isinstance(plan("--json").report, JsonLines)
-    assert isinstance(plan("--nagios").report, Nagios)
-    assert isinstance(plan("--healthcheck").report, Quiet)
+    assert made.probe.options.family == 4
+    assert made.expectations.warn == 0.015
+    assert made.expectations.expect == re.compile("^h")
+    assert plan("--insecure", "tls:h").probe.options.tls is not None
+    assert isinstance(plan("--json").report, JsonReport)
+    assert isinstance(plan("--nagios").report, NagiosReport)
+    assert isinstance(plan("--healthcheck").report, HealthReport)
 
 
 def test_help_and_version_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +215,7 @@ def test_help_and_version_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert all(option in text for option in ("--expect", "--nagios", "--healthcheck", "--sni", "-c N", "[TARGET]"))
 
 
-def test_ctrl_c_before_anything_ran_is_not_greeted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_before_anything_ran_is_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
@@ -257,8 +280,8 @@ def test_not_as_expected_or_slow_is_status_1(peer: Peer) -> None:
 def test_not_greeted_is_status_2_and_says_the_step(nowhere: str) -> None:
     done = script(nowhere)
     assert (done.returncode, done.stdout) == (2, "")
-    verdict, causes = done.stderr.splitlines()
-    assert verdict == f"greet: tcp:{nowhere}: connect: Connection refused"
+    failure, causes = done.stderr.splitlines()
+    assert failure == f"greet: tcp:{nowhere}: connect: Connection refused"
     assert causes.startswith(f"greet: tcp:{nowhere}: likely: the host is there")
     done = script(f"udp:{nowhere}")
     assert done.returncode == 2
@@ -321,7 +344,7 @@ def test_a_signal_while_waiting_for_the_first_greeting_is_status_2_without_noise
             assert running.returncode == 2
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(peer: Peer) -> None:
+def test_a_reader_that_leaves_ends_the_run_quietly(peer: Peer) -> None:
     with subprocess.Popen(
         [str(GREET), "-c", "0", "-i", "0.01", peer.target], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
@@ -349,7 +372,7 @@ def test_a_full_disk_is_one_line_for_help_and_version_too(option: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_and_version_that_nobody_reads_end_quietly(option: str) -> None:
+def test_help_and_version_end_quietly_when_the_reader_left(option: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as out:
@@ -382,7 +405,7 @@ def test_more_flows_than_there_may_be_files_are_refused_in_one_line() -> None:
         stderr=subprocess.PIPE, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 3
-    assert re.fullmatch(rb"greet: --flows 60: this process may open [0-9]+ more files\n", done.stderr)
+    assert re.fullmatch(rb"greet: --flows 60: this process may open only [0-9]+ more files\n", done.stderr)
 
 
 def test_an_ascii_terminal_gets_escapes(peer: Peer) -> None:

@@ -20,13 +20,11 @@ from twisted.internet import reactor
 
 from greetsvc.cli import command as cli
 from greetsvc.cli.load_plan import LoadPlan
-from greetsvc.cli.plan import Plan
-from greetsvc.client.load.pacing import Loading
+from greetsvc.cli.plan import ProbePlan
+from greetsvc.client.load.pacing import LoadOptions
 from greetsvc.client.load.run import Run
-from greetsvc.client.probe.greet import Asking
 from greetsvc.client.report.terminal import Terminal
-from greetsvc.client.stats import Demands, Tally
-from greetsvc.client.target import parse
+from greetsvc.client.stats import RunStats
 from greetsvc.console import Output
 from greetsvc.net.descriptors import raise_limit
 
@@ -36,24 +34,24 @@ LOAD = ["--duration", "1"]
 WRONG = [
     (["--duration", "0"], "--duration 0: must be a number above 0, at most 86400"),
     (["--duration", "inf"], "--duration inf: must be a number above 0, at most 86400"),
-    ([*LOAD, "--rate", "0"], "--rate 0: must be a number above 0, at most 1e+06"),
-    ([*LOAD, "--rate", "-1"], "--rate -1: must be a number above 0, at most 1e+06"),
+    ([*LOAD, "--rate", "0"], "--rate 0: must be a number above 0, at most 1000000"),
+    ([*LOAD, "--rate", "-1"], "--rate -1: must be a number above 0, at most 1000000"),
     ([*LOAD, "--concurrency", "0"], "--concurrency 0: must be a whole number from 1 to 100000"),
     ([*LOAD, "--concurrency", "1.5"], "--concurrency 1.5: must be a whole number from 1 to 100000"),
     (["--rate", "5"], "--rate 5: needs --duration"),
     (["--concurrency", "5"], "--concurrency 5: needs --duration"),
-    ([*LOAD, "-c", "3"], "-c: not together with --duration"),
-    ([*LOAD, "-c", "1"], "-c: not together with --duration"),
-    ([*LOAD, "-i", "1"], "-i: not together with --duration"),
-    ([*LOAD, "-v"], "-v: not together with --duration"),
-    ([*LOAD, "--nagios"], "--nagios: not together with --duration"),
-    ([*LOAD, "--healthcheck"], "--healthcheck: not together with --duration"),
-    ([*LOAD, "--flows", "2"], "--flows: not together with --duration"),
-    ([*LOAD, "--source-port", "2"], "--source-port: not together with --duration"),
-    ([*LOAD, "--dscp", "2"], "--dscp: not together with --duration"),
-    ([*LOAD, "--proxy-v2", "192.0.2.1:1"], "--proxy-v2: not together with --duration"),
-    ([*LOAD, "-4", "[::1]:1"], "-4 tcp:[::1]:1: an IPv6 address is not IPv4"),
-    ([*LOAD, "--ca", "x"], "--ca x: needs a tls: target, and tcp:127.0.0.1:8088 is none"),
+    ([*LOAD, "-c", "3"], "-c: cannot be combined with --duration"),
+    ([*LOAD, "-c", "1"], "-c: cannot be combined with --duration"),
+    ([*LOAD, "-i", "1"], "-i: cannot be combined with --duration"),
+    ([*LOAD, "-v"], "-v: cannot be combined with --duration"),
+    ([*LOAD, "--nagios"], "--nagios: cannot be combined with --duration"),
+    ([*LOAD, "--healthcheck"], "--healthcheck: cannot be combined with --duration"),
+    ([*LOAD, "--flows", "2"], "--flows: cannot be combined with --duration"),
+    ([*LOAD, "--source-port", "2"], "--source-port: cannot be combined with --duration"),
+    ([*LOAD, "--dscp", "2"], "--dscp: cannot be combined with --duration"),
+    ([*LOAD, "--proxy-v2", "192.0.2.1:1"], "--proxy-v2: cannot be combined with --duration"),
+    ([*LOAD, "-4", "[::1]:1"], "-4 tcp:[::1]:1: the address is IPv6, not IPv4"),
+    ([*LOAD, "--ca", "x"], "--ca x: needs a tls: target, not tcp:127.0.0.1:8088"),
 ]
 
 
@@ -70,7 +68,7 @@ def test_more_at_once_than_files_may_be_open_is_wrong_usage() -> None:
     limited = ["sh", "-c", f"ulimit -n 100; exec {GREET} --duration 1 --concurrency 1000"]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
-    assert re.fullmatch(r"greet: --concurrency 1000: this process may open \d\d more files\n", done.stderr)
+    assert re.fullmatch(r"greet: --concurrency 1000: this process may open only \d\d more files\n", done.stderr)
 
 
 @pytest.fixture
@@ -83,6 +81,11 @@ def greet(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([GREET, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
+def unexpected(stderr: str) -> list[str]:
+    """Lines on standard error, but for the warning that a busy machine starts probes late."""
+    return [line for line in stderr.splitlines() if "of the probes started more than 10 ms late" not in line]
+
+
 class Screen(io.StringIO):
     """Text that says it is a terminal."""
 
@@ -93,13 +96,13 @@ class Screen(io.StringIO):
 async def carried_out(plan: LoadPlan) -> tuple[int, str, str]:
     """The status, and what was written on standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
-    tally = Tally()
-    await plan.run(Output(out, err), tally, reactor, time.monotonic)
-    return tally.status, out.getvalue(), err.getvalue()
+    stats = RunStats()
+    await plan.run(Output(out, err), stats, reactor, time.monotonic)
+    return stats.status, out.getvalue(), err.getvalue()
 
 
 def load(target: str, duration: float = 0.2) -> Run:
-    return Run.of(parse(target), Asking(), Loading(duration, 2), Demands())
+    return Run(target, duration=duration, concurrency=2)
 
 
 def test_options_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,13 +118,13 @@ def test_options_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "argv", ["greet", *options, "udp:127.0.0.1"])
         assert cli.main() == 0
     closed, opened, plain = plans
-    assert (closed.load.concurrency, closed.load.loading, closed.as_json) == (3, Loading(2, 3), True)
-    assert (opened.load.loading, opened.terminal) == (Loading(2, None, 0.5), None)
-    assert isinstance(plain, Plan)
+    assert (closed.load.concurrency, closed.load.load_options, closed.as_json) == (3, LoadOptions(2, 3), True)
+    assert (opened.load.load_options, opened.terminal) == (LoadOptions(2, None, 0.5), None)
+    assert isinstance(plain, ProbePlan)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_plan_is_carried_out_and_told(hello: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_load_plan_runs_and_is_reported(hello: str, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, err = await carried_out(LoadPlan(load(hello)))
     assert status == 0
     assert not err or "likely the limit" in err  # a closed loop takes what the processor has
@@ -157,7 +160,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
 
 def test_in_a_pipe_it_is_plain_text(hello: str) -> None:
     done = greet("--duration", "1.2", "--rate", "50", hello)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, unexpected(done.stderr)) == (0, [])
     lines = done.stdout.splitlines()
     assert lines[0] == f"tcp:{hello}: 50 a second, at most 1024 at a time, for 1.2 s"
     assert [line.split()[0] for line in lines[2:4]] == ["1", "2"]
@@ -175,7 +178,7 @@ def test_json_is_an_object_a_second_and_the_summary(hello: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_with_the_summary_so_far(hello: str, number: signal.Signals) -> None:
+def test_a_signal_ends_a_load_run_with_the_summary_so_far(hello: str, number: signal.Signals) -> None:
     with subprocess.Popen(
         # At a rate that no machine finds hard: else the client may say that it was the limit itself.
         [GREET, "--duration", "60", "--rate", "50", "--concurrency", "2", hello],
@@ -189,7 +192,7 @@ def test_a_signal_ends_it_with_the_summary_so_far(hello: str, number: signal.Sig
             running.stdout.readline()
         running.send_signal(number)
         rest = running.stdout.read()
-        assert running.stderr.read() == ""
+        assert unexpected(running.stderr.read()) == []
         assert running.wait(30) == 0
     assert re.search(r"\n(\d+) sent, \1 greeted, 0 lost \(0 %\), ", rest)
     assert re.search(r"\nstopped after [1-9]\.\d{3} s with [0-2] in flight\n", rest)
@@ -201,13 +204,13 @@ def test_a_name_that_is_not_there_is_status_2_at_resolve() -> None:
     assert done.stderr.startswith("greet: tcp:no-such-name.invalid:8088: resolve: ")
 
 
-def test_nobody_greeted_is_status_2(free_port: int) -> None:
+def test_no_greeting_at_all_is_status_2(free_port: int) -> None:
     done = greet("--duration", "0.2", f"127.0.0.1:{free_port}")
     assert done.returncode == 2
     assert "connect: Connection refused (ECONNREFUSED): " in done.stdout
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(hello: str) -> None:
+def test_a_reader_that_leaves_ends_the_run_quietly(hello: str) -> None:
     with subprocess.Popen(
         [GREET, "--duration", "60", "--rate", "20", hello], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from greetsvc.cli import plan as module
-from greetsvc.cli.plan import Plan, drive
-from greetsvc.client.probe.greet import Asking
-from greetsvc.client.report.text import Plain
+from greetsvc.cli.plan import ProbePlan, drive
+from greetsvc.client.probe.probe import Probe
+from greetsvc.client.report.text import TextReport
 from greetsvc.client.result import GreetFailed, Greeting, Seconds
-from greetsvc.client.stats import Demands
+from greetsvc.client.stats import Expectations
 from greetsvc.client.target import parse
 from greetsvc.console import CannotWrite, Lines, Output, ReaderGone
 from greetsvc.visit import Address
@@ -63,7 +62,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the probes come to, in turn; the last one from then on."""
     queue: list[Any] = []
 
-    async def ask(target: object, asking: object, *, trace: Any, reactor: object) -> Greeting:
+    async def run(probe: Probe, *, trace: Any, reactor: object) -> Greeting:
         answer = queue.pop(0) if len(queue) > 1 else queue[0]
         if trace:
             trace("* step\x1b")
@@ -72,14 +71,14 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         greeting: Greeting = answer
         return greeting
 
-    monkeypatch.setattr(module, "ask", ask)
+    monkeypatch.setattr(Probe, "run", run)
     return queue
 
 
 def carry_out(reactor: Reactor | None = None, **options: Any) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     several = options.get("count", 1) != 1
-    plan = Plan(TARGET, Asking(), Demands(), Plain(TARGET, several), **options)
+    plan = ProbePlan(Probe(TARGET), Expectations(), TextReport(TARGET, several), **options)
     reactor = reactor or Reactor()
     status = drive(plan, Output(out, err), reactor, reactor.seconds)
     return status, out.getvalue(), err.getvalue()
@@ -90,7 +89,7 @@ def test_one_greeting_is_printed_and_ends_the_run(answers: list[Any]) -> None:
     assert carry_out() == (0, "hi\n", "")
 
 
-def test_each_step_is_told_when_asked_for_and_cannot_drive_the_terminal(answers: list[Any]) -> None:
+def test_a_verbose_plan_traces_each_step_with_escapes(answers: list[Any]) -> None:
     answers.append(GREETING)
     assert carry_out(verbose=True) == (0, "hi\n", "* step\\x1b\n")
 
@@ -123,8 +122,8 @@ class Broken(Output):
         raise self._error
 
 
-def test_a_reader_that_left_ends_it_quietly_and_a_full_disk_does_not(answers: list[Any]) -> None:
-    plan = Plan(TARGET, Asking(), Demands(), Plain(TARGET, several=False))
+def test_a_reader_that_left_ends_the_run_quietly_and_a_full_disk_does_not(answers: list[Any]) -> None:
+    plan = ProbePlan(Probe(TARGET), Expectations(), TextReport(TARGET, several=False))
     answers.append(GREETING)
     output = Broken(ReaderGone())
     assert drive(plan, output, Reactor()) == 0
@@ -134,7 +133,7 @@ def test_a_reader_that_left_ends_it_quietly_and_a_full_disk_does_not(answers: li
         drive(plan, Broken(CannotWrite("No space")), Reactor())
 
 
-def test_what_nobody_foresaw_is_not_hidden(answers: list[Any]) -> None:
+def test_an_unexpected_exception_is_not_hidden(answers: list[Any]) -> None:
     answers.append(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         carry_out()

@@ -1,4 +1,4 @@
-"""What was sent, held against what arrived."""
+"""What was sent, compared with what arrived."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greetsvc import Greeting, greet, wire
-from greetsvc.client.path import PathVerdict, is_ours, judge, place
-from greetsvc.client.report.text import JsonLines, Plain
-from greetsvc.client.sent import OPTIONS, Sent
-from greetsvc.client.target import parse
+from greetsvc.client.path import TCP_OPTIONS, PathChanges, Sent, answers_request, compare
+from greetsvc.client.report.json_lines import JsonReport
+from greetsvc.client.report.text import TextReport
+from greetsvc.client.target import format_address, parse
 from greetsvc.net.linux.packets import Syn, TcpInfo
 from greetsvc.visit import Address
 from greetsvc.wire import Datagram, PathRecord, Tcp
@@ -25,7 +25,7 @@ ASKED = Address("10.0.2.2", 8088)
 PROXY = Address("10.0.2.1", 50000)
 CLAIM = Address("192.0.2.77", 7)
 INFO = TcpInfo(rtt_us=100, mss=1448, retransmits=0, advertised_mss=1448, timestamps=True, sack=True, wscale=True)
-SENT = Sent(ASKED, local=US, ttl=64, dscp=46, tcp=INFO, offered=frozenset(OPTIONS))
+SENT = Sent(ASKED, local=US, ttl=64, dscp=46, tcp=INFO, offered=frozenset(TCP_OPTIONS))
 SYN = Syn(ttl=64, dscp=46, ecn=0, mss=1460, wscale=7, sack=True, timestamps=True)
 CLEAN = PathRecord(
     instance="0badcafe",
@@ -42,17 +42,17 @@ CLEAN = PathRecord(
 KEYS = ["nat", "proxy", "hops", "mss", "stripped", "dscp", "instance"]
 
 
-def notable(verdict: PathVerdict) -> list[str]:
-    return [remark.text for remark in verdict.remarks if remark.notable]
+def notable(changes: PathChanges) -> list[str]:
+    return [note.text for note in changes.notes if note.notable]
 
 
-def all_said(verdict: PathVerdict) -> list[str]:
-    return [remark.text for remark in verdict.remarks]
+def all_notes(changes: PathChanges) -> list[str]:
+    return [note.text for note in changes.notes]
 
 
 def test_a_clean_path_is_clean_and_everything_is_known() -> None:
-    verdict = judge(SENT, CLEAN)
-    assert verdict.as_json() == {
+    changes = compare(SENT, CLEAN)
+    assert changes.as_json() == {
         "nat": False,
         "proxy": False,
         "hops": 0,
@@ -61,11 +61,11 @@ def test_a_clean_path_is_clean_and_everything_is_known() -> None:
         "dscp": None,
         "instance": "0badcafe",
     }
-    assert list(verdict.as_json()) == KEYS
-    assert notable(verdict) == []
-    assert all_said(verdict) == [
+    assert list(changes.as_json()) == KEYS
+    assert notable(changes) == []
+    assert all_notes(changes) == [
         "NAT: no",
-        "proxy: none that says so",
+        "proxy: none reported",
         "hops: 0",
         "MSS: 1460, as sent",
         "TCP options: none stripped",
@@ -111,36 +111,36 @@ def test_a_clean_path_is_clean_and_everything_is_known() -> None:
     ],
 )
 def test_one_change_is_named_and_nothing_else(change: dict[str, Any], told: dict[str, Any], said: str) -> None:
-    verdict = judge(SENT, evolve(CLEAN, **change))
-    assert verdict.as_json() == judge(SENT, CLEAN).as_json() | told
-    assert notable(verdict) == [said]
+    changes = compare(SENT, evolve(CLEAN, **change))
+    assert changes.as_json() == compare(SENT, CLEAN).as_json() | told
+    assert notable(changes) == [said]
 
 
 def test_an_option_that_we_do_not_offer_is_not_stripped() -> None:
     bare = evolve(CLEAN, syn=evolve(SYN, timestamps=False, sack=False, wscale=None))
-    assert judge(evolve(SENT, offered=frozenset()), bare).stripped == ()
-    assert judge(evolve(SENT, offered=frozenset(["sack"])), bare).stripped == ("sack",)
+    assert compare(evolve(SENT, offered=frozenset()), bare).stripped == ()
+    assert compare(evolve(SENT, offered=frozenset(["sack"])), bare).stripped == ("sack",)
 
 
 def test_behind_a_proxy_what_arrived_is_not_known() -> None:
-    verdict = judge(SENT, evolve(CLEAN, via=PROXY, syn=None, tcp=None))
-    assert verdict.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": True, "instance": "0badcafe"}
-    assert notable(verdict) == [
-        "proxy: yes, 10.0.2.1:50000 passed the connection on; what arrived were its packets, not ours"
+    changes = compare(SENT, evolve(CLEAN, via=PROXY, syn=None, tcp=None))
+    assert changes.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": True, "instance": "0badcafe"}
+    assert notable(changes) == [
+        "proxy: yes, 10.0.2.1:50000 forwarded the connection; the packets that arrived were its own, not ours"
     ]
 
 
-def test_a_header_of_our_own_that_counted_makes_us_no_proxy() -> None:
+def test_our_own_header_that_the_server_accepts_does_not_make_us_a_proxy() -> None:
     claiming = evolve(SENT, claimed=CLAIM)
-    direct = judge(claiming, evolve(CLEAN, you=CLAIM, via=US, syn=None, tcp=None))
+    direct = compare(claiming, evolve(CLEAN, you=CLAIM, via=US, syn=None, tcp=None))
     assert (direct.nat, direct.proxy, notable(direct)) == (False, False, [])
-    translated = judge(claiming, evolve(CLEAN, you=CLAIM, via=PROXY, syn=None, tcp=None))
+    translated = compare(claiming, evolve(CLEAN, you=CLAIM, via=PROXY, syn=None, tcp=None))
     assert notable(translated) == ["NAT: yes, 10.0.1.2:40112 became 10.0.2.1:50000"]
 
 
-def test_a_header_of_our_own_that_did_not_count_is_told() -> None:
-    verdict = judge(evolve(SENT, claimed=CLAIM), CLEAN)
-    assert notable(verdict) == ["PROXY header: it did not count, the server saw 10.0.1.2:40112"]
+def test_our_own_header_that_the_server_ignores_is_reported() -> None:
+    changes = compare(evolve(SENT, claimed=CLAIM), CLEAN)
+    assert notable(changes) == ["PROXY header: ignored, the server saw 10.0.1.2:40112"]
 
 
 @pytest.mark.parametrize(
@@ -157,48 +157,48 @@ def test_a_header_of_our_own_that_did_not_count_is_told() -> None:
         ),
     ],
 )
-def test_what_one_side_does_not_know_is_null_and_said(
+def test_what_one_side_does_not_know_is_null_and_said_so(
     sent: Sent, seen: PathRecord, hops: str, mss: str, dscp: str
 ) -> None:
-    verdict = judge(sent, seen)
-    assert (verdict.hops, verdict.mss, verdict.dscp) == (None, None, None)
-    assert {hops, mss, dscp} <= set(all_said(verdict))
-    assert ("TCP options: not known" in all_said(verdict)) == (sent.offered is None)
-    assert notable(verdict) == []
+    changes = compare(sent, seen)
+    assert (changes.hops, changes.mss, changes.dscp) == (None, None, None)
+    assert {hops, mss, dscp} <= set(all_notes(changes))
+    assert ("TCP options: not known" in all_notes(changes)) == (sent.offered is None)
+    assert notable(changes) == []
 
 
 def test_a_server_that_cannot_tell_what_arrived_is_named() -> None:
-    verdict = judge(SENT, evolve(CLEAN, syn=None, tcp=None))
-    assert verdict.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": False, "instance": "0badcafe"}
-    assert notable(verdict) == ["hops, MSS, TCP options, DSCP: not known, the server does not tell what arrived"]
+    changes = compare(SENT, evolve(CLEAN, syn=None, tcp=None))
+    assert changes.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": False, "instance": "0badcafe"}
+    assert notable(changes) == ["hops, MSS, TCP options, DSCP: not known, the server does not report what arrived"]
 
 
-def test_of_datagrams_ttl_and_dscp_are_compared() -> None:
+def test_ttl_and_dscp_of_datagrams_are_compared() -> None:
     udp = evolve(CLEAN, transport="udp", syn=None, tcp=None, datagram=Datagram(ttl=61, dscp=0, size=1200))
-    verdict = judge(evolve(SENT, tcp=None, offered=None), udp)
-    assert verdict.as_json() == dict.fromkeys(KEYS) | {
+    changes = compare(evolve(SENT, tcp=None, offered=None), udp)
+    assert changes.as_json() == dict.fromkeys(KEYS) | {
         "nat": False,
         "proxy": False,
         "hops": 3,
         "dscp": {"sent": 46, "arrived": 0},
         "instance": "0badcafe",
     }
-    unknown = judge(SENT, evolve(udp, datagram=Datagram(ttl=None, dscp=None, size=1200)))
+    unknown = compare(SENT, evolve(udp, datagram=Datagram(ttl=None, dscp=None, size=1200)))
     assert (unknown.hops, unknown.dscp) == (None, None)
-    assert "DSCP: not known" in all_said(unknown)
+    assert "DSCP: not known" in all_notes(unknown)
 
 
-def test_unix_sockets_have_no_path_to_judge() -> None:
+def test_unix_sockets_have_no_path_to_compare() -> None:
     here = Address("/run/greet.sock", 0)
     seen = evolve(CLEAN, transport="unix", you=Address("", 0), me=here, syn=None, tcp=None)
-    verdict = judge(Sent(here), seen)
-    assert all_said(verdict) == ["replica: 0badcafe"]
-    assert verdict.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": False, "instance": "0badcafe"}
-    assert notable(verdict) == []
+    changes = compare(Sent(here), seen)
+    assert all_notes(changes) == ["replica: 0badcafe"]
+    assert changes.as_json() == dict.fromkeys(KEYS) | {"nat": False, "proxy": False, "instance": "0badcafe"}
+    assert notable(changes) == []
 
 
 @pytest.mark.parametrize(
-    ("asked", "met"),
+    ("sent_to", "met"),
     [
         (Address("fe80::1%2", 8088), Address("fe80::1", 8088)),
         (Address("2001:db8:0::1", 8088), Address("2001:db8::1", 8088)),
@@ -206,24 +206,24 @@ def test_unix_sockets_have_no_path_to_judge() -> None:
         (Address("10.0.2.2", 8088), Address("0.0.0.0", 8088)),
     ],
 )
-def test_one_address_in_two_spellings_was_not_translated(asked: Address, met: Address) -> None:
-    assert judge(evolve(SENT, asked=asked), evolve(CLEAN, me=met)).nat is False
+def test_one_address_in_two_spellings_was_not_translated(sent_to: Address, met: Address) -> None:
+    assert compare(evolve(SENT, destination=sent_to), evolve(CLEAN, me=met)).nat is False
 
 
-def test_places_are_written_as_targets_are() -> None:
-    assert place(US) == "10.0.1.2:40112"
-    assert place(Address("::1", 1)) == "[::1]:1"
-    assert place(Address("/s", 0)) == "/s"
+def test_addresses_are_written_as_targets_are() -> None:
+    assert format_address(US) == "10.0.1.2:40112"
+    assert format_address(Address("::1", 1)) == "[::1]:1"
+    assert format_address(Address("/s", 0)) == "/s"
 
 
 def test_an_answer_is_ours_unless_it_names_another_request() -> None:
     line = wire.encode_record(evolve(CLEAN, nonce="00000000000000aa"))
-    assert is_ours(b"Thank you for connecting\r\n", "00000000000000aa")
-    assert is_ours(b'{"not": "a record"}', "00000000000000aa")
-    assert is_ours(line, "00000000000000aa")
-    assert not is_ours(line, "00000000000000ab")
-    assert not is_ours(line, None)
-    assert is_ours(wire.encode_record(CLEAN), None)
+    assert answers_request(b"Thank you for connecting\r\n", "00000000000000aa")
+    assert answers_request(b'{"not": "a record"}', "00000000000000aa")
+    assert answers_request(line, "00000000000000aa")
+    assert not answers_request(line, "00000000000000ab")
+    assert not answers_request(line, None)
+    assert answers_request(wire.encode_record(CLEAN), None)
 
 
 _PORTS = st.integers(0, 65535)
@@ -258,14 +258,14 @@ _SYNS = st.builds(
     ),
     st.builds(Sent, _ADDRESSES, local=st.none() | _ADDRESSES, claimed=st.none() | _ADDRESSES),
 )
-def test_no_record_breaks_the_verdict(seen: PathRecord, sent: Sent) -> None:
-    verdict = judge(sent, seen)
-    assert list(json.loads(json.dumps(verdict.as_json()))) == KEYS
-    assert all_said(verdict)
+def test_no_record_breaks_the_comparison(seen: PathRecord, sent: Sent) -> None:
+    changes = compare(sent, seen)
+    assert list(json.loads(json.dumps(changes.as_json()))) == KEYS
+    assert all_notes(changes)
 
 
 @pytest_twisted.ensureDeferred
-async def test_over_loopback_our_own_side_is_told_as_a_server_sees_it(peers: Any) -> None:
+async def test_over_loopback_a_server_sees_what_we_sent(peers: Any) -> None:
     from greetsvc.net.linux.packets import keep_syn, read_syn
 
     def tell(connection: Any) -> None:
@@ -283,7 +283,7 @@ async def test_over_loopback_our_own_side_is_told_as_a_server_sees_it(peers: Any
     keep_syn(peers.sockets[0])
     greeting = await greet(target)
     assert greeting.path is not None
-    assert greeting.path.as_json() == judge(SENT, CLEAN).as_json()
+    assert greeting.path.as_json() == compare(SENT, CLEAN).as_json()
     assert greeting.sent is not None
     assert greeting.sent.syns == 1
 
@@ -296,11 +296,11 @@ async def test_a_record_for_another_request_is_not_taken(peers: Any) -> None:
 
     greeting = await greet(peers.datagram(confuse))
     assert greeting.data == b"hello"
-    assert greeting.notes == ("an answer came that names another request than ours",)
+    assert greeting.notes == ("an answer to another request came",)
     assert greeting.path is None
 
 
-def greeting_with(path: PathVerdict | None) -> Greeting:
+def greeting_with(path: PathChanges | None) -> Greeting:
     from greetsvc.client.result import Seconds
 
     line = "{}\n" if path is None else wire.encode_record(CLEAN).decode()
@@ -308,16 +308,16 @@ def greeting_with(path: PathVerdict | None) -> Greeting:
 
 
 def test_the_probe_object_has_the_path_of_a_record_only() -> None:
-    report = JsonLines(parse("10.0.2.2"), several=False)
-    with_path = json.loads(report.probe(1, greeting_with(judge(SENT, CLEAN)), []).out[0])
+    report = JsonReport(parse("10.0.2.2"), several=False)
+    with_path = json.loads(report.probe(1, greeting_with(compare(SENT, CLEAN)), []).out[0])
     assert list(with_path["path"]) == KEYS
     assert "path" not in json.loads(report.probe(1, greeting_with(None), []).out[0])
 
 
-def test_in_a_run_each_finding_is_told_once() -> None:
-    plain = Plain(parse("10.0.2.2"), several=True)
-    first = plain.probe(1, greeting_with(judge(SENT, evolve(CLEAN, you=Address("192.0.2.9", 61004)))), [])
+def test_in_a_run_each_note_is_reported_once() -> None:
+    plain = TextReport(parse("10.0.2.2"), several=True)
+    first = plain.probe(1, greeting_with(compare(SENT, evolve(CLEAN, you=Address("192.0.2.9", 61004)))), [])
     assert first.err == ["greet: 1: tcp:10.0.2.2:8088: NAT: yes, 10.0.1.2:40112 became 192.0.2.9:61004"]
     assert first.out[0].endswith(": a path record of 0badcafe")
     again = evolve(CLEAN, you=Address("192.0.2.9", 61005), syn=evolve(SYN, ttl=63))
-    assert plain.probe(2, greeting_with(judge(SENT, again)), []).err == ["greet: 2: tcp:10.0.2.2:8088: hops: 1"]
+    assert plain.probe(2, greeting_with(compare(SENT, again)), []).err == ["greet: 2: tcp:10.0.2.2:8088: hops: 1"]

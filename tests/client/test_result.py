@@ -24,7 +24,7 @@ from greetsvc.visit import Address
         (OSError("odd"), errno.EIO, "odd"),
     ],
 )
-def test_every_fault_has_an_errno_and_words(error: OSError, number: int, words: str) -> None:
+def test_every_error_has_an_errno_and_words(error: OSError, number: int, words: str) -> None:
     assert errno_of(error) == number
     assert words_of(error) == words
 

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc.client.histogram import RELATIVE_ERROR, Histogram
+from greetsvc.client.stats import RELATIVE_ERROR, Histogram
 
 DURATIONS = st.lists(st.floats(1e-8, 1e5), min_size=1, max_size=200)
 
@@ -27,7 +27,7 @@ def test_a_percentile_is_at_most_one_percent_off(durations: list[float], percent
 
 
 @given(DURATIONS, DURATIONS)
-def test_merged_is_as_if_counted_together(some: list[float], others: list[float]) -> None:
+def test_merged_histograms_equal_durations_counted_together(some: list[float], others: list[float]) -> None:
     merged = filled(some)
     merged.merge(filled(others))
     together = filled(some + others)
@@ -37,7 +37,7 @@ def test_merged_is_as_if_counted_together(some: list[float], others: list[float]
 
 
 @given(st.lists(st.floats(0, 1e5), max_size=50))
-def test_counted_at_once_is_as_one_by_one(durations: list[float]) -> None:
+def test_durations_counted_together_equal_those_counted_one_by_one(durations: list[float]) -> None:
     together, apart = filled(durations), Histogram()
     for duration in durations:
         apart.add(duration)
@@ -53,7 +53,7 @@ def test_least_greatest_and_mean_are_exact() -> None:
     assert math.isclose(histogram.mean, 0.3)
 
 
-def test_an_empty_one_has_no_percentiles() -> None:
+def test_an_empty_histogram_has_no_percentiles() -> None:
     assert Histogram().percentile(50) is None
     assert Histogram().mean is None
 

@@ -1,4 +1,4 @@
-"""What a target means, and which ones mean nothing."""
+"""What targets mean, and which are refused."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_a_target_is_read(text: str, target: Target) -> None:
         ("", "the host is missing"),
         ("tcp:", "the host is missing"),
         (":8088", "the host is missing"),
-        ("8088", "a port alone is no target; 127.0.0.1:8088 is"),
-        ("²", "a port alone is no target; 127.0.0.1:2 is"),
-        ("udp:8088", "a port alone is no target; 127.0.0.1:8088 is"),
+        ("8088", "a port alone is not a target; write 127.0.0.1:8088"),
+        ("²", "a port alone is not a target; write 127.0.0.1:2"),
+        ("udp:8088", "a port alone is not a target; write 127.0.0.1:8088"),
         ("h:0", "port '0' is not a number from 1 to 65535"),
         ("h:65536", "port '65536' is not a number from 1 to 65535"),
         ("h:-1", "port '-1' is not a number from 1 to 65535"),
@@ -57,9 +57,9 @@ def test_a_target_is_read(text: str, target: Target) -> None:
         ("[::1]:", "port '' is not a number from 1 to 65535"),
         ("[127.0.0.1]:1", "'127.0.0.1' is not an IPv6 address"),
         ("[::g]", "'::g' is not an IPv6 address"),
-        ("[::1", "'[' is none of the transports tcp udp tls unix unixgram"),
-        ("sctp:h:1", "'sctp' is none of the transports tcp udp tls unix unixgram"),
-        ("fe80::1%a b", "'fe80' is none of the transports tcp udp tls unix unixgram"),
+        ("[::1", "'[' is not a transport; use one of tcp udp tls unix unixgram"),
+        ("sctp:h:1", "'sctp' is not a transport; use one of tcp udp tls unix unixgram"),
+        ("fe80::1%a b", "'fe80' is not a transport; use one of tcp udp tls unix unixgram"),
         ("http://h", "port '//h' is not a number from 1 to 65535"),
         ("a b", "'a b' is not a host name"),
         ("a..b", "'a..b' is not a host name"),
@@ -68,12 +68,12 @@ def test_a_target_is_read(text: str, target: Target) -> None:
         ("x" * 64, f"'{'x' * 64}' is not a host name"),
         (".".join(["x" * 60] * 5), f"'{'.'.join(['x' * 60] * 5)}' is not a host name"),
         ("unix:", "the path is missing"),
-        ("unix:a\0b", "a path holds no NUL"),
-        ("unixgram:/" + "x" * 103, "a socket's path is at most 103 bytes, not 104"),
+        ("unix:a\0b", "a path cannot contain NUL"),
+        ("unixgram:/" + "x" * 103, "the path has 104 bytes; the maximum is 103"),
         ("unix:\ud800", "the path cannot be written in this locale's encoding"),
     ],
 )
-def test_what_is_no_target_is_refused_in_one_line(text: str, why: str) -> None:
+def test_a_wrong_target_is_refused_in_one_line(text: str, why: str) -> None:
     with pytest.raises(ValueError, match="target ") as caught:
         parse(text)
     assert str(caught.value) == f"target {text!a}: {why}"

@@ -1,4 +1,4 @@
-"""Asking over TLS: what is accepted, what is not, and in which words."""
+"""Probes over TLS: what is accepted, what is not, and in which words."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ async def test_a_certificate_for_the_name_and_of_a_trusted_authority_is_accepted
         ("expired", "the certificate has expired"),
         ("self", "the certificate is self-signed and not trusted"),
         ("elsewhere", "the certificate is not for 127.0.0.1, but for elsewhere.example"),
-        ("mailbox", "the certificate is not for 127.0.0.1, but for other things"),
-        ("nameless", "the certificate is not for 127.0.0.1, it has no names at all"),
+        ("mailbox", "the certificate is not for 127.0.0.1, but for other kinds of names"),
+        ("nameless", "the certificate is not for 127.0.0.1, it has no names"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -79,7 +79,7 @@ async def test_insecure_accepts_any_certificate(peers: Any, papers: Any, paper: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_sni_name_is_asked_for_and_looked_for(peers: Any, papers: Any) -> None:
+async def test_the_sni_name_is_sent_and_looked_for_in_the_certificate(peers: Any, papers: Any) -> None:
     asked: list[str | None] = []
     context = papers.server("elsewhere")
     context.sni_callback = lambda _connection, name, _context: asked.append(name)
@@ -108,7 +108,7 @@ async def test_a_peer_that_does_not_speak_tls_is_named(peers: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_peer_that_closes_or_resets_or_is_silent_while_tls_is_agreed(
+async def test_a_peer_that_closes_or_resets_or_is_silent_during_the_handshake_is_named(
     peers: Any, reset: Callable[[socket.socket], None]
 ) -> None:
     failed = await failure(f"tls:{peers.stream(lambda _: None)}")
@@ -128,19 +128,19 @@ async def test_a_peer_that_closes_or_resets_or_is_silent_while_tls_is_agreed(
     assert (failed.errno, failed.phase, failed.closed) == (errno.ECONNRESET, "tls", "reset")
     failed = await failure(listen_then(peers.hold), timeout=0.3)
     assert (failed.errno, failed.phase, failed.closed) == (errno.ETIMEDOUT, "tls", "timeout")
-    assert failed.strerror == "TLS was not agreed within 0.3 s"
+    assert failed.strerror == "the TLS handshake did not finish within 0.3 s"
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_end_without_close_notify_is_remarked(peers: Any, papers: Any) -> None:
+async def test_an_end_without_close_notify_is_noted(peers: Any, papers: Any) -> None:
     target = peers.stream(lambda connection: connection.sendall(THANKS), tls=papers.server("good"))
     greeting = await ask(target, ca=papers.path("ca"))
     assert (greeting.data, greeting.closed) == (THANKS, "fin")
-    assert greeting.notes == ("TLS ended without close_notify: the greeting may be cut",)
+    assert greeting.notes == ("TLS ended without close_notify: the greeting may be cut short",)
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_said_over_tls_is_enodata_and_silence_a_time_out(peers: Any, papers: Any) -> None:
+async def test_no_greeting_over_tls_is_enodata_and_silence_is_a_time_out(peers: Any, papers: Any) -> None:
     ca = papers.path("ca")
     failed = await failure(peers.stream(lambda connection: connection.unwrap(), tls=papers.server("good")), ca=ca)
     assert (failed.errno, failed.phase) == (errno.ENODATA, "greet")
@@ -149,7 +149,7 @@ async def test_nothing_said_over_tls_is_enodata_and_silence_a_time_out(peers: An
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls_broken_after_the_greeting_is_remarked(peers: Any, papers: Any) -> None:
+async def test_tls_broken_after_the_greeting_is_noted(peers: Any, papers: Any) -> None:
     def garbled(connection: ssl.SSLSocket) -> None:
         connection.sendall(THANKS)
         socket.socket.sendall(connection, b"\x17\x03\x03\x00\x20" + b"?" * 32)
@@ -165,13 +165,13 @@ async def test_tls_broken_after_the_greeting_is_remarked(peers: Any, papers: Any
         ({"ca": "/nonexistent"}, "ca", "cannot be read: No such file or directory"),
         ({"ca": "a\0b"}, "ca", "cannot be read: embedded null byte"),
         ({"ca": "empty"}, "ca", "there is no certificate in it"),
-        ({"ca": "ca", "insecure": True}, "ca", "not together with insecure, which trusts anyone"),
+        ({"ca": "ca", "insecure": True}, "ca", "cannot be combined with insecure, which accepts any certificate"),
         ({"cert": "empty"}, "cert", "there is no certificate in it"),
         ({"cert": "good.crt"}, "cert", "there is no private key in it"),
         ({"cert": "good.crt", "key": "empty"}, "key", "there is no private key in it"),
         ({"cert": "good.crt", "key": "locked"}, "key", "a private key in it needs a passphrase; use one without"),
         ({"cert": "good.crt", "key": "self"}, "key", "key values mismatch"),
-        ({"key": "good.key"}, "key", "needs a cert"),
+        ({"key": "good.key"}, "key", "needs a certificate (cert)"),
         ({"ca": ""}, "ca", "must be a file, not ''"),
         ({"cert": "", "key": ""}, "cert", "must be a file, not ''"),
         ({"cert": "good.crt", "key": ""}, "key", "must be a file, not ''"),
@@ -180,7 +180,7 @@ async def test_tls_broken_after_the_greeting_is_remarked(peers: Any, papers: Any
         ({"sni": "a b"}, "sni", "is not a host name"),
     ],
 )
-def test_what_cannot_be_used_is_named(papers: Any, options: dict[str, Any], named: str, why: str) -> None:
+def test_a_file_or_name_that_is_wrong_is_named(papers: Any, options: dict[str, Any], named: str, why: str) -> None:
     if named != "sni":
         plain = ("", "/nonexistent", "a\0b", True)
         options = {name: value if value in plain else papers.path(value) for name, value in options.items()}

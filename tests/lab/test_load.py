@@ -190,5 +190,5 @@ def test_a_host_that_runs_out_of_source_ports_says_that_the_losses_are_its_own(n
     namespace.start("python", "-c", holding, until="ready")
     done = namespace.run("greet", "--duration", "0.3", "--concurrency", "20", "-t", "1")
     assert done.returncode == 2
-    assert b"this host had no source port left for " in done.stderr
+    assert b"this host had no free source port for " in done.stderr
     assert b"connect: Cannot assign requested address (EADDRNOTAVAIL): " in done.stdout

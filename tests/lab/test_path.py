@@ -70,7 +70,7 @@ def test_of_a_clean_path_nothing_is_said(lab: Make) -> None:
     told = said(cable, "-v", cable.host)
     assert told[-7:-1] == [
         "* NAT: no",
-        "* proxy: none that says so",
+        "* proxy: none reported",
         "* hops: 0",
         "* MSS: 1460, as sent",
         "* TCP options: none stripped",
@@ -127,7 +127,7 @@ def test_an_answer_from_another_address_is_told_from_silence(lab: Make) -> None:
     there = lab(1)
     there.filter(f"ip saddr {there.host} ip saddr set 10.0.2.77")
     verdict, cause = said(there, "-t", "0.4", f"udp:{there.host}", status=2)
-    assert "an answer came from 10.0.2.77 port 8088, which was not asked" in verdict
+    assert "an answer came from another address: 10.0.2.77 port 8088" in verdict
     assert cause.startswith("likely: the server answers from another of its addresses")
 
 
@@ -197,7 +197,7 @@ def test_a_pinned_flow_that_begins_to_vanish_is_told_from_fresh_ones(lab: Make, 
                 break
         running.terminate()
     found = re.search(
-        r"source port 40113 fails while a fresh one passes, and it worked until then \(([0-9]+) greeted\): "
+        r"source port 40113 fails while a fresh one works; it worked before \(([0-9]+) greeted\): "
         r"likely a stale connection-tracking entry",
         "".join(words),
     )
@@ -228,8 +228,8 @@ def test_a_stale_entry_of_connection_tracking_is_told_from_a_dead_service(labora
         old.wait(20)
         told = list(islice((line for line in running.stdout if "from 9001" not in line), 3))
         running.terminate()
-    assert re.search(r"greet: Connection refused, says 10\.0\.", told[0]), told
-    assert any("it worked until then" in line and "likely a stale connection-tracking entry" in line for line in told)
+    assert re.search(r"greet: Connection refused, reported by 10\.0\.", told[0]), told
+    assert any("it worked before" in line and "likely a stale connection-tracking entry" in line for line in told)
 
 
 @pytest.mark.parametrize("option", ["--proxy-v1", "--proxy-v2"])
@@ -240,7 +240,7 @@ def test_a_proxy_header_of_our_own_counts_where_it_is_trusted(lab: Make, option:
     assert json.loads(trusted.stdout)["you"] == {"host": "192.0.2.7", "port": 99}
     assert trusted.stderr == b"", "we are the proxy: there is no other, and no translation"
     (line,) = said(there, option, "192.0.2.7:99", there.host)
-    assert line.startswith("PROXY header: it did not count, the server saw 10.0.1.1:")
+    assert line.startswith("PROXY header: ignored, the server saw 10.0.1.1:")
 
 
 HAPROXY = """
@@ -272,7 +272,7 @@ def test_behind_haproxy_the_proxy_and_both_replicas_are_shown_with_their_shares(
     assert shares[1] != shares[2]
     words = done.stderr.decode().splitlines()
     assert len(words) == 1
-    assert re.search(r"proxy: yes, 10\.0\.2\.1:[0-9]+ passed the connection on", words[0])
+    assert re.search(r"proxy: yes, 10\.0\.2\.1:[0-9]+ forwarded the connection", words[0])
     found = path(there, "10.0.1.2")
     assert found == {"nat": False, "proxy": True, "hops": None, "mss": None, "stripped": None, "dscp": None}
     summary = json.loads(

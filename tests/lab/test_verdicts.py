@@ -34,9 +34,9 @@ def test_packets_that_a_router_drops(laboratory: Make) -> None:
     there = laboratory(1)
     there.filter("drop")
     told = causes(there.client, "connect", "ETIMEDOUT", "-t", "2.5", there.host)
-    assert told == "packets are dropped (no answer to 3 SYNs): a firewall, no such host, or no way back"
+    assert told == "packets are dropped (no answer to 3 SYNs): a firewall, no such host, or no route back"
     told = causes(there.client, "greet", "ETIMEDOUT", "-t", "0.3", f"udp:{there.host}")
-    assert told.startswith("dropped on the way there or back, nothing that answers is there")
+    assert told.startswith("the request or the answer was dropped, nothing answers there")
 
 
 def test_packets_that_a_router_rejects(laboratory: Make) -> None:
@@ -56,7 +56,7 @@ def test_routes_and_hosts_that_are_missing(laboratory: Make) -> None:
         told = causes(there.client, phase, "ENETUNREACH", f"{prefix}10.9.9.9")
         assert told.startswith("this host has no route to that network")
         told = causes(there.client, phase, "EHOSTUNREACH", f"{prefix}10.0.1.99")
-        assert told.startswith("no way there: a route is missing, the host does not answer on its own network")
+        assert told.startswith("a route is missing, the host does not answer on its own network")
 
 
 def test_rules_of_this_host(laboratory: Make) -> None:

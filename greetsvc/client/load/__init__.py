@@ -1,1 +1,1 @@
-"""Load runs: many visits at once, counted and timed."""
+"""Load runs: many probes at once, counted and timed."""

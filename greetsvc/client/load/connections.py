@@ -1,6 +1,6 @@
-"""One visit of a load run, as lean as it goes: a non-blocking socket, told when it is ready, says when it is over.
+"""The probes of a load run over streams, on bare non-blocking sockets.
 
-The probe of `greet` tells each step; here a visit is a few system calls and nothing that is not needed to count it.
+`Probe` reports each step; here a probe is a few system calls, and does nothing that is not needed to count it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,29 @@ import socket
 from typing import Any, NamedTuple, Protocol
 
 from greetsvc.client.load.polling import HANGUP, READ, Poller
-from greetsvc.client.probe.resolve import Remote
-from greetsvc.client.result import Phase
+from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.result import ENDINGS, NO_GREETING, RESET_ERRNOS, Phase
 
-__all__ = ["AGAIN", "GREETED", "TOO_LONG", "Asker", "End", "Streams", "Visit", "failed", "opened"]
+__all__ = [
+    "GREETED",
+    "RETRY",
+    "TOO_LONG",
+    "Connection",
+    "LoadResult",
+    "LoadTransport",
+    "Streams",
+    "failed",
+    "open_socket",
+]
 
-_UNDER_WAY = (0, errno.EINPROGRESS)
-_RESETS = (errno.ECONNRESET, errno.EPIPE)
-"""A reset is told as the second where something was sent after it, so both are counted as the first."""
+_CONNECTING = (0, errno.EINPROGRESS)
 _PIECE = 4096
 _READABLE = READ | HANGUP
 _FLAGS = getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
 
 
-class End(NamedTuple):
-    """How a visit ended: greeted or not, and what failed."""
+class LoadResult(NamedTuple):
+    """The result of one probe: greeted or not, and what failed (in phase ``close`` after a greeting)."""
 
     greeted: bool
     phase: Phase | None = None
@@ -33,65 +41,68 @@ class End(NamedTuple):
     words: str = ""
 
 
-GREETED = End(greeted=True)
-AGAIN = End(greeted=False)
-"""No end yet: a UNIX socket's queue is full at the moment, so ask again a little later."""
+GREETED = LoadResult(greeted=True)
+RETRY = LoadResult(greeted=False)
+"""No result yet: the queue of the UNIX socket is full, so start again a little later."""
 
-_RESET_AFTER = End(True, "close", errno.ECONNRESET, "the connection was reset after the greeting")
-_OPEN_AFTER = End(True, "close", errno.ETIMEDOUT, "the far end did not close in time")
-_SILENT = End(False, "greet", errno.ENODATA, "the connection was closed without a word")
-TOO_LONG = End(False, "greet", errno.EMSGSIZE, "the greeting is too long")
-
-
-def failed(phase: Phase, number: int, words: str = "") -> End:
-    """The end of a visit without a greeting; the words are the system's where there are no better ones."""
-    return End(False, phase, number, words)
+_RESET_AFTER = LoadResult(True, "close", *ENDINGS["reset"])
+_OPEN_AFTER = LoadResult(True, "close", *ENDINGS["timeout"])
+_NO_GREETING = LoadResult(False, "greet", errno.ENODATA, NO_GREETING)
+TOO_LONG = LoadResult(False, "greet", errno.EMSGSIZE, "the greeting is too long")
 
 
-class Visit:
-    """A visit in flight: when it was meant to begin and did (monotonic seconds), and what came so far."""
+def failed(phase: Phase, number: int, words: str = "") -> LoadResult:
+    """The result of a probe without a greeting; without ``words`` the report shows the system's."""
+    return LoadResult(False, phase, number, words)
 
-    __slots__ = ("began", "data", "fd", "intended", "session", "sock")
+
+class Connection:
+    """A probe in flight: its socket, its intended and its actual start (monotonic seconds), and what came so far.
+
+    ``session`` belongs to the transport.
+    """
+
+    __slots__ = ("data", "fd", "intended", "session", "sock", "started")
 
     def __init__(self, sock: socket.SocketType) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.intended = 0.0
-        self.began = 0.0
+        self.started = 0.0
         self.data = b""
         self.session: Any = None
 
 
-class Asker(Protocol):
-    """A way of asking: what differs between the transports."""
+class LoadTransport(Protocol):
+    """What differs between the transports of a load run."""
 
-    def open(self) -> Visit:
-        """A visit with a socket.
+    def open(self) -> Connection:
+        """A connection with a socket.
 
-        :raises OSError: when there is none to be had.
+        :raises OSError: when the system gives none.
         """
 
-    def ask(self, visit: Visit) -> End | None:
-        """Connect or send: None when that is under way, `AGAIN` to be called again later, or how it failed."""
+    def start(self, connection: Connection) -> LoadResult | None:
+        """Connect or send: None while that goes on, `RETRY` to be called again later, or the failure."""
 
-    def ready(self, visit: Visit, events: int) -> End | None:
-        """Something happened on the socket; how the visit ended, or None while it goes on."""
+    def ready(self, connection: Connection, events: int) -> LoadResult | None:
+        """Handle events of the socket; the result, or None while the probe goes on."""
 
-    def late(self, visit: Visit) -> End:
-        """The time is over; how the visit ended."""
+    def timed_out(self, connection: Connection) -> LoadResult:
+        """The result of a probe that has reached its time-out."""
 
-    def over(self, visit: Visit, *, greeted: bool) -> None:
-        """The visit is over: let go of the socket, or keep it for another."""
+    def release(self, connection: Connection, *, greeted: bool) -> None:
+        """The probe is over: close the socket, or keep it for another probe."""
 
-    def stray(self, fd: int) -> None:
-        """Something happened on a socket that is between visits."""
+    def idle_ready(self, fd: int) -> None:
+        """Handle events of a socket that is kept between two probes."""
 
     def close(self) -> None:
-        """Let go of what is kept."""
+        """Close the sockets that are kept."""
 
 
-def opened(family: int, kind: int) -> socket.SocketType:
-    """A bare socket: the class around it that Python offers takes twice as long to make."""
+def open_socket(family: int, kind: int) -> socket.SocketType:
+    """A bare socket: ``socket.socket``, the class around it, takes twice as long to make."""
     sock = socket.SocketType(family, kind | _FLAGS)
     if not _FLAGS:
         sock.setblocking(False)
@@ -100,73 +111,67 @@ def opened(family: int, kind: int) -> socket.SocketType:
 
 
 class Streams:
-    """TCP and UNIX: connect and read to the end."""
+    """TCP and UNIX streams: connect and read to the end."""
 
-    first: Phase = "greet"
+    after_connect: Phase = "greet"
     """The step that follows connecting."""
 
-    def __init__(self, remote: Remote | str, limit: int, poller: Poller) -> None:
+    def __init__(self, remote: SocketAddress | str, limit: int, poller: Poller) -> None:
         self._family = socket.AF_UNIX if isinstance(remote, str) else remote.family
         self._to: Any = remote if isinstance(remote, str) else remote.sockaddr
         self._limit = limit
         self._poller = poller
 
-    def open(self) -> Visit:
-        """A socket for one visit."""
-        return Visit(opened(self._family, socket.SOCK_STREAM))
+    def open(self) -> Connection:
+        """A socket for one probe."""
+        return Connection(open_socket(self._family, socket.SOCK_STREAM))
 
-    def ask(self, visit: Visit) -> End | None:
+    def start(self, connection: Connection) -> LoadResult | None:
         """Connect."""
-        number = visit.sock.connect_ex(self._to)
-        if number not in _UNDER_WAY:
-            return AGAIN if number == errno.EAGAIN else failed("connect", number)
-        self._poller.register(visit.fd, _READABLE)
+        number = connection.sock.connect_ex(self._to)
+        if number not in _CONNECTING:
+            return RETRY if number == errno.EAGAIN else failed("connect", number)
+        self._poller.register(connection.fd, _READABLE)
         return None
 
-    def ready(self, visit: Visit, events: int) -> End | None:
+    def ready(self, connection: Connection, events: int) -> LoadResult | None:
         """Read what has come."""
         while True:
             try:
-                piece = visit.sock.recv(_PIECE)
+                piece = connection.sock.recv(_PIECE)
             except BlockingIOError:
                 return None
             except OSError as error:
-                return self._broken(visit, error.errno or errno.EIO)
+                return self._broken(connection, error.errno or errno.EIO)
             if not piece:
-                return GREETED if visit.data else _SILENT
-            visit.data = visit.data + piece if visit.data else piece
-            if len(visit.data) > self._limit:
+                return GREETED if connection.data else _NO_GREETING
+            connection.data = connection.data + piece if connection.data else piece
+            if len(connection.data) > self._limit:
                 return TOO_LONG
             if len(piece) < _PIECE:
                 return GREETED if events & HANGUP else None
 
-    def _broken(self, visit: Visit, number: int) -> End:
-        if visit.data:
+    def _broken(self, connection: Connection, number: int) -> LoadResult:
+        if connection.data:
             return _RESET_AFTER
-        return failed("greet", errno.ECONNRESET) if number in _RESETS else failed("connect", number)
+        return failed("greet", errno.ECONNRESET) if number in RESET_ERRNOS else failed("connect", number)
 
-    def late(self, visit: Visit) -> End:
-        """What was still to come: the connection, the greeting or the end."""
-        if visit.data:
+    def timed_out(self, connection: Connection) -> LoadResult:
+        """What was missing: the connection, the greeting or the end."""
+        if connection.data:
             return _OPEN_AFTER
-        if self.connected(visit):
-            return failed(self.first, errno.ETIMEDOUT, "no greeting in time")
-        return failed("connect", errno.ETIMEDOUT, "no connection in time")
-
-    def connected(self, visit: Visit) -> bool:
-        """Whether the connection stands, or stood."""
         try:
-            visit.sock.getpeername()
+            connection.sock.getpeername()
         except OSError:
-            return False
-        return True
+            return failed("connect", errno.ETIMEDOUT, "no connection in time")
+        return failed(self.after_connect, errno.ETIMEDOUT, "no greeting in time")
 
-    def over(self, visit: Visit, *, greeted: bool) -> None:
-        """Close."""
-        visit.sock.close()
+    def release(self, connection: Connection, *, greeted: bool) -> None:
+        """Close the socket."""
+        connection.sock.close()
 
-    def stray(self, fd: int) -> None:
-        """There is nothing between visits: each has a connection of its own."""
+    def idle_ready(self, fd: int) -> None:
+        """No socket is kept."""
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """No socket is kept."""

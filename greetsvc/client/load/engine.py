@@ -1,7 +1,7 @@
-"""A load run: many visits at once on one core, counted and timed, on an epoll of its own inside the reactor.
+"""The engine of a load run: many probes at once on one core, on an epoll of its own inside the reactor.
 
-The reactor sees one descriptor. When that is ready a turn handles what there is for at most 10 ms, and then the
-reactor has its own turn for signals, timers and whatever else the program does.
+The reactor sees one descriptor. When that is ready, a turn handles what there is for at most 10 ms; then the reactor
+handles signals, timers and the rest of the program.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTim
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.client.load.connections import AGAIN, Asker, End, Visit, failed
-from greetsvc.client.load.metrics import Account, Second
+from greetsvc.client.load.connections import RETRY, Connection, LoadResult, LoadTransport, failed
+from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.pacing import LATE
-from greetsvc.client.load.polling import Poller, nap
+from greetsvc.client.load.polling import Poller, short_sleep
 
-__all__ = ["EachSecond", "Judge", "Load", "LoadReactor"]
+__all__ = ["EachSecond", "Engine", "GreetingCheck", "LoadReactor"]
 
-Judge = Callable[[bytes, float], bool]
-"""Whether a greeting with these bytes, that took so many seconds, is as it should be."""
+GreetingCheck = Callable[[bytes, float], bool]
+"""Whether a greeting with these bytes, that took this many seconds, is as expected."""
 
-EachSecond = Callable[[int, Second, int], None]
-"""Told when a second of the run is over: its number from 1, what happened in it, how many are in flight."""
+EachSecond = Callable[[int, SecondCounts, int], None]
+"""Called when a second of the run is over: its number from 1, its counts, and the number of probes in flight."""
 
 _BATCH = 64
 """Events taken at once. They share one reading of the clock: all were ready then, however long their turn takes."""
 
 _TURN = 0.01
-_NAP = 0.002
-"""The reactor's timers know milliseconds; the last two before an intended time are waited for here."""
+_SHORT_WAIT = 0.002
+"""The reactor's timers have milliseconds: the last two before an intended time are waited for in the turn."""
 
 _REST = 0.05
-"""How long one of N rests after a failure in a closed loop: it would ask a port that refuses without end."""
+"""How long one of N rests after a failure in a closed loop: otherwise a port that refuses is probed without pause."""
 
-_AGAIN = 0.001
+_RETRY_WAIT = 0.001
 _TICK = 0.05
 
 
@@ -51,47 +51,47 @@ class LoadReactor(IReactorTime, IReactorFDSet):
 
 
 @implementer(IReadDescriptor)
-class Load:
-    """One run. `account` says at any time what came of it so far."""
+class Engine:
+    """Carries out one run. ``metrics`` has what was counted so far."""
 
     def __init__(
         self,
-        asker: Asker,
+        transport: LoadTransport,
         poller: Poller,
-        account: Account,
+        metrics: LoadMetrics,
         *,
         duration: float,
-        slots: int,
+        concurrency: int,
         timeout: float,
         reactor: LoadReactor,
-        judge: Judge | None = None,
+        check: GreetingCheck | None = None,
         each_second: EachSecond | None = None,
         now: Callable[[], float] = time.monotonic,
         start: float | None = None,
     ) -> None:
-        self.account = account
-        self._asker = asker
+        self.metrics = metrics
+        self._transport = transport
         self._poller = poller
-        self._slots = slots
+        self._concurrency = concurrency
         self._timeout = timeout
         self._reactor = reactor
-        self._judge = judge
+        self._check = check
         self._each_second = each_second
         self._now = now
         self._start = now() if start is None else start
         self._until = self._start + duration
-        self._paced = account.paced
-        self._open: dict[int, Visit] = {}
-        self._again: deque[tuple[float, Visit]] = deque()
+        self._schedule = metrics.schedule
+        self._in_flight: dict[int, Connection] = {}
+        self._retries: deque[tuple[float, Connection]] = deque()
         self._resting: deque[float] = deque()
         self._cpu = time.thread_time()
-        self._beginning = True
+        self._starting = True
         self._timer: IDelayedCall | None = None
-        self._full = -math.inf
+        self._full_at = -math.inf
         self._done: Deferred[None] = Deferred()
 
     async def run(self) -> None:
-        """Until the time is over and the last visit has ended. Cancelling stops it at once; the account stands."""
+        """Run until the time is over and the last probe has ended. Cancelling stops it at once; the metrics stay."""
         self._reactor.addReader(self)
         self._timer = self._reactor.callLater(0, self._turn)
         try:
@@ -103,48 +103,48 @@ class Load:
         self._reactor.removeReader(self)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._begin_no_more(self._now())
-        self.account.leave()
-        for visit in self._open.values():
-            self._asker.over(visit, greeted=False)
-        self._open.clear()
-        self._asker.close()
+        self._stop_starting(self._now())
+        self.metrics.stop()
+        for connection in self._in_flight.values():
+            self._transport.release(connection, greeted=False)
+        self._in_flight.clear()
+        self._transport.close()
         self._poller.close()
-        if attrs.astuple(self.account.seconds[-1]) != (0, 0, 0):
-            self._tell(0)
+        if attrs.astuple(self.metrics.seconds[-1]) != (0, 0, 0):
+            self._report_second(0)
 
     def fileno(self) -> int:
         """The descriptor that stands for all the others."""
         return self._poller.fileno()
 
     def logPrefix(self) -> str:
-        """Who it is, in the reactor's words."""
+        """The name in the reactor's log messages."""
         return "greet"
 
     def connectionLost(self, reason: Failure) -> None:
-        """A descriptor that only watches others is never lost."""
+        """A poller is never lost."""
 
     def doRead(self) -> None:
         """Some socket is ready."""
         self._turn()
 
     def _turn(self) -> None:
-        """One turn; what nobody foresaw, and what `each_second` raises, ends the run."""
+        """One turn; an unexpected exception, or one from `each_second`, ends the run."""
         try:
             self._work()
         except Exception:  # noqa: BLE001 - it is raised from `run`
             self._done.errback()
             return
-        if self._beginning or self._open:
-            self._arm(self._now())
+        if self._starting or self._in_flight:
+            self._set_timer(self._now())
         else:
             self._done.callback(None)
 
     def _work(self) -> None:
-        """Handle what is ready, begin what is due, and wait here for what is about to be."""
+        """Handle events, start what is due, and wait for what is due within `_SHORT_WAIT`."""
         now = self._now()
         leave = now + _TURN
-        self._begin_due(now)
+        self._start_due(now)
         while now < leave:
             events = self._poller.poll(0, _BATCH)
             now = self._now()
@@ -152,131 +152,136 @@ class Load:
                 self._handle(events, now)
             else:
                 wait = self._due() - now
-                if wait > _NAP:
+                if wait > _SHORT_WAIT:
                     break
                 if wait > 0:
-                    nap(self._poller, min(wait, leave - now))
+                    short_sleep(self._poller, min(wait, leave - now))
                 now = self._now()
-            self._begin_due(now)
-        self._look_around(now)
+            self._start_due(now)
+        self._check_times(now)
 
     def _handle(self, events: list[tuple[int, int]], now: float) -> None:
-        asker, in_flight = self._asker, self._open
+        transport, in_flight = self._transport, self._in_flight
         ended = []
         for fd, mask in events:
-            visit = in_flight.get(fd)
-            if visit is None:
-                asker.stray(fd)
-            elif (end := asker.ready(visit, mask)) is not None:
-                ended.append((visit, end))
+            connection = in_flight.get(fd)
+            if connection is None:
+                transport.idle_ready(fd)
+            elif (result := transport.ready(connection, mask)) is not None:
+                ended.append((connection, result))
         self._finish(ended, now)
 
     def _due(self) -> float:
-        """When something is to be done that no socket tells of."""
-        due = self._again[0][0] if self._again else math.inf
-        if self._beginning:
+        """When there is something to do that no socket reports."""
+        due = self._retries[0][0] if self._retries else math.inf
+        if self._starting:
             due = min(due, self._end())
-        if self._beginning and len(self._open) < self._slots:
-            if self._paced is not None:
-                due = min(due, self._paced.next)
+        if self._starting and len(self._in_flight) < self._concurrency:
+            if self._schedule is not None:
+                due = min(due, self._schedule.next)
             elif self._resting:
                 due = min(due, self._resting[0])
         return due
 
     def _end(self) -> float:
-        """When visits begin no more; the last ones of a schedule may be as late as the others."""
-        return self._until if self._paced is None or self._paced.next == math.inf else self._until + LATE
+        """When no more probes start; the last ones of a schedule may be as late as the others."""
+        schedule = self._schedule
+        return self._until if schedule is None or schedule.next == math.inf else self._until + LATE
 
-    def _begin_due(self, now: float) -> None:
-        while self._again and self._again[0][0] <= now:
-            visit = self._again.popleft()[1]
-            if self._open.get(visit.fd) is visit:
-                self._ask(visit)
-        if now >= self._end() and (self.account.sent or self._paced is not None):  # the first begin however late
-            self._begin_no_more(now)
-        if not self._beginning:
+    def _start_due(self, now: float) -> None:
+        while self._retries and self._retries[0][0] <= now:
+            connection = self._retries.popleft()[1]
+            if self._in_flight.get(connection.fd) is connection:
+                self._start_connection(connection)
+        # However short the run is, and however late its first turn comes, the first probes start.
+        if now >= self._end() and (self.metrics.sent or self._schedule is not None):
+            self._stop_starting(now)
+        if not self._starting:
             return
-        room = self._slots - len(self._open)
-        if self._paced is None:
+        room = self._concurrency - len(self._in_flight)
+        if self._schedule is None:
             while self._resting and self._resting[0] <= now:
                 self._resting.popleft()
             room -= len(self._resting)
-            self.account.begin(room)
+            self.metrics.add_started(room)
             for _ in range(room):
-                self._begin(self._now())
+                self._start_probe(self._now())
             return
         if room <= 0:
-            self._full = now
-        while self._paced.next <= now and len(self._open) < self._slots:
-            self.account.begin()
-            self._begin(self._paced.take(now, waited=self._paced.next <= self._full))
+            self._full_at = now
+        while self._schedule.next <= now and len(self._in_flight) < self._concurrency:
+            self.metrics.add_started()
+            self._start_probe(self._schedule.start_next(now, waited=self._schedule.next <= self._full_at))
 
-    def _begin(self, intended: float) -> None:
+    def _start_probe(self, intended: float) -> None:
         try:
-            visit = self._asker.open()
+            connection = self._transport.open()
         except OSError as error:
             self._lose(failed("connect", error.errno or errno.EIO), intended, self._now())
             return
-        visit.intended = intended
-        visit.began = intended if self._paced is None else self._now()
-        self._open[visit.fd] = visit
-        self._ask(visit)
+        connection.intended = intended
+        connection.started = intended if self._schedule is None else self._now()
+        self._in_flight[connection.fd] = connection
+        self._start_connection(connection)
 
-    def _ask(self, visit: Visit) -> None:
-        end = self._asker.ask(visit)
-        if end is AGAIN:
-            self._again.append((self._now() + _AGAIN, visit))
-        elif end is not None:
-            self._finish([(visit, end)], self._now())
+    def _start_connection(self, connection: Connection) -> None:
+        result = self._transport.start(connection)
+        if result is RETRY:
+            self._retries.append((self._now() + _RETRY_WAIT, connection))
+        elif result is not None:
+            self._finish([(connection, result)], self._now())
 
-    def _finish(self, ended: Iterable[tuple[Visit, End]], now: float) -> None:
-        """Let go of visits that are over, and count them: together, as most have nothing of their own to tell."""
+    def _finish(self, ended: Iterable[tuple[Connection, LoadResult]], now: float) -> None:
+        """Release connections whose probe is over, and count the greeted ones together, which is faster."""
         greeted = []
-        for visit, end in ended:
-            del self._open[visit.fd]
-            if end.greeted:
-                greeted.append(visit)
-                if end.phase is not None:
-                    self.account.remark(end.phase, end.errno, end.words)
+        for connection, result in ended:
+            del self._in_flight[connection.fd]
+            if result.greeted:
+                greeted.append(connection)
+                if result.phase is not None:
+                    self.metrics.add_failure(result.phase, result.errno, result.words)
             else:
-                self._lose(end, visit.intended, now)
-            self._asker.over(visit, greeted=end.greeted)
-        took = [now - visit.intended for visit in greeted]
-        judge = self._judge
+                self._lose(result, connection.intended, now)
+            self._transport.release(connection, greeted=result.greeted)
+        took = [now - connection.intended for connection in greeted]
+        check = self._check
         flawed = (
-            sum(not judge(visit.data, seconds) for visit, seconds in zip(greeted, took, strict=True)) if judge else 0
+            sum(not check(connection.data, seconds) for connection, seconds in zip(greeted, took, strict=True))
+            if check
+            else 0
         )
-        themselves = took if self._paced is None else [now - visit.began for visit in greeted]
-        self.account.greet(took, themselves, flawed=flawed)
+        uncorrected = took if self._schedule is None else [now - connection.started for connection in greeted]
+        self.metrics.add_greeted(took, uncorrected, flawed=flawed)
 
-    def _lose(self, end: End, intended: float, now: float) -> None:
-        assert end.phase is not None
-        self.account.lose(end.phase, end.errno, end.words, intended - self._start)
-        if self._paced is None:
+    def _lose(self, result: LoadResult, intended: float, now: float) -> None:
+        assert result.phase is not None
+        self.metrics.add_lost(result.phase, result.errno, result.words, intended - self._start)
+        if self._schedule is None:
             self._resting.append(now + _REST)
 
-    def _begin_no_more(self, now: float) -> None:
-        if self._beginning:
-            self._beginning = False
-            self.account.elapsed = now - self._start
-            self.account.greeted_meanwhile = self.account.greeted
-            self.account.cpu = time.thread_time() - self._cpu
+    def _stop_starting(self, now: float) -> None:
+        if self._starting:
+            self._starting = False
+            self.metrics.elapsed = now - self._start
+            self.metrics.greeted_meanwhile = self.metrics.greeted
+            self.metrics.cpu = time.thread_time() - self._cpu
 
-    def _look_around(self, now: float) -> None:
-        """Give up what takes too long, and close the second that is over."""
-        late = list(takewhile(lambda visit: visit.began + self._timeout <= now, self._open.values()))
-        self._finish([(visit, self._asker.late(visit)) for visit in late], now)
-        while now >= self._start + len(self.account.seconds):
-            self._tell(len(self._open))
-            self.account.seconds.append(Second())
+    def _check_times(self, now: float) -> None:
+        """End the probes that have reached their time-out, and the second that is over."""
+        # A dict keeps the order of insertion, so the oldest probes come first.
+        late = list(takewhile(lambda connection: connection.started + self._timeout <= now, self._in_flight.values()))
+        self._finish([(connection, self._transport.timed_out(connection)) for connection in late], now)
+        while now >= self._start + len(self.metrics.seconds):
+            self._report_second(len(self._in_flight))
+            self.metrics.seconds.append(SecondCounts())
 
-    def _tell(self, in_flight: int) -> None:
+    def _report_second(self, in_flight: int) -> None:
         if self._each_second is not None:
-            self._each_second(len(self.account.seconds), self.account.seconds[-1], in_flight)
+            self._each_second(len(self.metrics.seconds), self.metrics.seconds[-1], in_flight)
 
-    def _arm(self, now: float) -> None:
-        """Have the reactor come back in time; its timers wake up to 1 ms late."""
-        wait = max(0.0, min(self._due() - now - _NAP / 2, _TICK))
+    def _set_timer(self, now: float) -> None:
+        """Have the reactor call `_turn` in time; its timers are up to 1 ms late."""
+        wait = max(0.0, min(self._due() - now - _SHORT_WAIT / 2, _TICK))
         assert self._timer is not None
         if self._timer.active():
             self._timer.reset(wait)

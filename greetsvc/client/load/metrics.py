@@ -1,4 +1,4 @@
-"""The account of a load run: what was sent, greeted and lost, when, and how long it took. Pure."""
+"""The metrics of a load run: what was sent, greeted and lost, when, and how long it took. Pure."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Sequence
 
 from attrs import define, field, frozen
 
-from greetsvc.client.histogram import Histogram
-from greetsvc.client.load.pacing import LATE, Paced
+from greetsvc.client.load.pacing import LATE, Schedule
 from greetsvc.client.result import Phase
-from greetsvc.client.stats import Tally
+from greetsvc.client.stats import Histogram, RunStats
 
-__all__ = ["Account", "Failing", "Second"]
+__all__ = ["FailureCount", "LoadMetrics", "SecondCounts"]
 
 _BUSY = 0.9
-_NOTABLE = 0.1
-"""A delay of this many seconds is told of even when it is less than 1 % of the visits that were late."""
+"""The share of a core from which this client is likely the limit."""
+_NOTABLE_DELAY = 0.1
+"""A delay of this many seconds is reported even when less than 1 % of the probes started late."""
 
-_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 @define
-class Second:
-    """What was begun, greeted and lost within one second of a run."""
+class SecondCounts:
+    """What was started, greeted and lost within one second of a run."""
 
     sent: int = 0
     greeted: int = 0
@@ -33,8 +33,8 @@ class Second:
 
 
 @frozen
-class Failing:
-    """One way in which visits failed: the step, the errno, what was said the first time, and how often."""
+class FailureCount:
+    """One kind of failure: the step, the errno, the words of the first one, and how often it happened."""
 
     phase: Phase
     errno: int
@@ -43,23 +43,23 @@ class Failing:
 
     @property
     def name(self) -> str:
-        """The errno's name."""
+        """The name of the errno."""
         return errno.errorcode.get(self.errno, str(self.errno))
 
 
 @define
-class Account:
-    """Counts over a load run; seconds everywhere.
+class LoadMetrics:
+    """Counts and times of a load run; all times are in seconds.
 
-    ``corrected`` holds how long each greeting took from the *intended* start of its visit, ``uncorrected`` from its
-    actual one; without a rate a visit has no other start than the actual one, and there is no ``uncorrected``. Both
-    end with the greeting (the far end's FIN, or the answer's datagram). ``seconds`` counts by the second in which a
-    thing happened, ``lost_in`` what was lost by the second in which it began (open loop: was meant to).
+    ``corrected`` has how long each greeting took from the *intended* start of its probe, ``uncorrected`` from its
+    actual start; without a rate a probe has no intended start, and there is no ``uncorrected``. Both end with the
+    greeting (the far end's FIN, or the answer's datagram). ``seconds`` counts by the second in which something
+    happened, ``lost_in`` counts losses by the second in which the probe started (open loop: should have started).
     """
 
     corrected: Histogram = field(factory=Histogram)
     uncorrected: Histogram | None = None
-    paced: Paced | None = None
+    schedule: Schedule | None = None
     sent: int = 0
     greeted: int = 0
     lost: int = 0
@@ -67,28 +67,28 @@ class Account:
     unfinished: int = 0
     """In flight when the run was stopped; not part of ``sent``."""
     elapsed: float = 0.0
-    """How long visits were begun."""
+    """How long probes were started."""
     greeted_meanwhile: int = 0
-    """Greeted while visits were still begun: those that the rate is made of."""
+    """Greeted in that time: the rate is computed from these."""
     cpu: float = 0.0
-    """Processor seconds that this thread used meanwhile."""
-    seconds: list[Second] = field(factory=lambda: [Second()])
+    """Processor seconds that this thread used in that time."""
+    seconds: list[SecondCounts] = field(factory=lambda: [SecondCounts()])
     lost_in: Counter[int] = field(factory=Counter)
     _failed: Counter[tuple[Phase, int]] = field(factory=Counter)
     _words: dict[tuple[Phase, int], str] = field(factory=dict)
 
     @classmethod
-    def open(cls, paced: Paced) -> Account:
-        """The account of an open loop."""
-        return cls(uncorrected=Histogram(), paced=paced)
+    def open_loop(cls, schedule: Schedule) -> LoadMetrics:
+        """The metrics of an open loop."""
+        return cls(uncorrected=Histogram(), schedule=schedule)
 
-    def begin(self, visits: int = 1) -> None:
-        """Visits begin."""
-        self.sent += visits
-        self.seconds[-1].sent += visits
+    def add_started(self, probes: int = 1) -> None:
+        """Count probes that start."""
+        self.sent += probes
+        self.seconds[-1].sent += probes
 
-    def greet(self, corrected: Sequence[float], uncorrected: Sequence[float], *, flawed: int) -> None:
-        """Greetings have come, these many seconds after their intended and their actual start; so many are flawed."""
+    def add_greeted(self, corrected: Sequence[float], uncorrected: Sequence[float], *, flawed: int) -> None:
+        """Count greetings, by their times from the intended and from the actual start; ``flawed`` of them are so."""
         self.greeted += len(corrected)
         self.seconds[-1].greeted += len(corrected)
         self.corrected.add(*corrected)
@@ -96,88 +96,87 @@ class Account:
             self.uncorrected.add(*uncorrected)
         self.flawed += flawed
 
-    def lose(self, phase: Phase, number: int, words: str, began: float) -> None:
-        """A visit that began (was meant to) at this second of the run has failed."""
+    def add_lost(self, phase: Phase, number: int, words: str, started: float) -> None:
+        """Count a probe that failed and that started (or should have) at this second of the run."""
         self.lost += 1
         self.seconds[-1].lost += 1
-        self.lost_in[int(began)] += 1
-        self.remark(phase, number, words)
+        self.lost_in[int(started)] += 1
+        self.add_failure(phase, number, words)
 
-    def remark(self, phase: Phase, number: int, words: str) -> None:
-        """Something failed, be it after the greeting."""
+    def add_failure(self, phase: Phase, number: int, words: str) -> None:
+        """Count a failure; in phase ``close`` the probe was greeted all the same."""
         self._failed[phase, number] += 1
         self._words.setdefault((phase, number), words)
 
-    def leave(self) -> None:
-        """Stopped: visits that have begun and not ended are neither greeted nor lost."""
+    def stop(self) -> None:
+        """The run was stopped: probes in flight are neither greeted nor lost."""
         self.unfinished = self.sent - self.greeted - self.lost
         self.sent -= self.unfinished
 
     @property
-    def failings(self) -> list[Failing]:
-        """How visits failed, the most frequent first; in phase ``close`` after a greeting that counts."""
+    def failures(self) -> list[FailureCount]:
+        """The kinds of failures, the most frequent first."""
         return [
-            Failing(phase, number, self._words[phase, number] or os.strerror(number), count)
+            FailureCount(phase, number, self._words[phase, number] or os.strerror(number), count)
             for (phase, number), count in self._failed.most_common()
         ]
 
     @property
     def rate(self) -> float:
-        """Greetings a second, while visits were begun."""
+        """Greetings a second, while probes were started."""
         return self.greeted_meanwhile / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def missed(self) -> int:
-        """Visits of an open loop that were due and never began, for all N were in flight until the end."""
-        if self.paced is None:
+        """Probes of an open loop that were due and never started, because all N were in flight until the end."""
+        if self.schedule is None:
             return 0
-        due = min(self.paced.total, int(round(self.elapsed * self.paced.rate, 6)))
-        return max(0, due - self.paced.taken)
+        due = min(self.schedule.total, int(round(self.elapsed * self.schedule.rate, 6)))
+        return max(0, due - self.schedule.started)
 
-    def tally(self, tally: Tally) -> None:
-        """Fill in what the exit status is made of: late and missing visits are flaws of the run."""
-        tally.sent, tally.greeted = self.sent, self.greeted
-        tally.flawed = self.flawed + self.missed
-        tally.elapsed, tally.seconds = self.elapsed, self.corrected
+    def fill_in(self, stats: RunStats) -> None:
+        """Fill in what decides the exit status: missed probes are flaws of the run."""
+        stats.sent, stats.greeted = self.sent, self.greeted
+        stats.flawed = self.flawed + self.missed
+        stats.elapsed, stats.seconds = self.elapsed, self.corrected
 
     def warnings(self, concurrency: int) -> list[str]:
-        """What kept the run from being what it was meant to be, a line each."""
+        """What limited the run on this side, and delays of its schedule, a line each."""
         found = []
         failed: Counter[int] = Counter()
         for (_, number), count in self._failed.items():
             failed[number] += count
         if ports := failed[errno.EADDRNOTAVAIL]:
             found.append(
-                f"this host had no source port left for {ports} visits (net.ipv4.ip_local_port_range): "
-                "those losses are its own"
+                f"this host had no free source port for {ports} probes (net.ipv4.ip_local_port_range): "
+                "these losses are not the server's"
             )
-        if files := sum(failed[number] for number in _OUT_OF_FILES):
-            found.append(f"this process could open no more files for {files} visits: those losses are its own")
+        if files := sum(failed[number] for number in _NO_DESCRIPTOR):
+            found.append(f"this process could not open files for {files} probes: these losses are not the server's")
         if self.elapsed and self.cpu / self.elapsed >= _BUSY:
             found.append(
                 f"this client used {100 * self.cpu / self.elapsed:.0f} % of a core: "
-                "it is likely the limit, and the times include its own"
+                "it is likely the limit, and the times include its own delays"
             )
-        found.extend(self._schedule(concurrency))
+        found.extend(self._schedule_warnings(concurrency))
         return found
 
-    def _schedule(self, concurrency: int) -> list[str]:
-        paced = self.paced
-        if paced is None:
+    def _schedule_warnings(self, concurrency: int) -> list[str]:
+        schedule = self.schedule
+        if schedule is None:
             return []
         found = []
-        share = (
-            f"{100 * paced.late / max(1, paced.taken):.3g} % of the visits began more than {LATE * 1000:g} ms late"
-        )
-        worst = f"at worst {paced.worst:.3f} s"
-        notable = paced.late > paced.taken / 100 or paced.worst > _NOTABLE
-        if notable and 2 * paced.stuck > paced.late:
-            found.append(
-                f"{share}, {worst}: all {concurrency} were in flight; "
-                "the far end is too slow for this rate, or it needs a greater --concurrency"
-            )
-        elif notable:
-            found.append(f"{share}, {worst}: this client is too slow for this rate")
+        if schedule.late > schedule.started / 100 or schedule.worst > _NOTABLE_DELAY:
+            share = f"{100 * schedule.late / max(1, schedule.started):.3g} % of the probes"
+            late = f"{share} started more than {LATE * 1000:g} ms late, at worst {schedule.worst:.3f} s"
+            if 2 * schedule.waited > schedule.late:
+                why = (
+                    f"all {concurrency} were in flight; "
+                    "the far end is too slow for this rate, or it needs a greater --concurrency"
+                )
+            else:
+                why = "this client is too slow for this rate"
+            found.append(f"{late}: {why}")
         if self.missed:
-            found.append(f"{self.missed} visits were due and never began, for all {concurrency} were in flight")
+            found.append(f"{self.missed} probes were due and never started: all {concurrency} were in flight")
         return found

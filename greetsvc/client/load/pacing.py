@@ -1,4 +1,4 @@
-"""When the visits of a load run begin: as soon as one of N is free, or at intended times. Pure."""
+"""When the probes of a load run start: as soon as one of N is free, or at intended times. Pure."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import math
 
 from attrs import define, field, frozen
 
-from greetsvc.client.bounds import LONGEST_DURATION, MOST_CONCURRENT, MOST_RATE
+from greetsvc.client.options import MAX_CONCURRENCY, MAX_RATE, MAX_SECONDS
 from greetsvc.errors import ConfigError
 
-__all__ = ["LATE", "Loading", "Paced"]
+__all__ = ["LATE", "LoadOptions", "Schedule"]
 
 _CLOSED_CONCURRENCY = 16
 _OPEN_CONCURRENCY = 1024
 
 LATE = 0.01
-"""A visit that begins more than this many seconds after its intended time is counted as late."""
+"""A probe that starts more than this many seconds after its intended time is counted as late."""
 
 
 @frozen
-class Loading:
-    """How hard a run asks: for ``duration`` seconds, ``concurrency`` at once, ``rate`` a second.
+class LoadOptions:
+    """How much load a run makes: for ``duration`` seconds, with ``concurrency`` in flight, at ``rate`` a second.
 
-    Without ``rate`` the loop is closed: each of the N asks again when it was answered. With ``rate`` it is open:
-    visits have intended times, and N bounds how many are in flight. ``concurrency`` None means 16, or 1024 with a
-    rate.
+    Without ``rate`` the loop is closed: when one of the N probes ends, the next starts. With ``rate`` it is open:
+    probes have intended times, and N is the maximum in flight. ``concurrency`` None means 16, or 1024 with a rate.
 
-    :raises ConfigError: for what cannot be.
+    :raises ConfigError: for a number that is out of range.
     """
 
     duration: float
@@ -34,45 +33,43 @@ class Loading:
     rate: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        if not 0 < self.duration <= LONGEST_DURATION:
-            raise ConfigError(
-                f"must be more than 0 and at most {LONGEST_DURATION:g} seconds", name="duration", value=self.duration
-            )
-        if self.concurrency is not None and not 1 <= self.concurrency <= MOST_CONCURRENT:
-            raise ConfigError(f"must be from 1 to {MOST_CONCURRENT}", name="concurrency", value=self.concurrency)
-        if self.rate is not None and not 0 < self.rate <= MOST_RATE:
-            raise ConfigError(
-                f"must be more than 0 and at most {MOST_RATE:.10g} a second", name="rate", value=self.rate
-            )
+        if not 0 < self.duration <= MAX_SECONDS:
+            why = f"must be more than 0 and at most {MAX_SECONDS:g} seconds"
+            raise ConfigError(why, name="duration", value=self.duration)
+        if self.concurrency is not None and not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise ConfigError(f"must be from 1 to {MAX_CONCURRENCY}", name="concurrency", value=self.concurrency)
+        if self.rate is not None and not 0 < self.rate <= MAX_RATE:
+            why = f"must be more than 0 and at most {MAX_RATE:.10g} a second"
+            raise ConfigError(why, name="rate", value=self.rate)
 
-    def slots(self, room: float) -> int:
-        """How many may be in flight, when this process may open ``room`` more files.
+    def max_in_flight(self, descriptors: float) -> int:
+        """The maximum in flight, when this process may open ``descriptors`` more files.
 
-        :raises ConfigError: when it was told to have more than that.
+        :raises ConfigError: when ``concurrency`` was set, and to more than that.
         """
         if self.concurrency is None:
-            return max(1, int(min(_CLOSED_CONCURRENCY if self.rate is None else _OPEN_CONCURRENCY, room)))
-        if self.concurrency > room:
-            raise ConfigError(
-                f"this process may open {max(0, int(room))} more files", name="concurrency", value=self.concurrency
-            )
+            return max(1, int(min(_CLOSED_CONCURRENCY if self.rate is None else _OPEN_CONCURRENCY, descriptors)))
+        if self.concurrency > descriptors:
+            why = f"this process may open only {max(0, int(descriptors))} more files"
+            raise ConfigError(why, name="concurrency", value=self.concurrency)
         return self.concurrency
 
 
 @define
-class Paced:
-    """The intended times of an open loop: ``start``, and then every ``1 / rate`` seconds until ``duration`` is over.
+class Schedule:
+    """The intended times of an open loop: ``start``, then every ``1 / rate`` seconds until ``duration`` is over.
 
-    Each is computed from the start, so that nothing drifts. ``late`` counts what began more than 10 ms late,
-    ``stuck`` those of them that had to wait for one of the N to be free; ``worst`` is the greatest delay, in seconds.
+    Each is computed from the start, so that nothing drifts. ``late`` counts the probes that started more than 10 ms
+    late, ``waited`` those of them that were due while all N were in flight; ``worst`` is the greatest delay, in
+    seconds.
     """
 
     start: float
     rate: float
     duration: float
-    taken: int = 0
+    started: int = 0
     late: int = 0
-    stuck: int = 0
+    waited: int = 0
     worst: float = 0.0
     total: int = field(init=False)
 
@@ -81,16 +78,16 @@ class Paced:
 
     @property
     def next(self) -> float:
-        """The intended time of the next visit; infinite when there is none."""
-        return self.start + self.taken / self.rate if self.taken < self.total else math.inf
+        """The intended time of the next probe; infinite when there is none."""
+        return self.start + self.started / self.rate if self.started < self.total else math.inf
 
-    def take(self, now: float, *, waited: bool) -> float:
-        """The next visit begins now; its intended time. ``waited``: all N were in flight when it was due."""
-        intended = self.start + self.taken / self.rate
-        self.taken += 1
+    def start_next(self, now: float, *, waited: bool) -> float:
+        """Start the next probe now; its intended time. ``waited``: all N were in flight when it was due."""
+        intended = self.start + self.started / self.rate
+        self.started += 1
         delay = now - intended
         if delay > LATE:
             self.late += 1
-            self.stuck += waited
+            self.waited += waited
         self.worst = max(self.worst, delay)
         return intended

@@ -1,4 +1,4 @@
-"""Waiting for many sockets outside the reactor: epoll itself, or the same few calls where there is none."""
+"""Wait for many sockets outside the reactor: with epoll, or with the same few calls on other systems."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import selectors
 import sys
 from typing import Protocol
 
-__all__ = ["HANGUP", "READ", "WRITE", "Poller", "Selecting", "nap", "poller"]
+__all__ = ["HANGUP", "READ", "WRITE", "Poller", "SelectorPoller", "new_poller", "short_sleep"]
 
 READ = 0x1
 WRITE = 0x4
 HANGUP = 0x2000
-"""The far end has sent its FIN: what can be read now is all there will be (EPOLLRDHUP; other systems do not tell)."""
+"""The far end has sent its FIN: what can be read now is all there will be (EPOLLRDHUP; others do not tell)."""
 
 
 class Poller(Protocol):
-    """The part of ``select.epoll`` that is used. A descriptor that is closed is forgotten by itself."""
+    """The part of ``select.epoll`` that is used. The system forgets a descriptor when it is closed."""
 
     def fileno(self) -> int:
         """A descriptor that is readable when one of the others is ready."""
@@ -31,11 +31,11 @@ class Poller(Protocol):
         """Which are ready, and for what; waits at most ``timeout`` seconds."""
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
 
 
-class Selecting:
-    """The same for systems without epoll, on the selector that Python thinks best (kqueue)."""
+class SelectorPoller:
+    """The same for systems without epoll, on Python's default selector (kqueue)."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -45,7 +45,7 @@ class Selecting:
         return self._selector.fileno()
 
     def register(self, fd: int, eventmask: int) -> None:
-        """Watch a descriptor; an earlier one of this number is closed by now."""
+        """Watch a descriptor. An earlier one with this number is closed by now, but the selector does not know."""
         if fd in self._selector.get_map():
             self._selector.unregister(fd)
         self._selector.register(fd, _interest(eventmask))
@@ -55,7 +55,7 @@ class Selecting:
         self._selector.modify(fd, _interest(eventmask))
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
-        """Which are ready; the system's selectors give them all at once, kqueue one twice that is ready for both."""
+        """Which are ready, all at once. kqueue reports a descriptor twice that is ready for reading and writing."""
         ready: dict[int, int] = {}
         for key, events in self._selector.select(timeout):
             found = READ * bool(events & selectors.EVENT_READ) | WRITE * bool(events & selectors.EVENT_WRITE)
@@ -63,7 +63,7 @@ class Selecting:
         return list(ready.items())
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         self._selector.close()
 
 
@@ -72,14 +72,14 @@ def _interest(eventmask: int) -> int:
     return wanted | (selectors.EVENT_WRITE if eventmask & WRITE else 0)
 
 
-def poller() -> Poller:
-    """The best that this system has."""
-    return select.epoll() if sys.platform == "linux" else Selecting()
+def new_poller() -> Poller:
+    """The fastest that this system has."""
+    return select.epoll() if sys.platform == "linux" else SelectorPoller()
 
 
-def nap(polled: Poller, seconds: float) -> None:
-    """Sleep until something is ready, at most so long: to the microsecond, where epoll knows milliseconds only."""
+def short_sleep(poller: Poller, seconds: float) -> None:
+    """Sleep until something is ready, at most ``seconds``: to the microsecond, where epoll has milliseconds only."""
     try:
-        select.select([polled.fileno()], [], [], seconds)
+        select.select([poller.fileno()], [], [], seconds)
     except ValueError:  # select(2) takes descriptors below 1024
-        polled.poll(seconds, 1)
+        poller.poll(seconds, 1)

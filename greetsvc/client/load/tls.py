@@ -1,4 +1,4 @@
-"""A visit of a load run over TLS: a whole handshake each time, as a peer that comes for the first time makes it."""
+"""The probes of a load run over TLS: a full handshake each time, as a new peer makes it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from OpenSSL import SSL
 
-from greetsvc.client.load.connections import GREETED, End, Streams, Visit, failed
+from greetsvc.client.load.connections import GREETED, TOO_LONG, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.polling import HANGUP, READ, WRITE, Poller
-from greetsvc.client.probe.resolve import Remote
-from greetsvc.client.result import Phase
+from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.result import NO_GREETING, TLS_CLOSED, Phase
 from greetsvc.client.tls import ClientTls, tls_words
 
 __all__ = ["TlsStreams"]
@@ -20,111 +20,114 @@ _PIECE = 65536
 
 
 class _Session:
-    """The state of one visit: the TLS engine, how far it is, what waits to be sent, and why it could not be."""
+    """The TLS state of one probe: engine, phase, data that waits to be sent, and why sending or verifying failed."""
 
-    __slots__ = ("engine", "lost", "phase", "refused", "unsent")
+    __slots__ = ("certificate_error", "engine", "phase", "send_errno", "unsent")
 
     def __init__(self, tls: ClientTls, host: str) -> None:
         self.phase: Phase = "connect"
-        self.refused = ""
-        self.lost = 0
+        self.certificate_error = ""
+        self.send_errno = 0
         self.unsent = b""
         self.engine = tls.creator(host, self._refuse).clientConnectionForTLS(cast("Any", None))
         self.engine.set_connect_state()
 
     def _refuse(self, why: str) -> None:
-        self.refused = why
+        self.certificate_error = why
 
 
 class TlsStreams(Streams):
-    """Connect, agree on TLS, read to the end; certificates are checked as `greet` checks them."""
+    """Connect, do the TLS handshake, read to the end; certificates are checked as `greet` checks them."""
 
-    first: Phase = "tls"
+    after_connect: Phase = "tls"
 
-    def __init__(self, remote: Remote, limit: int, poller: Poller, tls: ClientTls, host: str) -> None:
+    def __init__(self, remote: SocketAddress, limit: int, poller: Poller, tls: ClientTls, host: str) -> None:
         super().__init__(remote, limit, poller)
         self._tls = tls
         self._host = host
 
-    def ask(self, visit: Visit) -> End | None:
-        """Connect; TLS begins when that has worked."""
-        end = super().ask(visit)
-        if end is None:
-            visit.session = _Session(self._tls, self._host)
-            self._poller.modify(visit.fd, READ | WRITE | HANGUP)
-        return end
+    def start(self, connection: Connection) -> LoadResult | None:
+        """Connect; the handshake begins when that has succeeded."""
+        result = super().start(connection)
+        if result is None:
+            connection.session = _Session(self._tls, self._host)
+            self._poller.modify(connection.fd, READ | WRITE | HANGUP)
+        return result
 
-    def ready(self, visit: Visit, events: int) -> End | None:
-        """Hand what came to the TLS engine, and send what that has to say."""
-        session: _Session = visit.session
+    def ready(self, connection: Connection, events: int) -> LoadResult | None:
+        """Give what came to the TLS engine, and send what the engine produces."""
+        session: _Session = connection.session
         ended = False
         try:
             if events & ~WRITE:
-                piece = visit.sock.recv(_PIECE)
+                piece = connection.sock.recv(_PIECE)
                 ended = not piece
                 session.engine.bio_write(piece) if piece else session.engine.bio_shutdown()
         except BlockingIOError:
             pass
         except OSError as error:
-            return self._lost(visit, error.errno or errno.EIO)
+            return self._lost(connection, error.errno or errno.EIO)
         if session.phase == "connect":
             session.phase = "tls"
-        end = self._advance(visit, session)
-        self._send(visit, session)
-        if end is None and ended:
-            end = self._lost(visit, session.lost) if session.lost else self._closed(visit, session)
-        return end
+        result = self._advance(connection, session)
+        self._send(connection, session)
+        if result is None and ended:
+            number = session.send_errno
+            result = self._lost(connection, number) if number else self._closed(connection, session)
+        return result
 
-    def _lost(self, visit: Visit, number: int) -> End:
-        end = self._broken(visit, number)
-        return end._replace(phase="tls") if end.phase == "greet" and visit.session.phase != "greet" else end
+    def _lost(self, connection: Connection, number: int) -> LoadResult:
+        result = self._broken(connection, number)
+        in_tls = result.phase == "greet" and connection.session.phase != "greet"
+        return result._replace(phase="tls") if in_tls else result
 
-    def _advance(self, visit: Visit, session: _Session) -> End | None:
+    def _advance(self, connection: Connection, session: _Session) -> LoadResult | None:
         try:
             if session.phase == "tls":
                 session.engine.do_handshake()
                 session.phase = "greet"
             while True:
-                visit.data += session.engine.recv(_PIECE)
-                if len(visit.data) > self._limit:
-                    return failed("greet", errno.EMSGSIZE, "the greeting is too long")
-        except (SSL.WantReadError, SSL.SysCallError):  # the latter: the end of the stream, which `ready` has seen
+                connection.data += session.engine.recv(_PIECE)
+                if len(connection.data) > self._limit:
+                    return TOO_LONG
+        except (SSL.WantReadError, SSL.SysCallError):  # SysCallError: the stream has ended, as `ready` knows
             return None
         except SSL.ZeroReturnError:
             session.engine.shutdown()
-            return GREETED if visit.data else self._closed(visit, session)
+            return GREETED if connection.data else self._closed(connection, session)
         except SSL.Error as error:
-            return GREETED if visit.data else self._refused(session, tls_words(error))
+            return GREETED if connection.data else _handshake_failed(session, tls_words(error))
 
-    def _refused(self, session: _Session, words: str) -> End:
-        """TLS 1.3 refuses a client only after the client thinks that all is agreed; it is TLS all the same."""
-        return failed("tls", errno.EPROTO, session.refused or words)
-
-    def _closed(self, visit: Visit, session: _Session) -> End:
-        if visit.data:
+    def _closed(self, connection: Connection, session: _Session) -> LoadResult:
+        if connection.data:
             return GREETED
         if session.phase == "tls":
-            return self._refused(session, "the far end closed while TLS was being agreed")
-        return failed("greet", errno.ENODATA, "the connection was closed without a word")
+            return _handshake_failed(session, TLS_CLOSED)
+        return failed("greet", errno.ENODATA, NO_GREETING)
 
-    def _send(self, visit: Visit, session: _Session) -> None:
-        """Send what the engine has to say; what the socket does not take now it takes when it can be written."""
+    def _send(self, connection: Connection, session: _Session) -> None:
+        """Send what the engine produced; what the socket does not take now waits until it is writable."""
         with suppress(SSL.WantReadError):
             session.unsent += session.engine.bio_read(_PIECE)
         try:
             if session.unsent:
-                session.unsent = session.unsent[visit.sock.send(session.unsent) :]
+                session.unsent = session.unsent[connection.sock.send(session.unsent) :]
         except BlockingIOError:
             pass
-        except OSError as error:  # what was said before that can still be read
-            session.unsent, session.lost = b"", error.errno or errno.EIO
-        self._poller.modify(visit.fd, READ | HANGUP | (WRITE if session.unsent else 0))
+        except OSError as error:  # what the far end sent before can still be read
+            session.unsent, session.send_errno = b"", error.errno or errno.EIO
+        self._poller.modify(connection.fd, READ | HANGUP | (WRITE if session.unsent else 0))
 
-    def late(self, visit: Visit) -> End:
-        """What was still to come: the connection, TLS or the greeting."""
-        end = super().late(visit)
-        if end.phase != "tls":
-            return end
-        if visit.session.phase == "tls":
-            return end._replace(words="TLS was not agreed in time")
-        return end._replace(phase="greet")
+    def timed_out(self, connection: Connection) -> LoadResult:
+        """What was missing: the connection, the handshake, the greeting or the end."""
+        result = super().timed_out(connection)
+        if result.phase != "tls":
+            return result
+        if connection.session.phase == "tls":
+            return result._replace(words="the TLS handshake did not finish in time")
+        return result._replace(phase="greet")
+
+
+def _handshake_failed(session: _Session, words: str) -> LoadResult:
+    """TLS 1.3 refuses a client only after the client has finished its handshake; it is phase ``tls`` all the same."""
+    return failed("tls", errno.EPROTO, session.certificate_error or words)

@@ -1,1 +1,1 @@
-"""One probe of a target, step by step; and series and flows of probes."""
+"""One probe of a target, step by step; series of probes, and flows."""

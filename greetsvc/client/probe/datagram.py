@@ -1,4 +1,4 @@
-"""One probe over datagrams: ask, ask again while there is time, take the answer from the address that was asked."""
+"""One probe over datagrams: send the request, send it again until the time-out, take the answer of the target."""
 
 from __future__ import annotations
 
@@ -15,56 +15,54 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTim
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.client.path import is_ours
-from greetsvc.client.probe.resolve import Remote
-from greetsvc.client.probe.timeline import Progress
-from greetsvc.client.result import ECHO
-from greetsvc.client.sent import read_datagram
-from greetsvc.net.linux import error_queue as errqueue
+from greetsvc.client.path import answers_request
+from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.sockets import prepare, read_datagram
+from greetsvc.client.probe.timeline import Timeline
+from greetsvc.client.result import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, OTHER_ADDRESS
+from greetsvc.net.linux import error_queue
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
 from greetsvc.wire import MARK, nonce_of
 
-__all__ = ["DatagramReactor", "ask_udp", "ask_unixgram"]
+__all__ = ["DatagramReactor", "probe_udp", "probe_unixgram"]
 
 _FIRST_REPEAT = 0.5
 """Seconds until the request is sent again; each further wait is twice as long (RFC 8085 3.1.1 begins at 1 s)."""
 
-_BUSY_REPEAT = 0.05
-"""Seconds until a request is sent again that the system had no room for (a UNIX receiver with a full queue)."""
-
-_NO_ROOM = frozenset([errno.EAGAIN, errno.ENOBUFS])
+_NO_BUFFER_REPEAT = 0.05
+"""Seconds until a request is sent again for which the system had no buffer."""
 
 
 class DatagramReactor(IReactorTime, IReactorFDSet):
-    """What asking over datagrams needs of a reactor."""
+    """What a datagram probe needs of a reactor."""
 
 
 @implementer(IReadDescriptor)
 class _DatagramProbe:
-    """One socket of its own for one probe.
+    """The socket of one probe, as the reactor sees it.
 
-    Twisted's connected UDP port dies under epoll at a port unreachable without a word: epoll then reports an error
-    and nothing to read, and the reactor takes that for the end. Here it is what makes us look at the error.
+    Twisted's connected UDP port stops reading, without a word, when an ICMP port unreachable comes under epoll: epoll
+    reports an error and nothing to read, and the reactor takes that for the end. Here `connectionLost` then reads
+    the error.
     """
 
     def __init__(
-        self, progress: Progress, sock: socket.socket, remote: Remote | None, limit: int, reactor: DatagramReactor
+        self, timeline: Timeline, sock: socket.socket, remote: SocketAddress | None, reactor: DatagramReactor
     ) -> None:
         self.answer: Deferred[bytes] = Deferred(lambda _: self._close())
-        self._progress = progress
+        self._timeline = timeline
         self._socket = sock
         self._remote = remote
-        self._limit = limit
         self._reactor = reactor
-        self._again: IDelayedCall | None = None
+        self._repeat: IDelayedCall | None = None
         self._sent = 0
         self._request = b""
-        self._timer = reactor.callLater(progress.remaining(), self._too_late)
+        self._timer = reactor.callLater(timeline.remaining(), self._time_out)
         reactor.addReader(self)
 
     def send(self, request: bytes, wait: float = _FIRST_REPEAT) -> None:
-        """Ask, and arrange to ask again."""
+        """Send the request now, and again after ``wait`` seconds."""
         self._request = request
         try:
             if self._remote is None:
@@ -72,15 +70,15 @@ class _DatagramProbe:
             else:
                 self._socket.sendto(request, self._remote.sockaddr)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
-                self._blame(error.errno or errno.EIO)
+            if error.errno not in NO_BUFFER_ERRNOS:
+                self._fail(error.errno or errno.EIO)
                 return
-            self._again = self._reactor.callLater(_BUSY_REPEAT, self.send, request, wait)
+            self._repeat = self._reactor.callLater(_NO_BUFFER_REPEAT, self.send, request, wait)
             return
         self._sent += 1
         start = one_line(request[:25].decode("latin-1"))
-        self._progress.say(">", f"{start}… ({len(request)} bytes{', again' if self._sent > 1 else ''})")
-        self._again = self._reactor.callLater(wait, self.send, request, 2 * wait)
+        self._timeline.trace(">", f"{start}… ({len(request)} bytes{', again' if self._sent > 1 else ''})")
+        self._repeat = self._reactor.callLater(wait, self.send, request, 2 * wait)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -89,50 +87,50 @@ class _DatagramProbe:
         return "greet"
 
     def doRead(self) -> None:
+        timeline, limit = self._timeline, self._timeline.options.limit
         try:
-            data, _, flags, sender = self._socket.recvmsg(self._limit + 1)
+            data, _, flags, sender = self._socket.recvmsg(limit + 1)
         except BlockingIOError:
             return
         except OSError as error:
-            self._look_at_errors(error.errno or errno.EIO)
+            self._read_errors(error.errno or errno.EIO)
             return
         if self._remote is not None and not _same(sender, self._remote.sockaddr):
-            self._progress.note(f"an answer came from {sender[0]} port {sender[1]}, which was not asked")
-        elif len(data) > self._limit or flags & socket.MSG_TRUNC:
-            self._finish(self._progress.failed(errno.EMSGSIZE, f"the answer is longer than {self._limit} bytes"))
+            timeline.note(f"{OTHER_ADDRESS}: {sender[0]} port {sender[1]}")
+        elif len(data) > limit or flags & socket.MSG_TRUNC:
+            self._finish(timeline.failed(errno.EMSGSIZE, f"the answer is longer than {limit} bytes"))
         elif not data:
-            self._finish(self._progress.failed(errno.ENODATA, "the answer is empty"))
+            self._finish(timeline.failed(errno.ENODATA, EMPTY_ANSWER))
         elif data.startswith(MARK):
-            self._finish(self._progress.failed(errno.EPROTO, ECHO))
-        elif not is_ours(data, nonce_of(self._request)):
-            self._progress.note("an answer came that names another request than ours")
+            self._finish(timeline.failed(errno.EPROTO, ECHO))
+        elif not answers_request(data, nonce_of(self._request)):
+            timeline.note("an answer to another request came")
         else:
-            self._progress.first_byte()
+            timeline.first_byte()
             self._finish(data)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor saw an error on the socket and has let go of it."""
-        self._look_at_errors(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        """The reactor saw an error on the socket and has stopped watching it; go on if it was harmless."""
+        self._read_errors(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         if not self.answer.called:
             self._reactor.addReader(self)
 
-    def _look_at_errors(self, number: int) -> None:
-        """Give up at what ICMP said; a request that was too long for the path is cut and sent again by itself."""
-        offender = None
-        if self._remote is not None and errqueue.AVAILABLE:
-            for entry in errqueue.read(self._socket):
-                number, offender = entry.errno, entry.offender or offender
+    def _read_errors(self, number: int) -> None:
+        """Fail with what ICMP reported. After "too long" the system fragments: the repeated request may pass."""
+        reporter = None
+        if self._remote is not None and error_queue.AVAILABLE:
+            for entry in error_queue.read(self._socket):
+                number, reporter = entry.errno, entry.offender or reporter
         if number not in (0, errno.EMSGSIZE):
-            self._blame(number, offender)
+            self._fail(number, reporter)
 
-    def _blame(self, number: int, offender: str | None = None) -> None:
-        said = f", says {offender}" if offender else ""
-        self._finish(self._progress.failed(number, os.strerror(number) + said))
+    def _fail(self, number: int, reporter: str | None = None) -> None:
+        by = f", reported by {reporter}" if reporter else ""
+        self._finish(self._timeline.failed(number, os.strerror(number) + by))
 
-    def _too_late(self) -> None:
-        times = "once" if self._sent == 1 else f"{self._sent} times"
-        why = f"no answer within {self._progress.timeout:g} s, asked {times}"
-        self._finish(self._progress.failed(errno.ETIMEDOUT, why))
+    def _time_out(self) -> None:
+        requests = "1 request" if self._sent == 1 else f"{self._sent} requests"
+        self._finish(self._timeline.failed(errno.ETIMEDOUT, f"no answer to {requests} {self._timeline.within}"))
 
     def _finish(self, result: bytes | Exception) -> None:
         self._close()
@@ -142,87 +140,84 @@ class _DatagramProbe:
             self.answer.callback(result)
 
     def _close(self) -> None:
-        for call in (self._timer, self._again):
+        for call in (self._timer, self._repeat):
             if call is not None and call.active():
                 call.cancel()
         self._reactor.removeReader(self)
         self._socket.close()
 
 
-def _same(sender: Any, asked: tuple[Any, ...]) -> bool:
-    """Whether an answer comes from the host and port that were asked, on the same link where that matters."""
-    same = tuple(sender[:2]) == asked[:2]
-    return same and (len(asked) < 4 or asked[3] in (0, sender[3]))
+def _same(sender: Any, remote: tuple[Any, ...]) -> bool:
+    """Whether an answer comes from the target's host and port, and for a link-local address from the same link."""
+    same = tuple(sender[:2]) == remote[:2]
+    return same and (len(remote) < 4 or remote[3] in (0, sender[3]))
 
 
-async def ask_udp(
-    progress: Progress,
-    remote: Remote,
+async def probe_udp(
+    timeline: Timeline,
+    remote: SocketAddress,
     request: bytes,
-    limit: int,
     reactor: DatagramReactor,
     *,
-    queued: bool | None = None,
+    queued: bool = error_queue.AVAILABLE,
 ) -> bytes:
-    """Send ``request`` and return the answer's bytes.
+    """Send ``request`` and return the answer.
 
-    Where the system queues ICMP errors (Linux) the socket is left unconnected, so that answers from elsewhere are
-    seen; ``queued`` False connects it all the same, as elsewhere.
+    With ``queued`` (Linux) the socket stays unconnected, so that answers from other addresses are seen and reported;
+    IP_RECVERR then queues the ICMP errors, which an unconnected socket would not get otherwise. Elsewhere only a
+    connected socket gets them.
 
-    :raises GreetFailed: when there is none.
+    :raises GreetFailed: when there is no answer.
     """
-    progress.peer = remote.address
-    progress.enter("greet")
+    timeline.peer = remote.address
+    timeline.enter("greet")
     sock = socket.socket(remote.family, socket.SOCK_DGRAM)
     sock.setblocking(False)
-    to: Remote | None = remote
     try:
-        progress.outgoing.prepare(sock)
-        if errqueue.AVAILABLE if queued is None else queued:
-            errqueue.turn_on(sock)
+        prepare(sock, timeline.options)
+        if queued:
+            error_queue.turn_on(sock)
         else:
             sock.connect(remote.sockaddr)
-            to = None
     except OSError as error:
         sock.close()
-        raise progress.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
-    probe = _DatagramProbe(progress, sock, to, limit, reactor)
+        raise timeline.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
+    probe = _DatagramProbe(timeline, sock, remote if queued else None, reactor)
     probe.send(request)
-    progress.sent = read_datagram(sock, remote.address, remote.sockaddr, nonce_of(request))
+    timeline.sent = read_datagram(sock, remote.address, remote.sockaddr, nonce_of(request))
     return await probe.answer
 
 
-async def ask_unixgram(
-    progress: Progress,
+async def probe_unixgram(
+    timeline: Timeline,
     path: str,
     request: bytes,
-    limit: int,
     reactor: DatagramReactor,
     *,
-    nameless: bool = sys.platform == "linux",
+    abstract: bool = sys.platform == "linux",
 ) -> bytes:
-    """Send ``request`` to a UNIX datagram socket and return the answer's bytes.
+    """Send ``request`` to a UNIX datagram socket and return the answer.
 
-    To be answered one needs an address: Linux gives an abstract one; elsewhere (``nameless`` False) it is a path in a
-    temporary folder, which is removed. Connecting has the system keep the answers of others away.
+    Our socket needs an address to be answered: an ``abstract`` one on Linux; elsewhere a path in a temporary folder,
+    which is removed. It is connected, so that the system drops datagrams of other senders.
 
-    :raises GreetFailed: when there is none.
+    :raises GreetFailed: when there is no answer.
     """
-    progress.peer = Address(path, 0)
-    progress.enter("connect")
+    timeline.peer = Address(path, 0)
+    timeline.enter("connect")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
-    folder = None if nameless else tempfile.TemporaryDirectory(prefix="greet-")
+    folder = None if abstract else tempfile.TemporaryDirectory(prefix="greet-")
     try:
         sock.bind("" if folder is None else str(Path(folder.name) / "answer"))
         try:
             sock.connect(path)
         except OSError as error:
             sock.close()
-            raise progress.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
-        progress.leave()
-        progress.enter("greet")
-        probe = _DatagramProbe(progress, sock, None, limit, reactor)
+            raise timeline.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
+        timeline.leave()
+        timeline.enter("greet")
+        probe = _DatagramProbe(timeline, sock, None, reactor)
         probe.send(request)
         return await probe.answer
     finally:

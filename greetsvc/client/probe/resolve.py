@@ -1,4 +1,4 @@
-"""From a host name to the one address that is asked: the first in the system's order."""
+"""Look up a host name: the result is one address, the first in the system's order."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 
-from greetsvc.client.probe.timeline import Progress
+from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import errno_of, words_of
 from greetsvc.client.target import Target
 from greetsvc.visit import Address
 
-__all__ = ["LookUpReactor", "Remote", "find", "in_a_thread"]
+__all__ = ["ResolveReactor", "SocketAddress", "resolve"]
 
 T = TypeVar("T")
 
 
-class LookUpReactor(IReactorTime, IReactorFromThreads):
-    """What looking a name up needs of a reactor."""
+class ResolveReactor(IReactorTime, IReactorFromThreads):
+    """What a look-up needs of a reactor."""
 
 
 @frozen
-class Remote:
+class SocketAddress:
     """An address as the system takes it: the family, and the tuple for ``connect`` or ``sendto``."""
 
     family: int
@@ -42,50 +42,49 @@ class Remote:
         return Address(f"{host}%{zone}" if zone else host, port)
 
 
-async def find(progress: Progress, family: int, reactor: LookUpReactor) -> Remote:
-    """The address of the progress's target; a name is looked up in a thread, within the time-out.
+async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
+    """The address of the target; a name is looked up in a thread, within the time-out.
 
     :raises GreetFailed: when there is none.
     """
-    target = progress.target
+    target, family = timeline.target, timeline.options.address_family
     try:
         return _addresses(target, family, socket.AI_NUMERICHOST)[0]
     except OSError as error:
-        if ":" in target.host:
-            raise progress.failed(errno_of(error), words_of(error)) from None
-    progress.enter("resolve")
-    progress.say("*", f"resolving {target.host}")
-    answer = in_a_thread(reactor, lambda: _addresses(target, family))
+        if ":" in target.host:  # an IPv6 address whose zone is no interface of ours: the resolver cannot help
+            raise timeline.failed(errno_of(error), words_of(error)) from None
+    timeline.enter("resolve")
+    timeline.trace("*", f"resolving {target.host}")
+    answer = _in_a_thread(reactor, lambda: _addresses(target, family))
     try:
-        found = await answer.addTimeout(progress.remaining(), reactor)
+        found = await answer.addTimeout(timeline.remaining(), reactor)
     except defer.TimeoutError:
-        why = f"no answer from the resolver within {progress.timeout:g} s"
-        raise progress.failed(errno.ETIMEDOUT, why) from None
+        raise timeline.failed(errno.ETIMEDOUT, f"no answer from the resolver {timeline.within}") from None
     except OSError as error:
-        raise progress.failed(errno_of(error), words_of(error)) from None
-    progress.leave()
-    progress.say("*", f"{target.host} is {found[0].address.host}, the first of {len(found)}")
+        raise timeline.failed(errno_of(error), words_of(error)) from None
+    timeline.leave()
+    timeline.trace("*", f"{target.host} is {found[0].address.host}, the first of {len(found)}")
     return found[0]
 
 
-def _addresses(target: Target, family: int, flags: int = 0) -> list[Remote]:
+def _addresses(target: Target, family: int, flags: int = 0) -> list[SocketAddress]:
     kind = socket.SOCK_DGRAM if target.datagram else socket.SOCK_STREAM
     found = socket.getaddrinfo(target.host, target.port, family, kind, flags=flags)
-    return [Remote(family, sockaddr) for family, _, _, _, sockaddr in found]
+    return [SocketAddress(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
-def in_a_thread(reactor: IReactorFromThreads, call: Callable[[], T]) -> defer.Deferred[T]:
+def _in_a_thread(reactor: IReactorFromThreads, call: Callable[[], T]) -> defer.Deferred[T]:
     """Run a blocking call in a daemon thread of its own; cancelling ends the waiting at once.
 
-    The reactor's thread pool would hold the process at exit until a dead resolver gives up, and ten names that do
-    not resolve would block every other use of it.
+    The reactor's thread pool would keep the process from exiting until a dead resolver gives up, and ten names that
+    do not resolve would block every other user of the pool.
     """
     answer: defer.Deferred[T] = defer.Deferred()
 
     def work() -> None:
         try:
             result = call()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the one who asked
+        except Exception as error:  # noqa: BLE001 - any exception belongs to the caller
             reactor.callFromThread(answer.errback, Failure(error))
         else:
             reactor.callFromThread(answer.callback, result)

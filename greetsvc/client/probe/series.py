@@ -1,57 +1,83 @@
-"""Probe after probe at a fixed rate, until there were enough of them or somebody says stop."""
+"""Probes of one target at a fixed interval."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from greetsvc.client.options import DEFAULT_INTERVAL, MAX_SECONDS, ProbeOptions
+from greetsvc.client.probe.probe import Probe
 from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.client.target import DEFAULT_HOST, Target, parse
+from greetsvc.errors import ConfigError
 
-__all__ = ["outcomes", "repeat"]
+__all__ = ["greet_many", "repeat", "result_of"]
+
+T = TypeVar("T")
 
 
-async def outcomes(
-    probe: Callable[[], Awaitable[Greeting]],
-    *,
-    count: int,
-    interval: float,
-    clock: IReactorTime,
-    now: Callable[[], float],
-) -> AsyncIterator[Greeting | GreetFailed]:
-    """Run ``count`` probes (0: without end), one at a time, and yield what came of each.
-
-    Starts are ``interval`` seconds apart and do not drift; a probe that takes longer delays the next, and the
-    schedule goes on from there rather than catching up in a burst.
-    """
-    number = 0
-    start = now()
-    while True:
-        number += 1
-        try:
-            outcome: Greeting | GreetFailed = await probe()
-        except GreetFailed as failed:
-            outcome = failed
-        yield outcome
-        if number == count:
-            return
-        start = max(start + interval, now())
-        # Also when it is due: probes that fail without waiting would keep the reactor from hearing of signals.
-        await deferLater(clock, start - now() if start > now() else 0)
+async def result_of(probe: Awaitable[Greeting]) -> Greeting | GreetFailed:
+    """The result of a probe, with a failure returned rather than raised."""
+    try:
+        return await probe
+    except GreetFailed as failed:
+        return failed
 
 
 async def repeat(
-    probe: Callable[[], Awaitable[Greeting]],
-    each: Callable[[int, Greeting | GreetFailed], None],
+    action: Callable[[], Awaitable[T]],
     *,
     count: int,
     interval: float,
     clock: IReactorTime,
     now: Callable[[], float],
-) -> None:
-    """The same until cancelled, telling ``each`` the number of a probe, from 1, and its outcome."""
-    number = 0
-    async for outcome in outcomes(probe, count=count, interval=interval, clock=clock, now=now):
-        number += 1
-        each(number, outcome)
+) -> AsyncIterator[T]:
+    """Run ``action`` ``count`` times (0: without end), one at a time, and yield what it returns.
+
+    Starts are ``interval`` seconds apart and do not drift. An action that takes longer delays the next, and the
+    schedule goes on from there: nothing is caught up in a burst.
+    """
+    done = 0
+    start = now()
+    while True:
+        yield await action()
+        done += 1
+        if done == count:
+            return
+        start = max(start + interval, now())
+        # Wait even when it is due: probes that fail at once would keep the reactor from handling signals.
+        await deferLater(clock, max(0.0, start - now()))
+
+
+def greet_many(
+    target: str | Target = DEFAULT_HOST,
+    *,
+    count: int = 0,
+    interval: float = DEFAULT_INTERVAL,
+    reactor: Any = None,
+    **options: Any,
+) -> AsyncIterator[Greeting | GreetFailed]:
+    """Probe ``target`` again and again and yield each result; a failure is not raised.
+
+    :param count: number of probes; 0: until you leave the loop.
+    :param interval: seconds from start to start; a probe that takes longer delays the next.
+    :param options: as for `greetsvc.greet`: ``timeout family size encoding limit tls trace``.
+    :raises ValueError: at once, when the target or an option is wrong.
+    """
+    trace = options.pop("trace", None)
+    probe = Probe(parse(target), ProbeOptions(**options))
+    if count < 0:
+        raise ConfigError("must not be negative", name="count", value=count)
+    if not 0 <= interval <= MAX_SECONDS:
+        raise ConfigError(f"must be from 0 to {MAX_SECONDS:g} seconds", name="interval", value=interval)
+    if reactor is None:
+        from twisted.internet import reactor
+
+    def run_once() -> Awaitable[Greeting | GreetFailed]:
+        return result_of(probe.run(trace=trace, reactor=reactor))
+
+    return repeat(run_once, count=count, interval=interval, clock=reactor, now=time.monotonic)

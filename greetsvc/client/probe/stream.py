@@ -1,4 +1,4 @@
-"""One probe over a stream: connect, agree on TLS where it is asked for, read until the far end closes."""
+"""One probe over a stream: connect, do the TLS handshake for a tls: target, read until the far end closes."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.client.probe.heard import Heard
-from greetsvc.client.probe.resolve import Remote
-from greetsvc.client.probe.timeline import Progress
+from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.sockets import prepare, read_stream
+from greetsvc.client.probe.stream_state import StreamState
+from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import Closed, GreetFailed
-from greetsvc.client.sent import read_stream
 from greetsvc.client.tls import ClientTls
 from greetsvc.visit import Address
 
-__all__ = ["StreamProbe", "StreamReactor", "ask_stream"]
+__all__ = ["StreamProbe", "StreamReactor", "probe_stream"]
 
 
 class StreamReactor(IReactorTime, IReactorTCP, IReactorUNIX):
-    """What asking over a stream needs of a reactor."""
+    """What a stream probe needs of a reactor."""
 
 
 @implementer(IHandshakeListener)
 class StreamProbe(Protocol):
-    """Reads one greeting and hands the verdict over when the connection is gone."""
+    """Reads one greeting, and gives the result when the connection is gone."""
 
-    def __init__(self, heard: Heard, verdict: Deferred[Closed]) -> None:
-        self.heard = heard
-        self.verdict = verdict
+    def __init__(self, state: StreamState, result: Deferred[Closed]) -> None:
+        self.state = state
+        self.result = result
         self.stream_error: BaseException | None = None
 
     def connectionMade(self) -> None:
@@ -55,70 +55,76 @@ class StreamProbe(Protocol):
         transport = cast("ITCPTransport", self.transport)
         here = _address(transport.getHost())
         if here is not None and here == _address(transport.getPeer()):
-            # Both ends began at once, from the same host and port (RFC 9293 3.5): there is no other end.
-            self.heard.met_itself = True
-            self.drop()
+            # A SYN that comes back to its own port makes TCP connect to itself (simultaneous open, RFC 9293 3.5).
+            # It happens on loopback where nothing listens and the source port is the target's.
+            self.state.self_connected = True
+            self.abort()
             return
-        self.heard.connected()
+        self.state.connected()
         words = ["connected", *([f"from {_words(here)}"] if here else [])]
-        sent = self.heard.progress.sent
+        sent = self.state.timeline.sent
         if sent is not None and sent.tcp is not None:
             words += [f"round trip {sent.tcp.rtt_us / 1000:.3f} ms", f"MSS {sent.tcp.mss}"]
-        self.heard.progress.say("*", ", ".join(words))
-        if not self.heard.tls:
-            self.introduce(self.transport)
+        self.state.timeline.trace("*", ", ".join(words))
+        if not self.state.tls:
+            self.send_proxy_header(self.transport)
 
-    def introduce(self, transport: ITransport | None) -> None:
-        """Send the PROXY header, where there is to be one, before anything else."""
-        progress = self.heard.progress
-        header = progress.outgoing.header(progress.peer)
-        if header:
-            progress.say(">", f"a PROXY header ({len(header)} bytes)")
+    def send_proxy_header(self, transport: ITransport | None) -> None:
+        """Send the PROXY header, if one is set, before anything else."""
+        timeline = self.state.timeline
+        if timeline.options.proxy is not None and timeline.peer is not None:
+            header = timeline.options.proxy.header(timeline.peer)
+            timeline.trace(">", f"a PROXY header ({len(header)} bytes)")
             cast("ITransport", transport).write(header)
 
     def handshakeCompleted(self) -> None:
-        """TLS is agreed, and the certificate accepted."""
-        self.heard.agreed()
+        """The TLS handshake is done, and the certificate accepted."""
+        self.state.handshake_done()
         session = cast("TLSMemoryBIOProtocol", self.transport).getHandle()
-        self.heard.progress.say("*", f"{session.get_protocol_version_name()}, {session.get_cipher_name()}")
+        self.state.timeline.trace("*", f"{session.get_protocol_version_name()}, {session.get_cipher_name()}")
 
     def dataReceived(self, data: bytes) -> None:
         """A piece of the greeting, cut anywhere."""
-        if not self.heard.take(data):
-            self.drop()
+        if not self.state.received(data):
+            self.abort()
 
-    def drop(self) -> None:
-        """Leave at once."""
+    def abort(self) -> None:
+        """Close with a reset."""
         cast("ITCPTransport", self.transport).abortConnection()
 
-    def leave(self) -> None:
-        """Leave politely; at once under TLS, where that may take for ever, and from a port that is wanted again."""
-        if self.heard.tls or self.heard.progress.outgoing.source_port is not None:
-            self.drop()
+    def close(self) -> None:
+        """Close with a FIN where that is safe.
+
+        A TLS close may wait for ever for the far end's close_notify. With a fixed source port the side that closes
+        first keeps the port in TIME_WAIT for a minute, so that the next probe could not use it.
+        """
+        if self.state.tls or self.state.timeline.options.source_port is not None:
+            self.abort()
         else:
             cast("ITCPTransport", self.transport).loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is gone: judge."""
+        """The connection is gone: give the result."""
         error = cast("BaseException", reason.value)
-        if self.verdict.called:
+        if self.result.called:
             return
         try:
-            closed = self.heard.ended(error, self.stream_error or error)
+            closed = self.state.ended(error, self.stream_error or error)
         except GreetFailed as failed:
-            self.verdict.errback(failed)
+            self.result.errback(failed)
         else:
-            self.verdict.callback(closed)
+            self.result.callback(closed)
 
 
 class _TlsLayer(TLSMemoryBIOProtocol):
-    """Tells how the stream itself ended: stock TLS makes a FIN without close_notify look like a reset.
+    """Keeps how the stream below TLS ended, and sends the PROXY header below TLS, before the handshake.
 
-    The PROXY header goes below TLS, and before it.
+    Stock TLS reports a FIN without close_notify as ConnectionLost, as it does a reset. Many servers close like that,
+    so the two must be told apart by the reason that this layer gets from the stream.
     """
 
     def makeConnection(self, transport: ITransport) -> None:
-        cast("StreamProbe", self.wrappedProtocol).introduce(transport)
+        cast("StreamProbe", self.wrappedProtocol).send_proxy_header(transport)
         super().makeConnection(transport)  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -131,29 +137,29 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
 
     noisy = False
 
-    def __init__(self, heard: Heard, reactor: IReactorTime) -> None:
-        self.heard = heard
-        self.verdict: Deferred[Closed] = Deferred(lambda _: self._cancel())
+    def __init__(self, state: StreamState, reactor: IReactorTime) -> None:
+        self.state = state
+        self.result: Deferred[Closed] = Deferred(lambda _: self._cancel())
         self._cancelled = False
         self.connector: IConnector | None = None
         self._probe: StreamProbe | None = None
         self._errno = 0
-        self._timer: IDelayedCall = reactor.callLater(heard.progress.remaining(), self._too_late)
-        self.verdict.addBoth(self._stop_timer)
+        self._timer: IDelayedCall = reactor.callLater(state.timeline.remaining(), self._time_out)
+        self.result.addBoth(self._stop_timer)
 
     def prepare(self) -> None:
-        """Set up the socket, which connects in the reactor's next turn only."""
-        progress, sock = self.heard.progress, self._socket()
+        """Set up the socket. Twisted has made it already, and calls ``connect`` only in the reactor's next turn."""
+        timeline, sock = self.state.timeline, self._socket()
         if sock is None:
             return
         self._keep_errno(cast("Any", self.connector).transport, sock)
         try:
-            progress.outgoing.prepare(sock)
+            prepare(sock, timeline.options)
         except OSError as error:
             self._cancel()
             number = error.errno or errno.EIO
-            words = f"source port {progress.outgoing.source_port}: {os.strerror(number)}"
-            self.verdict.errback(progress.failed(number, words))
+            words = f"source port {timeline.options.source_port}: {os.strerror(number)}"
+            self.result.errback(timeline.failed(number, words))
 
     def _keep_errno(self, transport: Any, sock: socket.socket) -> None:
         """Read why a connection failed before Twisted forgets it.
@@ -165,46 +171,47 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
 
         def lost_with_errno(reason: Failure) -> None:
             if not transport.connected:
+                # Reading SO_ERROR also clears it, and `lost` closes the socket: this is the only chance.
                 self._errno = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             lost(reason)
 
         transport.connectionLost = lost_with_errno
 
     def _socket(self) -> socket.socket | None:
-        """Our end, when it is one that leaves this machine."""
+        """The socket of an IP connection."""
         found = getattr(getattr(self.connector, "transport", None), "socket", None)
         return found if isinstance(found, socket.socket) and found.family != socket.AF_UNIX else None
 
-    def _look(self) -> None:
-        """Keep what our own side knows."""
-        progress, sock = self.heard.progress, self._socket()
-        if sock is not None and progress.peer is not None:
-            claim = progress.outgoing.claim
-            progress.sent = read_stream(sock, progress.peer, claim.source if claim else None)
+    def _read_socket(self) -> None:
+        """Keep what our own side knows of the connection."""
+        timeline, sock = self.state.timeline, self._socket()
+        if sock is not None and timeline.peer is not None:
+            proxy = timeline.options.proxy
+            timeline.sent = read_stream(sock, timeline.peer, proxy.source if proxy else None)
 
     def buildProtocol(self, addr: IAddress | None) -> StreamProbe:
-        self._look()
-        self._probe = StreamProbe(self.heard, self.verdict)
+        self._read_socket()
+        self._probe = StreamProbe(self.state, self.result)
         return self._probe
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         if not self._cancelled:
             error = ConnectError(self._errno) if self._errno else cast("Exception", reason.value)
-            self.verdict.errback(self.heard.not_connected(error))
+            self.result.errback(self.state.not_connected(error))
 
     def _cancel(self) -> None:
         self._cancelled = True
         self._give_up()
 
-    def _too_late(self) -> None:
-        self.heard.timed_out = True
+    def _time_out(self) -> None:
+        self.state.timed_out = True
         if self._probe is None:
-            self._look()
+            self._read_socket()  # how many SYNs were sent is the best hint at why there is no connection
         self._give_up()
 
     def _give_up(self) -> None:
         if self._probe is not None:
-            self._probe.leave()
+            self._probe.close()
         elif self.connector is not None:
             self.connector.stopConnecting()
 
@@ -214,36 +221,38 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         return result
 
 
-async def ask_stream(
-    progress: Progress, remote: Remote | str, tls: ClientTls | None, limit: int, reactor: StreamReactor
+async def probe_stream(
+    timeline: Timeline, remote: SocketAddress | str, tls: ClientTls | None, reactor: StreamReactor
 ) -> tuple[bytes, Closed]:
     """Connect to an address, or to the path of a UNIX socket, and read the greeting.
 
     :raises GreetFailed: when there is none.
     """
-    heard = Heard(progress, limit, tls=tls is not None)
-    factory = _ProbeFactory(heard, reactor)
+    state = StreamState(timeline, tls=tls is not None)
+    factory = _ProbeFactory(state, reactor)
     outer: Factory[Any] = factory
     if tls is not None:
 
         def refuse(why: str) -> None:
-            heard.refused = why
+            state.certificate_error = why
 
-        outer = TLSMemoryBIOFactory(tls.creator(progress.target.host, refuse), True, factory)
+        outer = TLSMemoryBIOFactory(tls.creator(timeline.target.host, refuse), True, factory)
         outer.protocol = _TlsLayer
         outer.noisy = False
-    progress.enter("connect")
+    timeline.enter("connect")
+    # No time-out of Twisted's: that of the factory covers the greeting as well as connecting.
     if isinstance(remote, str):
-        progress.peer = Address(remote, 0)
-        progress.say("*", f"connecting to {remote}")
+        timeline.peer = Address(remote, 0)
+        timeline.trace("*", f"connecting to {remote}")
         factory.connector = reactor.connectUNIX(remote, outer, timeout=None)  # type: ignore[arg-type]
     else:
-        progress.peer = remote.address
-        progress.say("*", f"connecting to {_words(progress.peer)}")
-        factory.connector = reactor.connectTCP(progress.peer.host, progress.peer.port, outer, timeout=None)  # type: ignore[arg-type]
+        timeline.peer = remote.address
+        timeline.trace("*", f"connecting to {_words(timeline.peer)}")
+        host, port = timeline.peer
+        factory.connector = reactor.connectTCP(host, port, outer, timeout=None)  # type: ignore[arg-type]
         factory.prepare()
-    closed = await factory.verdict
-    return bytes(heard.data), closed
+    closed = await factory.result
+    return bytes(state.data), closed
 
 
 def _address(host: IAddress) -> Address | None:

@@ -1,20 +1,19 @@
-"""How far one probe has come: its deadline, the step it is in, how long the steps took, what it says on the way."""
+"""The timeline of one probe: its deadline, the step it is in, how long the steps took, and its trace."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from greetsvc.client.outgoing import AS_EVER, Outgoing
-from greetsvc.client.path import judge
+from greetsvc.client.options import ProbeOptions
+from greetsvc.client.path import Sent, compare
 from greetsvc.client.result import Closed, GreetFailed, Greeting, Phase, Seconds
-from greetsvc.client.sent import Sent
 from greetsvc.client.target import Target
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
 from greetsvc.wire import decode_record
 
-__all__ = ["Progress", "Trace"]
+__all__ = ["Timeline", "Trace"]
 
 Trace = Callable[[str], None]
 """Takes a line for each step, in the manner of curl: ``* connected``, ``> request``, ``< answer``."""
@@ -26,23 +25,21 @@ _CLOSINGS: dict[Closed, str] = {
 }
 
 
-class Progress:
-    """The account that resolver, transports and verdict share. Pure: ``now`` is the only clock it knows."""
+class Timeline:
+    """What the resolver and the transports record of one probe, and its result. Pure: ``now`` is its only clock."""
 
     def __init__(
         self,
         target: Target,
-        timeout: float,
+        options: ProbeOptions,
         *,
         now: Callable[[], float] = time.monotonic,
         trace: Trace | None = None,
-        outgoing: Outgoing = AS_EVER,
     ) -> None:
         self.target = target
-        self.timeout = timeout
+        self.options = options
         self.phase: Phase = "resolve"
         self.peer: Address | None = None
-        self.outgoing = outgoing
         self.sent: Sent | None = None
         self._now = now
         self._trace = trace
@@ -50,33 +47,38 @@ class Progress:
         self._took: dict[str, float] = {}
         self._notes: list[str] = []
 
+    @property
+    def within(self) -> str:
+        """The time-out in words."""
+        return f"within {self.options.timeout:g} s"
+
     def remaining(self) -> float:
         """Seconds left of the time-out; never negative."""
-        return max(0.0, self._start + self.timeout - self._now())
+        return max(0.0, self._start + self.options.timeout - self._now())
 
     def enter(self, phase: Phase) -> None:
-        """The next step begins now."""
+        """A step begins now."""
         self.phase = phase
         self._entered = self._now()
 
     def leave(self) -> None:
-        """The step worked; it ends now."""
+        """The step succeeded; it ends now."""
         self._took[self.phase] = self._now() - self._entered
 
     def first_byte(self) -> None:
-        """The greeting's first byte has come; later calls change nothing."""
+        """The first byte of the greeting has come; later calls change nothing."""
         self._took.setdefault("first_byte", self._now() - self._entered)
 
-    def say(self, mark: str, text: str) -> None:
-        """Tell whoever watches the steps."""
+    def trace(self, mark: str, text: str) -> None:
+        """Report a step, if there is somebody to report it to."""
         if self._trace is not None:
             self._trace(f"{mark} {text}")
 
     def note(self, text: str) -> None:
-        """Keep a remark for the verdict, once."""
+        """Keep a remark for the result, once."""
         if text not in self._notes:
             self._notes.append(text)
-            self.say("*", text)
+            self.trace("*", text)
 
     def seconds(self) -> Seconds:
         """What the steps took so far."""
@@ -90,7 +92,7 @@ class Progress:
         )
 
     def failed(self, number: int, why: str, closed: Closed | None = None) -> GreetFailed:
-        """The verdict that the present step failed."""
+        """The result when the present step failed."""
         if self._notes:
             why = f"{why} ({'; '.join(self._notes)})"
         return GreetFailed(
@@ -105,17 +107,17 @@ class Progress:
             sent=self.sent,
         )
 
-    def greeted(self, data: bytes, encoding: str, closed: Closed | None = None) -> Greeting:
-        """The verdict that a greeting came."""
+    def greeted(self, data: bytes, closed: Closed | None = None) -> Greeting:
+        """The result when a greeting came."""
         assert self.peer is not None
-        text = data.decode(encoding, "backslashreplace")
-        self.say("<", f"{one_line(text)} ({len(data)} bytes)")
+        text = data.decode(self.options.encoding, "backslashreplace")
+        self.trace("<", f"{one_line(text)} ({len(data)} bytes)")
         if closed is not None:
-            self.say("*", _CLOSINGS[closed])
+            self.trace("*", _CLOSINGS[closed])
         record = decode_record(data)
-        path = None if record is None else judge(self.sent or Sent(self.peer), record)
-        for remark in path.remarks if path else ():
-            self.say("*", remark.text)
+        path = None if record is None else compare(self.sent or Sent(self.peer), record)
+        for note in path.notes if path else ():
+            self.trace("*", note.text)
         return Greeting(
             target=self.target,
             data=data,

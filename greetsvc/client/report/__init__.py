@@ -1,1 +1,1 @@
-"""How results are reported: as text, JSON Lines, one monitoring line, or drawn on a terminal; with likely causes."""
+"""Reports of results: text, JSON Lines, a monitoring line, or drawn on a terminal; and likely causes of failures."""

@@ -1,69 +1,74 @@
-"""Why a step probably failed, in plain words: likely causes, not facts (docs/verdicts.md). Pure."""
+"""Likely causes of failures, in words; they are hints, not facts (docs/verdicts.md). Pure."""
 
 from __future__ import annotations
 
 import errno
 
-from greetsvc.client.result import Closed, GreetFailed
+from attrs import define, field
 
-__all__ = ["likely", "likely_ending"]
+from greetsvc.client.result import OTHER_ADDRESS, Closed, GreetFailed, Greeting
 
-_UNREACHABLE = "no way there: a route is missing, the host does not answer on its own network, or a firewall rejects"
-_NO_SERVICE = "something else than a greeting service answers there"
-_ECHO = "an echo service, a box that sends packets back, or our own socket (its source port is the target's)"
+__all__ = ["Explainer", "likely_cause", "likely_ending_cause"]
+
+_UNREACHABLE = "a route is missing, the host does not answer on its own network, or a firewall rejects"
+_NO_SERVICE = "something other than a greeting service answers there"
+_ECHO = "an echo service, a device that sends packets back, or our own socket (its source port is the target's)"
 
 _RESOLVE = {
     errno.ENOENT: "the name is mistyped or not published, or this resolver does not know it: ask another resolver",
-    errno.EAGAIN: "the resolver cannot be reached or has failed: look at /etc/resolv.conf, then try again",
-    errno.ETIMEDOUT: "the resolver does not answer: its address is wrong, or port 53 is dropped on the way",
+    errno.EAGAIN: "the resolver cannot be reached or has failed: check /etc/resolv.conf, then try again",
+    errno.ETIMEDOUT: "the resolver does not answer: its address is wrong, or packets to port 53 are dropped",
 }
 
 _CONNECT = {
     errno.ECONNREFUSED: "the host is there: nothing listens on that port, or a firewall rejects it with a reset",
     errno.EHOSTUNREACH: _UNREACHABLE,
-    errno.ENETUNREACH: "this host has no route to that network, or a router on the way has none",
+    errno.ENETUNREACH: "this host, or a router on the path, has no route to that network",
     errno.EADDRINUSE: "another program on this host uses that source port",
-    errno.EADDRNOTAVAIL: "an earlier connection from that port is not forgotten yet: wait a minute, or take another",
+    errno.EADDRNOTAVAIL: "the system still keeps an earlier connection from that port: wait a minute or use another",
     errno.EACCES: "a source port below 1024 needs privilege, or a rule on this host forbids it",
 }
 
 _CONNECT_UNIX = {
     errno.ENOENT: "the server does not run, or its socket is at another path",
     errno.ECONNREFUSED: "the server has stopped and left its socket behind",
-    errno.EACCES: "this user may not write to the socket, or not enter its folder",
-    errno.EPROTOTYPE: "it is a socket of the other kind: unix: is for streams, unixgram: for datagrams",
+    errno.EACCES: "this user may not write to the socket, or may not enter its folder",
+    errno.EPROTOTYPE: "the socket is of the other kind: unix: is for streams, unixgram: for datagrams",
     errno.ETIMEDOUT: "the server does not keep up: its queue is full",
 }
 
 _TLS = {
-    errno.ETIMEDOUT: "the far end speaks no TLS and waits, or only long packets are lost (an MTU problem)",
-    errno.ECONNRESET: "the far end speaks no TLS, or a firewall that reads the name asked for (SNI) ends it",
+    errno.ETIMEDOUT: "the far end does not speak TLS and waits, or only long packets are lost (an MTU problem)",
+    errno.ECONNRESET: "the far end does not speak TLS, or a firewall that filters by server name (SNI) ended it",
 }
 
 _TLS_WORDS = (
     (
         "not for",
-        "the name is mistyped, or that server presents another site's certificate: --sni names the one to ask for",
+        "the name is mistyped, or that server presents another site's certificate: --sni sets the name to ask for",
     ),
     (
         "has expired",
-        "the certificate was not renewed, or the server was not told to read the new one; or our clock is wrong",
+        "the certificate was not renewed, the server has not read the new one, or our clock is wrong",
     ),
     ("not valid yet", "our clock is behind, or the certificate was made on a host whose clock is ahead"),
     (
         "unknown authority",
-        "a private authority (--ca names it), or the server does not send its intermediate certificates",
+        "a private authority (give its file with --ca), or the server does not send its intermediate certificates",
     ),
-    ("self-signed", "it is meant for tests, or something on the way opens TLS; --ca trusts exactly this one"),
-    ("does not speak TLS", "a plain listener, or a PROXY header is expected on that port first"),
-    ("closed while", "a plain listener that has no use for it, or a load balancer with no live server behind it"),
-    ("refused", "it wants a client certificate (--cert), or shares no version or cipher with us"),
+    (
+        "self-signed",
+        "a test certificate, or something on the path intercepts TLS; --ca trusts exactly this certificate",
+    ),
+    ("does not speak TLS", "a listener without TLS, or one that expects a PROXY header first"),
+    ("closed during", "a listener without TLS, or a load balancer with no live server"),
+    ("refused", "it requires a client certificate (--cert), or shares no TLS version or cipher with us"),
 )
 
 _GREET = {
-    errno.ENODATA: "a limit or rule of the server, a load balancer with no live server, or it expects a PROXY header",
-    errno.ECONNRESET: "a firewall or load balancer ended it; the server failed, refuses us, or wants a PROXY header",
-    errno.ETIMEDOUT: "the listener waits for us to speak or hangs, or only long packets are lost (an MTU problem)",
+    errno.ENODATA: "a limit or rule of the server, a load balancer with no live server, or a missing PROXY header",
+    errno.ECONNRESET: "a firewall or load balancer; or the server failed, refuses us or expects a PROXY header",
+    errno.ETIMEDOUT: "the server waits for a request or hangs, or only long packets are lost (an MTU problem)",
     errno.EMSGSIZE: _NO_SERVICE,
 }
 
@@ -72,42 +77,63 @@ _GREET_UDP = {
     errno.EHOSTUNREACH: _UNREACHABLE,
     errno.ENETUNREACH: _CONNECT[errno.ENETUNREACH],
     errno.EADDRINUSE: _CONNECT[errno.EADDRINUSE],
-    errno.EACCES: "a broadcast address; a source port below 1024 needs privilege; or a rule on this host forbids it",
+    errno.EACCES: "a broadcast address, a source port below 1024 without privilege, or a rule on this host",
     errno.EPERM: "a firewall on this host forbids it",
-    errno.ETIMEDOUT: "dropped on the way there or back, nothing that answers is there, or it keeps to its limits",
+    errno.ETIMEDOUT: "the request or the answer was dropped, nothing answers there, or the server limits its answers",
     errno.ENODATA: _NO_SERVICE,
     errno.EMSGSIZE: _NO_SERVICE,
     errno.EPROTO: _ECHO,
 }
 
 _GREET_UNIXGRAM = {
-    errno.ETIMEDOUT: "the server does not read from its socket, or has nothing to answer there",
+    errno.ETIMEDOUT: "the server does not read from its socket, or does not answer",
     errno.ENODATA: _NO_SERVICE,
     errno.EMSGSIZE: _NO_SERVICE,
     errno.EPROTO: _ECHO,
 }
 
 _ENDING: dict[Closed, str] = {
-    "reset": "the server closed with our bytes unread, was killed, or a box on the way ended the connection",
-    "timeout": "the FIN was lost or held back on the way, or the server waits for us to close",
+    "reset": "the server closed with unread data, was killed, or a device on the path ended the connection",
+    "timeout": "the FIN was lost or held back on the path, or the server waits for us to close",
 }
 
 
-def likely(failed: GreetFailed) -> tuple[str, ...]:
-    """The likely causes of a failure, a line each; none when the verdict says it all."""
-    found = _dropped(failed) if failed.phase == "connect" and failed.errno == errno.ETIMEDOUT else ""
-    if failed.errno == errno.ETIMEDOUT and any("which was not asked" in note for note in failed.notes):
-        found = "the server answers from another of its addresses, or address translation on the way back is wrong"
-    found = found or _by_number(failed)
-    return (f"likely: {found}",) if found else ()
+@define
+class Explainer:
+    """Says what the path did and what caused a failure, each only once in a run."""
+
+    said: set[str] = field(factory=set)
+
+    def explain(self, result: Greeting | GreetFailed) -> list[str]:
+        """What is new in this result, a line each."""
+        if isinstance(result, GreetFailed):
+            found = {cause: cause for cause in likely_cause(result)}
+        else:
+            notes = result.path.notes if result.path else ()
+            found = {note.key: note.text for note in notes if note.notable}
+            found |= {cause: cause for cause in likely_ending_cause(result.closed)}
+        new = [text for key, text in found.items() if key not in self.said]
+        self.said.update(found)
+        return new
 
 
-def likely_ending(closed: Closed | None) -> tuple[str, ...]:
+def likely_cause(failed: GreetFailed) -> tuple[str, ...]:
+    """The likely cause of a failure, as a line; nothing when the failure says it all."""
+    cause = _by_errno(failed)
+    if failed.errno == errno.ETIMEDOUT:
+        if failed.phase == "connect" and not (failed.target and failed.target.local):
+            cause = _dropped(failed)
+        if any(note.startswith(OTHER_ADDRESS) for note in failed.notes):
+            cause = "the server answers from another of its addresses, or NAT on the way back is wrong"
+    return (f"likely: {cause}",) if cause else ()
+
+
+def likely_ending_cause(closed: Closed | None) -> tuple[str, ...]:
     """The same for a connection that did not end with a FIN after its greeting."""
     return (f"likely: {_ENDING[closed]}",) if closed in _ENDING else ()
 
 
-def _by_number(failed: GreetFailed) -> str:
+def _by_errno(failed: GreetFailed) -> str:
     transport, number = failed.target.transport if failed.target else "tcp", failed.errno or 0
     if failed.phase == "resolve":
         return _RESOLVE.get(number, "")
@@ -120,9 +146,7 @@ def _by_number(failed: GreetFailed) -> str:
 
 
 def _dropped(failed: GreetFailed) -> str:
-    """Silence at connecting; how often the SYN was sent tells it from a time-out that was too short."""
-    if failed.target is not None and failed.target.local:
-        return ""
+    """No answer to connecting. The number of SYNs tells dropped packets from a time-out that was too short."""
     syns = failed.sent.syns if failed.sent else None
     count = "no answer to our SYN" if syns is None else f"no answer to {syns} SYN{'' if syns == 1 else 's'}"
-    return f"packets are dropped ({count}): a firewall, no such host, or no way back"
+    return f"packets are dropped ({count}): a firewall, no such host, or no route back"

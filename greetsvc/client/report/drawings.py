@@ -1,4 +1,4 @@
-"""How times went over a run: a sparkline, and bars of a histogram. Pure: text in, text out."""
+"""Drawings of the times of a run, as text: a sparkline, and the bars of a histogram. Pure."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
-from greetsvc.client.histogram import Histogram
+from greetsvc.client.stats import Histogram
 
 __all__ = ["LOST", "Trail", "bars", "sparkline"]
 
 LOST = "x"
-"""Stands in a sparkline for a stretch in which something was lost."""
+"""The mark in a sparkline for a cell in which something was lost."""
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_MOST_ROWS = 10
-_NARROWEST_ROW = 0.02
+_MAX_ROWS = 10
+_MIN_ROW = 0.02
 """Rows are at least 2 % apart: as wide as a bucket of the histogram."""
 
 
 @define
 class Trail:
-    """What a run's times were, one after another, in a bounded number of cells.
+    """The times of a run in their order, in a bounded number of cells.
 
-    A cell stands for ``width`` probes and holds the longest time of those, or None when one of them was lost. When
-    all ``cells`` are full two and two become one: a run without end keeps its whole history in the same place.
+    A cell stands for ``width`` probes and holds their longest time, or None when one of them was lost. When all
+    ``cells`` are full, each pair of cells is merged: even an endless run keeps its whole history.
     """
 
     cells: int = 60
@@ -35,7 +35,7 @@ class Trail:
     _filling: list[float | None] = field(factory=list)
 
     def add(self, seconds: float | None) -> None:
-        """The next probe's time; None: it was lost."""
+        """Add the time of the next probe; None when it was lost."""
         self._filling.append(seconds)
         if len(self._filling) < self.width:
             return
@@ -47,7 +47,7 @@ class Trail:
 
     @property
     def values(self) -> list[float | None]:
-        """The cells from the first to the last, which may stand for fewer probes."""
+        """All cells; the last one may stand for fewer probes."""
         return [*self._full, *([_worst(self._filling)] if self._filling else [])]
 
 
@@ -57,7 +57,7 @@ def _worst(values: Sequence[float | None]) -> float | None:
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """A character for each value, the lowest of them at the bottom; `LOST` for None."""
+    """A character for each value, scaled from the least to the greatest; `LOST` for None."""
     known = [value for value in values if value is not None]
     low = min(known, default=0.0)
     span = max(known, default=0.0) - low
@@ -69,12 +69,12 @@ def _level(height: float, span: float) -> int:
 
 
 def bars(histogram: Histogram, width: int) -> list[str]:
-    """A line for each stretch of time (they grow by one ratio), its bar, and how many took so long."""
+    """A line for each range of times (they grow by one ratio), with a bar and the count."""
     if not histogram.count:
         return []
     low, high = histogram.least, histogram.greatest
     ratio = math.log(high / low)
-    rows = max(1, min(_MOST_ROWS, histogram.count, math.ceil(ratio / _NARROWEST_ROW)))
+    rows = max(1, min(_MAX_ROWS, histogram.count, math.ceil(ratio / _MIN_ROW)))
     counts = [0] * rows
     for seconds, count in histogram.buckets():
         at = int(rows * math.log(max(seconds, low) / low) / ratio) if ratio else 0

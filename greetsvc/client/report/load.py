@@ -1,4 +1,4 @@
-"""How a load run is told: to a person in 80 columns, and to a program (JSON Lines). Pure."""
+"""The reports on a load run: text in 80 columns, and JSON Lines. Pure."""
 
 from __future__ import annotations
 
@@ -7,77 +7,77 @@ from typing import Any, Protocol
 
 from attrs import asdict, frozen
 
-from greetsvc.client.histogram import Histogram
-from greetsvc.client.load.metrics import Account, Second
+from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.run import Run
-from greetsvc.client.report.text import in_seconds, spread
+from greetsvc.client.report.base import json_seconds, percent, spread
+from greetsvc.client.stats import Histogram
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
 
-__all__ = ["JsonLoad", "LoadReport", "PlainLoad", "stretches"]
+__all__ = ["JsonLoadReport", "LoadReport", "TextLoadReport", "stretches"]
 
-_MOST_STRETCHES = 8
+_MAX_STRETCHES = 8
 
 
 class LoadReport(Protocol):
-    """A way of telling of a load run."""
+    """A report on a load run. Pure: it returns what to write."""
 
     def begin(self, run: Run) -> Lines:
-        """What to write before it."""
+        """What to write before the run."""
 
-    def second(self, number: int, second: Second, in_flight: int) -> Lines:
-        """What to write when a second of it is over."""
+    def second(self, number: int, second: SecondCounts, in_flight: int) -> Lines:
+        """What to write when a second of the run is over."""
 
     def end(self, run: Run) -> Lines:
-        """What to write when it is over, or was stopped."""
+        """What to write when the run is over, or was stopped."""
 
 
 @frozen
-class PlainLoad:
+class TextLoadReport:
     """For people: a line a second and a summary."""
 
     def begin(self, run: Run) -> Lines:
-        """What is about to be done, and the head of the table."""
-        loading, subject = run.loading, one_line(str(run.target))
+        """What the run will do, and the head of the table."""
+        load, subject = run.load_options, one_line(str(run.target))
         pace = f"{run.concurrency} at a time"
-        if loading.rate is not None:
-            pace = f"{loading.rate:g} a second, at most {pace},"
+        if load.rate is not None:
+            pace = f"{load.rate:g} a second, at most {pace},"
         head = "".join(f"{name:>10}" for name in ("second", "sent", "greeted", "lost", "in flight"))
-        return Lines([f"{subject}: {pace} for {loading.duration:g} s", head])
+        return Lines([f"{subject}: {pace} for {load.duration:g} s", head])
 
-    def second(self, number: int, second: Second, in_flight: int) -> Lines:
+    def second(self, number: int, second: SecondCounts, in_flight: int) -> Lines:
         """A row of the table."""
         row = (number, second.sent, second.greeted, second.lost, in_flight)
         return Lines(["".join(f"{value:>10}" for value in row)])
 
     def end(self, run: Run) -> Lines:
-        """The summary, then what failed and when; warnings go to standard error."""
-        account = run.account
-        percent = 100 * account.lost / account.sent if account.sent else 0.0
-        counts = f"{account.sent} sent, {account.greeted} greeted, {account.lost} lost ({percent:.3g} %)"
-        out = ["", f"{counts}, {account.rate:.6g} a second"]
-        if account.elapsed < run.loading.duration:
-            out.append(f"stopped after {account.elapsed:.3f} s with {account.unfinished} in flight")
-        if account.flawed:
-            out.append(f"{account.flawed} slow or not as expected")
-        out.extend(_times(account))
+        """The summary, the failures and when they happened; warnings go to standard error."""
+        metrics = run.metrics
+        lost = f"{metrics.lost} lost ({percent(metrics.lost, metrics.sent)})"
+        counts = f"{metrics.sent} sent, {metrics.greeted} greeted, {lost}"
+        out = ["", f"{counts}, {metrics.rate:.6g} a second"]
+        if metrics.elapsed < run.load_options.duration:
+            out.append(f"stopped after {metrics.elapsed:.3f} s with {metrics.unfinished} in flight")
+        if metrics.flawed:
+            out.append(f"{metrics.flawed} slow or not as expected")
+        out.extend(_times(metrics))
         out.extend(
-            f"{failing.phase}: {one_line(failing.words)} ({failing.name}): {failing.count}"
-            for failing in account.failings
+            f"{failure.phase}: {one_line(failure.words)} ({failure.name}): {failure.count}"
+            for failure in metrics.failures
         )
-        if account.lost:
-            out.append(f"lost by the second in which they began: {_in_words(account)}")
+        if metrics.lost:
+            out.append(f"lost by the second in which they started: {_stretches_in_words(metrics)}")
         subject = one_line(str(run.target))
-        return Lines(out, [f"greet: {subject}: {warning}" for warning in account.warnings(run.concurrency)])
+        return Lines(out, [f"greet: {subject}: {warning}" for warning in metrics.warnings(run.concurrency)])
 
 
-def _times(account: Account) -> list[str]:
-    if not account.greeted:
+def _times(metrics: LoadMetrics) -> list[str]:
+    if not metrics.greeted:
         return []
-    rows = [("from intended start", account.corrected), ("from actual start", account.uncorrected)]
-    if account.uncorrected is None:
-        rows = [("time", account.corrected)]
-    names = ("min", "mean", "p50", "p90", "p99", "p999", "max")
+    rows = [("from intended start", metrics.corrected), ("from actual start", metrics.uncorrected)]
+    if metrics.uncorrected is None:
+        rows = [("time", metrics.corrected)]
+    names = spread(metrics.corrected)
     head = f"{'milliseconds':<20}" + "".join(f"{name:>8}" for name in names)
     return [head, *(f"{label:<20}" + _row(histogram) for label, histogram in rows if histogram is not None)]
 
@@ -87,13 +87,13 @@ def _row(histogram: Histogram) -> str:
 
 
 def _ms(seconds: float | None) -> str:
-    """Four digits at least, and as wide as they need."""
+    """At least four digits, and as many as are needed."""
     value = 1000 * (seconds or 0.0)
     return f"{value:.3f}" if value < 1000 else f"{value:.0f}"
 
 
 def stretches(lost_in: dict[int, int]) -> list[tuple[int, int, int]]:
-    """The stretches of seconds, numbered from 1, in which something was lost: first, last, how many."""
+    """The stretches of seconds, numbered from 1, in which something was lost: first second, last second, losses."""
     found: list[tuple[int, int, int]] = []
     for second in sorted(lost_in):
         number, count = second + 1, lost_in[second]
@@ -105,53 +105,54 @@ def stretches(lost_in: dict[int, int]) -> list[tuple[int, int, int]]:
     return found
 
 
-def _in_words(account: Account) -> str:
-    found = stretches(account.lost_in)
+def _stretches_in_words(metrics: LoadMetrics) -> str:
+    found = stretches(metrics.lost_in)
     words = [
         f"{count} in {first}" if first == last else f"{count} in {first} to {last}"
-        for first, last, count in found[:_MOST_STRETCHES]
+        for first, last, count in found[:_MAX_STRETCHES]
     ]
-    rest = sum(count for _, _, count in found[_MOST_STRETCHES:])
+    rest = sum(count for _, _, count in found[_MAX_STRETCHES:])
     return ", ".join([*words, *([f"{rest} later"] if rest else [])])
 
 
 @frozen
-class JsonLoad:
+class JsonLoadReport:
     """For programs: an object for each second, and the summary object."""
 
     def begin(self, run: Run) -> Lines:
         """Nothing: the summary says it."""
         return Lines()
 
-    def second(self, number: int, second: Second, in_flight: int) -> Lines:
+    def second(self, number: int, second: SecondCounts, in_flight: int) -> Lines:
         """The object of one second."""
         return Lines([json.dumps({"second": {"number": number, **asdict(second), "in_flight": in_flight}})])
 
     def end(self, run: Run) -> Lines:
-        """The summary object: its keys are those of a run of probes, and more."""
-        account, paced = run.account, run.account.paced
+        """The summary object: it has the keys of a run of probes, and more."""
+        metrics, schedule, load = run.metrics, run.metrics.schedule, run.load_options
+        late = schedule and {"visits": schedule.late, "worst": round(max(0.0, schedule.worst), 6)}
         summary: dict[str, Any] = {
-            "sent": account.sent,
-            "greeted": account.greeted,
-            "lost": account.lost,
-            "rate": round(account.rate, 3),
-            "seconds": in_seconds(spread(account.corrected)),
-            "uncorrected": None if account.uncorrected is None else in_seconds(spread(account.uncorrected)),
+            "sent": metrics.sent,
+            "greeted": metrics.greeted,
+            "lost": metrics.lost,
+            "rate": round(metrics.rate, 3),
+            "seconds": json_seconds(spread(metrics.corrected)),
+            "uncorrected": metrics.uncorrected and json_seconds(spread(metrics.uncorrected)),
             "target": str(run.target),
-            "duration": run.loading.duration,
+            "duration": load.duration,
             "concurrency": run.concurrency,
-            "asked_rate": run.loading.rate,
-            "elapsed": round(account.elapsed, 3),
-            "unfinished": account.unfinished,
-            "missed": account.missed,
-            "flawed": account.flawed,
-            "late": None if paced is None else {"visits": paced.late, "worst": round(max(0.0, paced.worst), 6)},
+            "asked_rate": load.rate,
+            "elapsed": round(metrics.elapsed, 3),
+            "unfinished": metrics.unfinished,
+            "missed": metrics.missed,
+            "flawed": metrics.flawed,
+            "late": late,
             "failed": [
-                {"phase": failing.phase, "errno": failing.errno, "error": failing.words, "count": failing.count}
-                for failing in account.failings
+                {"phase": failure.phase, "errno": failure.errno, "error": failure.words, "count": failure.count}
+                for failure in metrics.failures
             ],
-            "lost_in": {str(second + 1): count for second, count in sorted(account.lost_in.items())},
-            "cpu": round(account.cpu / account.elapsed, 3) if account.elapsed else 0.0,
-            "warnings": account.warnings(run.concurrency),
+            "lost_in": {str(second + 1): count for second, count in sorted(metrics.lost_in.items())},
+            "cpu": round(metrics.cpu / metrics.elapsed, 3) if metrics.elapsed else 0.0,
+            "warnings": metrics.warnings(run.concurrency),
         }
         return Lines([json.dumps({"summary": summary})])

@@ -1,7 +1,7 @@
-"""What only a terminal is shown: a sparkline, bars, and while a load runs a progress bar.
+"""What only a terminal shows: a sparkline, bars, and the progress bar of a load run.
 
-In a pipe, on a dumb terminal, and where the locale has no such characters the text stays plain. NO_COLOR keeps the
-shapes and leaves the colours out (no-color.org).
+In a pipe, on a dumb terminal, and where the locale does not have the characters, the text stays plain. NO_COLOR keeps
+the drawings without colours (no-color.org).
 """
 
 from __future__ import annotations
@@ -12,116 +12,113 @@ from typing import TYPE_CHECKING, TextIO
 
 from attrs import field, frozen
 
-from greetsvc.client.load.metrics import Account
+from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
+from greetsvc.client.load.run import Run
 from greetsvc.client.report.drawings import LOST, Trail, bars, sparkline
 from greetsvc.client.report.load import LoadReport
-from greetsvc.client.report.text import Plain
+from greetsvc.client.report.text import TextReport
 from greetsvc.client.result import GreetFailed, Greeting
-from greetsvc.client.stats import Tally
+from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.console import Lines, Output
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from greetsvc.client.load.metrics import Second
-    from greetsvc.client.load.run import Run
+__all__ = ["DrawnLoadReport", "DrawnReport", "ProgressBar", "Terminal", "find_terminal"]
 
-__all__ = ["Bar", "Drawn", "DrawnLoad", "Terminal", "terminal"]
-
-_WIDEST = 100
+_MAX_WIDTH = 100
 _SAMPLE = "▁█▏━"
 
 
 @frozen
 class Terminal:
-    """A terminal that can be drawn on: its columns, and whether it wants colours."""
+    """A terminal on which drawings are possible: its columns, and whether to use colours."""
 
     width: int = 80
     colour: bool = True
 
     def spark(self, values: list[float | None]) -> str:
-        """The sparkline, what was lost in red."""
+        """The sparkline, with losses in red."""
         line = sparkline(values)
         return line.replace(LOST, f"\x1b[31m{LOST}\x1b[0m") if self.colour else line
 
 
-def terminal(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal | None:
-    """The terminal behind ``stream``; None where there is none, or none that can be drawn on."""
+def find_terminal(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal | None:
+    """The terminal of ``stream``; None where there is none, or it cannot show drawings."""
     if stream is None or not stream.isatty() or environ.get("TERM", "dumb") == "dumb":
         return None
     if _locale(environ) in ("C", "POSIX"):
-        return None  # Python writes UTF-8 all the same (PEP 540); the terminal was said to have none
+        return None  # Python uses UTF-8 all the same (PEP 540), but the locale says that the terminal has none
     try:
         _SAMPLE.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return None
-    return Terminal(min(shutil.get_terminal_size().columns, _WIDEST), not environ.get("NO_COLOR"))
+    return Terminal(min(shutil.get_terminal_size().columns, _MAX_WIDTH), not environ.get("NO_COLOR"))
 
 
 def _locale(environ: Mapping[str, str]) -> str:
-    """What decides which characters there are (locale(7))."""
+    """The setting that decides on the characters (locale(7))."""
     return environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
 
 
 @frozen
-class Drawn:
-    """For people at a terminal: as `Plain`, and at the end how the times went and how they are spread."""
+class DrawnReport:
+    """For people at a terminal: a `TextReport`, and at the end the times in their order and their distribution."""
 
-    plain: Plain
+    text: TextReport
     terminal: Terminal
     trail: Trail = field(factory=Trail)
 
-    def probe(self, number: int, outcome: Greeting | GreetFailed, complaints: list[str]) -> Lines:
+    def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
         """The line of one probe."""
-        self.trail.add(None if isinstance(outcome, GreetFailed) else outcome.seconds.total)
-        return self.plain.probe(number, outcome, complaints)
+        self.trail.add(None if isinstance(result, GreetFailed) else result.seconds.total)
+        return self.text.probe(number, result, flaws)
 
-    def end(self, tally: Tally) -> Lines:
+    def end(self, stats: RunStats) -> Lines:
         """The summary and the drawings."""
-        lines = self.plain.end(tally)
-        if not tally.sent:
+        lines = self.text.end(stats)
+        if not stats.sent:
             return lines
         each = "each a probe" if self.trail.width == 1 else f"each the longest of {self.trail.width}"
-        lost = f", {LOST} lost" if tally.lost else ""
+        lost = f", {LOST} lost" if stats.lost else ""
         drawn = ["", self.terminal.spark(self.trail.values), f"over time, {each}{lost}"]
-        return Lines([*lines.out, *drawn, *_spread_out(tally, self.terminal)], lines.err)
+        return Lines([*lines.out, *drawn, *_bars(stats.seconds, self.terminal)], lines.err)
 
 
-def _spread_out(tally: Tally, shown: Terminal) -> list[str]:
-    rows = bars(tally.seconds, shown.width)
+def _bars(seconds: Histogram, terminal: Terminal) -> list[str]:
+    rows = bars(seconds, terminal.width)
     return ["", *rows] if rows else []
 
 
 @frozen
-class DrawnLoad:
+class DrawnLoadReport:
     """The same of a load run."""
 
-    plain: LoadReport
+    text: LoadReport
     terminal: Terminal
     trail: Trail = field(factory=Trail)
 
     def begin(self, run: Run) -> Lines:
-        """What is about to be done."""
-        return self.plain.begin(run)
+        """What the run will do."""
+        return self.text.begin(run)
 
-    def second(self, number: int, second: Second, in_flight: int) -> Lines:
+    def second(self, number: int, second: SecondCounts, in_flight: int) -> Lines:
         """The line of one second."""
         self.trail.add(None if second.lost else float(second.greeted))
-        return self.plain.second(number, second, in_flight)
+        return self.text.second(number, second, in_flight)
 
     def end(self, run: Run) -> Lines:
         """The summary and the drawings."""
-        lines = self.plain.end(run)
+        lines = self.text.end(run)
         out = list(lines.out)
         if len(self.trail.values) > 1:
-            lost = f"; {LOST}: some were lost" if run.account.lost else ""
+            lost = f"; {LOST}: some were lost" if run.metrics.lost else ""
             each = "each second" if self.trail.width == 1 else f"the best of each {self.trail.width} seconds"
             out += ["", self.terminal.spark(self.trail.values), f"greeted, {each}{lost}"]
-        rows = bars(run.histogram, self.terminal.width)
-        return Lines([*out, *(["", *rows] if rows else [])], lines.err)
+        return Lines([*out, *_bars(run.histogram, self.terminal)], lines.err)
 
 
-class Bar:
+class ProgressBar:
     """The progress of a load run on the last line; other lines go above it. rich is imported here, and only here."""
 
     def __init__(self, duration: float, stream: TextIO | None = None) -> None:
@@ -141,16 +138,16 @@ class Bar:
         )
         self._task = self._progress.add_task("", total=duration, greeted=0, lost=0)
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, elapsed: float, account: Account) -> None:
-        """Where the run is now."""
-        self._progress.update(self._task, completed=elapsed, greeted=account.greeted, lost=account.lost, refresh=True)
+    def show(self, elapsed: float, metrics: LoadMetrics) -> None:
+        """Show where the run is now."""
+        self._progress.update(self._task, completed=elapsed, greeted=metrics.greeted, lost=metrics.lost, refresh=True)
 
     def write(self, output: Output, lines: Lines) -> None:
         """Write lines above the bar."""

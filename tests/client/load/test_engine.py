@@ -1,4 +1,4 @@
-"""Load runs against real peers: every transport, and what goes wrong while they run."""
+"""Load runs against real peers: every transport, and failures during a run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,15 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from greetsvc import GreetFailed
-from greetsvc.client.load import connections as visits
-from greetsvc.client.load import engine as load
-from greetsvc.client.load import polling
+from greetsvc.client.load import connections, engine
 from greetsvc.client.load import run as runs
-from greetsvc.client.load.connections import GREETED, End, Streams, Visit, failed
+from greetsvc.client.load.connections import GREETED, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.datagrams import Datagrams
-from greetsvc.client.load.metrics import Account, Second
-from greetsvc.client.load.polling import HANGUP, READ, WRITE, Selecting, nap
+from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
+from greetsvc.client.load.polling import HANGUP, READ, WRITE, SelectorPoller, new_poller, short_sleep
 from greetsvc.client.load.run import Run
 from greetsvc.client.load.tls import TlsStreams, _Session
-from greetsvc.client.probe.resolve import Remote
+from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.tls import ClientTls
 from greetsvc.errors import ConfigError
 
@@ -44,74 +42,78 @@ def answer(sock: socket.socket, _: bytes, sender: Any) -> None:
 
 
 def failures(run: Run) -> dict[tuple[str, str], int]:
-    return {(failing.phase, failing.name): failing.count for failing in run.account.failings}
+    return {(failure.phase, failure.name): failure.count for failure in run.metrics.failures}
 
 
-async def carried_out(target: str, duration: float = 0.3, concurrency: int | None = 4, **settings: Any) -> Account:
+async def carried_out(
+    target: str, duration: float = 0.3, concurrency: int | None = 4, **settings: Any
+) -> LoadMetrics:
     run = await Run(target, duration=duration, concurrency=concurrency, **settings).go()
-    account = run.account
-    assert account.sent == account.greeted + account.lost
-    assert account.sent == sum(second.sent for second in account.seconds)
-    assert account.greeted == account.corrected.count == sum(second.greeted for second in account.seconds)
-    assert account.lost == sum(account.lost_in.values())
-    return account
+    metrics = run.metrics
+    assert metrics.sent == metrics.greeted + metrics.lost
+    assert metrics.sent == sum(second.sent for second in metrics.seconds)
+    assert metrics.greeted == metrics.corrected.count == sum(second.greeted for second in metrics.seconds)
+    assert metrics.lost == sum(metrics.lost_in.values())
+    return metrics
 
 
 @pytest.mark.parametrize("transport", ["tcp", "unix", "udp", "unixgram"])
 @pytest_twisted.ensureDeferred
-async def test_everybody_is_greeted_over_streams_and_datagrams(transport: str, peers: Any, tmp_path: Path) -> None:
+async def test_every_probe_is_greeted_over_streams_and_datagrams(transport: str, peers: Any, tmp_path: Path) -> None:
     path = tmp_path / "greet" if transport.startswith("unix") else None
     stream = transport in ("tcp", "unix")
     target = peers.stream(hello, path=path) if stream else peers.datagram(answer, path=path)
-    account = await carried_out(target)
-    assert account.lost == 0
-    assert account.greeted > 20
-    assert account.uncorrected is None
-    assert account.elapsed == pytest.approx(0.3, abs=0.2)
+    metrics = await carried_out(target)
+    assert metrics.lost == 0
+    assert metrics.greeted > 20
+    assert metrics.uncorrected is None
+    assert metrics.elapsed == pytest.approx(0.3, abs=0.2)
 
 
 @pytest.mark.parametrize("rate", [None, 10, 1000])
 @pytest_twisted.ensureDeferred
-async def test_a_run_that_is_over_at_once_has_begun_all_the_same(peers: Any, rate: float | None) -> None:
-    account = await carried_out(peers.stream(hello), 1e-9, 2, rate=rate)
-    assert (account.greeted, account.sent) == ((2, 2) if rate is None else (1, 1))
+async def test_a_run_that_is_over_at_once_starts_its_first_probes_all_the_same(
+    peers: Any, rate: float | None
+) -> None:
+    metrics = await carried_out(peers.stream(hello), 1e-9, 2, rate=rate)
+    assert (metrics.greeted, metrics.sent) == ((2, 2) if rate is None else (1, 1))
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_echo_is_no_greeting(peers: Any) -> None:
+async def test_an_echo_is_not_a_greeting(peers: Any) -> None:
     def echo(sock: socket.socket, request: bytes, sender: Any) -> None:
         sock.sendto(request, sender)
 
     run = Run(peers.datagram(echo), duration=0.1, rate=100)
     await run.go()
-    assert run.account.greeted == 0
-    assert failures(run) == {("greet", "EPROTO"): run.account.sent}
+    assert run.metrics.greeted == 0
+    assert failures(run) == {("greet", "EPROTO"): run.metrics.sent}
 
 
 @pytest_twisted.ensureDeferred
-async def test_everybody_is_greeted_over_tls(peers: Any, papers: Any) -> None:
+async def test_every_probe_is_greeted_over_tls(peers: Any, papers: Any) -> None:
     target = peers.stream(hello, tls=papers.server("good"))
-    account = await carried_out(target, tls=ClientTls(ca=papers.path("ca")))
-    assert account.lost == 0
-    assert account.greeted > 3
+    metrics = await carried_out(target, tls=ClientTls(ca=papers.path("ca")))
+    assert metrics.lost == 0
+    assert metrics.greeted > 3
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_turn_that_ends_with_nobody_in_flight_begins_the_next_visits(
+async def test_a_turn_that_ends_with_nothing_in_flight_starts_the_next_probes(
     peers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "_TURN", 1e-9)  # one batch of events in a turn
-    account = await carried_out(peers.stream(hello), 0.5, 1)
-    assert account.greeted > 20  # that the reactor's timer alone would bring: 10
+    monkeypatch.setattr(engine, "_TURN", 1e-9)  # one batch of events in a turn
+    metrics = await carried_out(peers.stream(hello), 0.5, 1)
+    assert metrics.greeted > 20  # that the reactor's timer alone would bring: 10
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_rate_is_kept_and_every_visit_has_its_intended_time(peers: Any) -> None:
-    account = await carried_out(peers.datagram(answer), 0.5, None, rate=200)
-    assert (account.sent, account.lost) == (100, 0)
-    assert account.uncorrected is not None
-    assert account.uncorrected.count == 100
-    assert account.missed == 0
+async def test_a_rate_is_kept_and_every_probe_has_its_intended_time(peers: Any) -> None:
+    metrics = await carried_out(peers.datagram(answer), 0.5, None, rate=200)
+    assert (metrics.sent, metrics.lost) == (100, 0)
+    assert metrics.uncorrected is not None
+    assert metrics.uncorrected.count == 100
+    assert metrics.missed == 0
 
 
 def stalling(begin: float, seconds: float) -> Callable[[socket.socket], None]:
@@ -130,22 +132,22 @@ def stalling(begin: float, seconds: float) -> Callable[[socket.socket], None]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_stall_of_a_second_shows_in_the_corrected_percentiles(peers: Any) -> None:
-    account = await carried_out(peers.stream(stalling(0.3, 1.0)), 2.0, 2, rate=100)
-    assert account.uncorrected is not None
-    corrected, uncorrected = account.corrected, account.uncorrected
-    # A second of 100 visits each was stalled or had to wait: a third to a half of all; only two saw it themselves.
+    metrics = await carried_out(peers.stream(stalling(0.3, 1.0)), 2.0, 2, rate=100)
+    assert metrics.uncorrected is not None
+    corrected, uncorrected = metrics.corrected, metrics.uncorrected
+    # A second of 100 probes each was stalled or had to wait: a third to a half of all; only two saw it themselves.
     assert (corrected.percentile(75) or 0) > 0.3
     assert (corrected.percentile(90) or 0) > 0.6
     assert (uncorrected.percentile(90) or 0) < 0.2
     assert uncorrected.greatest > 0.9
-    assert any("all 2 were in flight" in warning for warning in account.warnings(2))
+    assert any("all 2 were in flight" in warning for warning in metrics.warnings(2))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_far_end_that_stalls_to_the_end_leaves_visits_that_never_began(peers: Any) -> None:
-    account = await carried_out(peers.stream(stalling(0.1, 1.0)), 0.5, 1, rate=100, timeout=3)
-    assert account.missed > 20
-    assert any("never began" in warning for warning in account.warnings(1))
+async def test_a_far_end_that_stalls_to_the_end_leaves_probes_that_never_started(peers: Any) -> None:
+    metrics = await carried_out(peers.stream(stalling(0.1, 1.0)), 0.5, 1, rate=100, timeout=3)
+    assert metrics.missed > 20
+    assert any("never started" in warning for warning in metrics.warnings(1))
 
 
 class Restarting:
@@ -190,15 +192,15 @@ def restarting() -> Iterator[Restarting]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_restart_shows_what_was_lost_and_when(restarting: Restarting) -> None:
-    told: list[tuple[int, Second, int]] = []
+    told: list[tuple[int, SecondCounts, int]] = []
     run = Run(restarting.target, duration=1.5, rate=100)
     await run.go(lambda *second: told.append(second))
-    account = run.account
-    assert 15 <= account.lost <= 60
-    assert set(account.lost_in) == {0}
+    metrics = run.metrics
+    assert 15 <= metrics.lost <= 60
+    assert set(metrics.lost_in) == {0}
     assert set(failures(run)) <= {("connect", "ECONNREFUSED"), ("greet", "ECONNRESET")}
     assert [number for number, _, _ in told] == [1, 2]
-    assert told[0][1].lost == account.lost
+    assert told[0][1].lost == metrics.lost
     assert told[1][1].greeted == pytest.approx(50, abs=2)
     assert told[0][1].sent == pytest.approx(100, abs=2)
 
@@ -206,10 +208,10 @@ async def test_a_restart_shows_what_was_lost_and_when(restarting: Restarting) ->
 @pytest_twisted.ensureDeferred
 async def test_a_closed_loop_does_not_hammer_a_port_that_refuses(free_port: int) -> None:
     for target, phase in ((f"127.0.0.1:{free_port}", "connect"), (f"udp:127.0.0.1:{free_port}", "greet")):
-        account = await carried_out(target, 0.3, 2)
-        assert account.greeted == 0
-        assert 6 <= account.lost <= 16
-        assert [(f.phase, f.name) for f in account.failings] == [(phase, "ECONNREFUSED")]
+        metrics = await carried_out(target, 0.3, 2)
+        assert metrics.greeted == 0
+        assert 6 <= metrics.lost <= 16
+        assert [(f.phase, f.name) for f in metrics.failures] == [(phase, "ECONNREFUSED")]
 
 
 @pytest_twisted.ensureDeferred
@@ -235,7 +237,7 @@ async def test_every_way_to_fail_has_its_phase_and_errno(peers: Any, reset: Any,
     for target, failing, greeted in expected:
         run = await Run(target, duration=0.1, concurrency=1, limit=50).go()
         assert set(failures(run)) == {failing}, target
-        assert bool(run.account.greeted) == greeted, target
+        assert bool(run.metrics.greeted) == greeted, target
 
 
 @pytest_twisted.ensureDeferred
@@ -270,7 +272,7 @@ async def test_no_connection_in_time_is_the_connect_step() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls_that_is_not_agreed_says_why(peers: Any, papers: Any, reset: Any) -> None:
+async def test_a_tls_handshake_that_fails_says_why(peers: Any, papers: Any, reset: Any) -> None:
     def long(connection: socket.socket) -> None:
         connection.sendall(b"x" * 100)
 
@@ -289,11 +291,11 @@ async def test_tls_that_is_not_agreed_says_why(peers: Any, papers: Any, reset: A
     for target, failing, words in cases:
         run = await Run(target, duration=0.05, concurrency=1, limit=50, tls=ClientTls(**ca)).go()
         assert set(failures(run)) == {failing}, target
-        assert run.account.failings[0].words.startswith(words)
+        assert run.metrics.failures[0].words.startswith(words)
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls_without_close_notify_or_refused_ports_are_told_apart(
+async def test_tls_without_close_notify_is_greeted_and_a_refused_port_fails_at_connect(
     peers: Any, papers: Any, free_port: int
 ) -> None:
     def cut(connection: ssl.SSLSocket) -> None:
@@ -304,15 +306,15 @@ async def test_tls_without_close_notify_or_refused_ports_are_told_apart(
         hello(connection)
         connection.unwrap()
 
-    account = await carried_out(
+    metrics = await carried_out(
         peers.stream(polite, tls=papers.server("good")), 0.1, 1, tls=ClientTls(ca=papers.path("ca"))
     )
-    assert account.greeted > 0
-    assert account.failings == []
-    account = await carried_out(
+    assert metrics.greeted > 0
+    assert metrics.failures == []
+    metrics = await carried_out(
         peers.stream(cut, tls=papers.server("good")), 0.1, 1, tls=ClientTls(ca=papers.path("ca"))
     )
-    assert account.greeted > 0
+    assert metrics.greeted > 0
     run = await Run(f"tls:127.0.0.1:{free_port}", duration=0.05, concurrency=1).go()
     assert set(failures(run)) == {("connect", "ECONNREFUSED")}
 
@@ -325,124 +327,126 @@ async def test_a_greeting_in_pieces_and_longer_than_one_reading_is_one_greeting(
         connection.sendall(b"y")
 
     run = await Run(peers.stream(pieces), duration=0.1, concurrency=1, expect="^x{10000}y$").go()
-    assert (run.account.lost, run.account.flawed) == (0, 0)
-    assert run.account.greeted > 0
+    assert (run.metrics.lost, run.metrics.flawed) == (0, 0)
+    assert run.metrics.greeted > 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_unlike_what_is_expected_or_slow_is_flawed(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_greeting_that_is_slow_or_not_as_expected_is_flawed(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runs, "_REMEMBERED", 0)
     target = peers.datagram(answer)
-    account = await carried_out(target, 0.1, 1, expect="^hello$", warn=5.0)
-    assert (account.lost, account.flawed) == (0, 0)
-    account = await carried_out(target, 0.1, 1, expect="goodbye")
-    assert account.flawed == account.greeted > 0
-    account = await carried_out(target, 0.1, 1, warn=1e-9)
-    assert account.flawed == account.greeted > 0
+    metrics = await carried_out(target, 0.1, 1, expect="^hello$", warn=5.0)
+    assert (metrics.lost, metrics.flawed) == (0, 0)
+    metrics = await carried_out(target, 0.1, 1, expect="goodbye")
+    assert metrics.flawed == metrics.greeted > 0
+    metrics = await carried_out(target, 0.1, 1, warn=1e-9)
+    assert metrics.flawed == metrics.greeted > 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_that_comes_too_late_meets_nobody_and_a_copy_is_not_counted(peers: Any) -> None:
-    asked: list[bytes] = []
+async def test_a_late_answer_and_a_copy_are_not_counted(peers: Any) -> None:
+    requests: list[bytes] = []
 
     def twice_or_late(sock: socket.socket, data: bytes, sender: Any) -> None:
-        asked.append(data)
-        if len(asked) == 3:
+        requests.append(data)
+        if len(requests) == 3:
             time.sleep(0.35)
         answer(sock, data, sender)
         answer(sock, data, sender)
 
-    account = await carried_out(peers.datagram(twice_or_late), 0.6, 1, timeout=0.2)
-    assert account.lost >= 1
-    assert account.greeted > 2
-    assert 0 <= account.sent - len(asked) <= 2
+    metrics = await carried_out(peers.datagram(twice_or_late), 0.6, 1, timeout=0.2)
+    assert metrics.lost >= 1
+    assert metrics.greeted > 2
+    assert 0 <= metrics.sent - len(requests) <= 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_full_queue_of_a_unix_socket_is_waited_for(tmp_path: Path) -> None:
+async def test_a_full_queue_of_a_unix_socket_is_retried(tmp_path: Path) -> None:
     path = str(tmp_path / "greet")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(0)
         run = await Run(f"unix:{path}", duration=0.1, concurrency=4, timeout=0.3).go()
     assert set(failures(run)) == {("connect", "ETIMEDOUT"), ("greet", "ETIMEDOUT")}
-    assert run.account.sent == 4
+    assert run.metrics.sent == 4
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_address_that_cannot_be_connected_to_is_said_at_once(tmp_path: Path) -> None:
+async def test_an_address_that_cannot_be_connected_to_fails_at_once(tmp_path: Path) -> None:
     for target in ("[fe80::1]:1", "tls:[fe80::1]:1"):
         run = await Run(target, duration=0.05, concurrency=1).go()
         assert set(failures(run)) == {("connect", "EINVAL")}
 
 
-def test_a_socket_that_is_called_ready_and_is_not_changes_nothing() -> None:
-    watched = polling.poller()
+def test_a_spurious_event_changes_nothing() -> None:
+    watched = new_poller()
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         watched.register(ours.fileno(), READ)
-        remote = Remote(socket.AF_INET, ("127.0.0.1", 1))
-        assert Streams(remote, 10, watched).ready(Visit(ours), READ) is None
-        assert Datagrams(remote, b"", 10, watched).ready(Visit(ours), READ) is None
+        remote = SocketAddress(socket.AF_INET, ("127.0.0.1", 1))
+        assert Streams(remote, 10, watched).ready(Connection(ours), READ) is None
+        assert Datagrams(remote, b"", 10, watched).ready(Connection(ours), READ) is None
         tls = ClientTls(insecure=True)
-        visit = Visit(ours)
-        visit.session = _Session(tls, "localhost")
-        assert TlsStreams(remote, 10, watched, tls, "localhost").ready(visit, READ) is None
+        connection = Connection(ours)
+        connection.session = _Session(tls, "localhost")
+        assert TlsStreams(remote, 10, watched, tls, "localhost").ready(connection, READ) is None
         assert theirs.recv(4096)[:1] == b"\x16"
     watched.close()
 
 
-def test_tls_that_cannot_be_sent_now_is_sent_later_and_to_nobody_not_at_all() -> None:
-    watched = polling.poller()
+def test_tls_data_waits_until_the_socket_is_writable() -> None:
+    watched = new_poller()
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         watched.register(ours.fileno(), READ)
         tls = ClientTls(insecure=True)
-        asker = TlsStreams(Remote(socket.AF_INET, ("127.0.0.1", 1)), 10, watched, tls, "localhost")
-        visit = Visit(ours)
-        visit.session = _Session(tls, "localhost")
+        transport = TlsStreams(SocketAddress(socket.AF_INET, ("127.0.0.1", 1)), 10, watched, tls, "localhost")
+        connection = Connection(ours)
+        connection.session = _Session(tls, "localhost")
         with suppress(BlockingIOError):
             while True:
                 ours.send(b"x" * 4096)
-        assert asker.ready(visit, WRITE) is None
+        assert transport.ready(connection, WRITE) is None
         assert watched.poll(0) == []
-        visit.session.unsent = visit.session.unsent[:1]
+        connection.session.unsent = connection.session.unsent[:1]
         theirs.setblocking(False)
         with suppress(BlockingIOError):
             while True:
                 theirs.recv(65536)
         assert watched.poll(0) == [(ours.fileno(), WRITE)]
-        assert asker.ready(visit, WRITE) is None
+        assert transport.ready(connection, WRITE) is None
         assert theirs.recv(10) == b"\x16"
         theirs.close()
-        visit.session.unsent = b"x"
-        assert asker.ready(visit, WRITE) is None
-        assert (visit.session.unsent, visit.session.lost) == (b"", errno.EPIPE)
-        assert asker.ready(visit, READ) == failed("tls", errno.ECONNRESET)
+        connection.session.unsent = b"x"
+        assert transport.ready(connection, WRITE) is None
+        assert (connection.session.unsent, connection.session.send_errno) == (b"", errno.EPIPE)
+        assert transport.ready(connection, READ) == failed("tls", errno.ECONNRESET)
     watched.close()
 
 
-def test_what_comes_between_visits_is_thrown_away_and_a_socket_that_fails_or_babbles_goes() -> None:
-    watched = polling.poller()
+def test_datagrams_between_probes_are_dropped_and_a_broken_or_noisy_socket_is_closed() -> None:
+    watched = new_poller()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
         far.bind(("127.0.0.1", 0))
-        asker = Datagrams(Remote(socket.AF_INET, far.getsockname()), b"ask", 10, watched)
+        transport = Datagrams(SocketAddress(socket.AF_INET, far.getsockname()), b"ask", 10, watched)
 
-        def visited() -> tuple[Visit, Any]:
-            visit = asker.open()
-            visit.data = b""
-            assert asker.ask(visit) is None
+        def visited() -> tuple[Connection, Any]:
+            connection = transport.open()
+            connection.data = b""
+            assert transport.start(connection) is None
             _, sender = far.recvfrom(10)
             far.sendto(b"hi", sender)
-            assert asker.ready(visit, READ) is GREETED
-            asker.over(visit, greeted=True)
-            return visit, sender
+            assert transport.ready(connection, READ) is GREETED
+            transport.release(connection, greeted=True)
+            return connection, sender
 
         first, sender = visited()
         far.sendto(b"again", sender)
-        asker.stray(first.fd)
+        transport.idle_ready(first.fd)
         assert watched.poll(0) == []
         far.sendto(b"and again", sender)
         assert visited()[0] is first
@@ -453,24 +457,24 @@ def test_what_comes_between_visits_is_thrown_away_and_a_socket_that_fails_or_bab
         assert first.sock.fileno() == -1
     with suppress(OSError):
         second.sock.send(b"into the void")
-    third = asker.open()
+    third = transport.open()
     assert third is not second
     assert second.sock.fileno() == -1
-    asker.over(third, greeted=False)
-    asker.close()
+    transport.release(third, greeted=False)
+    transport.close()
     watched.close()
 
 
 class Starved(Streams):
-    """As on a host where every other visit finds no source port."""
+    """As on a host where every other connection finds no source port."""
 
-    asked = 0
+    starts = 0
 
-    def ask(self, visit: Visit) -> End | None:
-        self.asked += 1
-        if self.asked % 2:
+    def start(self, connection: Connection) -> LoadResult | None:
+        self.starts += 1
+        if self.starts % 2:
             return failed("connect", errno.EADDRNOTAVAIL)
-        return super().ask(visit)
+        return super().start(connection)
 
 
 @pytest_twisted.ensureDeferred
@@ -478,9 +482,9 @@ async def test_source_ports_that_run_out_are_named_as_the_clients_own_limit(
     peers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "Streams", Starved)
-    account = await carried_out(peers.stream(hello))
-    assert account.greeted > 0
-    assert "no source port left" in account.warnings(4)[0]
+    metrics = await carried_out(peers.stream(hello))
+    assert metrics.greeted > 0
+    assert "no free source port" in metrics.warnings(4)[0]
 
 
 @pytest_twisted.ensureDeferred
@@ -489,25 +493,25 @@ async def test_files_that_run_out_are_losses_of_the_client(peers: Any, monkeypat
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("greetsvc.client.load.connections.socket.SocketType", no_more)
-    account = await carried_out(peers.datagram(answer), 0.1, 1)
-    assert account.greeted == 0
-    assert "could open no more files" in account.warnings(1)[0]
+    metrics = await carried_out(peers.datagram(answer), 0.1, 1)
+    assert metrics.greeted == 0
+    assert "could not open files" in metrics.warnings(1)[0]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_run_that_is_cancelled_keeps_its_account(peers: Any) -> None:
+async def test_a_run_that_is_cancelled_keeps_its_metrics(peers: Any) -> None:
     run = Run(peers.stream(peers.hold), duration=30, concurrency=3)
     going = Deferred.fromCoroutine(run.go())
     await deferLater(reactor, 0.2, lambda: None)
     going.cancel()
     with pytest.raises(CancelledError):
         await going
-    assert (run.account.sent, run.account.unfinished) == (0, 3)
-    assert 0.1 < run.account.elapsed < 5
+    assert (run.metrics.sent, run.metrics.unfinished) == (0, 3)
+    assert 0.1 < run.metrics.elapsed < 5
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_caller_raises_ends_the_run(peers: Any) -> None:
+async def test_an_exception_of_the_caller_ends_the_run(peers: Any) -> None:
     def stop(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -516,49 +520,49 @@ async def test_what_the_caller_raises_ends_the_run(peers: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_account_adds_up_whatever_ended_the_run(peers: Any) -> None:
+async def test_the_metrics_add_up_however_the_run_ended(peers: Any) -> None:
     run = Run(peers.stream(hello), duration=5, concurrency=8)
-    judged: list[bytes] = []
+    checked: list[bytes] = []
 
-    def judge(data: bytes, _: float) -> bool:
-        judged.append(data)
-        if len(judged) == 20:
+    def check(data: bytes, _: float) -> bool:
+        checked.append(data)
+        if len(checked) == 20:
             raise ZeroDivisionError
         return True
 
-    run._judge = judge
+    run._check = check
     with pytest.raises(ZeroDivisionError):
         await run.go()
-    account = run.account
-    assert account.sent == account.greeted + account.lost
-    assert account.unfinished > 0
+    metrics = run.metrics
+    assert metrics.sent == metrics.greeted + metrics.lost
+    assert metrics.unfinished > 0
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_name_is_looked_up_once_and_one_that_is_not_there_fails_the_run(peers: Any) -> None:
     port = peers.stream(hello).rpartition(":")[2]
     assert (await carried_out(f"localhost:{port}", 0.1, 1, family=4)).greeted > 0
-    with pytest.raises(GreetFailed) as failing:
+    with pytest.raises(GreetFailed) as caught:
         await Run("no-such-name.invalid", duration=1).go()
-    assert failing.value.phase == "resolve"
+    assert caught.value.phase == "resolve"
 
 
 @pytest_twisted.ensureDeferred
 async def test_it_works_without_epoll_and_without_atomic_flags(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greetsvc.client.load.polling.sys.platform", "darwin")
-    monkeypatch.setattr(visits, "_FLAGS", 0)
+    monkeypatch.setattr(connections, "_FLAGS", 0)
     for target in (peers.stream(hello), peers.datagram(answer)):
-        account = await carried_out(target, 0.2, 3)
-        assert account.greeted > 5
-        assert account.lost == 0
+        metrics = await carried_out(target, 0.2, 3)
+        assert metrics.greeted > 5
+        assert metrics.lost == 0
     with pytest.raises(ConfigError, match="needs Linux"):
         await Run("unixgram:/tmp/greet", duration=1).go()
 
 
-def test_the_selector_that_stands_in_for_epoll_does_the_same() -> None:
+def test_the_poller_without_epoll_does_the_same() -> None:
     left, right = socket.socketpair()
     with left, right:
-        watched = Selecting()
+        watched = SelectorPoller()
         watched.register(left.fileno(), READ | HANGUP)
         assert watched.poll(0) == []
         watched.modify(left.fileno(), READ | WRITE)
@@ -570,10 +574,10 @@ def test_the_selector_that_stands_in_for_epoll_does_the_same() -> None:
         watched.close()
 
 
-def test_one_that_kqueue_names_twice_is_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_descriptor_that_kqueue_reports_twice_is_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = socket.socketpair()
     with left, right:
-        watched = Selecting()
+        watched = SelectorPoller()
         watched.register(left.fileno(), READ | WRITE)
         key = watched._selector.get_key(left.fileno())
         twice = [(key, selectors.EVENT_READ), (key, selectors.EVENT_WRITE)]
@@ -582,7 +586,7 @@ def test_one_that_kqueue_names_twice_is_ready_once(monkeypatch: pytest.MonkeyPat
         watched.close()
 
 
-def test_a_nap_ends_when_something_is_ready_however_great_the_descriptor() -> None:
+def test_a_short_sleep_ends_when_something_is_ready_however_high_the_descriptor() -> None:
     class Great:
         polled = 0
 
@@ -594,5 +598,5 @@ def test_a_nap_ends_when_something_is_ready_however_great_the_descriptor() -> No
             return []
 
     great: Any = Great()
-    nap(great, 0.001)
+    short_sleep(great, 0.001)
     assert great.polled == 1

@@ -1,4 +1,4 @@
-"""The same from Python: greetings as they come, a run and its histogram, and what the documentation shows."""
+"""From Python: series of probes, a run and its histogram, and the examples in the documentation."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ async def test_greetings_come_one_by_one_and_failures_are_not_raised(peers: Any,
         else:
             reset(connection)
 
-    found = [outcome async for outcome in greet_many(peers.stream(every_other), count=4, interval=0.01)]
-    assert [type(outcome) for outcome in found] == [Greeting, GreetFailed, Greeting, GreetFailed]
+    found = [result async for result in greet_many(peers.stream(every_other), count=4, interval=0.01)]
+    assert [type(result) for result in found] == [Greeting, GreetFailed, Greeting, GreetFailed]
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_may_leave_the_loop_at_any_time(target: str) -> None:
+async def test_the_loop_can_be_left_at_any_time(target: str) -> None:
     lines: list[str] = []
     number = 0
-    async for outcome in greet_many(greetsvc.client.Target("tcp", *_address(target)), interval=0, trace=lines.append):
-        assert isinstance(outcome, Greeting)
+    async for result in greet_many(greetsvc.client.Target("tcp", *_address(target)), interval=0, trace=lines.append):
+        assert isinstance(result, Greeting)
         number += 1
         if number == 3:
             break
@@ -66,7 +66,7 @@ def _address(target: str) -> tuple[str, int]:
         ({"timeout": 0}, "timeout 0"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_sent(settings: dict[str, Any], why: str) -> None:
+def test_a_wrong_option_is_refused_before_anything_is_sent(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         greet_many("127.0.0.1", **settings)
 
@@ -75,13 +75,13 @@ def test_what_cannot_be_is_said_before_anything_is_sent(settings: dict[str, Any]
     ("settings", "why"),
     [
         ({"duration": -1}, "duration -1"),
-        ({"duration": 1, "concurrency": 99999}, "this process may open"),
+        ({"duration": 1, "concurrency": 99999}, "this process may open only"),
         ({"duration": 1, "size": -1}, "size -1"),
-        ({"duration": 1, "expect": "("}, r"expect \(: is no regular expression: missing \)"),
-        ({"duration": 1, "family": 6}, "an IPv4 address is not IPv6"),
+        ({"duration": 1, "expect": "("}, r"expect \(: is not a regular expression: missing \)"),
+        ({"duration": 1, "family": 6}, "the address is IPv4, not IPv6"),
     ],
 )
-def test_a_run_that_cannot_be_is_refused(settings: dict[str, Any], why: str) -> None:
+def test_a_run_with_a_wrong_option_is_refused(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Run("127.0.0.1", **settings)
 
@@ -89,12 +89,12 @@ def test_a_run_that_cannot_be_is_refused(settings: dict[str, Any], why: str) -> 
 @pytest_twisted.ensureDeferred
 async def test_a_run_has_its_histogram(target: str) -> None:
     run = await Run(target, duration=0.2, concurrency=2).go()
-    assert run.histogram is run.account.corrected
-    assert run.histogram.count == run.account.greeted > 0
+    assert run.histogram is run.metrics.corrected
+    assert run.histogram.count == run.metrics.greeted > 0
     assert (run.histogram.percentile(50) or 0) > 0
 
 
-def test_where_files_are_without_limit_so_is_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_limit_the_remaining_descriptors_are_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greetsvc.net.descriptors.resource.getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
     assert files.remaining() == float("inf")
 

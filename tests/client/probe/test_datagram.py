@@ -1,4 +1,4 @@
-"""Asking over datagrams: real peers on loopback."""
+"""Probes over datagrams: real peers on loopback."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from greetsvc import GreetFailed, Greeting, greet, wire
-from greetsvc.client.probe.datagram import ask_udp, ask_unixgram
-from greetsvc.client.probe.resolve import Remote
-from greetsvc.client.probe.timeline import Progress
+from greetsvc.client.options import ProbeOptions
+from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
+from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.target import parse
-from greetsvc.net.linux import error_queue as errqueue
+from greetsvc.net.linux import error_queue
 from greetsvc.visit import Address
 
 reactor: Any = global_reactor
+OPTIONS = ProbeOptions(limit=100)
 
 
 def hello(sock: socket.socket, data: bytes, sender: Any) -> None:
@@ -88,10 +90,10 @@ async def test_each_probe_comes_from_a_fresh_socket_and_a_lost_request_is_sent_a
 
 
 @pytest_twisted.ensureDeferred
-async def test_silence_times_out_and_says_how_often_it_was_asked(peers: Any) -> None:
+async def test_silence_times_out_and_the_number_of_requests_is_reported(peers: Any) -> None:
     failed = await failure(peers.datagram(peers.hold), timeout=0.7)
     assert (failed.errno, failed.phase) == (errno.ETIMEDOUT, "greet")
-    assert failed.strerror == "no answer within 0.7 s, asked 2 times"
+    assert failed.strerror == "no answer to 2 requests within 0.7 s"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
@@ -100,17 +102,17 @@ async def test_port_unreachable_is_connection_refused_at_greet(host: str, free_p
     failed = await failure(f"udp:{host}:{free_port}")
     assert (failed.errno, failed.phase) == (errno.ECONNREFUSED, "greet")
     assert failed.seconds.total < 1
-    assert failed.strerror == f"Connection refused, says {host.strip('[]')}"
+    assert failed.strerror == f"Connection refused, reported by {host.strip('[]')}"
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_from_elsewhere_is_reported_and_not_taken(peers: Any) -> None:
+async def test_an_answer_from_another_address_is_reported_and_not_taken(peers: Any) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         place = f"127.0.0.1 port {other.getsockname()[1]}"
         failed = await failure(peers.datagram(lambda s, d, sender: other.sendto(b"psst", sender)), timeout=0.3)
         assert failed.errno == errno.ETIMEDOUT
-        assert f"an answer came from {place}" in str(failed)
+        assert f"an answer came from another address: {place}" in str(failed)
 
         def both(sock: socket.socket, data: bytes, sender: Any) -> None:
             other.sendto(b"psst", sender)
@@ -119,11 +121,11 @@ async def test_an_answer_from_elsewhere_is_reported_and_not_taken(peers: Any) ->
 
         greeting = await greet(peers.datagram(both))
     assert greeting.data == b"hello\r\n"
-    assert greeting.notes == (f"an answer came from {place}, which was not asked",)
+    assert greeting.notes == (f"an answer came from another address: {place}",)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_empty_answer_is_enodata_and_too_long_a_one_emsgsize(peers: Any) -> None:
+async def test_an_empty_answer_is_enodata_and_one_that_is_too_long_is_emsgsize(peers: Any) -> None:
     assert (await failure(peers.datagram(lambda s, d, sender: s.sendto(b"", sender)))).errno == errno.ENODATA
     target = peers.datagram(lambda s, d, sender: s.sendto(b"x" * 101, sender))
     assert (await failure(target, limit=100)).errno == errno.EMSGSIZE
@@ -131,7 +133,7 @@ async def test_an_empty_answer_is_enodata_and_too_long_a_one_emsgsize(peers: Any
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_system_refuses_to_send_is_named() -> None:
+async def test_a_request_that_the_system_refuses_to_send_is_a_failure_at_greet() -> None:
     failed = await failure("udp:255.255.255.255:9")
     assert failed.errno in (errno.EACCES, errno.ENETUNREACH)
     assert failed.phase == "greet"
@@ -139,30 +141,32 @@ async def test_what_the_system_refuses_to_send_is_named() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_leaves_nothing_behind(peers: Any) -> None:
-    asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.datagram(peers.hold), timeout=30))
-    asking.cancel()
+    probing: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.datagram(peers.hold), timeout=30))
+    probing.cancel()
     with pytest.raises(CancelledError):
-        await asking
+        await probing
 
 
 @pytest_twisted.ensureDeferred
-async def test_where_errors_are_not_queued_a_connected_socket_hears_of_them(peers: Any, free_port: int) -> None:
-    def remote(port: int) -> Remote:
-        return Remote(socket.AF_INET, ("127.0.0.1", port))
+async def test_where_errors_are_not_queued_a_connected_socket_gets_them(peers: Any, free_port: int) -> None:
+    def remote(port: int) -> SocketAddress:
+        return SocketAddress(socket.AF_INET, ("127.0.0.1", port))
 
-    progress = Progress(parse(f"udp:127.0.0.1:{free_port}"), 5)
+    timeline = Timeline(parse(f"udp:127.0.0.1:{free_port}"), OPTIONS)
     with pytest.raises(GreetFailed) as caught:
-        await ask_udp(progress, remote(free_port), b"x", 100, reactor, queued=False)
+        await probe_udp(timeline, remote(free_port), b"x", reactor, queued=False)
     assert (caught.value.errno, caught.value.strerror) == (errno.ECONNREFUSED, "Connection refused")
     target = parse(peers.datagram(hello))
-    assert await ask_udp(Progress(target, 5), remote(target.port), b"x", 100, reactor, queued=False) == b"hello\r\n"
+    assert (
+        await probe_udp(Timeline(target, OPTIONS), remote(target.port), b"x", reactor, queued=False) == b"hello\r\n"
+    )
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_socket_that_cannot_be_connected_is_named() -> None:
-    progress = Progress(parse("udp:255.255.255.255:9"), 5)
+    timeline = Timeline(parse("udp:255.255.255.255:9"), OPTIONS)
     with pytest.raises(GreetFailed):
-        await ask_udp(progress, Remote(socket.AF_INET, ("255.255.255.255", 9)), b"x", 100, reactor, queued=False)
+        await probe_udp(timeline, SocketAddress(socket.AF_INET, ("255.255.255.255", 9)), b"x", reactor, queued=False)
 
 
 @pytest_twisted.ensureDeferred
@@ -175,7 +179,7 @@ async def test_a_unix_datagram_socket_greets(peers: Any, tmp_path: Path) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_nameless_addresses_a_temporary_path_is_used_and_removed(
+async def test_without_abstract_addresses_a_temporary_path_is_used_and_removed(
     peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     senders: list[str] = []
@@ -186,7 +190,7 @@ async def test_without_nameless_addresses_a_temporary_path_is_used_and_removed(
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     target = parse(peers.datagram(watch, path=tmp_path / "s"))
-    assert await ask_unixgram(Progress(target, 5), target.path, b"x", 100, reactor, nameless=False) == b"hello\r\n"
+    assert await probe_unixgram(Timeline(target, OPTIONS), target.path, b"x", reactor, abstract=False) == b"hello\r\n"
     assert senders[0].startswith(str(tmp_path))
     assert list(tmp_path.iterdir()) == [tmp_path / "s"]
 
@@ -202,7 +206,7 @@ async def test_a_unix_datagram_path_without_a_listener_is_named_at_connect(tmp_p
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_unix_receiver_with_a_full_queue_is_asked_when_it_has_room(tmp_path: Path) -> None:
+async def test_a_unix_receiver_with_a_full_queue_gets_the_request_later(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with ExitStack() as open_sockets:
 
@@ -220,7 +224,7 @@ async def test_a_unix_receiver_with_a_full_queue_is_asked_when_it_has_room(tmp_p
                     sent += filler.sendto(b"x", path)
             if not sent:
                 break
-        asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(f"unixgram:{path}"))
+        probing: Deferred[Greeting] = Deferred.fromCoroutine(greet(f"unixgram:{path}"))
 
         def answer() -> None:
             with suppress(BlockingIOError):
@@ -228,11 +232,11 @@ async def test_a_unix_receiver_with_a_full_queue_is_asked_when_it_has_room(tmp_p
                     data, sender = full.recvfrom(2000)
                     if sender is not None:
                         hello(full, data, sender)
-            if not asking.called:
+            if not probing.called:
                 reactor.callLater(0.005, answer)
 
         reactor.callLater(0.02, answer)
-        assert (await asking).data == b"hello\r\n"
+        assert (await probing).data == b"hello\r\n"
         await deferLater(reactor, 0.01, lambda: None)
 
 
@@ -251,42 +255,40 @@ class Reactor(Clock):
             self.readers.remove(reader)
 
 
-def asked(clock: Reactor, port: int) -> tuple[Any, list[Any]]:
-    """A probe that has sent its request, as the reactor sees it, and where its outcome will be."""
-    outcome: list[Any] = []
-    progress = Progress(parse(f"udp:127.0.0.1:{port}"), 5, now=clock.seconds)
-    remote = Remote(socket.AF_INET, ("127.0.0.1", port))
-    asking = Deferred.fromCoroutine(ask_udp(progress, remote, b"x", 100, cast("Any", clock)))
-    asking.addBoth(outcome.append)
-    return clock.readers[0], outcome
+def started(clock: Reactor, port: int) -> tuple[Any, list[Any]]:
+    """A probe that has sent its request, as the reactor sees it, and a list for its result."""
+    result: list[Any] = []
+    timeline = Timeline(parse(f"udp:127.0.0.1:{port}"), OPTIONS, now=clock.seconds)
+    remote = SocketAddress(socket.AF_INET, ("127.0.0.1", port))
+    probing = Deferred.fromCoroutine(probe_udp(timeline, remote, b"x", cast("Any", clock)))
+    probing.addBoth(result.append)
+    return clock.readers[0], result
 
 
-def test_a_wake_up_for_nothing_changes_nothing(peers: Any) -> None:
+def test_a_spurious_event_changes_nothing(peers: Any) -> None:
     clock = Reactor()
-    reader, outcome = asked(clock, parse(peers.datagram(peers.hold)).port)
+    reader, result = started(clock, parse(peers.datagram(peers.hold)).port)
     reader.doRead()
     clock.removeReader(reader)
     reader.connectionLost(Failure(ConnectionDone()))
     assert clock.readers == [reader]
     clock.advance(5)
-    assert outcome[0].value.errno == errno.ETIMEDOUT
+    assert result[0].value.errno == errno.ETIMEDOUT
     assert clock.readers == []
 
 
-def test_a_reactor_that_reports_an_error_as_readable_will_do(free_port: int) -> None:
-    reader, outcome = asked(Reactor(), free_port)
+def test_a_reactor_may_report_an_error_as_readable(free_port: int) -> None:
+    reader, result = started(Reactor(), free_port)
     reader.doRead()
-    assert outcome[0].value.errno == errno.ECONNREFUSED
+    assert result[0].value.errno == errno.ECONNREFUSED
 
 
-def test_a_request_too_long_for_the_path_is_left_to_be_sent_again(
-    peers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_that_is_too_long_for_the_path_is_sent_again(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Reactor()
-    reader, outcome = asked(clock, parse(peers.datagram(peers.hold)).port)
-    monkeypatch.setattr(errqueue, "read", lambda _: [errqueue.Unreachable(errno.EMSGSIZE, "192.0.2.1")])
+    reader, result = started(clock, parse(peers.datagram(peers.hold)).port)
+    monkeypatch.setattr(error_queue, "read", lambda _: [error_queue.Unreachable(errno.EMSGSIZE, "192.0.2.1")])
     reader.connectionLost(Failure(ConnectionDone()))
-    assert outcome == []
-    monkeypatch.setattr(errqueue, "read", lambda _: [errqueue.Unreachable(errno.EHOSTUNREACH, "192.0.2.1")])
+    assert result == []
+    monkeypatch.setattr(error_queue, "read", lambda _: [error_queue.Unreachable(errno.EHOSTUNREACH, "192.0.2.1")])
     reader.connectionLost(Failure(ConnectionDone()))
-    assert outcome[0].value.strerror == "No route to host, says 192.0.2.1"
+    assert result[0].value.strerror == "No route to host, reported by 192.0.2.1"

@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 
 from greetsvc import GreetFailed, greet
-from greetsvc.client.probe.resolve import Remote
+from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.visit import Address
 
 
@@ -19,7 +19,7 @@ class Resolver:
     """Stands in for getaddrinfo; numbers are still read by the real one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[tuple[Any, ...]] = []
+        self.lookups: list[tuple[Any, ...]] = []
         self.answer: list[str] | OSError = []
         self.silent: Event | None = None
         self._real = socket.getaddrinfo
@@ -28,7 +28,7 @@ class Resolver:
     def __call__(self, host: str, port: int, family: int = 0, kind: int = 0, proto: int = 0, flags: int = 0) -> Any:
         if flags & socket.AI_NUMERICHOST or host[0].isdigit():
             return self._real(host, port, family, kind, proto, flags)
-        self.asked.append((host, family))
+        self.lookups.append((host, family))
         if self.silent is not None:
             self.silent.wait(10)
         if isinstance(self.answer, OSError):
@@ -48,16 +48,16 @@ async def failure(target: str, **options: Any) -> GreetFailed:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_first_address_in_the_systems_order_is_the_only_one_asked(
+async def test_only_the_first_address_in_the_systems_order_is_probed(
     peers: Any, free_port: int, resolver: Resolver
 ) -> None:
     port = peers.stream(lambda connection: connection.sendall(b"hi")).rpartition(":")[2]
     resolver.answer = ["127.0.0.1", "127.0.0.2"]
-    told: list[str] = []
-    greeting = await greet(f"greet.test:{port}", trace=told.append)
+    traced: list[str] = []
+    greeting = await greet(f"greet.test:{port}", trace=traced.append)
     assert greeting.peer.host == "127.0.0.1"
     assert greeting.seconds.resolve is not None
-    assert told[:2] == ["* resolving greet.test", "* greet.test is 127.0.0.1, the first of 2"]
+    assert traced[:2] == ["* resolving greet.test", "* greet.test is 127.0.0.1, the first of 2"]
     resolver.answer = ["127.0.0.2", "127.0.0.1"]
     failed = await failure(f"greet.test:{port}")
     assert (failed.errno, failed.phase, failed.peer) == (
@@ -68,16 +68,16 @@ async def test_the_first_address_in_the_systems_order_is_the_only_one_asked(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_family_asked_for_is_asked_of_the_resolver(free_port: int, resolver: Resolver) -> None:
+async def test_the_requested_family_is_passed_to_the_resolver(free_port: int, resolver: Resolver) -> None:
     resolver.answer = ["127.0.0.1"]
     await failure(f"greet.test:{free_port}", family=4)
     await failure(f"greet.test:{free_port}")
-    assert [family for _, family in resolver.asked] == [socket.AF_INET, socket.AF_UNSPEC]
+    assert [family for _, family in resolver.lookups] == [socket.AF_INET, socket.AF_UNSPEC]
 
 
 @pytest.mark.parametrize(("fault", "number"), [(socket.EAI_NONAME, errno.ENOENT), (socket.EAI_AGAIN, errno.EAGAIN)])
 @pytest_twisted.ensureDeferred
-async def test_a_resolvers_fault_is_an_errno_at_resolve(resolver: Resolver, fault: int, number: int) -> None:
+async def test_an_error_of_the_resolver_is_an_errno_at_resolve(resolver: Resolver, fault: int, number: int) -> None:
     resolver.answer = socket.gaierror(fault, "so it says")
     failed = await failure("greet.test")
     assert (failed.errno, failed.phase, failed.strerror, failed.peer) == (number, "resolve", "so it says", None)
@@ -96,7 +96,7 @@ async def test_a_dead_resolver_times_out_at_resolve(resolver: Resolver) -> None:
 async def test_an_address_never_goes_to_the_resolver(free_port: int, resolver: Resolver) -> None:
     await failure(f"127.0.0.1:{free_port}")
     await failure(f"[::1]:{free_port}")
-    assert resolver.asked == []
+    assert resolver.lookups == []
 
 
 @pytest_twisted.ensureDeferred
@@ -105,5 +105,5 @@ async def test_a_zone_that_is_no_interface_is_a_failure_at_resolve() -> None:
 
 
 def test_a_link_local_address_keeps_its_zone() -> None:
-    assert Remote(socket.AF_INET6, ("fe80::1", 7, 0, 3)).address == Address("fe80::1%3", 7)
-    assert Remote(socket.AF_INET6, ("::1", 7, 0, 0)).address == Address("::1", 7)
+    assert SocketAddress(socket.AF_INET6, ("fe80::1", 7, 0, 3)).address == Address("fe80::1%3", 7)
+    assert SocketAddress(socket.AF_INET6, ("::1", 7, 0, 0)).address == Address("::1", 7)

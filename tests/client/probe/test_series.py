@@ -1,15 +1,16 @@
-"""Probe after probe, on a clock of the test's own."""
+"""A series of probes, on a clock of the test's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from greetsvc import GreetFailed, Greeting
-from greetsvc.client.probe.series import repeat
+from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.result import Seconds
 from greetsvc.client.target import parse
 from greetsvc.visit import Address
@@ -23,18 +24,15 @@ class Runs:
     def __init__(self, takes: Callable[[int], float], count: int, interval: float) -> None:
         self.clock = Clock()
         self.starts: list[float] = []
-        self.outcomes: list[tuple[int, Greeting | GreetFailed]] = []
+        self.results: list[Greeting | GreetFailed] = []
         self._takes = takes
         self.done = Deferred.fromCoroutine(
-            repeat(
-                self._probe,
-                lambda number, outcome: self.outcomes.append((number, outcome)),
-                count=count,
-                interval=interval,
-                clock=self.clock,
-                now=self.clock.seconds,
-            )
+            self._run(count=count, interval=interval, clock=self.clock, now=self.clock.seconds)
         )
+
+    async def _run(self, **pace: Any) -> None:
+        async for result in repeat(lambda: result_of(self._probe()), **pace):
+            self.results.append(result)
 
     async def _probe(self) -> Greeting:
         self.starts.append(round(self.clock.seconds(), 6))
@@ -63,12 +61,12 @@ def test_a_slow_probe_delays_the_next_and_nothing_is_caught_up_in_a_burst() -> N
     assert runs.starts == pytest.approx([0, 1.25, 1.75, 2.25], abs=0.005)
 
 
-def test_each_outcome_is_told_with_its_number() -> None:
+def test_each_result_is_yielded_and_a_failure_is_not_raised() -> None:
     runs = Runs(lambda _: 0.01, count=3, interval=0)
     runs.advance(1)
-    assert [number for number, _ in runs.outcomes] == [1, 2, 3]
-    assert isinstance(runs.outcomes[1][1], GreetFailed)
-    assert runs.outcomes[2][1] is GREETING
+    assert len(runs.results) == 3
+    assert isinstance(runs.results[1], GreetFailed)
+    assert runs.results[2] is GREETING
 
 
 def test_without_a_count_it_goes_on_until_cancelled() -> None:

@@ -1,4 +1,4 @@
-"""Asking over streams: real peers on loopback."""
+"""Probes over streams: real peers on loopback."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_bytes_that_do_not_decode_are_escaped(peers: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_greeting_as_long_as_the_bound_is_greeted_and_one_byte_more_is_not(peers: Any) -> None:
+async def test_a_greeting_as_long_as_the_limit_is_greeted_and_one_byte_more_is_not(peers: Any) -> None:
     target = peers.stream(lambda connection: connection.sendall(b"x" * 5000))
     assert len((await greet(target, limit=5000)).data) == 5000
     failed = await failure(target, limit=4999)
@@ -127,13 +127,13 @@ async def test_a_connection_that_is_never_accepted_times_out_at_connect() -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_closed_without_a_word_is_enodata(peers: Any) -> None:
+async def test_closed_without_a_greeting_is_enodata(peers: Any) -> None:
     failed = await failure(peers.stream(lambda _: None))
     assert (failed.errno, failed.phase, failed.closed) == (errno.ENODATA, "greet", "fin")
 
 
 @pytest_twisted.ensureDeferred
-async def test_reset_without_a_word_is_econnreset(peers: Any, reset: Callable[[socket.socket], None]) -> None:
+async def test_reset_without_a_greeting_is_econnreset(peers: Any, reset: Callable[[socket.socket], None]) -> None:
     failed = await failure(peers.stream(reset))
     assert (failed.errno, failed.phase, failed.closed) == (errno.ECONNRESET, "greet", "reset")
 
@@ -170,29 +170,29 @@ async def test_a_greeting_that_is_not_ended_in_time_is_greeted_and_reported(peer
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_leaves_nothing_behind(peers: Any) -> None:
-    asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.stream(peers.hold), timeout=30))
+    probing: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.stream(peers.hold), timeout=30))
     waited: Deferred[None] = Deferred()
     reactor.callLater(0.1, waited.callback, None)
     await waited
-    asking.cancel()
+    probing.cancel()
     with pytest.raises(CancelledError):
-        await asking
+        await probing
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_while_connecting_leaves_nothing_behind(peers: Any) -> None:
-    asking: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.stream(hello), timeout=30))
-    asking.cancel()
+    probing: Deferred[Greeting] = Deferred.fromCoroutine(greet(peers.stream(hello), timeout=30))
+    probing.cancel()
     with pytest.raises(CancelledError):
-        await asking
+        await probing
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_steps_are_told_as_they_happen(peers: Any) -> None:
-    told: list[str] = []
+async def test_the_steps_are_traced_as_they_happen(peers: Any) -> None:
+    traced: list[str] = []
     target = peers.stream(hello)
-    await greet(target, trace=told.append)
-    assert [line.partition(", from")[0] for line in told] == [
+    await greet(target, trace=traced.append)
+    assert [line.partition(", from")[0] for line in traced] == [
         f"* connecting to 127.0.0.1 port {target.rpartition(':')[2]}",
         "* connected",
         "< Thank you for connecting (26 bytes)",

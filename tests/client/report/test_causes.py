@@ -1,4 +1,4 @@
-"""The likely causes of failures, each told of a real one; those that need routers are in tests/lab."""
+"""Likely causes, each for a real failure; those that need routers are in tests/lab."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from twisted.python.failure import Failure
 
 from greetsvc import GreetFailed, greet
 from greetsvc.client import ClientTls
-from greetsvc.client.outgoing import Outgoing
-from greetsvc.client.probe.greet import Asking, ask
-from greetsvc.client.probe.heard import Heard
+from greetsvc.client.options import ProbeOptions
+from greetsvc.client.path import Sent
+from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.stream import _ProbeFactory
-from greetsvc.client.probe.timeline import Progress
+from greetsvc.client.probe.stream_state import StreamState
+from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.report import causes
-from greetsvc.client.report.causes import likely, likely_ending
+from greetsvc.client.report.causes import likely_cause, likely_ending_cause
 from greetsvc.client.result import Phase
-from greetsvc.client.sent import Sent
 from greetsvc.client.target import parse
 from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.visit import Address
@@ -42,15 +42,14 @@ from greetsvc.visit import Address
 DOCUMENT = Path(__file__).parents[3] / "docs" / "verdicts.md"
 
 
-async def failure(target: str, *, outgoing: Outgoing | None = None, **options: Any) -> GreetFailed:
-    asking = Asking(**{"timeout": 5.0, "outgoing": outgoing or Outgoing(), **options})
+async def failure(target: str, **options: Any) -> GreetFailed:
     with pytest.raises(GreetFailed) as caught:
-        await ask(parse(target), asking)
+        await Probe(parse(target), ProbeOptions(**options)).run()
     return caught.value
 
 
 def blamed(failed: GreetFailed, phase: Phase, number: int, cause: str) -> None:
-    found = " ".join(likely(failed))
+    found = " ".join(likely_cause(failed))
     assert (failed.phase, failed.errno) == (phase, number)
     assert found.startswith("likely: ")
     assert cause in found
@@ -87,21 +86,21 @@ async def test_nothing_listens(free_port: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_echo_is_no_greeting(peers: Any, free_port: int) -> None:
+async def test_an_echo_is_not_a_greeting(peers: Any, free_port: int) -> None:
     failed = await failure(peers.datagram(echo))
     blamed(failed, "greet", errno.EPROTO, "an echo service")
-    failed = await failure(f"udp:127.0.0.1:{free_port}", outgoing=Outgoing(source_port=free_port))
+    failed = await failure(f"udp:127.0.0.1:{free_port}", source_port=free_port)
     blamed(failed, "greet", errno.EPROTO, "our own socket")
     assert failed.strerror == "our own request came back"
 
 
 @pytest.mark.parametrize("tls", [None, ClientTls(insecure=True)])
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_meets_itself_is_refused(free_port: int, tls: ClientTls | None) -> None:
+async def test_a_socket_that_connects_to_itself_is_reported_as_refused(free_port: int, tls: ClientTls | None) -> None:
     target = f"{'tls:' if tls else ''}127.0.0.1:{free_port}"
-    failed = await failure(target, outgoing=Outgoing(source_port=free_port), tls=tls)
+    failed = await failure(target, source_port=free_port, tls=tls)
     blamed(failed, "connect", errno.ECONNREFUSED, "nothing listens on that port")
-    assert failed.strerror == "nothing listens there, and the connection met itself"
+    assert failed.strerror == "nothing listens there: the socket connected to itself"
 
 
 @pytest_twisted.ensureDeferred
@@ -117,22 +116,21 @@ async def test_dropped_syns_are_counted() -> None:
 async def test_a_source_port_that_another_program_has() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(type=socket.SOCK_DGRAM) as datagram:
         port = other.getsockname()[1]
-        failed = await failure(f"127.0.0.1:{port}", outgoing=Outgoing(source_port=port))
+        failed = await failure(f"127.0.0.1:{port}", source_port=port)
         blamed(failed, "connect", errno.EADDRINUSE, "another program on this host uses that source port")
         assert failed.strerror == f"source port {port}: {os.strerror(errno.EADDRINUSE)}"
         datagram.bind(("0.0.0.0", 0))
         port = datagram.getsockname()[1]
-        failed = await failure(f"udp:127.0.0.1:{port}", outgoing=Outgoing(source_port=port))
+        failed = await failure(f"udp:127.0.0.1:{port}", source_port=port)
         blamed(failed, "greet", errno.EADDRINUSE, "another program on this host uses that source port")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_source_port_whose_connection_still_stands(peers: Any, free_port: int) -> None:
     target = peers.stream(peers.hold)
-    out = Outgoing(source_port=free_port)
-    first = Deferred.fromCoroutine(ask(parse(target), Asking(timeout=1, outgoing=out)))
-    failed = await failure(target, outgoing=out)
-    blamed(failed, "connect", errno.EADDRNOTAVAIL, "an earlier connection from that port is not forgotten yet")
+    first = Deferred.fromCoroutine(Probe(parse(target), ProbeOptions(timeout=1, source_port=free_port)).run())
+    failed = await failure(target, source_port=free_port)
+    blamed(failed, "connect", errno.EADDRNOTAVAIL, "the system still keeps an earlier connection from that port")
     with pytest.raises(GreetFailed):
         await first
 
@@ -143,8 +141,8 @@ async def test_a_privileged_source_port(free_port: int) -> None:
         pytest.skip("every port is unprivileged here")
     with nobody():
         for target, phase in ((f"127.0.0.1:{free_port}", "connect"), (f"udp:127.0.0.1:{free_port}", "greet")):
-            failed = await failure(target, outgoing=Outgoing(source_port=1000))
-            blamed(failed, phase, errno.EACCES, "a source port below 1024 needs privilege")  # type: ignore[arg-type]
+            failed = await failure(target, source_port=1000)
+            blamed(failed, phase, errno.EACCES, "a source port below 1024")  # type: ignore[arg-type]
 
 
 @pytest_twisted.ensureDeferred
@@ -156,7 +154,7 @@ async def test_unix_sockets(tmp_path: Path) -> None:
         failed = await failure(f"unix:{tmp_path}/stale")
         blamed(failed, "connect", errno.ECONNREFUSED, "the server has stopped and left its socket")
         failed = await failure(f"unix:{tmp_path}/other")
-        blamed(failed, "connect", errno.EPROTOTYPE, "a socket of the other kind")
+        blamed(failed, "connect", errno.EPROTOTYPE, "the socket is of the other kind")
         failed = await failure(f"unixgram:{tmp_path}/other", timeout=0.1)
         blamed(failed, "greet", errno.ETIMEDOUT, "the server does not read from its socket")
     blamed(await failure(f"unixgram:{tmp_path}/none"), "connect", errno.ENOENT, "the server does not run")
@@ -168,7 +166,7 @@ async def test_a_unix_socket_in_a_closed_folder(tmp_path: Path) -> None:
     closed.mkdir(mode=0)
     with nobody():
         failed = await failure(f"unix:{closed}/s")
-    blamed(failed, "connect", errno.EACCES, "may not write to the socket, or not enter its folder")
+    blamed(failed, "connect", errno.EACCES, "may not write to the socket, or may not enter its folder")
 
 
 @pytest_twisted.ensureDeferred
@@ -177,7 +175,7 @@ async def test_a_unix_socket_that_does_not_answer(peers: Any, tmp_path: Path) ->
         sock.sendto(b"", sender)
 
     failed = await failure(peers.datagram(silent, path=tmp_path / "s"))
-    blamed(failed, "greet", errno.ENODATA, "something else than a greeting service")
+    blamed(failed, "greet", errno.ENODATA, "something other than a greeting service")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +183,7 @@ async def test_a_unix_socket_that_does_not_answer(peers: Any, tmp_path: Path) ->
     [
         ("expired", "the certificate was not renewed"),
         ("elsewhere", "the name is mistyped, or that server presents another site's certificate"),
-        ("self", "it is meant for tests"),
+        ("self", "a test certificate"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -198,7 +196,7 @@ async def test_certificates(peers: Any, papers: Any, paper: str, cause: str) -> 
 @pytest_twisted.ensureDeferred
 async def test_an_authority_that_is_not_known(peers: Any, papers: Any) -> None:
     failed = await failure(peers.stream(say(b"hello"), tls=papers.server("good")), tls=ClientTls())
-    blamed(failed, "tls", errno.EPROTO, "a private authority (--ca names it)")
+    blamed(failed, "tls", errno.EPROTO, "a private authority (give its file with --ca)")
 
 
 @pytest_twisted.ensureDeferred
@@ -220,39 +218,39 @@ async def test_a_clock_that_is_behind(peers: Any, papers: Any) -> None:
 async def test_a_client_certificate_that_is_wanted(peers: Any, papers: Any) -> None:
     target = peers.stream(say(b"hello"), tls=papers.server("good", ask_client=True))
     failed = await failure(target, tls=ClientTls(ca=papers.path("ca")))
-    blamed(failed, "tls", errno.EPROTO, "it wants a client certificate (--cert)")
+    blamed(failed, "tls", errno.EPROTO, "it requires a client certificate (--cert)")
 
 
 @pytest_twisted.ensureDeferred
 async def test_far_ends_without_tls(peers: Any, reset: Any) -> None:
     failed = await failure(f"tls:{peers.stream(say(b'220 hello, this is plain text'))}")
-    blamed(failed, "tls", errno.EPROTO, "a plain listener, or a PROXY header is expected")
+    blamed(failed, "tls", errno.EPROTO, "a listener without TLS, or one that expects a PROXY header")
     failed = await failure(f"tls:{peers.stream(lambda connection: connection.recv(9999))}")
-    blamed(failed, "tls", errno.EPROTO, "a plain listener that has no use for it")
+    blamed(failed, "tls", errno.EPROTO, "a listener without TLS, or a load balancer")
     failed = await failure(f"tls:{peers.stream(reset)}")
-    blamed(failed, "tls", errno.ECONNRESET, "a firewall that reads the name asked for")
+    blamed(failed, "tls", errno.ECONNRESET, "a firewall that filters by server name")
     failed = await failure(f"tls:{peers.stream(peers.hold)}", timeout=0.3)
-    blamed(failed, "tls", errno.ETIMEDOUT, "the far end speaks no TLS and waits")
+    blamed(failed, "tls", errno.ETIMEDOUT, "the far end does not speak TLS and waits")
 
 
 @pytest_twisted.ensureDeferred
 async def test_connected_but_not_greeted(peers: Any, reset: Any) -> None:
     failed = await failure(peers.stream(lambda _: None))
-    blamed(failed, "greet", errno.ENODATA, "a load balancer with no live server, or it expects a PROXY header")
+    blamed(failed, "greet", errno.ENODATA, "a load balancer with no live server, or a missing PROXY header")
     failed = await failure(peers.stream(peers.hold), timeout=0.3)
-    blamed(failed, "greet", errno.ETIMEDOUT, "the listener waits for us to speak or hangs")
+    blamed(failed, "greet", errno.ETIMEDOUT, "the server waits for a request or hangs")
     failed = await failure(peers.stream(reset))
-    blamed(failed, "greet", errno.ECONNRESET, "a firewall or load balancer ended it; the server failed, refuses us")
+    blamed(failed, "greet", errno.ECONNRESET, "a firewall or load balancer; or the server failed, refuses us")
     failed = await failure(peers.stream(say(b"x" * 99)), limit=10)
-    blamed(failed, "greet", errno.EMSGSIZE, "something else than a greeting service")
+    blamed(failed, "greet", errno.EMSGSIZE, "something other than a greeting service")
 
 
 @pytest_twisted.ensureDeferred
 async def test_datagrams_that_are_not_answered(peers: Any, free_port: int) -> None:
     blamed(await failure(f"udp:127.0.0.1:{free_port}"), "greet", errno.ECONNREFUSED, "ICMP port unreachable")
     failed = await failure(peers.datagram(lambda *_: None), timeout=0.1)
-    blamed(failed, "greet", errno.ETIMEDOUT, "dropped on the way there or back")
-    blamed(await failure(peers.datagram(empty)), "greet", errno.ENODATA, "something else than a greeting service")
+    blamed(failed, "greet", errno.ETIMEDOUT, "the request or the answer was dropped")
+    blamed(await failure(peers.datagram(empty)), "greet", errno.ENODATA, "something other than a greeting service")
     failed = await failure(f"udp:255.255.255.255:{free_port}")
     blamed(failed, "greet", errno.EACCES, "a broadcast address")
 
@@ -279,23 +277,23 @@ async def test_greetings_whose_connection_does_not_end_well(peers: Any, reset: A
         peers.hold()
 
     greeting = await greet(peers.stream(greet_and_reset))
-    assert likely_ending(greeting.closed) == (
-        "likely: the server closed with our bytes unread, was killed, or a box on the way ended the connection",
+    assert likely_ending_cause(greeting.closed) == (
+        "likely: the server closed with unread data, was killed, or a device on the path ended the connection",
     )
     greeting = await greet(peers.stream(greet_and_hold), timeout=0.3)
-    assert likely_ending(greeting.closed) == (
-        "likely: the FIN was lost or held back on the way, or the server waits for us to close",
+    assert likely_ending_cause(greeting.closed) == (
+        "likely: the FIN was lost or held back on the path, or the server waits for us to close",
     )
-    assert likely_ending("fin") == likely_ending(None) == ()
+    assert likely_ending_cause("fin") == likely_ending_cause(None) == ()
 
 
-def test_of_what_is_not_in_the_table_nothing_is_made_up() -> None:
-    assert likely(GreetFailed(errno.EIO, "odd", "connect")) == ()
-    assert likely(GreetFailed(errno.ETIMEDOUT, "late", "connect", target=parse("unix:/s"))) == (
+def test_a_failure_that_is_not_in_the_table_has_no_cause() -> None:
+    assert likely_cause(GreetFailed(errno.EIO, "odd", "connect")) == ()
+    assert likely_cause(GreetFailed(errno.ETIMEDOUT, "late", "connect", target=parse("unix:/s"))) == (
         "likely: the server does not keep up: its queue is full",
     )
     silent = GreetFailed(errno.ETIMEDOUT, "late", "connect", target=parse("h"))
-    assert "no answer to our SYN)" in likely(silent)[0], "where the system does not count SYNs"
+    assert "no answer to our SYN)" in likely_cause(silent)[0], "where the system does not count SYNs"
 
 
 def test_every_cause_is_in_the_document() -> None:
@@ -321,10 +319,10 @@ def test_names_that_are_not_resolved(number: int, cause: str) -> None:
 
 def test_an_error_that_the_reactor_takes_for_a_clean_end_keeps_its_errno(free_port: int) -> None:
     """The socket has an error and nothing to read, as one has that ICMP forbade to connect."""
-    progress = Progress(parse("127.0.0.1"), 5)
-    progress.enter("connect")
+    timeline = Timeline(parse("127.0.0.1"), ProbeOptions())
+    timeline.enter("connect")
     clock = Clock()
-    factory = _ProbeFactory(Heard(progress, 100), cast("Any", clock))
+    factory = _ProbeFactory(StreamState(timeline), cast("Any", clock))
 
     class Transport:
         connected = 0
@@ -340,17 +338,17 @@ def test_an_error_that_the_reactor_takes_for_a_clean_end_keeps_its_errno(free_po
         factory._keep_errno(transport, sock)
         transport.connectionLost(Failure(ConnectionDone()))
     failed: list[Failure] = []
-    factory.verdict.addErrback(failed.append)
+    factory.result.addErrback(failed.append)
     value = cast("GreetFailed", failed[0].value)
     assert (value.errno, value.phase) == (errno.ECONNREFUSED, "connect")
 
 
-def test_a_connection_that_took_more_than_one_syn_is_remarked() -> None:
-    progress = Progress(parse("127.0.0.1"), 5)
+def test_a_connection_that_took_more_than_one_syn_is_noted() -> None:
+    timeline = Timeline(parse("127.0.0.1"), ProbeOptions())
     info = TcpInfo(0, 1448, 2, 1448, timestamps=True, sack=True, wscale=True)
-    progress.sent = Sent(Address("127.0.0.1", 8088), tcp=info)
-    Heard(progress, 100).connected()
-    assert progress.failed(errno.ENODATA, "nothing").notes == (
+    timeline.sent = Sent(Address("127.0.0.1", 8088), tcp=info)
+    StreamState(timeline).connected()
+    assert timeline.failed(errno.ENODATA, "nothing").notes == (
         "connected only after the SYN was sent 3 times: packets are lost",
     )
 
@@ -361,13 +359,13 @@ async def test_syns_that_are_dropped_first_are_seen_by_our_own_side() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as first:
         first.connect(listener.getsockname())
         host, port = listener.getsockname()
-        asking = Deferred.fromCoroutine(ask(parse(f"{host}:{port}"), Asking(timeout=4)))
+        probing = Deferred.fromCoroutine(Probe(parse(f"{host}:{port}"), ProbeOptions(timeout=4)).run())
         await deferLater(cast("Any", reactor), 0.3, lambda: None)
         listener.accept()[0].close()
         await deferLater(cast("Any", reactor), 1.2, lambda: None)
         connection, _ = listener.accept()
         with connection:
             connection.sendall(b"hello")
-        greeting = await asking
+        greeting = await probing
     assert greeting.notes == ("connected only after the SYN was sent 2 times: packets are lost",)
     assert greeting.seconds.connect == pytest.approx(1.03, abs=0.2)

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc.client.histogram import Histogram
-from greetsvc.client.jitter import Jitter
 from greetsvc.client.report.drawings import Trail, bars, sparkline
+from greetsvc.client.stats import Histogram, Jitter
 
 
 def test_jitter_is_the_mean_difference_from_one_to_the_next() -> None:
@@ -65,7 +64,7 @@ def test_bars_fit_the_width_and_count_everything() -> None:
     assert max(row.count("█") for row in rows) > 40
 
 
-def test_bars_of_little_are_few_and_of_nothing_none() -> None:
+def test_few_times_give_few_bars_and_no_times_give_none() -> None:
     assert bars(Histogram(), 80) == []
     assert bars(histogram(0.5, 0.5), 40) == ["    500 to    500 ms  ███████████████ 2"]
     assert len(bars(histogram(1.0, 1.03, 1.03), 80)) == 2
@@ -74,7 +73,7 @@ def test_bars_of_little_are_few_and_of_nothing_none() -> None:
 
 
 @given(st.lists(st.floats(1e-6, 100), min_size=1, max_size=200), st.integers(0, 200))
-def test_merged_histograms_say_what_one_would_have_said(times: list[float], cut: int) -> None:
+def test_merged_histograms_equal_one_histogram_of_all_times(times: list[float], cut: int) -> None:
     left, right, whole = histogram(*times[:cut]), histogram(*times[cut:]), histogram(*times)
     left.merge(right)
     assert left.buckets() == whole.buckets()

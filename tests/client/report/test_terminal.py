@@ -1,4 +1,4 @@
-"""What only a terminal is shown, on a terminal of the test's own."""
+"""What only a terminal shows, on a terminal of the test's own."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from greetsvc.client.load.metrics import Account, Second
+from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.run import Run
-from greetsvc.client.report.load import PlainLoad
-from greetsvc.client.report.terminal import Bar, Drawn, DrawnLoad, Terminal, terminal
-from greetsvc.client.report.text import Plain
+from greetsvc.client.report.load import TextLoadReport
+from greetsvc.client.report.terminal import DrawnLoadReport, DrawnReport, ProgressBar, Terminal, find_terminal
+from greetsvc.client.report.text import TextReport
 from greetsvc.client.result import GreetFailed, Greeting, Seconds
-from greetsvc.client.stats import Tally
+from greetsvc.client.stats import RunStats
 from greetsvc.client.target import parse
 from greetsvc.console import Lines, Output
 from greetsvc.visit import Address
@@ -66,16 +66,16 @@ XTERM = {"TERM": "xterm"}
 def test_a_pipe_a_dumb_terminal_and_one_without_the_characters_get_plain_text(
     screen: Screen | None, environ: dict[str, str]
 ) -> None:
-    assert terminal(screen, environ) is None
+    assert find_terminal(screen, environ) is None
 
 
 def test_a_terminal_has_its_width_and_colours_unless_it_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "72")
-    assert terminal(Screen(), XTERM) == Terminal(72, colour=True)
-    assert terminal(Screen(), {**XTERM, "NO_COLOR": "1"}) == Terminal(72, colour=False)
-    assert terminal(Screen(), {**XTERM, "NO_COLOR": ""}) == Terminal(72, colour=True)
+    assert find_terminal(Screen(), XTERM) == Terminal(72, colour=True)
+    assert find_terminal(Screen(), {**XTERM, "NO_COLOR": "1"}) == Terminal(72, colour=False)
+    assert find_terminal(Screen(), {**XTERM, "NO_COLOR": ""}) == Terminal(72, colour=True)
     monkeypatch.setenv("COLUMNS", "300")
-    assert terminal(Screen(), XTERM) == Terminal(100)
+    assert find_terminal(Screen(), XTERM) == Terminal(100)
 
 
 def greeting(seconds: float) -> Greeting:
@@ -83,13 +83,13 @@ def greeting(seconds: float) -> Greeting:
 
 
 def drawn(*times: float | None, colour: bool = False) -> list[str]:
-    report = Drawn(Plain(TARGET, several=True), Terminal(80, colour))
-    tally = Tally(elapsed=1.0)
+    report = DrawnReport(TextReport(TARGET, several=True), Terminal(80, colour))
+    stats = RunStats(elapsed=1.0)
     for number, seconds in enumerate(times):
-        outcome = GreetFailed(111, "refused", "connect") if seconds is None else greeting(seconds)
-        report.probe(number, outcome, [])
-        tally.add(outcome, [])
-    return report.end(tally).out
+        result = GreetFailed(111, "refused", "connect") if seconds is None else greeting(seconds)
+        report.probe(number, result, [])
+        stats.add(result, [])
+    return report.end(stats).out
 
 
 def test_probes_end_with_a_line_of_their_times_and_bars() -> None:
@@ -101,39 +101,39 @@ def test_probes_end_with_a_line_of_their_times_and_bars() -> None:
     assert drawn(0.001, None, colour=True)[5] == "▁\x1b[31mx\x1b[0m"
 
 
-def test_of_very_many_probes_a_cell_is_the_longest_of_several() -> None:
+def test_with_very_many_probes_a_cell_is_the_longest_of_several() -> None:
     out = drawn(*[0.001] * 200)
     assert out[5:7] == ["▁" * 50, "over time, each the longest of 4"]
 
 
-def test_nothing_is_drawn_of_nothing() -> None:
+def test_a_run_without_a_greeting_has_no_bars() -> None:
     assert drawn() == ["", "0 sent, 0 greeted, 0 lost (0 %), 0 a second"]
     assert drawn(None)[2:] == ["", "x", "over time, each a probe, x lost"]
 
 
-def load_drawn(*seconds: Second) -> list[str]:
-    report, run = DrawnLoad(PlainLoad(), Terminal(80, colour=False)), Run(TARGET, duration=3)
+def load_drawn(*seconds: SecondCounts) -> list[str]:
+    report, run = DrawnLoadReport(TextLoadReport(), Terminal(80, colour=False)), Run(TARGET, duration=3)
     assert report.begin(run).out[0].startswith("tcp:127.0.0.1:8088: 16 at a time")
-    run.account.elapsed = 3.0
+    run.metrics.elapsed = 3.0
     for number, second in enumerate(seconds, 1):
         assert len(report.second(number, second, 0).out) == 1
-        run.account.lost += second.lost
+        run.metrics.lost += second.lost
         for _ in range(second.greeted):
-            run.account.greet([0.001], [0.001], flawed=0)
+            run.metrics.add_greeted([0.001], [0.001], flawed=0)
     return report.end(run).out
 
 
 def test_a_load_run_ends_with_its_seconds_and_bars() -> None:
-    out = load_drawn(Second(9, 9, 0), Second(9, 1, 8), Second(9, 5, 0))
+    out = load_drawn(SecondCounts(9, 9, 0), SecondCounts(9, 1, 8), SecondCounts(9, 5, 0))
     assert "█x▁" in out
     assert "greeted, each second; x: some were lost" in out
     assert out[-1].endswith(" 15")
-    out = load_drawn(*[Second(1, 1, 0)] * 130)
+    out = load_drawn(*[SecondCounts(1, 1, 0)] * 130)
     assert "greeted, the best of each 4 seconds" in out
 
 
 def test_a_load_run_of_one_second_has_no_line_of_seconds() -> None:
-    assert load_drawn(Second(0, 0, 0)) == ["", "0 sent, 0 greeted, 0 lost (0 %), 0 a second"]
+    assert load_drawn(SecondCounts(0, 0, 0)) == ["", "0 sent, 0 greeted, 0 lost (0 %), 0 a second"]
 
 
 def test_the_bar_stays_below_the_lines_and_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,8 +141,8 @@ def test_the_bar_stays_below_the_lines_and_goes_away(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COLUMNS", "80")
     screen = Screen()
     output = Output(screen, None)
-    with Bar(10, screen) as bar:
-        bar.show(4.0, Account(greeted=1234, lost=5))
+    with ProgressBar(10, screen) as bar:
+        bar.show(4.0, LoadMetrics(greeted=1234, lost=5))
         bar.write(output, Lines(["a line"]))
     text = screen.getvalue()
     assert re.search(r"4 of 10 s .*━.* 1234 greeted, 5 lost", text)

@@ -1,4 +1,4 @@
-"""How outcomes are told."""
+"""Reports on probes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greetsvc import GreetFailed, Greeting
-from greetsvc.client.report.text import JsonLines, Nagios, Plain, Quiet, Report
+from greetsvc.client.report.base import Report
+from greetsvc.client.report.json_lines import JsonReport
+from greetsvc.client.report.monitoring import HealthReport, NagiosReport
+from greetsvc.client.report.text import TextReport
 from greetsvc.client.result import Closed, Seconds
-from greetsvc.client.stats import Demands, Tally
+from greetsvc.client.stats import Expectations, RunStats
 from greetsvc.client.target import parse
 from greetsvc.visit import Address
 
@@ -32,23 +35,23 @@ def refused() -> GreetFailed:
     return GreetFailed(errno.ECONNREFUSED, "Connection refused", "connect", target=TARGET)
 
 
-def tally(*outcomes: Greeting | GreetFailed) -> Tally:
-    account = Tally()
-    for outcome in outcomes:
-        account.add(outcome, [])
-    account.elapsed = 2.0
-    return account
+def stats(*results: Greeting | GreetFailed) -> RunStats:
+    metrics = RunStats()
+    for result in results:
+        metrics.add(result, [])
+    metrics.elapsed = 2.0
+    return metrics
 
 
-def test_plainly_the_greeting_alone_is_on_standard_output() -> None:
-    lines = Plain(TARGET, several=False).probe(1, greeting("hello\r\nworld\x1b[0m\r\n"), [])
+def test_one_probe_writes_the_greeting_alone_to_standard_output() -> None:
+    lines = TextReport(TARGET, several=False).probe(1, greeting("hello\r\nworld\x1b[0m\r\n"), [])
     assert lines.out == ["hello\nworld\\x1b[0m"]
     assert lines.err == []
-    assert Plain(TARGET, several=False).end(tally()).out == []
+    assert TextReport(TARGET, several=False).end(stats()).out == []
 
 
-def test_plainly_a_failure_and_its_likely_causes_are_on_standard_error() -> None:
-    plain = Plain(TARGET, several=True)
+def test_a_failure_and_its_likely_causes_go_to_standard_error() -> None:
+    plain = TextReport(TARGET, several=True)
     lines = plain.probe(1, refused(), [])
     assert (lines.out, lines.err[0]) == ([], "greet: 1: tcp:127.0.0.1:8088: connect: Connection refused")
     assert [line[:42] for line in lines.err[1:]] == ["greet: 1: tcp:127.0.0.1:8088: likely: the "]
@@ -59,29 +62,29 @@ def test_plainly_a_failure_and_its_likely_causes_are_on_standard_error() -> None
     ("closed", "words"),
     [("reset", "the connection was reset after the greeting"), ("timeout", "the far end did not close in time")],
 )
-def test_plainly_remarks_are_on_standard_error(closed: Closed, words: str) -> None:
-    lines = Plain(TARGET, several=True).probe(3, greeting(closed=closed, notes=("odd",)), ["slow"])
+def test_notes_go_to_standard_error(closed: Closed, words: str) -> None:
+    lines = TextReport(TARGET, several=True).probe(3, greeting(closed=closed, notes=("odd",)), ["slow"])
     assert lines.err[:3] == [f"greet: 3: tcp:127.0.0.1:8088: {remark}" for remark in ("odd", words, "slow")]
     assert [line[:38] for line in lines.err[3:]] == ["greet: 3: tcp:127.0.0.1:8088: likely: "]
 
 
-def test_plainly_several_are_a_line_each_and_a_summary() -> None:
-    plain = Plain(TARGET, several=True)
+def test_several_probes_are_a_line_each_and_a_summary() -> None:
+    plain = TextReport(TARGET, several=True)
     assert plain.probe(7, greeting("a\nb\r\n"), []).out == ["7 tcp 127.0.0.1:8088 2.000 ms: a\\nb"]
     six = greeting(peer=Address("::1", 1))
     assert plain.probe(8, six, []).out == ["8 tcp [::1]:1 2.000 ms: hello"]
     assert plain.probe(8, greeting(peer=Address("/s", 0)), []).out == ["8 tcp /s 2.000 ms: hello"]
-    assert plain.end(tally(greeting(), greeting(), refused())).out == [
+    assert plain.end(stats(greeting(), greeting(), refused())).out == [
         "",
         "3 sent, 2 greeted, 1 lost (33.3 %), 1 a second",
         "min 2.000, mean 2.000, max 2.000, jitter 0.000 ms",
         "p50 2.000, p90 2.000, p99 2.000, p999 2.000 ms",
     ]
-    assert plain.end(Tally()).out == ["", "0 sent, 0 greeted, 0 lost (0 %), 0 a second"]
+    assert plain.end(RunStats()).out == ["", "0 sent, 0 greeted, 0 lost (0 %), 0 a second"]
 
 
 def test_json_has_exactly_the_keys_of_the_contract() -> None:
-    report = JsonLines(TARGET, several=True)
+    report = JsonReport(TARGET, several=True)
     told = json.loads(report.probe(1, greeting(), []).out[0])
     assert list(told) == KEYS
     assert told == {
@@ -100,17 +103,17 @@ def test_json_has_exactly_the_keys_of_the_contract() -> None:
     assert list(failed) == KEYS
     assert (failed["ok"], failed["greeting"], failed["address"]) == (False, None, None)
     assert (failed["error"], failed["errno"], failed["phase"]) == ("Connection refused", 111, "connect")
-    summary = json.loads(report.end(tally(greeting(), refused())).out[0])["summary"]
+    summary = json.loads(report.end(stats(greeting(), refused())).out[0])["summary"]
     assert list(summary) == ["sent", "greeted", "lost", "rate", "seconds"]
     assert list(summary["seconds"]) == ["min", "mean", "p50", "p90", "p99", "p999", "max"]
     assert (summary["sent"], summary["greeted"], summary["lost"], summary["rate"]) == (2, 1, 1, 0.5)
-    assert JsonLines(TARGET, several=False).end(tally(greeting())).out == []
-    nothing = json.loads(report.end(Tally()).out[0])["summary"]["seconds"]
+    assert JsonReport(TARGET, several=False).end(stats(greeting())).out == []
+    nothing = json.loads(report.end(RunStats()).out[0])["summary"]["seconds"]
     assert set(nothing.values()) == {None}
 
 
 def test_json_says_what_is_wrong_with_a_greeting_that_came() -> None:
-    report = JsonLines(TARGET, several=False)
+    report = JsonReport(TARGET, several=False)
     told = json.loads(report.probe(1, greeting(closed="reset"), ["slow"]).out[0])
     assert told["ok"] is True
     assert told["error"] == "the connection was reset after the greeting; slow"
@@ -118,7 +121,7 @@ def test_json_says_what_is_wrong_with_a_greeting_that_came() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "line"),
+    ("results", "line"),
     [
         (
             [greeting("a|b\r\n")],
@@ -142,32 +145,32 @@ def test_json_says_what_is_wrong_with_a_greeting_that_came() -> None:
         ),
     ],
 )
-def test_monitoring_gets_one_line(outcomes: list[Greeting | GreetFailed], line: str) -> None:
-    report = Nagios(TARGET, 5.0, 0.1)
-    for outcome in outcomes:
-        assert report.probe(1, outcome, []).out == []
-    assert report.end(tally(*outcomes)).out == [line]
+def test_monitoring_gets_one_line(results: list[Greeting | GreetFailed], line: str) -> None:
+    report = NagiosReport(TARGET, 5.0, 0.1)
+    for result in results:
+        assert report.probe(1, result, []).out == []
+    assert report.end(stats(*results)).out == [line]
 
 
-def test_monitoring_hears_of_complaints_rather_than_of_the_greeting() -> None:
-    report = Nagios(TARGET, 5.0, None)
+def test_the_monitoring_line_has_the_flaws_rather_than_the_greeting() -> None:
+    report = NagiosReport(TARGET, 5.0, None)
     report.probe(1, greeting(), ["slow", "odd"])
-    account = Tally()
-    account.add(greeting(), ["slow"])
-    assert report.end(account).out[0].startswith("GREET WARNING - 1 of 1 greeted by tcp:127.0.0.1:8088: slow: odd | ")
+    metrics = RunStats()
+    metrics.add(greeting(), ["slow"])
+    assert report.end(metrics).out[0].startswith("GREET WARNING - 1 of 1 greeted by tcp:127.0.0.1:8088: slow: odd | ")
 
 
 def test_a_health_check_says_only_what_is_wrong() -> None:
-    report = Quiet(Plain(TARGET, several=False))
+    report = HealthReport(TARGET)
     good = report.probe(1, greeting(closed="timeout"), [])
     assert (good.out, good.err) == ([], [])
     assert report.probe(1, greeting(), ["slow"]).err == ["greet: tcp:127.0.0.1:8088: slow"]
     assert report.probe(1, refused(), []).err == ["greet: tcp:127.0.0.1:8088: connect: Connection refused"]
-    assert report.end(tally(greeting())).out == []
+    assert report.end(stats(greeting())).out == []
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "complaints", "status"),
+    ("results", "flaws", "status"),
     [
         ([], [], 2),
         ([greeting()], [], 0),
@@ -177,28 +180,28 @@ def test_a_health_check_says_only_what_is_wrong() -> None:
         ([refused(), refused()], [], 2),
     ],
 )
-def test_the_exit_status_follows_from_the_account(
-    outcomes: list[Greeting | GreetFailed], complaints: list[str], status: int
+def test_the_exit_status_follows_from_the_results(
+    results: list[Greeting | GreetFailed], flaws: list[str], status: int
 ) -> None:
-    account = Tally()
-    for outcome in outcomes:
-        account.add(outcome, complaints)
-    assert account.status == status
+    metrics = RunStats()
+    for result in results:
+        metrics.add(result, flaws)
+    assert metrics.status == status
 
 
-def test_demands_are_complained_about() -> None:
-    demands = Demands(expect=re.compile("^hello$"), warn=0.001)
-    assert demands.complaints(greeting("hello\r\n")) == ["slow: 2.000 ms, more than 1 ms"]
-    assert Demands(expect=re.compile("x")).complaints(greeting()) == ["not as expected: nothing matches x"]
-    assert Demands(expect=re.compile("a\tb")).complaints(greeting()) == ["not as expected: nothing matches a\\tb"]
-    assert Demands().complaints(greeting()) == []
+def test_a_greeting_that_is_slow_or_not_as_expected_is_flawed() -> None:
+    expectations = Expectations(expect=re.compile("^hello$"), warn=0.001)
+    assert expectations.flaws(greeting("hello\r\n")) == ["slow: 2.000 ms, more than 1 ms"]
+    assert Expectations(expect=re.compile("x")).flaws(greeting()) == ["not as expected: nothing matches x"]
+    assert Expectations(expect=re.compile("a\tb")).flaws(greeting()) == ["not as expected: nothing matches a\\tb"]
+    assert Expectations().flaws(greeting()) == []
 
 
 REPORTS: list[Report] = [
-    Plain(TARGET, several=True),
-    JsonLines(TARGET, several=True),
-    Nagios(TARGET, 5.0, None),
-    Quiet(Plain(TARGET, several=False)),
+    TextReport(TARGET, several=True),
+    JsonReport(TARGET, several=True),
+    NagiosReport(TARGET, 5.0, None),
+    HealthReport(TARGET),
 ]
 
 
@@ -206,7 +209,7 @@ REPORTS: list[Report] = [
 def test_no_greeting_gets_a_control_character_or_a_second_line_through(text: str, report: Report) -> None:
     lines = report.probe(1, greeting(text, closed="reset", notes=(text,)), [text])
     failed = report.probe(2, GreetFailed(5, text), [])
-    end = report.end(tally(greeting(text)))
+    end = report.end(stats(greeting(text)))
     for line in (*lines.out, *lines.err, *failed.out, *failed.err, *end.out):
         assert "\n" not in line
         assert all(char.isprintable() or char == "\x7f" for char in line)

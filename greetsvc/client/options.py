@@ -1,0 +1,178 @@
+"""The options of a probe, with their defaults and limits, and the limits of series and load runs."""
+
+from __future__ import annotations
+
+import math
+import re
+import socket
+from codecs import lookup
+from ipaddress import ip_address
+from typing import Literal
+
+from attrs import frozen
+
+from greetsvc.client.target import Target, format_address
+from greetsvc.client.tls import ClientTls
+from greetsvc.errors import ConfigError
+from greetsvc.visit import Address
+
+__all__ = [
+    "DEFAULTS",
+    "DEFAULT_INTERVAL",
+    "DEFAULT_ROUNDS",
+    "MAX_CONCURRENCY",
+    "MAX_DATAGRAM",
+    "MAX_DSCP",
+    "MAX_FLOWS",
+    "MAX_RATE",
+    "MAX_SECONDS",
+    "Family",
+    "ProbeOptions",
+    "ProxyClaim",
+    "parse_proxy_claim",
+]
+
+Family = Literal[4, 6]
+
+DEFAULT_INTERVAL = 1.0
+DEFAULT_ROUNDS = 5
+"""Probes of each flow without a count: enough to tell a broken flow from bad luck."""
+
+MAX_SECONDS = 86400.0
+"""The longest time-out, interval and load run: a day."""
+MAX_DATAGRAM = 65507
+"""Bytes that one UDP datagram carries over IPv4: 65535 less the headers."""
+MAX_DSCP = 63
+"""DSCP has six bits (RFC 2474 3)."""
+MAX_FLOWS = 256
+MAX_CONCURRENCY = 100_000
+MAX_RATE = 1_000_000.0
+"""Probes a second."""
+
+_FAMILIES = {None: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+@frozen
+class ProxyClaim:
+    """A PROXY header to send first: its version, and the source address that it claims."""
+
+    version: Literal[1, 2]
+    source: Address
+
+    def header(self, destination: Address) -> bytes:
+        """The header. It cannot name a UNIX socket as destination, and gives the unspecified address instead."""
+        from greetsvc.net.proxy.header import encode_v1, encode_v2
+
+        host, port = destination.host.partition("%")[0], destination.port
+        if not port:
+            host = "::" if ":" in self.source.host else "0.0.0.0"
+        encode = encode_v1 if self.version == 1 else encode_v2
+        return encode((self.source.host, self.source.port), (host, port))
+
+
+def parse_proxy_claim(version: Literal[1, 2], text: str) -> ProxyClaim:
+    """Read ``SRC:PORT``, such as ``192.0.2.1:1234`` or ``[2001:db8::1]:1234``.
+
+    :raises ConfigError: when it is anything else.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]") and ":" in host:
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    try:
+        source = str(ip_address(host))
+    except ValueError:
+        source = ""
+    if not source or "%" in source or not colon or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ConfigError("must be ADDRESS:PORT, such as 192.0.2.1:1234", name=f"proxy-v{version}", value=text)
+    return ProxyClaim(version, Address(source, int(port)))
+
+
+@frozen
+class ProbeOptions:
+    """Everything that can be set for a probe besides its target, checked.
+
+    ``timeout`` is in seconds, ``size`` (of a datagram request) and ``limit`` (of a greeting) in bytes. None leaves
+    ``dscp`` and ``source_port`` to the system.
+
+    :raises ConfigError: a `ValueError` that names the option.
+    """
+
+    timeout: float = 5.0
+    family: Family | None = None
+    size: int = 1200
+    encoding: str = "utf-8"
+    limit: int = 65536
+    tls: ClientTls | None = None
+    dscp: int | None = None
+    source_port: int | None = None
+    proxy: ProxyClaim | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if not (math.isfinite(self.timeout) and 0 < self.timeout <= MAX_SECONDS):
+            why = f"must be more than 0 and at most {MAX_SECONDS:g} seconds"
+            raise ConfigError(why, name="timeout", value=self.timeout)
+        if self.family not in _FAMILIES:
+            raise ConfigError("must be 4, 6 or None", name="family", value=self.family)
+        if not 0 <= self.size <= MAX_DATAGRAM:
+            raise ConfigError(f"must be from 0 to {MAX_DATAGRAM} bytes", name="size", value=self.size)
+        if self.limit < 1:
+            raise ConfigError("must be at least 1 byte", name="limit", value=self.limit)
+        if self.dscp is not None and not 0 <= self.dscp <= MAX_DSCP:
+            raise ConfigError(f"must be from 0 to {MAX_DSCP}", name="dscp", value=self.dscp)
+        if self.source_port is not None and not 1 <= self.source_port <= 65535:
+            raise ConfigError("must be from 1 to 65535", name="source-port", value=self.source_port)
+        _check_encoding(self.encoding)
+
+    @property
+    def address_family(self) -> int:
+        """``family`` as the system numbers it."""
+        return _FAMILIES[self.family]
+
+    def check_target(self, target: Target) -> None:
+        """Check that this target can be probed with these options.
+
+        :raises ConfigError: when it cannot.
+        """
+        if self.tls is not None and target.transport != "tls":
+            raise ConfigError("needs a tls: target", name="tls", value=target)
+        if target.datagram and self.proxy is not None:
+            name, value = f"proxy-v{self.proxy.version}", format_address(self.proxy.source)
+            raise ConfigError(f"needs a stream target, not {target}", name=name, value=value)
+        if target.local:
+            for name, number in (("dscp", self.dscp), ("source-port", self.source_port)):
+                if number is not None:
+                    raise ConfigError(f"needs an IP target, not {target}", name=name, value=number)
+        if self.family is not None:
+            _check_family(self.family, target)
+
+
+def _check_family(family: Family, target: Target) -> None:
+    if target.local:
+        raise ConfigError("a UNIX socket has no address family", name="family", value=target)
+    try:
+        version = ip_address(target.host).version
+    except ValueError:
+        return
+    if version != family:
+        raise ConfigError(f"the address is IPv{version}, not IPv{family}", name="family", value=target)
+
+
+def _check_encoding(name: str) -> None:
+    unknown = ConfigError("is not a text encoding that Python knows", name="encoding", value=name or "''")
+    try:
+        lookup(name)
+    except (LookupError, ValueError):  # ValueError: a NUL or a surrogate in the name
+        raise unknown from None
+    try:
+        b"\xff\x00".decode(name, "backslashreplace")
+    except LookupError:  # a codec, but not one for text, such as hex
+        raise unknown from None
+    except ValueError:
+        raise ConfigError("cannot show bytes that do not decode", name="encoding", value=name) from None
+
+
+DEFAULTS = ProbeOptions()
+"""Every default of a probe."""

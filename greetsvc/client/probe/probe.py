@@ -1,0 +1,102 @@
+"""Probe a target once: resolve, connect, TLS handshake, read the greeting, give the result."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from attrs import evolve, frozen
+
+from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
+from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
+from greetsvc.client.probe.resolve import resolve
+from greetsvc.client.probe.stream import probe_stream
+from greetsvc.client.probe.timeline import Timeline, Trace
+from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.client.target import DEFAULT_HOST, Target, parse
+from greetsvc.client.tls import ClientTls
+from greetsvc.wire import request
+
+__all__ = ["Probe", "greet", "greet_ex", "new_request"]
+
+
+@frozen
+class Probe:
+    """A target and the options to probe it with. They are checked here, once; `run` does not check again.
+
+    :raises ConfigError: when the target cannot be probed with these options.
+    """
+
+    target: Target
+    options: ProbeOptions = DEFAULTS
+
+    def __attrs_post_init__(self) -> None:
+        self.options.check_target(self.target)
+
+    def from_port(self, port: int | None) -> Probe:
+        """The same probe from another source port; None leaves the port to the system."""
+        return evolve(self, options=evolve(self.options, source_port=port))
+
+    async def run(self, *, trace: Trace | None = None, reactor: Any = None) -> Greeting:
+        """Probe once, on the installed reactor unless another is given.
+
+        :raises GreetFailed: when no greeting came.
+        """
+        if reactor is None:
+            from twisted.internet import reactor
+        target, options = self.target, self.options
+        timeline = Timeline(target, options, trace=trace)
+        if target.transport == "unixgram":
+            return timeline.greeted(await probe_unixgram(timeline, target.path, new_request(options), reactor))
+        if target.transport == "unix":
+            return timeline.greeted(*await probe_stream(timeline, target.path, None, reactor))
+        tls = (options.tls or ClientTls()) if target.transport == "tls" else None
+        remote = await resolve(timeline, reactor)
+        if target.transport == "udp":
+            return timeline.greeted(await probe_udp(timeline, remote, new_request(options), reactor))
+        return timeline.greeted(*await probe_stream(timeline, remote, tls, reactor))
+
+
+def new_request(options: ProbeOptions) -> bytes:
+    """A datagram request with a nonce of its own."""
+    return request(os.urandom(8).hex(), options.size)
+
+
+async def greet(
+    target: str | Target = DEFAULT_HOST,
+    *,
+    timeout: float = DEFAULTS.timeout,
+    family: Family | None = None,
+    size: int = DEFAULTS.size,
+    encoding: str = DEFAULTS.encoding,
+    limit: int = DEFAULTS.limit,
+    tls: ClientTls | None = None,
+    trace: Trace | None = None,
+    reactor: Any = None,
+) -> Greeting:
+    """Probe ``target`` (such as ``udp:127.0.0.1:8088``; see docs/client.md) and return its greeting.
+
+    :param timeout: seconds for the whole probe, from the look-up of the name to the end of the greeting.
+    :param family: 4 or 6 to use only that family of addresses. A probe goes to one address, always.
+    :param size: bytes of a datagram request.
+    :param encoding: how the bytes become ``text``.
+    :param limit: the longest greeting, in bytes.
+    :param tls: the authorities to trust and our own certificate, for a ``tls:`` target.
+    :param trace: called with a line for each step as it happens.
+    :raises GreetFailed: an `OSError`, when no greeting came.
+    :raises ValueError: when the target or an option is wrong; nothing was sent.
+    """
+    options = ProbeOptions(timeout, family, size, encoding, limit, tls)
+    return await Probe(parse(target), options).run(trace=trace, reactor=reactor)
+
+
+async def greet_ex(target: str | Target = DEFAULT_HOST, **options: Any) -> int:
+    """The same as `greet`, in the manner of ``socket.connect_ex``: 0 when greeted, or the errno.
+
+    :raises ValueError: as `greet` does.
+    """
+    try:
+        await greet(target, **options)
+    except GreetFailed as failed:
+        return int(failed.errno or 0)
+    return 0

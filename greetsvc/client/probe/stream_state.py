@@ -1,0 +1,112 @@
+"""What a stream has received so far, and what its end means. Pure: no socket, no reactor."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from attrs import define, field
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
+
+from greetsvc.client.probe.timeline import Timeline
+from greetsvc.client.result import NO_GREETING, RESET_ERRNOS, TLS_CLOSED, Closed, GreetFailed
+from greetsvc.client.tls import tls_words
+
+__all__ = ["StreamState"]
+
+
+@define
+class StreamState:
+    """The state of one stream probe. It decides; `StreamProbe` acts."""
+
+    timeline: Timeline
+    tls: bool = False
+    data: bytearray = field(factory=bytearray)
+    timed_out: bool = False
+    self_connected: bool = False
+    certificate_error: str = ""
+    """Why we did not accept the certificate of the far end."""
+
+    def connected(self) -> None:
+        """The connection is established."""
+        self.timeline.leave()
+        sent = self.timeline.sent
+        if sent is not None and sent.tcp is not None and sent.tcp.retransmits:
+            self.timeline.note(f"connected only after the SYN was sent {sent.syns} times: packets are lost")
+        self.timeline.enter("tls" if self.tls else "greet")
+
+    def handshake_done(self) -> None:
+        """The TLS handshake is done."""
+        self.timeline.leave()
+        self.timeline.enter("greet")
+
+    def received(self, data: bytes) -> bool:
+        """Keep what came; False when it is longer than the limit."""
+        limit = self.timeline.options.limit
+        self.timeline.first_byte()
+        self.data += data[: limit + 1 - len(self.data)]
+        return len(self.data) <= limit
+
+    def not_connected(self, error: Exception) -> GreetFailed:
+        """The result when the connection could not be established."""
+        fail = self.timeline.failed
+        if self.timed_out:
+            return fail(errno.ETIMEDOUT, f"no connection {self.timeline.within}", "timeout")
+        number = error.osError if isinstance(error, ConnectError) and isinstance(error.osError, int) else errno.EIO
+        if number in RESET_ERRNOS:
+            # It was established and reset before we looked: a connection that is refused has another errno.
+            self.connected()
+            return fail(errno.ECONNRESET, os.strerror(errno.ECONNRESET), "reset")
+        return fail(number, os.strerror(number))
+
+    def ended(self, error: BaseException, stream_error: BaseException) -> Closed:
+        """How the greeting that came has ended.
+
+        ``error`` is the reason that the outermost layer gives, ``stream_error`` the reason of the stream below TLS.
+
+        :raises GreetFailed: when no greeting came.
+        """
+        fail, limit = self.timeline.failed, self.timeline.options.limit
+        if self.self_connected:
+            raise fail(errno.ECONNREFUSED, "nothing listens there: the socket connected to itself")
+        if len(self.data) > limit:
+            raise fail(errno.EMSGSIZE, f"the greeting is longer than {limit} bytes")
+        closed: Closed = "fin"
+        if self.timed_out:
+            closed = "timeout"
+        elif isinstance(stream_error, ConnectionLost):
+            closed = "reset"
+        if self.data:
+            self._note_tls_end(error, closed)
+            return closed
+        if self.timed_out:
+            in_tls = self.timeline.phase == "tls"
+            missing = "the TLS handshake did not finish" if in_tls else "no greeting"
+            raise fail(errno.ETIMEDOUT, f"{missing} {self.timeline.within}", closed)
+        self._raise_tls_failure(error, closed)
+        if closed == "reset":
+            raise fail(errno.ECONNRESET, os.strerror(errno.ECONNRESET), closed)
+        raise fail(errno.ENODATA, NO_GREETING, closed)
+
+    def _note_tls_end(self, error: BaseException, closed: Closed) -> None:
+        if self.tls and closed == "fin" and isinstance(error, ConnectionLost):
+            self.timeline.note("TLS ended without close_notify: the greeting may be cut short")
+        elif self.tls and _is_tls(error):
+            self.timeline.note(f"TLS failed after the greeting: {tls_words(error)}")
+
+    def _raise_tls_failure(self, error: BaseException, closed: Closed) -> None:
+        """Raise when TLS is the reason: during the handshake or, where TLS 1.3 refuses a client, just after it."""
+        if self.certificate_error:
+            why = self.certificate_error
+        elif _is_tls(error):
+            why = tls_words(error)
+        elif self.timeline.phase == "tls" and closed == "fin":
+            why = TLS_CLOSED
+        else:
+            return
+        self.timeline.phase = "tls"
+        raise self.timeline.failed(errno.EPROTO, why, closed)
+
+
+def _is_tls(error: BaseException) -> bool:
+    return not isinstance(error, ConnectionDone | ConnectionLost | ConnectionAborted)

@@ -1,0 +1,49 @@
+"""What all reports share: their interface, and how numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
+from greetsvc.client.stats import Histogram, RunStats
+from greetsvc.console import Lines
+
+__all__ = ["PERCENTILES", "Report", "ending_notes", "json_seconds", "percent", "spread"]
+
+PERCENTILES: dict[str, float] = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9}
+
+
+class Report(Protocol):
+    """A report on probes. Pure: it returns what to write."""
+
+    def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
+        """What to write about one probe; ``flaws`` say what is wrong with it besides a failure."""
+
+    def end(self, stats: RunStats) -> Lines:
+        """What to write when the run is over, or was stopped."""
+
+
+def ending_notes(greeting: Greeting) -> list[str]:
+    """A note when the connection did not end with a FIN."""
+    return [ENDINGS[greeting.closed][1]] if greeting.closed in ENDINGS else []
+
+
+def percent(lost: int, sent: int) -> str:
+    """The share of losses."""
+    return f"{100 * lost / sent if sent else 0:.3g} %"
+
+
+def spread(seconds: Histogram) -> dict[str, float | None]:
+    """Least, mean, percentiles and greatest, by name; None where nothing was counted."""
+    return {
+        "min": seconds.least if seconds.count else None,
+        "mean": seconds.mean,
+        **{name: seconds.percentile(percentile) for name, percentile in PERCENTILES.items()},
+        "max": seconds.greatest if seconds.count else None,
+    }
+
+
+def json_seconds(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Times as JSON has them: to the microsecond."""
+    return {name: None if value is None else round(value, 6) for name, value in values.items()}

@@ -1,0 +1,65 @@
+"""The report for programs: JSON Lines, with the keys of docs/client.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from attrs import asdict, frozen
+
+from greetsvc.client.report.base import ending_notes, json_seconds, spread
+from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
+from greetsvc.client.stats import RunStats
+from greetsvc.client.target import Target, format_address
+from greetsvc.console import Lines
+
+__all__ = ["JsonReport"]
+
+
+@frozen
+class JsonReport:
+    """An object for each probe; after several probes a summary object."""
+
+    target: Target
+    several: bool
+
+    def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
+        """The probe object. ``error`` also says what is wrong with a greeting that came; ``ok`` is true then."""
+        found: dict[str, Any] = {
+            "target": str(self.target),
+            "transport": self.target.transport,
+            "address": format_address(result.peer) if result.peer else None,
+        }
+        if isinstance(result, GreetFailed):
+            error = _joined(result.strerror or "", *flaws)
+            found |= {"ok": False, "greeting": None, "error": error, "errno": result.errno, "phase": result.phase}
+        else:
+            error = _joined(*ending_notes(result), *flaws)
+            code, phase = (ENDINGS[result.closed][0], "close") if result.closed in ENDINGS else (None, None)
+            found |= {"ok": True, "greeting": result.text, "error": error, "errno": code, "phase": phase}
+        found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
+        if isinstance(result, Greeting) and result.path is not None:
+            found["path"] = result.path.as_json()
+        return Lines([json.dumps(found)])
+
+    def end(self, stats: RunStats) -> Lines:
+        """The summary object."""
+        if not self.several:
+            return Lines()
+        summary: dict[str, Any] = {
+            "sent": stats.sent,
+            "greeted": stats.greeted,
+            "lost": stats.lost,
+            "rate": round(stats.rate, 3),
+            "seconds": json_seconds(spread(stats.seconds)),
+        }
+        if stats.replicas:
+            summary["replicas"] = dict(stats.replicas.most_common())
+        if stats.flows is not None:
+            flows = zip(stats.flows.ports, stats.flows.sent, stats.flows.lost, strict=True)
+            summary["flows"] = [{"source_port": port, "sent": sent, "lost": lost} for port, sent, lost in flows]
+        return Lines([json.dumps({"summary": summary})])
+
+
+def _joined(*words: str) -> str | None:
+    return "; ".join(filter(None, words)) or None

@@ -1,0 +1,57 @@
+"""The reports for monitoring systems and health checks."""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.client.stats import RunStats
+from greetsvc.client.target import Target
+from greetsvc.console import Lines
+from greetsvc.printable import one_line
+
+__all__ = ["HealthReport", "NagiosReport"]
+
+
+@frozen
+class NagiosReport:
+    """One line with perfdata (Monitoring Plugins guidelines); of several probes, the mean time."""
+
+    target: Target
+    timeout: float
+    warn: float | None
+    latest: list[str] = field(factory=list, init=False)
+
+    def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
+        """Nothing yet; the words of the latest probe are kept for the line."""
+        self.latest[:] = [str(result), *flaws] if isinstance(result, GreetFailed) else flaws or [result.text]
+        return Lines()
+
+    def end(self, stats: RunStats) -> Lines:
+        """The line."""
+        word = ("OK", "WARNING", "CRITICAL")[stats.status]
+        mean = stats.seconds.mean
+        took = "U" if mean is None else f"{mean:.6f}s"
+        warn = "" if self.warn is None else f"{self.warn:.6f}"
+        loss = 100 * stats.lost / stats.sent if stats.sent else 100.0
+        perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss:.3g}%;;;0;100"
+        count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"
+        said = one_line(": ".join([count, *self.latest])).replace("|", "\\x7c")
+        return Lines([f"GREET {word} - {said} | {perfdata}"])
+
+
+@frozen
+class HealthReport:
+    """Nothing, except what makes the exit status other than 0, on standard error."""
+
+    target: Target
+
+    def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
+        """The failure, or the flaws."""
+        notes = [str(result)] if isinstance(result, GreetFailed) else flaws
+        subject = one_line(str(self.target))
+        return Lines(err=[f"greet: {subject}: {one_line(note)}" for note in notes])
+
+    def end(self, stats: RunStats) -> Lines:
+        """Nothing: the exit status says it."""
+        return Lines()
