@@ -20,9 +20,9 @@ __all__ = ["LateServer"]
 class LateServer(tcp.Server):
     """Holds back what it would tell the reactor.
 
-    It is *held* while a callback of its own runs, and from the beginning: what would be asked of the reactor is noted
-    then, in ``_wants_reading`` (while the reactor does not know the descriptor) and ``_wants_writing``. Who lets go
-    of it looks at these. Until it is *known* to the reactor, its descriptor may be a blocking one.
+    It is *held* while a callback of its own runs, and from the beginning: ``_wants_reading`` (until it has said so to
+    the reactor) and ``_wants_writing`` are looked at when the callback has returned. Until the descriptor is *known*
+    outside of this object, it may be a blocking one.
     """
 
     _held = True
@@ -31,12 +31,9 @@ class LateServer(tcp.Server):
     _wants_writing = False
 
     def startReading(self) -> None:
-        """Wait for input; while the connection is being made, only note that."""
-        if self._held and not self._known:
-            self._wants_reading = True
-        else:
-            self._introduce()
-            super().startReading()
+        """Wait for input."""
+        self._introduce()
+        super().startReading()
 
     def stopReading(self) -> None:
         """Wait for input no longer."""

@@ -530,3 +530,30 @@ async def test_a_lost_transport_takes_no_more_notice(everywhere: Any) -> None:
     transport.connectionLost(Failure(ConnectionAborted()))
     assert scene.happened[-2:] == ["lost: ConnectionDone", "stopped"]
     await peer.finish()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_transport_that_is_resumed_when_it_is_made_is_read_at_once(everywhere: Any) -> None:
+    scene = Scene(everywhere)
+    readers: list[bool] = []
+
+    def note(transport: Any) -> None:
+        fd_set: Any = reactor
+        readers.append(transport in fd_set.getReaders())
+
+    def resume(transport: Any) -> None:
+        transport.pauseProducing()
+        note(transport)
+        transport.resumeProducing()
+        note(transport)
+        transport.pauseProducing()
+        note(transport)
+        transport.resumeProducing()
+        transport.loseConnection()
+        note(transport)
+
+    scene.made = resume
+    peer = await scene.begin()
+    await peer.finish()
+    assert await scene.end() == ["made", "made returns", "lost: ConnectionDone"]
+    assert readers == [False, True, False, False]
