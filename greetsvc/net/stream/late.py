@@ -45,8 +45,7 @@ class LateServer(tcp.Server):
         """Wait for room in the socket's buffer; in a callback, only note that."""
         if self._held:
             self._wants_writing = True
-        else:
-            self._introduce()
+        elif self.fileno() >= 0:  # the protocol may have closed the socket
             super().startWriting()
 
     def stopWriting(self) -> None:
@@ -59,11 +58,18 @@ class LateServer(tcp.Server):
         if not self._known:
             self._known = True
             self.socket.setblocking(False)
-            self.fileno = self.socket.fileno
+            self.fileno = self.socket.fileno  # type: ignore[method-assign]
+
+    def fileno(self) -> int:  # in Twisted an attribute, as it is here once it is known
+        """The descriptor, also while a protocol that may want to pass it on is connected; -1 when it is closed."""
+        if self.disconnected or self.socket.fileno() < 0:
+            return -1
+        self._introduce()
+        return self.socket.fileno()
 
     def getHandle(self) -> socket.socket:
         """The socket."""
         self._introduce()
         self.socket = whole(self.socket)
-        self.fileno = self.socket.fileno
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]
         return self.socket

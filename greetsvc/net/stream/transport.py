@@ -85,9 +85,11 @@ class StreamTransport(LateServer):
             self._settle()
             self._made = True
             if self.connected:
-                if self._wants_reading:
+                if self.socket.fileno() < 0:
+                    self._handed_over()
+                elif self._wants_reading:
                     self.startReading()
-                if self._if_it_stays is not None:
+                if self.connected and self._if_it_stays is not None:
                     self._if_it_stays()
             self._if_it_stays = None
         except BaseException:  # noqa: BLE001 - as in Twisted: it ends this connection, not the listener
@@ -200,6 +202,20 @@ class StreamTransport(LateServer):
                 self._when_closed()
 
     # How it is done
+
+    def _handed_over(self) -> None:
+        """The protocol closed the socket in ``connectionMade``, after a duplicate went to ``adoptStreamConnection``.
+
+        The connection goes on there. As in Twisted, whose transport the protocol has taken from the reactor before,
+        this one is over, and the protocol hears no more of it.
+        """
+        self.connected = 0
+        self.disconnected = 1
+        del self.protocol
+        if self._known:
+            del self.fileno
+        if self._when_closed is not None:
+            self._when_closed()
 
     def _settle(self) -> None:
         """Do what the protocol asked for while the transport was held."""

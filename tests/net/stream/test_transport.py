@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -530,6 +532,117 @@ async def test_a_lost_transport_takes_no_more_notice(everywhere: Any) -> None:
     transport.connectionLost(Failure(ConnectionAborted()))
     assert scene.happened[-2:] == ["lost: ConnectionDone", "stopped"]
     await peer.finish()
+
+
+class HandingOver(Player):
+    """Gives its connection to another transport, which adopts the descriptor, and closes its own socket."""
+
+    def connectionMade(self) -> None:
+        self.scene.note("handed over")
+        transport: Any = self.transport
+        server: Any = reactor
+        server.removeReader(transport)
+        server.removeWriter(transport)
+        family = transport.socket.family
+        heir = Factory.forProtocol(Player)
+        heir.scene = self.scene  # type: ignore[attr-defined]
+        server.adoptStreamConnection(self.descriptor(transport), family, heir)
+        transport.socket.close()
+
+    def descriptor(self, transport: Any) -> int:
+        fileno: int = transport.fileno()
+        return fileno
+
+
+class HandingOverTheHandle(HandingOver):
+    def descriptor(self, transport: Any) -> int:
+        fileno: int = transport.getHandle().fileno()
+        return fileno
+
+
+class HandingOverTheSocket(HandingOver):
+    def descriptor(self, transport: Any) -> int:
+        fileno: int = transport.socket.fileno()
+        return fileno
+
+
+class HandingOverAfterReading(HandingOver):
+    def descriptor(self, transport: Any) -> int:
+        transport.pauseProducing()
+        transport.resumeProducing()
+        reactor.removeReader(transport)  # type: ignore[attr-defined]
+        return super().descriptor(transport)
+
+
+class HandingOverWhatIsNotSent(HandingOver):
+    def descriptor(self, transport: Any) -> int:
+        transport.write(b"never sent")
+        reactor.removeWriter(transport)
+        return super().descriptor(transport)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [HandingOver, HandingOverTheHandle, HandingOverTheSocket, HandingOverAfterReading, HandingOverWhatIsNotSent],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_connection_can_be_handed_over_when_it_is_made(everywhere: Any, kind: type[Protocol]) -> None:
+    scene = Scene(everywhere)
+    scene.got = greet_and_close
+    peer = await scene.begin(kind)
+    peer.transport.write(b"who is there?")
+    assert await peer.finish() == (b"hello you\r\n", "ConnectionDone")
+    assert await scene.end() == ["handed over", "made", "made returns", "data", "lost: ConnectionDone"]
+    assert scene.read == b"who is there?"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_transport_that_was_handed_over_is_over(ours: Any) -> None:
+    scene = Scene(ours)
+    closed: list[str] = []
+
+    class Watching(HandingOver):
+        def connectionMade(self) -> None:
+            transport: Any = self.transport
+            scene.protocol = self
+            transport.call_when_closed(lambda: closed.append("closed"))
+            transport.call_if_it_stays(lambda: closed.append("stays"))
+            super().connectionMade()
+            assert transport.fileno() == -1
+            scene.first = transport  # type: ignore[attr-defined]
+
+    peer = await scene.begin(Watching)
+    while scene.protocol is None or not closed:
+        await later(0, lambda: None)
+    first: Any = scene.first  # type: ignore[attr-defined]
+    assert (closed, first.connected, first.disconnected, first.fileno()) == (["closed"], 0, 1, -1)
+    first.write(b"nobody sends this")
+    first.loseConnection()
+    first.abortConnection()
+    first.stopReading()
+    first.startWriting()
+    assert repr(first)
+    peer.transport.loseConnection()
+    await scene.end()
+    await peer.finish()
+    assert closed == ["closed"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_descriptor_is_known_while_the_connection_is_made(everywhere: Any) -> None:
+    scene = Scene(everywhere)
+    found: list[tuple[bool, bool]] = []
+
+    def look(transport: Any) -> None:
+        found.append((transport.fileno() == transport.getHandle().fileno(), os.get_blocking(transport.fileno())))
+        transport.loseConnection()
+
+    scene.made = look
+    peer = await scene.begin()
+    await peer.finish()
+    await scene.end()
+    assert found == [(True, False)]
+    assert scene.protocol.transport.fileno() == -1
 
 
 @pytest_twisted.ensureDeferred
