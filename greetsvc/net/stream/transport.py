@@ -123,7 +123,11 @@ class StreamTransport(LateServer):
         if self.TLS or self.producer is not None:
             super().writeSequence(iovec)
         else:
-            self.write(b"".join(iovec))
+            try:
+                data = b"".join(iovec)
+            except TypeError:
+                raise TypeError("Data must be bytes") from None  # what `write` says, here and in Twisted
+            self.write(data)
 
     def loseConnection(self) -> None:
         """Close, lingering, when everything is written."""

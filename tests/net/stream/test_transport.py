@@ -446,6 +446,60 @@ async def test_a_protocol_that_fails_on_its_input_loses_its_connection(listening
     await peer.finish()
 
 
+@pytest.mark.parametrize("pieces", [["text"], [b"bytes, then ", "text"], [b"", 7], [None]])
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_bytes_is_refused_and_the_connection_goes_on(everywhere: Any, pieces: Any) -> None:
+    scene = Scene(everywhere)
+
+    def write(transport: Any) -> None:
+        for call, data in ((transport.writeSequence, pieces), (transport.write, pieces[-1])):
+            with pytest.raises(TypeError, match=r"^Data must be bytes$"):
+                call(data)
+
+    def answer(transport: Any) -> None:
+        write(transport)
+        greet_and_close(transport)
+
+    scene.made = write
+    scene.got = answer
+    peer = await scene.begin()
+    peer.transport.write(b"who is there?")
+    assert await peer.finish() == (b"hello you\r\n", "ConnectionDone")
+    assert await scene.end() == ["made", "made returns", "data", "lost: ConnectionDone"]
+
+
+def write_text(transport: Any) -> None:
+    transport.writeSequence(["text"])
+
+
+def produce_nothing(transport: Any) -> None:
+    transport.registerProducer(None, False)  # a producer that cannot resume
+
+
+def fail_on_close(transport: Any) -> None:
+    transport.loseConnection()
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("fail", [write_text, produce_nothing, fail_on_close])
+@pytest.mark.parametrize("callback", ["made", "got"])
+@pytest_twisted.ensureDeferred
+async def test_an_exception_in_a_callback_ends_the_connection(
+    ours: Any, logged_errors: Any, callback: str, fail: Callable[[Any], object]
+) -> None:
+    scene = Scene(ours)
+    setattr(scene, callback, fail)
+    peer = await scene.begin()
+    peer.transport.write(b"who is there?")
+    happened = await scene.end()
+    assert happened[-1] in {"lost: TypeError", "lost: AttributeError", "lost: ZeroDivisionError"}
+    assert scene.protocol.transport.connected == 0
+    assert (await peer.finish())[0] == b""
+    (logged,) = logged_errors
+    assert happened[-1] == f"lost: {logged['log_failure'].type.__name__}"
+    logged_errors.clear()
+
+
 class UpgradingClient(Protocol):
     def __init__(self, contexts: Any) -> None:
         self._contexts = contexts
@@ -570,7 +624,7 @@ class HandingOverAfterReading(HandingOver):
     def descriptor(self, transport: Any) -> int:
         transport.pauseProducing()
         transport.resumeProducing()
-        reactor.removeReader(transport)  # type: ignore[attr-defined]
+        reactor.removeReader(transport)
         return super().descriptor(transport)
 
 
