@@ -15,7 +15,7 @@ startTLS inherited; what differs is when things happen:
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import abstract, unix
@@ -267,15 +267,15 @@ class StreamTransport(LateServer):
         """The address of the peer."""
         return self._peer
 
-    def logPrefix(self) -> str:
-        """What is put before messages logged in callbacks."""
-        if "logstr" not in self.__dict__:
-            peer = getattr(self._peer, "host", "unix")
-            self.logstr = f"{self._getLogPrefix(self.protocol)},{self.sessionno},{peer}"
-        return self.logstr
+    @cached_property
+    def logstr(self) -> str:  # type: ignore[override]  # Twisted writes it when it makes the transport
+        """What `logPrefix` gives: put before messages that are logged in callbacks."""
+        return f"{self._getLogPrefix(self.protocol)},{self.sessionno},{getattr(self._peer, 'host', 'unix')}"
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} #{self.sessionno} from {self._peer}>"
+        name = type(getattr(self, "protocol", self)).__name__
+        host: Any = self.server.getHost()
+        return f"<{name} #{self.sessionno} on {getattr(host, 'port', None) or host.name}>"
 
 
 class UnixStreamTransport(StreamTransport, unix.Server):

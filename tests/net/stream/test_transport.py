@@ -496,7 +496,8 @@ async def test_an_exception_in_a_callback_ends_the_connection(
     assert scene.protocol.transport.connected == 0
     assert (await peer.finish())[0] == b""
     (logged,) = logged_errors
-    assert happened[-1] == f"lost: {logged['log_failure'].type.__name__}"
+    failure = logged.get("log_failure") or logged["failure"]
+    assert happened[-1] == f"lost: {failure.type.__name__}"
     logged_errors.clear()
 
 
@@ -562,8 +563,12 @@ async def test_a_transport_says_where_it_is(everywhere: Any) -> None:
     transport.setTcpNoDelay(True)
     assert bool(transport.getTcpNoDelay()) is (everywhere.family == "tcp")
     assert transport.logPrefix().startswith("Player,")
+    assert transport.logstr == transport.logPrefix()
+    if everywhere.family == "tcp":
+        assert repr(transport) == f"<Player #{transport.sessionno} on {host.port}>"
     peer.transport.loseConnection()
     await scene.end()
+    assert f"#{transport.sessionno} on " in repr(transport)
     await peer.finish()
 
 
