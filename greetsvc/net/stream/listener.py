@@ -80,7 +80,7 @@ class StreamPort:
         self.accepted = 0
         self.refused = 0
         self.address_of = ADDRESSES[sock.family]
-        self._sock = sock
+        self.socket = sock
         self._family = int(sock.family)
         # Where it is not known, as many as there can be: then `accept` says so when there are no more.
         self._waiting: Callable[[], int] = partial(queue_length, sock) if counts_queue(sock) else lambda: BATCH
@@ -144,7 +144,7 @@ class StreamPort:
 
     def fileno(self) -> int:
         """The descriptor."""
-        return self._sock.fileno()
+        return self.socket.fileno()
 
     def logPrefix(self) -> str:
         """What is put before messages logged while a connection is made."""
@@ -185,7 +185,7 @@ class StreamPort:
 
     def _take(self, most: int, batch: Batch | None) -> bool:
         """Accept up to ``most``; False if that was all there was, or all there can be."""
-        accept = self._sock._accept  # type: ignore[attr-defined]
+        accept = self.socket._accept  # type: ignore[attr-defined]
         # A socket that is made while the process has a default timeout would wait in every call.
         blocks = socket.getdefaulttimeout() is not None
         for _ in range(most):
@@ -235,7 +235,7 @@ class StreamPort:
         """
         turned_away = 0
         if error.errno == errno.EMFILE and self._spare.held:
-            turned_away = self._spare.turn_away(self._sock, BATCH)
+            turned_away = self._spare.turn_away(self.socket, BATCH)
             self.refused += turned_away
         else:
             self._wait()
@@ -266,7 +266,7 @@ class StreamPort:
             self._pause.cancel()
             self._pause = None
         self._spare.release()
-        self._sock.close()
+        self.socket.close()
         if self._path is not None:
             self._path.remove_or_say()
         if self.listening:

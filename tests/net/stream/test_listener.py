@@ -140,7 +140,7 @@ def test_a_turn_takes_all_who_wait_without_asking_in_vain(driven: StreamPort, cl
             asked.append(None)
             return super()._accept()
 
-    driven._sock = Counting(driven._sock)  # type: ignore[assignment]
+    driven.socket = Counting(driven.socket)  # type: ignore[assignment]
     for number in (1, 2, 10):
         clients(driven, number)
         before = driven.accepted
@@ -347,7 +347,7 @@ def test_a_connection_that_is_gone_is_counted_and_the_next_one_is_greeted(
     driven: StreamPort, clients: Any, number: int
 ) -> None:
     (client,) = clients(driven, 1)
-    driven._sock = Failing(driven._sock, number)  # type: ignore[assignment]
+    driven.socket = Failing(driven.socket, number)  # type: ignore[assignment]
     driven.doRead()
     assert (driven.refused, driven.accepted) == (1, 1)
     assert everything(client) == b"hello\r\n"
@@ -358,7 +358,7 @@ def test_when_the_system_has_nothing_left_accepting_pauses(
     driven: StreamPort, clock: Watched, clients: Any, number: int, warnings: list[str]
 ) -> None:
     (client,) = clients(driven, 1)
-    driven._sock = Failing(driven._sock, *[number] * 3)  # type: ignore[assignment]
+    driven.socket = Failing(driven.socket, *[number] * 3)  # type: ignore[assignment]
     for _ in range(3):
         driven.doRead()
         assert not clock.readers
@@ -372,7 +372,7 @@ def test_when_the_system_has_nothing_left_accepting_pauses(
 def test_a_listener_that_pauses_for_lack_of_memory_can_be_paused_and_stopped(
     driven: StreamPort, clock: Watched, warnings: list[str]
 ) -> None:
-    driven._sock = Failing(driven._sock, *[errno.ENOMEM] * 3)  # type: ignore[assignment]
+    driven.socket = Failing(driven.socket, *[errno.ENOMEM] * 3)  # type: ignore[assignment]
     driven.doRead()
     driven.pauseReading()
     clock.advance(PAUSE)
