@@ -19,7 +19,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 __all__ = [
     "LONGEST_BACKLOG",
@@ -58,12 +58,22 @@ def kernel_backlog() -> tuple[int, bool]:
     return min(most, LONGEST_BACKLOG), most < LONGEST_BACKLOG
 
 
-def stream_socket(host: str, port: int, *, backlog: int = LONGEST_BACKLOG, v6only: bool = False) -> socket.socket:
+def stream_socket(
+    host: str,
+    port: int,
+    *,
+    backlog: int = LONGEST_BACKLOG,
+    v6only: bool = False,
+    reuse_address: bool = True,
+    reuse_port: bool = False,
+) -> socket.socket:
     """A TCP socket that listens on ``host`` (empty for every IPv4 address; a name is resolved) and ``port``.
 
-    ``v6only`` keeps an IPv6 socket from taking IPv4 too (RFC 3493 5.3). Raises `CannotListenError`.
+    ``v6only`` keeps an IPv6 socket from taking IPv4 too (RFC 3493 5.3); the last two are SO_REUSEADDR and
+    SO_REUSEPORT (socket(7)). Raises `CannotListenError`.
     """
-    sock = _inet_socket(socket.SOCK_STREAM, host, port, v6only)
+    options = [socket.SO_REUSEADDR] * reuse_address + [socket.SO_REUSEPORT] * reuse_port
+    sock = _inet_socket(socket.SOCK_STREAM, host, port, v6only, options)
     return _or_closed(sock, host, port, lambda: sock.listen(backlog))
 
 
@@ -114,7 +124,9 @@ class UnixPath:
             _log.warn("{path} is left behind: {error}", path=self.path, error=error.strerror)
 
 
-def _inet_socket(kind: socket.SocketKind, host: str, port: int, v6only: bool) -> socket.socket:
+def _inet_socket(
+    kind: socket.SocketKind, host: str, port: int, v6only: bool, options: Collection[int] = ()
+) -> socket.socket:
     try:
         if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
             raise ValueError("the port must be a number from 0 to 65535")
@@ -126,8 +138,8 @@ def _inet_socket(kind: socket.SocketKind, host: str, port: int, v6only: bool) ->
 
     def bind() -> None:
         sock.setblocking(False)
-        if kind is socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for option in options:
+            sock.setsockopt(socket.SOL_SOCKET, option, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
         sock.bind(address)

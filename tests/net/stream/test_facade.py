@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     SSL4ClientEndpoint,
+    TCP4ServerEndpoint,
     connectProtocol,
     quoteStringArgument,
     serverFromString,
@@ -31,6 +32,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
+from twisted.internet.tcp import makeBinding
 from twisted.python.failure import Failure
 
 from greetsvc.net.linger.sweep import ILingers, Lingerers
@@ -234,6 +236,55 @@ def test_ipv6_listeners_leave_ipv4_alone_where_it_has_the_port(
     made.append(both)
     with socket.create_connection(("127.0.0.1", both.getHost().port)):
         """An IPv6 listener elsewhere takes IPv4 too."""
+
+
+@pytest.mark.parametrize("reuse_address", [False, True])
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_a_binding_says_which_socket_options_it_wants(
+    facade: ListeningReactor, factory: Greeting, made: Any, reuse_address: bool, reuse_port: bool
+) -> None:
+    binding = makeBinding("127.0.0.1", 0, reuseAddress=reuse_address, reusePort=reuse_port)
+    for interface in ("", "127.0.0.1"):
+        port: Any = facade.listenTCP(binding, factory, interface=interface)
+        made.append(port)
+        assert port.getHost().host == "127.0.0.1"
+        assert bool(port.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) is reuse_address
+        assert bool(port.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)) is reuse_port
+    again = makeBinding("127.0.0.1", made[0].getHost().port, reusePort=True)
+    if reuse_port:
+        made.append(facade.listenTCP(again, factory))
+        assert made[-1].getHost() == made[0].getHost()
+    else:
+        with pytest.raises(CannotListenError):
+            facade.listenTCP(again, factory)
+
+
+@needs_ipv6
+def test_a_binding_takes_ipv6_and_none_is_every_ipv4_address(
+    facade: ListeningReactor, factory: Greeting, made: Any
+) -> None:
+    for address, host in (("::1", "::1"), ("", "0.0.0.0"), (None, "0.0.0.0")):
+        port: Any = facade.listenTCP(makeBinding(address, 0), factory)  # type: ignore[arg-type]  # Binding has None
+        made.append(port)
+        assert port.getHost().host == host
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_with_a_binding_lands_on_our_listener(
+    facade: ListeningReactor, factory: Greeting, made: Any, connect: Any
+) -> None:
+    endpoint = TCP4ServerEndpoint(facade, makeBinding("127.0.0.1", 0))
+    made.append(await endpoint.listen(factory))
+    assert isinstance(made[0], StreamPort)
+    peer = await connect(made[0].getHost())
+    assert await peer.finish() == (MUCH, "ConnectionDone")
+
+
+def test_an_interface_that_is_not_that_of_the_binding_is_an_error(
+    facade: ListeningReactor, factory: Greeting
+) -> None:
+    with pytest.raises(ValueError, match=r"interface: '::1' is not the address of the binding, '127\.0\.0\.1'"):
+        facade.listenTCP(makeBinding("127.0.0.1", 0), factory, interface="::1")
 
 
 def test_a_port_that_is_taken_is_an_error(
