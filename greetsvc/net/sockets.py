@@ -97,10 +97,13 @@ def unix_datagram_socket(path: str, *, mode: int = 0o666) -> socket.socket:
 
 
 class UnixPath:
-    """The file of a bound UNIX socket, which is removed only while it is still the same file."""
+    """The file of a bound UNIX socket, which is removed only while it is still the same file.
+
+    A relative path means the folder that is the current one now: a daemon changes to another.
+    """
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = path if path[:1] in {"", "\0"} else os.path.abspath(path)  # noqa: PTH100 - follows no links
         self._identity = self._look()
 
     def _look(self) -> tuple[int, int] | None:
@@ -148,7 +151,10 @@ def _inet_socket(
 
 
 def _unix_socket(kind: socket.SocketKind, path: str, mode: int) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, kind)
+    try:
+        sock = socket.socket(socket.AF_UNIX, kind)
+    except OSError as error:
+        raise CannotListenError("unix", path, error) from error
     sock.setblocking(False)
     return _or_closed(sock, "unix", path, lambda: _bind_unix(sock, path, mode))
 

@@ -298,6 +298,19 @@ def test_a_port_that_is_taken_is_an_error(
         facade.listenUNIX(str(tmp_path / "a"), factory)
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o777])
+def test_a_relative_unix_path_has_its_mode_and_is_removed_from_another_folder(
+    facade: ListeningReactor, factory: Greeting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    port: Any = facade.listenUNIX("greet.sock", factory, mode=mode)
+    assert stat.S_IMODE((tmp_path / "greet.sock").stat().st_mode) == mode
+    assert port.getHost().name == b"greet.sock"
+    monkeypatch.chdir("/")
+    port.stopListening()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest_twisted.ensureDeferred
 async def test_the_mode_of_a_unix_endpoint_is_kept_and_a_lock_file_is_not_made(
     facade: ListeningReactor, factory: Greeting, made: Any, tmp_path: Path
