@@ -106,7 +106,9 @@ class ListeningReactor:
         interface: str = "",
     ) -> StreamPort:
         """See `IReactorSSL`. Raises `CannotListenError`."""
-        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
+        made = self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
+        made.kind = "TLS"
+        return made
 
     def listenUNIX(
         self,

@@ -8,6 +8,7 @@ forks and gives up its privileges, and may register with the reactor only afterw
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IListeningPort, ILoggingContext, IReadDescriptor
 from twisted.logger import Logger
+from twisted.protocols.policies import WrappingFactory
+from twisted.python import log
 from twisted.python.reflect import qual
 from zope.interface import implementer
 
@@ -61,6 +64,7 @@ class StreamPort:
 
     ``accepted`` counts the connections taken from the queue, ``refused`` those of them that were closed
     unanswered or failed in `accept`. ``path`` is the file of a UNIX socket, to be removed when listening stops.
+    ``kind`` is what the log calls it: as in Twisted it logs that it starts and closes, if the factory is noisy.
     Without ``lingerers`` closing is what it is in Twisted. A factory that is an `IAnswersAtOnce` is asked first.
     """
 
@@ -77,6 +81,7 @@ class StreamPort:
         self.reactor = reactor
         self.lingerers = lingerers
         self.listening = False
+        self.kind = "UNIX" if sock.family == socket.AF_UNIX else "TCP"
         self.accepted = 0
         self.refused = 0
         self.address_of = ADDRESSES[sock.family]
@@ -108,7 +113,10 @@ class StreamPort:
             return
         self.listening = True
         self._spare.hold()
-        self.factory.doStart()
+        factory: Any = self.factory
+        prefix = factory.logPrefix() if ILoggingContext.providedBy(factory) else type(factory).__name__
+        self._say(f"{prefix} starting on {self._name!r}")
+        factory.doStart()
 
     def stopListening(self) -> Deferred[None]:
         """Greet who is in the queue already, close the socket, and stop the factory."""
@@ -271,4 +279,19 @@ class StreamPort:
             self._path.remove_or_say()
         if self.listening:
             self.listening = False
+            self._say(f"({self.kind} Port {self._name} Closed)")
             self.factory.doStop()
+
+    @property
+    def _name(self) -> int | str:
+        """The port number or the path."""
+        host: Any = self._host
+        return os.fsdecode(host.name or "") if self.kind == "UNIX" else host.port
+
+    def _say(self, text: str) -> None:
+        """Log ``text`` as Twisted's ports do, for a factory that is noisy; a wrapper is as noisy as what it wraps."""
+        factory: Any = self.factory
+        while isinstance(factory, WrappingFactory):
+            factory = factory.wrappedFactory
+        if getattr(factory, "noisy", True):
+            log.msg(text)

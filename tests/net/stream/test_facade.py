@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     SSL4ClientEndpoint,
@@ -22,6 +22,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
+    ILoggingContext,
     IReactorFDSet,
     IReactorSocket,
     IReactorSSL,
@@ -33,7 +34,9 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.internet.tcp import makeBinding
+from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from greetsvc.net.linger.sweep import ILingers, Lingerers
 from greetsvc.net.sockets import ipv6_works
@@ -309,6 +312,60 @@ def test_a_relative_unix_path_has_its_mode_and_is_removed_from_another_folder(
     monkeypatch.chdir("/")
     port.stopListening()
     assert list(tmp_path.iterdir()) == []
+
+
+class Talkative(Greeting):
+    noisy = True
+
+    def doStart(self) -> None:
+        """Without a line of its own."""
+
+    doStop = doStart
+
+
+@implementer(ILoggingContext)
+class Named(Talkative):
+    def logPrefix(self) -> str:
+        return "The greeter"
+
+
+async def life(server: Any, factory: Any, path: str, server_tls: Any, log_lines: list[str]) -> list[str]:
+    """What is logged while a TCP, a UNIX and a TLS port of ``factory`` start and close."""
+    log_lines.clear()
+    ports = [
+        server.listenTCP(0, factory, interface="127.0.0.1"),
+        server.listenUNIX(path, factory),
+        server.listenSSL(0, factory, server_tls, interface="127.0.0.1"),
+    ]
+    numbers = [str(ports[index].getHost().port) for index in (0, 2)]
+    for port in ports:
+        await maybeDeferred(port.stopListening)
+    return [line.replace(numbers[0], "1").replace(numbers[1], "2") for line in log_lines]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", [Talkative, Named])
+@pytest_twisted.ensureDeferred
+async def test_a_noisy_factory_has_the_log_lines_of_twisted_when_its_port_starts_and_closes(
+    facade: ListeningReactor, log_lines: list[str], tmp_path: Path, server_tls: Any, kind: type[Greeting],
+    wrapped: bool,
+) -> None:  # fmt: skip
+    factory: Any = WrappingFactory(kind()) if wrapped else kind()
+    factory.noisy = not wrapped
+    path = str(tmp_path / "greet.sock")
+    ours = await life(facade, factory, path, server_tls, log_lines)
+    assert len(ours) == 6
+    assert "(TLS Port 2 Closed)" in ours
+    assert ours == await life(reactor, factory, path, server_tls, log_lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_of_a_factory_that_is_not_noisy_logs_nothing(
+    facade: ListeningReactor, log_lines: list[str], tmp_path: Path, server_tls: Any
+) -> None:
+    for factory in (Greeting(), WrappingFactory(Greeting())):
+        factory.noisy = False
+        assert await life(facade, factory, str(tmp_path / "greet.sock"), server_tls, log_lines) == []
 
 
 @pytest_twisted.ensureDeferred
