@@ -19,7 +19,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 __all__ = [
     "MAX_BACKLOG",
@@ -58,12 +58,22 @@ def kernel_backlog() -> tuple[int, bool]:
     return min(limit, MAX_BACKLOG), limit < MAX_BACKLOG
 
 
-def stream_socket(host: str, port: int, *, backlog: int = MAX_BACKLOG, v6only: bool = False) -> socket.socket:
+def stream_socket(
+    host: str,
+    port: int,
+    *,
+    backlog: int = MAX_BACKLOG,
+    v6only: bool = False,
+    reuse_address: bool = True,
+    reuse_port: bool = False,
+) -> socket.socket:
     """A TCP socket that listens on ``host`` (empty for every IPv4 address; a name is resolved) and ``port``.
 
-    ``v6only`` keeps an IPv6 socket from taking IPv4 too (RFC 3493 5.3). Raises `CannotListenError`.
+    ``v6only`` keeps an IPv6 socket from taking IPv4 too (RFC 3493 5.3); the last two are SO_REUSEADDR and
+    SO_REUSEPORT (socket(7)). Raises `CannotListenError`.
     """
-    sock = _inet_socket(socket.SOCK_STREAM, host, port, v6only)
+    options = [socket.SO_REUSEADDR] * reuse_address + [socket.SO_REUSEPORT] * reuse_port
+    sock = _inet_socket(socket.SOCK_STREAM, host, port, v6only, options)
     return _or_closed(sock, host, port, lambda: sock.listen(backlog))
 
 
@@ -87,10 +97,13 @@ def unix_datagram_socket(path: str, *, mode: int = 0o666) -> socket.socket:
 
 
 class UnixPath:
-    """The file of a bound UNIX socket; none, if the name is an abstract one (unix(7))."""
+    """The file of a bound UNIX socket; none, if the name is an abstract one (unix(7)).
+
+    A relative path is taken from the folder that is the current one now: a daemon changes to another.
+    """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path = path if path[:1] in {"", "\0"} else os.path.abspath(path)  # noqa: PTH100 - follows no links
         self._identity = self._look()
 
     def _look(self) -> tuple[int, int] | None:
@@ -110,7 +123,9 @@ class UnixPath:
         self._identity = None
 
 
-def _inet_socket(kind: socket.SocketKind, host: str, port: int, v6only: bool) -> socket.socket:
+def _inet_socket(
+    kind: socket.SocketKind, host: str, port: int, v6only: bool, options: Collection[int] = ()
+) -> socket.socket:
     try:
         if not 0 <= port <= 65535:  # getaddrinfo takes it modulo 65536
             raise ValueError("the port must be a number from 0 to 65535")
@@ -122,8 +137,8 @@ def _inet_socket(kind: socket.SocketKind, host: str, port: int, v6only: bool) ->
 
     def bind() -> None:
         sock.setblocking(False)
-        if kind is socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for option in options:
+            sock.setsockopt(socket.SOL_SOCKET, option, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
         sock.bind(address)
@@ -132,7 +147,10 @@ def _inet_socket(kind: socket.SocketKind, host: str, port: int, v6only: bool) ->
 
 
 def _unix_socket(kind: socket.SocketKind, path: str, mode: int) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, kind)
+    try:
+        sock = socket.socket(socket.AF_UNIX, kind)
+    except OSError as error:
+        raise CannotListenError("unix", path, error) from error
     sock.setblocking(False)
     return _or_closed(sock, "unix", path, lambda: _bind_unix(sock, path, mode))
 

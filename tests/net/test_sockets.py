@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
 from collections.abc import Callable
@@ -192,6 +193,35 @@ def test_a_file_is_removed_only_while_it_is_still_the_same(tmp_path: Path) -> No
             theirs.remove()
             theirs.remove()
             assert not path.exists()
+
+
+def test_a_file_is_removed_from_whatever_folder_is_the_current_one_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with unix_stream_socket("greet.sock"):
+        ours = UnixPath("greet.sock")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with unix_stream_socket("greet.sock"):
+            ours.remove()
+            assert not (tmp_path / "greet.sock").exists()
+            assert (tmp_path / "elsewhere" / "greet.sock").is_socket()
+
+
+@UNIX
+def test_a_socket_that_cannot_be_made_is_one_kind_of_error(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "greet.sock"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(CannotListenError) as caught:
+            make(str(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.socketError.errno == errno.EMFILE
+    assert str(path) in str(caught.value)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("path", ["missing", "\0abstract", "a\0b"])

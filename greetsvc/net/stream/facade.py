@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReactorSocket, IReactorSSL, IReactorTCP, IReactorUNIX
+from twisted.internet.tcp import makeBinding
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import directlyProvides, providedBy
 
@@ -21,7 +22,7 @@ from greetsvc.net.stream.listener import StreamPort
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from twisted.internet.interfaces import IProtocolFactory
+    from twisted.internet.interfaces import Binding, IProtocolFactory
 
     from greetsvc.net.linger.sweep import Lingerers
 
@@ -78,20 +79,41 @@ class ListeningReactor:
 
     def listenTCP(
         self,
-        port: int,
+        port: int | Binding,
         factory: IProtocolFactory,
         backlog: int = 0,
         interface: str = "",
     ) -> StreamPort:
-        """See `IReactorTCP`. Raises `CannotListenError`."""
-        sock = stream_socket(interface, port, backlog=self._backlog, v6only=port in self._v4_ports)
+        """See `IReactorTCP`; ``port`` may be what `twisted.internet.tcp.makeBinding` gives.
+
+        Raises `CannotListenError`, and `ValueError` where ``interface`` is not that of the binding.
+        """
+        # A plain number stands for a binding that may reuse its address, as in Twisted.
+        binding: Any = makeBinding(interface, port, reuseAddress=True) if isinstance(port, int) else port
+        if interface not in {"", binding._address}:
+            raise ValueError(f"interface: {interface!r} is not the address of the binding, {binding._address!r}")
+        sock = stream_socket(
+            binding._address or "",
+            binding._port,
+            backlog=self._backlog,
+            v6only=binding._port in self._v4_ports,
+            reuse_address=binding._reuseAddress,
+            reuse_port=binding._reusePort,
+        )
         return self._listen(sock, factory)
 
     def listenSSL(
-        self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 0, interface: str = ""
+        self,
+        port: int | Binding,
+        factory: IProtocolFactory,
+        contextFactory: Any,
+        backlog: int = 0,
+        interface: str = "",
     ) -> StreamPort:
         """See `IReactorSSL`. Raises `CannotListenError`."""
-        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
+        made = self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
+        made.kind = "TLS"
+        return made
 
     def listenUNIX(
         self,

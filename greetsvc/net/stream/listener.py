@@ -8,6 +8,7 @@ privileges, and may register with the reactor only afterwards.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IListeningPort, ILoggingContext, IReadDescriptor
 from twisted.logger import Logger
+from twisted.protocols.policies import WrappingFactory
+from twisted.python import log
 from twisted.python.reflect import qual
 from zope.interface import implementer
 
@@ -69,7 +72,8 @@ class StreamPort:
     connection that is lost before the factory hears of it: ``accept-`` and the name of the error, as in
     ``accept-EMFILE``. A factory whose class implements `IConstantAnswer` may answer without protocols.
 
-    ``accepted`` counts the connections that were taken from the queue.
+    ``accepted`` counts the connections that were taken from the queue. ``kind`` names the port in the log, which
+    says when the port starts and closes, as in Twisted, if the factory is noisy.
     """
 
     def __init__(
@@ -86,9 +90,10 @@ class StreamPort:
         self.reactor = reactor
         self.lingerers = lingerers
         self.listening = False
+        self.kind = "UNIX" if sock.family == socket.AF_UNIX else "TCP"
         self.accepted = 0
         self.address_of: Callable[[Any], IAddress] = address_factory(sock.family, "TCP")
-        self._sock = sock
+        self.socket = sock
         self._family = int(sock.family)
         # Where the length is not known it counts as full: `accept` then says when there are no more.
         self._queued: Callable[[], int] = partial(queue_length, sock) if counts_queue(sock) else lambda: MAX_ACCEPTED
@@ -122,7 +127,10 @@ class StreamPort:
             return
         self.listening = True
         self._spare.open()
-        self.factory.doStart()
+        factory: Any = self.factory
+        prefix = factory.logPrefix() if ILoggingContext.providedBy(factory) else type(factory).__name__
+        self._log_if_noisy(f"{prefix} starting on {self._name!r}")
+        factory.doStart()
         self.resumeReading()
 
     def stopListening(self) -> Deferred[None]:
@@ -157,7 +165,7 @@ class StreamPort:
 
     def fileno(self) -> int:
         """The descriptor of the socket; -1 once it is closed."""
-        return self._sock.fileno()
+        return self.socket.fileno()
 
     def logPrefix(self) -> str:
         """The prefix of messages that are logged while connections are accepted."""
@@ -198,7 +206,7 @@ class StreamPort:
 
     def _take(self, limit: int, batch: Batch | None) -> bool:
         """Accept up to ``limit`` connections; False if the queue is empty or accepting has to end."""
-        accept = self._sock._accept  # type: ignore[attr-defined]  # `socket.accept` without the Python object
+        accept = self.socket._accept  # type: ignore[attr-defined]  # `socket.accept` without the Python object
         # A socket that is made while the process has a default timeout would wait in every call.
         blocks = socket.getdefaulttimeout() is not None
         for _ in range(limit):
@@ -259,7 +267,7 @@ class StreamPort:
         """
         closed = 0
         if error.errno == errno.EMFILE and self._spare.is_open:
-            closed = self._spare.accept_and_close(self._sock, MAX_ACCEPTED)
+            closed = self._spare.accept_and_close(self.socket, MAX_ACCEPTED)
             self._drop(error, closed)
         elif self._pause is None and self.listening:
             self.reactor.removeReader(self)
@@ -286,9 +294,24 @@ class StreamPort:
             self._pause.cancel()
             self._pause = None
         self._spare.close()
-        self._sock.close()
+        self.socket.close()
         if self._path is not None:
             self._path.remove()
         if self.listening:
             self.listening = False
+            self._log_if_noisy(f"({self.kind} Port {self._name} Closed)")
             self.factory.doStop()
+
+    @property
+    def _name(self) -> int | str:
+        """The port number or the path."""
+        host: Any = self._host
+        return os.fsdecode(host.name or "") if self.kind == "UNIX" else host.port
+
+    def _log_if_noisy(self, text: str) -> None:
+        """Log ``text`` as Twisted's ports do, if the factory (or the one it wraps) is noisy."""
+        factory: Any = self.factory
+        while isinstance(factory, WrappingFactory):
+            factory = factory.wrappedFactory
+        if getattr(factory, "noisy", True):
+            log.msg(text)

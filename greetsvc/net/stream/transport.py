@@ -21,7 +21,7 @@ lists them, and fails when a new Twisted lacks one.
 from __future__ import annotations
 
 import typing
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import abstract, tcp, unix
@@ -56,6 +56,10 @@ class _Listener(typing.Protocol):
     lingerers: Lingerers | None
     address_of: Callable[[Any], IAddress]
 
+    def getHost(self) -> IAddress:
+        """The address listened on."""
+        ...
+
 
 @implementer(ILingers)
 class StreamTransport(tcp.Server):
@@ -69,7 +73,7 @@ class StreamTransport(tcp.Server):
     reactor: Any
     _sendmsgQueue: Any = ()  # descriptors that wait to be sent, on UNIX sockets
     _made = False  # connectionMade has returned
-    _wants_reading = True  # noted while the reactor must not be told yet, as is _wants_writing
+    _wants_reading = True  # looked at after connectionMade; an explicit startReading there registers at once
     _wants_writing = False
     _call_if_it_stays: Callable[[], object] | None = None
 
@@ -102,9 +106,11 @@ class StreamTransport(tcp.Server):
             self._finish_callback()
             self._made = True
             if self.connected:
-                if self._wants_reading:
+                if self.socket.fileno() < 0:
+                    self._handed_over()
+                elif self._wants_reading:
                     self.startReading()
-                if self._call_if_it_stays is not None:
+                if self.connected and self._call_if_it_stays is not None:
                     self._call_if_it_stays()
             self._call_if_it_stays = None  # the protocol may hold the transport: no reference cycle is left
         except BaseException:  # noqa: BLE001 - as in Twisted: it ends this connection, not the listener
@@ -138,7 +144,11 @@ class StreamTransport(tcp.Server):
         if self.TLS or self.producer is not None:
             super().writeSequence(iovec)
         else:
-            self.write(b"".join(iovec))
+            try:
+                data = b"".join(iovec)
+            except TypeError:
+                raise TypeError("Data must be bytes") from None  # what `write` says, here and in Twisted
+            self.write(data)
 
     def loseConnection(self) -> None:
         """Close when everything is written, lingering."""
@@ -178,28 +188,25 @@ class StreamTransport(tcp.Server):
         """The socket, non-blocking."""
         self._prepare()
         self.socket = whole(self.socket)
-        self.fileno = self.socket.fileno
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]
         return self.socket
 
-    def logPrefix(self) -> str:
-        """The prefix of messages that are logged in callbacks."""
-        if "logstr" not in self.__dict__:
-            peer = getattr(self._peer, "host", "unix")
-            self.logstr = f"{self._getLogPrefix(self.protocol)},{self.sessionno},{peer}"
-        return self.logstr
+    @cached_property
+    def logstr(self) -> str:  # type: ignore[override]  # Twisted writes it when it makes the transport
+        """What `logPrefix` returns: the prefix of messages that are logged in callbacks."""
+        return f"{self._getLogPrefix(self.protocol)},{self.sessionno},{getattr(self._peer, 'host', 'unix')}"
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} #{self.sessionno} from {self._peer}>"
+        name = type(getattr(self, "protocol", self)).__name__
+        host: Any = self.server.getHost()
+        return f"<{name} #{self.sessionno} on {getattr(host, 'port', None) or host.name}>"
 
     # Called by Twisted's own methods: the reactor is told as late as possible
 
     def startReading(self) -> None:
-        """Wait for input; while the connection is being made, only note that."""
-        if self._in_callback and not self._prepared:
-            self._wants_reading = True
-        else:
-            self._prepare()
-            super().startReading()
+        """Wait for input."""
+        self._prepare()
+        super().startReading()
 
     def stopReading(self) -> None:
         """Stop waiting for input."""
@@ -211,8 +218,7 @@ class StreamTransport(tcp.Server):
         """Wait for room in the socket's send buffer; in a callback, only note that."""
         if self._in_callback:
             self._wants_writing = True
-        else:
-            self._prepare()
+        elif self.fileno() >= 0:  # the protocol may have closed the socket
             super().startWriting()
 
     def stopWriting(self) -> None:
@@ -225,7 +231,14 @@ class StreamTransport(tcp.Server):
         if not self._prepared:
             self._prepared = True
             self.socket.setblocking(False)
-            self.fileno = self.socket.fileno
+            self.fileno = self.socket.fileno  # type: ignore[method-assign]
+
+    def fileno(self) -> int:  # an attribute of the instance once the descriptor is prepared, as in Twisted
+        """The descriptor, also in ``connectionMade``, where a protocol may pass it on; -1 when it is closed."""
+        if self.disconnected or self.socket.fileno() < 0:
+            return -1
+        self._prepare()
+        return self.socket.fileno()
 
     # Called by the reactor
 
@@ -282,6 +295,19 @@ class StreamTransport(tcp.Server):
                 self._when_closed()
 
     # The rest
+
+    def _handed_over(self) -> None:
+        """The protocol closed the socket in ``connectionMade``, after a duplicate went to ``adoptStreamConnection``.
+
+        The connection goes on there. As in Twisted, this transport is over, and the protocol is not told.
+        """
+        self.connected = 0
+        self.disconnected = 1
+        del self.protocol
+        if self._prepared:
+            del self.fileno
+        if self._when_closed is not None:
+            self._when_closed()
 
     def _finish_callback(self) -> None:
         """Do what the protocol asked for in a callback: send, then close."""

@@ -93,7 +93,7 @@ def listen(reactor: Reactor) -> Iterator[Callable[..., StreamPort]]:
 
 def visit(port: StreamPort, number: int = 1) -> list[bytes]:
     """What so many peers read to the end, after the listener was called once."""
-    sock = port._sock
+    sock = port.socket
     clients = [socket.socket(sock.family) for _ in range(number)]
     for client in clients:
         client.settimeout(5)
@@ -142,7 +142,7 @@ def test_a_delegating_wrapper_is_not_bypassed(listen: Any) -> None:
 def test_a_connection_counts_until_its_socket_is_closed(listen: Any, reactor: Reactor) -> None:
     factory = Answering()
     port = listen(factory)
-    with socket.create_connection(port._sock.getsockname(), timeout=5) as client:
+    with socket.create_connection(port.socket.getsockname(), timeout=5) as client:
         port.doRead()
         assert client.recv(100) == b"at once"
         reactor.pump([SWEEP] * (AGES[-1] + 2))

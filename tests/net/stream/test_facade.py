@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     SSL4ClientEndpoint,
+    TCP4ServerEndpoint,
     connectProtocol,
     quoteStringArgument,
     serverFromString,
@@ -22,6 +23,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
+    ILoggingContext,
     IReactorFDSet,
     IReactorSocket,
     IReactorSSL,
@@ -32,7 +34,10 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
+from twisted.internet.tcp import makeBinding
+from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from greetsvc.net.linger.sweep import ILingers, Lingerers
 from greetsvc.net.sockets import ipv6_works
@@ -244,6 +249,55 @@ def test_ipv6_listeners_do_not_take_ipv4_on_a_port_with_an_ipv4_listener(
         """An IPv6 listener elsewhere takes IPv4 too."""
 
 
+@pytest.mark.parametrize("reuse_address", [False, True])
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_a_binding_says_which_socket_options_it_wants(
+    facade: ListeningReactor, factory: Greeting, made: Any, reuse_address: bool, reuse_port: bool
+) -> None:
+    binding = makeBinding("127.0.0.1", 0, reuseAddress=reuse_address, reusePort=reuse_port)
+    for interface in ("", "127.0.0.1"):
+        port: Any = facade.listenTCP(binding, factory, interface=interface)
+        made.append(port)
+        assert port.getHost().host == "127.0.0.1"
+        assert bool(port.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) is reuse_address
+        assert bool(port.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)) is reuse_port
+    again = makeBinding("127.0.0.1", made[0].getHost().port, reusePort=True)
+    if reuse_port:
+        made.append(facade.listenTCP(again, factory))
+        assert made[-1].getHost() == made[0].getHost()
+    else:
+        with pytest.raises(CannotListenError):
+            facade.listenTCP(again, factory)
+
+
+@needs_ipv6
+def test_a_binding_takes_ipv6_and_none_is_every_ipv4_address(
+    facade: ListeningReactor, factory: Greeting, made: Any
+) -> None:
+    for address, host in (("::1", "::1"), ("", "0.0.0.0"), (None, "0.0.0.0")):
+        port: Any = facade.listenTCP(makeBinding(address, 0), factory)  # type: ignore[arg-type]  # Binding has None
+        made.append(port)
+        assert port.getHost().host == host
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_with_a_binding_lands_on_our_listener(
+    facade: ListeningReactor, factory: Greeting, made: Any, connect: Any
+) -> None:
+    endpoint = TCP4ServerEndpoint(facade, makeBinding("127.0.0.1", 0))
+    made.append(await endpoint.listen(factory))
+    assert isinstance(made[0], StreamPort)
+    peer = await connect(made[0].getHost())
+    assert await peer.finish() == (MUCH, "ConnectionDone")
+
+
+def test_an_interface_that_is_not_that_of_the_binding_is_an_error(
+    facade: ListeningReactor, factory: Greeting
+) -> None:
+    with pytest.raises(ValueError, match=r"interface: '::1' is not the address of the binding, '127\.0\.0\.1'"):
+        facade.listenTCP(makeBinding("127.0.0.1", 0), factory, interface="::1")
+
+
 def test_a_port_that_is_taken_is_an_error(
     facade: ListeningReactor, factory: Greeting, made: Any, tmp_path: Path
 ) -> None:
@@ -253,6 +307,73 @@ def test_a_port_that_is_taken_is_an_error(
     made.append(facade.listenUNIX(os.fsencode(tmp_path / "a"), factory))
     with pytest.raises(CannotListenError):
         facade.listenUNIX(str(tmp_path / "a"), factory)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o777])
+def test_a_relative_unix_path_has_its_mode_and_is_removed_from_another_folder(
+    facade: ListeningReactor, factory: Greeting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    port: Any = facade.listenUNIX("greet.sock", factory, mode=mode)
+    assert stat.S_IMODE((tmp_path / "greet.sock").stat().st_mode) == mode
+    assert port.getHost().name == b"greet.sock"
+    monkeypatch.chdir("/")
+    port.stopListening()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Talkative(Greeting):
+    noisy = True
+
+    def doStart(self) -> None:
+        """Without a line of its own."""
+
+    doStop = doStart
+
+
+@implementer(ILoggingContext)
+class Named(Talkative):
+    def logPrefix(self) -> str:
+        return "The greeter"
+
+
+async def life(server: Any, factory: Any, path: str, server_tls: Any, log_lines: list[str]) -> list[str]:
+    """What is logged while a TCP, a UNIX and a TLS port of ``factory`` start and close."""
+    log_lines.clear()
+    ports = [
+        server.listenTCP(0, factory, interface="127.0.0.1"),
+        server.listenUNIX(path, factory),
+        server.listenSSL(0, factory, server_tls, interface="127.0.0.1"),
+    ]
+    numbers = [str(ports[index].getHost().port) for index in (0, 2)]
+    for port in ports:
+        await maybeDeferred(port.stopListening)
+    return [line.replace(numbers[0], "1").replace(numbers[1], "2") for line in log_lines]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", [Talkative, Named])
+@pytest_twisted.ensureDeferred
+async def test_a_noisy_factory_has_the_log_lines_of_twisted_when_its_port_starts_and_closes(
+    facade: ListeningReactor, log_lines: list[str], tmp_path: Path, server_tls: Any, kind: type[Greeting],
+    wrapped: bool,
+) -> None:  # fmt: skip
+    factory: Any = WrappingFactory(kind()) if wrapped else kind()
+    factory.noisy = not wrapped
+    path = str(tmp_path / "greet.sock")
+    ours = await life(facade, factory, path, server_tls, log_lines)
+    assert len(ours) == 6
+    assert "(TLS Port 2 Closed)" in ours
+    assert ours == await life(reactor, factory, path, server_tls, log_lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_of_a_factory_that_is_not_noisy_logs_nothing(
+    facade: ListeningReactor, log_lines: list[str], tmp_path: Path, server_tls: Any
+) -> None:
+    for factory in (Greeting(), WrappingFactory(Greeting())):
+        factory.noisy = False
+        assert await life(facade, factory, str(tmp_path / "greet.sock"), server_tls, log_lines) == []
 
 
 @pytest_twisted.ensureDeferred

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -472,6 +474,61 @@ async def test_a_protocol_that_raises_on_its_input_loses_its_connection(listenin
     await peer.finish()
 
 
+@pytest.mark.parametrize("pieces", [["text"], [b"bytes, then ", "text"], [b"", 7], [None]])
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_bytes_is_refused_and_the_connection_goes_on(everywhere: Any, pieces: Any) -> None:
+    scene = Scene(everywhere)
+
+    def write(transport: Any) -> None:
+        for call, data in ((transport.writeSequence, pieces), (transport.write, pieces[-1])):
+            with pytest.raises(TypeError, match=r"^Data must be bytes$"):
+                call(data)
+
+    def answer(transport: Any) -> None:
+        write(transport)
+        greet_and_close(transport)
+
+    scene.made = write
+    scene.got = answer
+    peer = await scene.begin()
+    peer.transport.write(b"who is there?")
+    assert await peer.finish() == (b"hello you\r\n", "ConnectionDone")
+    assert await scene.end() == ["made", "made returns", "data", "lost: ConnectionDone"]
+
+
+def write_text(transport: Any) -> None:
+    transport.writeSequence(["text"])
+
+
+def produce_nothing(transport: Any) -> None:
+    transport.registerProducer(None, False)  # a producer that cannot resume
+
+
+def fail_on_close(transport: Any) -> None:
+    transport.loseConnection()
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("fail", [write_text, produce_nothing, fail_on_close])
+@pytest.mark.parametrize("callback", ["made", "got"])
+@pytest_twisted.ensureDeferred
+async def test_an_exception_in_a_callback_ends_the_connection(
+    ours: Any, logged_errors: Any, callback: str, fail: Callable[[Any], object]
+) -> None:
+    scene = Scene(ours)
+    setattr(scene, callback, fail)
+    peer = await scene.begin()
+    peer.transport.write(b"who is there?")
+    happened = await scene.end()
+    assert happened[-1] in {"lost: TypeError", "lost: AttributeError", "lost: ZeroDivisionError"}
+    assert scene.protocol.transport.connected == 0
+    assert (await peer.finish())[0] == b""
+    (logged,) = logged_errors
+    failure = logged.get("log_failure") or logged["failure"]
+    assert happened[-1] == f"lost: {failure.type.__name__}"
+    logged_errors.clear()
+
+
 class UpgradingClient(Protocol):
     def __init__(self, contexts: Any) -> None:
         self._contexts = contexts
@@ -534,8 +591,12 @@ async def test_a_transport_has_the_addresses_of_both_ends(everywhere: Any) -> No
     transport.setTcpNoDelay(True)
     assert bool(transport.getTcpNoDelay()) is (everywhere.family == "tcp")
     assert transport.logPrefix().startswith("Player,")
+    assert transport.logstr == transport.logPrefix()
+    if everywhere.family == "tcp":
+        assert repr(transport) == f"<Player #{transport.sessionno} on {host.port}>"
     peer.transport.loseConnection()
     await scene.end()
+    assert f"#{transport.sessionno} on " in repr(transport)
     await peer.finish()
 
 
@@ -558,3 +619,141 @@ async def test_calls_on_a_lost_transport_have_no_effect(everywhere: Any) -> None
     transport.connectionLost(Failure(ConnectionAborted()))
     assert scene.happened[-2:] == ["lost: ConnectionDone", "stopped"]
     await peer.finish()
+
+
+class HandingOver(Player):
+    """Gives its connection to another transport, which adopts the descriptor, and closes its own socket."""
+
+    def connectionMade(self) -> None:
+        self.scene.note("handed over")
+        transport: Any = self.transport
+        server: Any = reactor
+        server.removeReader(transport)
+        server.removeWriter(transport)
+        family = transport.socket.family
+        heir = Factory.forProtocol(Player)
+        heir.scene = self.scene  # type: ignore[attr-defined]
+        server.adoptStreamConnection(self.descriptor(transport), family, heir)
+        transport.socket.close()
+
+    def descriptor(self, transport: Any) -> int:
+        fileno: int = transport.fileno()
+        return fileno
+
+
+class HandingOverTheHandle(HandingOver):
+    def descriptor(self, transport: Any) -> int:
+        fileno: int = transport.getHandle().fileno()
+        return fileno
+
+
+class HandingOverTheSocket(HandingOver):
+    def descriptor(self, transport: Any) -> int:
+        fileno: int = transport.socket.fileno()
+        return fileno
+
+
+class HandingOverAfterReading(HandingOver):
+    def descriptor(self, transport: Any) -> int:
+        transport.pauseProducing()
+        transport.resumeProducing()
+        reactor.removeReader(transport)
+        return super().descriptor(transport)
+
+
+class HandingOverWhatIsNotSent(HandingOver):
+    def descriptor(self, transport: Any) -> int:
+        transport.write(b"never sent")
+        reactor.removeWriter(transport)
+        return super().descriptor(transport)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [HandingOver, HandingOverTheHandle, HandingOverTheSocket, HandingOverAfterReading, HandingOverWhatIsNotSent],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_connection_can_be_handed_over_when_it_is_made(everywhere: Any, kind: type[Protocol]) -> None:
+    scene = Scene(everywhere)
+    scene.got = greet_and_close
+    peer = await scene.begin(kind)
+    peer.transport.write(b"who is there?")
+    assert await peer.finish() == (b"hello you\r\n", "ConnectionDone")
+    assert await scene.end() == ["handed over", "made", "made returns", "data", "lost: ConnectionDone"]
+    assert scene.read == b"who is there?"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_transport_that_was_handed_over_is_over(ours: Any) -> None:
+    scene = Scene(ours)
+    closed: list[str] = []
+
+    class Watching(HandingOver):
+        def connectionMade(self) -> None:
+            transport: Any = self.transport
+            scene.protocol = self
+            transport.call_when_closed(lambda: closed.append("closed"))
+            transport.call_if_it_stays(lambda: closed.append("stays"))
+            super().connectionMade()
+            assert transport.fileno() == -1
+            scene.first = transport  # type: ignore[attr-defined]
+
+    peer = await scene.begin(Watching)
+    while scene.protocol is None or not closed:
+        await later(0, lambda: None)
+    first: Any = scene.first  # type: ignore[attr-defined]
+    assert (closed, first.connected, first.disconnected, first.fileno()) == (["closed"], 0, 1, -1)
+    first.write(b"nobody sends this")
+    first.loseConnection()
+    first.abortConnection()
+    first.stopReading()
+    first.startWriting()
+    assert repr(first)
+    peer.transport.loseConnection()
+    await scene.end()
+    await peer.finish()
+    assert closed == ["closed"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_descriptor_is_known_while_the_connection_is_made(everywhere: Any) -> None:
+    scene = Scene(everywhere)
+    found: list[tuple[bool, bool]] = []
+
+    def look(transport: Any) -> None:
+        found.append((transport.fileno() == transport.getHandle().fileno(), os.get_blocking(transport.fileno())))
+        transport.loseConnection()
+
+    scene.made = look
+    peer = await scene.begin()
+    await peer.finish()
+    await scene.end()
+    assert found == [(True, False)]
+    assert scene.protocol.transport.fileno() == -1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_transport_that_is_resumed_when_it_is_made_is_read_at_once(everywhere: Any) -> None:
+    scene = Scene(everywhere)
+    readers: list[bool] = []
+
+    def note(transport: Any) -> None:
+        fd_set: Any = reactor
+        readers.append(transport in fd_set.getReaders())
+
+    def resume(transport: Any) -> None:
+        transport.pauseProducing()
+        note(transport)
+        transport.resumeProducing()
+        note(transport)
+        transport.pauseProducing()
+        note(transport)
+        transport.resumeProducing()
+        transport.loseConnection()
+        note(transport)
+
+    scene.made = resume
+    peer = await scene.begin()
+    await peer.finish()
+    assert await scene.end() == ["made", "made returns", "lost: ConnectionDone"]
+    assert readers == [False, True, False, False]
