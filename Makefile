@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+WORKERS ?= auto
 PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ run: $(VENV)/.run ## set up and serve in the foreground (ARGS="--listen tcp:8088
 	$(VENV)/bin/twistd --nodaemon --pidfile= greetsvc $(ARGS)
 
 test: $(VENV)/.test ## set up and run every test that needs nothing but Python (ARGS="-k name" selects)
-	$(VENV)/bin/python -m pytest -m 'not lab' $(ARGS)
+	$(VENV)/bin/python -m pytest -m 'not lab' --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 cover: override ARGS += --cov
 cover: test ## the same with branch coverage, which must not be lower than pyproject.toml says

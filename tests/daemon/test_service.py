@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import errno
 import os
 import select
@@ -19,10 +18,6 @@ import attrs
 import pytest
 import pytest_twisted
 from attrs import define, field
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -34,6 +29,7 @@ from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
 from greetsvc.errors import ConfigError
 from greetsvc.net.sockets import ipv6_works
+from tests.support.certificates import issue
 
 reactor: Any = global_reactor
 HELLO = b"Thank you for connecting\r\n"
@@ -533,26 +529,9 @@ async def test_the_path_greeting_tells_what_arrived(services: Services) -> None:
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
     """A folder with one self-signed certificate, for ``tls:``."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
     folder = tmp_path / "tls"
     folder.mkdir()
-    (folder / "localhost.pem").write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "localhost.pem").write_bytes(issue("localhost", "localhost").both_pem)
     return folder
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from attrs import field, frozen
 
-PATIENCE = 20.0
+from tests.support.process import STARTED, Program, Programs
+from tests.support.waiting import PATIENCE
+
+CLONE_NEWNET = 0x40000000
 BIN = Path(sys.executable).parent
 
 
@@ -24,7 +29,7 @@ class Namespace:
 
     name: str
     folder: Path
-    started: list[subprocess.Popen[bytes]] = field(factory=list)
+    programs: Programs = field(factory=Programs)
 
     def command(self, *words: str) -> list[str]:
         """The command line that runs ``words`` in here; scripts of the test environment come first."""
@@ -37,40 +42,15 @@ class Namespace:
             self.command(*words), input=given, cwd=self.folder, capture_output=True, timeout=PATIENCE, check=False
         )
 
-    def start(self, *words: str, until: str, times: int = 1) -> Path:
-        """Start a program, and wait until its log, which this returns, holds ``until`` so many times."""
-        log = self.folder / f"output-{len(self.started)}"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                self.command(*words),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        self.started.append(process)
-        end = time.monotonic() + PATIENCE
-        while log.read_text().count(until) < times:
-            assert process.poll() is None, f"{words} ended:\n{log.read_text()}"
-            assert time.monotonic() < end, f"no {until!r} in:\n{log.read_text()}"
-            time.sleep(0.01)
-        return log
+    def start(self, *words: str, until: str, times: int = 1) -> Program:
+        """Start a program, and wait until its log holds ``until`` so many times."""
+        program = self.programs.start(self.command(*words), self.folder)
+        program.wait_for(until, times)
+        return program
 
-    def twistd(self, *options: str, listeners: int = 1) -> Path:
-        """Start ``twistd greetsvc``; its log, which names this many listeners."""
-        command = ("twistd", "-n", "--pidfile=", "greetsvc", *options)
-        return self.start(*command, until="Server start at ", times=listeners)
-
-    def stop(self) -> None:
-        """End what was started, the latest first."""
-        for process in reversed(self.started):
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(PATIENCE)
-        self.started.clear()
+    def twistd(self, *options: str, listeners: int = 1) -> Program:
+        """Start ``twistd greetsvc``, and wait until its log names this many listeners."""
+        return self.start("twistd", "-n", "--pidfile=", "greetsvc", *options, until=STARTED, times=listeners)
 
 
 def _ip(*words: str) -> None:
@@ -88,7 +68,7 @@ def namespace(tmp_path: Path) -> Iterator[Namespace]:
         _ip("-n", name, "link", "set", "lo", "up")
         yield here
     finally:
-        here.stop()
+        here.programs.kill()
         _ip("netns", "delete", name)
 
 
@@ -169,5 +149,31 @@ def laboratory(tmp_path: Path) -> Iterator[Callable[[int], Laboratory]]:
 
     yield make
     for node in reversed(made):
-        node.stop()
+        node.programs.kill()
         _ip("netns", "delete", node.name)
+
+
+@pytest.fixture
+def in_namespace() -> Callable[[Callable[[], Any]], Any]:
+    """Runs a function in a thread that has a network namespace of its own, with a loopback interface that is up.
+
+    Processes that it starts are in that namespace too. Needs root.
+    """
+
+    def run(work: Callable[[], Any]) -> Any:
+        done: Future[Any] = Future()
+
+        def inside() -> None:
+            try:
+                libc = ctypes.CDLL(None, use_errno=True)
+                if libc.unshare(CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "no network namespace")
+                subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=inside).start()
+        return done.result(60)
+
+    return run

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.lab
-
-FUZZ = Path(__file__).parent.parent / "fuzz" / "fuzz.py"
+FUZZ = Path(__file__).parents[1] / "attacks" / "fuzz" / "fuzz.py"
 TARGETS = ("proxy", "target", "endpoint", "template", "config", "record", "packet")
 SECONDS = 60 // len(TARGETS)
 

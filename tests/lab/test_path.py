@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import wait_until
+
 if TYPE_CHECKING:
     from tests.lab.conftest import Laboratory, Namespace
-
-pytestmark = pytest.mark.lab
+    from tests.support.process import Program
 
 Make = Callable[[int], "Laboratory"]
 
@@ -208,8 +207,7 @@ def test_a_pinned_flow_that_begins_to_vanish_is_told_from_fresh_ones(lab: Make, 
 def test_a_stale_entry_of_connection_tracking_is_told_from_a_dead_service(laboratory: Make) -> None:
     """A service moves to another back end; the router remembers the old one for flows that it knows."""
     there = laboratory(1)
-    for port in (9001, 9002):
-        there.server.twistd("--listen", f"udp:{port}", "--greeting", f"from {port}")
+    old, _ = (there.server.twistd("--listen", f"udp:{port}", "--greeting", f"from {port}") for port in (9001, 9002))
     service = "ip daddr 10.0.1.2 udp dport 8088 dnat to 10.0.2.2:{}"
     nat = "type nat hook prerouting priority -100"
     table = there.filter(service.format(9001), nat)
@@ -223,9 +221,7 @@ def test_a_stale_entry_of_connection_tracking_is_told_from_a_dead_service(labora
         assert "from 9001" in running.stdout.readline()
         there.filter(service.format(9002), nat)
         there.router.run("nft", "delete", "table", "ip", table)
-        old = there.server.started[0]
-        old.terminate()
-        old.wait(20)
+        old.stop()
         told = list(islice((line for line in running.stdout if "from 9001" not in line), 3))
         running.terminate()
     assert re.search(r"greet: Connection refused, says 10\.0\.", told[0]), told
@@ -266,7 +262,7 @@ def test_behind_haproxy_the_proxy_and_both_replicas_are_shown_with_their_shares(
         there.server.twistd("--listen", f"proxy:tcp:{port}", "--greeter", "path", *trust)
     haproxy = start_haproxy(there.router, HAPROXY.format(host=there.host))
     done = there.client.run("greet", "-c", "10", "-i", "0", "10.0.1.2")
-    assert done.returncode == 0, (done.stderr, haproxy.read_text())
+    assert done.returncode == 0, (done.stderr, haproxy.said())
     shares = re.search(r"2 replicas: ([0-9a-f]{8}) 50 % \(5\), ([0-9a-f]{8}) 50 % \(5\)", done.stdout.decode())
     assert shares is not None, done.stdout.decode()
     assert shares[1] != shares[2]
@@ -281,11 +277,9 @@ def test_behind_haproxy_the_proxy_and_both_replicas_are_shown_with_their_shares(
     assert sorted(summary["summary"]["replicas"].values()) == [2, 2]
 
 
-def start_haproxy(node: Namespace, configuration: str) -> Path:
+def start_haproxy(node: Namespace, configuration: str) -> Program:
     """HAProxy in the foreground, once it accepts."""
     (node.folder / "haproxy.cfg").write_text(configuration)
-    log = node.start("sh", "-c", "echo started; exec haproxy -db -f haproxy.cfg", until="started")
-    end = time.monotonic() + 10
-    while node.run("nc", "-z", "10.0.1.2", "8088").returncode:
-        assert time.monotonic() < end, log.read_text()
-    return log
+    haproxy = node.start("sh", "-c", "echo started; exec haproxy -db -f haproxy.cfg", until="started")
+    wait_until(lambda: node.run("nc", "-z", "10.0.1.2", "8088").returncode == 0, haproxy.said)
+    return haproxy

@@ -13,8 +13,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.lab.conftest import Laboratory, Namespace
 
-pytestmark = pytest.mark.lab
-
 Make = Callable[[int], "Laboratory"]
 
 OUTPUT = "type filter hook output priority 0"
@@ -99,9 +97,9 @@ with socket.socket(type=socket.SOCK_DGRAM) as sock:
 def test_a_resolver_that_is_not_there_knows_nothing_or_is_silent(resolving: Namespace) -> None:
     told = causes(resolving, "resolve", "EAGAIN", "greet.example")
     assert told.startswith("the resolver cannot be reached or has failed")
-    resolving.start("python", "-c", NO_SUCH_NAME.format(answering=True), until="ready")
+    resolver = resolving.start("python", "-c", NO_SUCH_NAME.format(answering=True), until="ready")
     assert causes(resolving, "resolve", "ENOENT", "greet.example").startswith("the name is mistyped or not published")
-    resolving.stop()
+    resolver.stop()
     resolving.start("python", "-c", NO_SUCH_NAME.format(answering=False), until="ready")
     told = causes(resolving, "resolve", "ETIMEDOUT", "-t", "0.5", "greet.example")
     assert told.startswith("the resolver does not answer")

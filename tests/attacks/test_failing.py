@@ -66,7 +66,7 @@ def test_a_clock_that_jumps_moves_no_deadline(child: Any, visitor: Any, megabyte
         for number in range(40):
             visitor.connect(port, window=4096 * (number % 2))
         server.wait_for("Got a connection from", 20)
-        server.process.send_signal(jump)
+        server.send_signal(jump)
         # Not cut short, while it is being read ...
         time.sleep(0.1)
         assert len(visitor.read(slow[jump])) == 1_000_000

@@ -10,6 +10,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from greetsvc.net.proxy.header import encode_v1, encode_v2
+from tests.support.waiting import until
 
 GREETING = b"Thank you for connecting\r\n"
 TCP = "tcp:0:interface=127.0.0.1"
@@ -25,7 +26,7 @@ def megabyte(tmp_path: Path) -> str:
 
 @pytest_twisted.ensureDeferred
 async def test_connections_over_the_limit_are_closed_at_once_and_counted(
-    serve: Any, visitor: Any, until: Any, megabyte: str
+    serve: Any, visitor: Any, megabyte: str
 ) -> None:
     ours = serve(TCP, greeter=megabyte, max_connections=5)
     (port,) = ours.ports
@@ -40,7 +41,7 @@ async def test_connections_over_the_limit_are_closed_at_once_and_counted(
 
 
 @pytest_twisted.ensureDeferred
-async def test_lingering_connections_count(serve: Any, visitor: Any, until: Any) -> None:
+async def test_lingering_connections_count(serve: Any, visitor: Any) -> None:
     ours = serve(TCP, max_connections=3, linger=0.5)
     (port,) = ours.ports
     for _ in range(3):
@@ -54,7 +55,7 @@ async def test_lingering_connections_count(serve: Any, visitor: Any, until: Any)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_source_is_a_slash_24_and_others_are_not_affected(serve: Any, visitor: Any, until: Any) -> None:
+async def test_a_source_is_a_slash_24_and_others_are_not_affected(serve: Any, visitor: Any) -> None:
     ours = serve(TCP, r"tcp:0:interface=\:\:", max_per_source=4)
     v4, dual = ours.ports
     # Mapped into IPv6 the same source is the same source.
@@ -124,9 +125,7 @@ async def test_a_site_may_hold_eight_times_as_much_as_its_parts(serve: Any, visi
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_life_of_a_connection_ends_with_its_deadline(
-    serve: Any, visitor: Any, until: Any, megabyte: str
-) -> None:
+async def test_the_life_of_a_connection_ends_with_its_deadline(serve: Any, visitor: Any, megabyte: str) -> None:
     """Whoever reads nothing, reads a byte now and then, or sends without end."""
     ours = serve(TCP, greeter=megabyte, deadline=1, linger=0.5)
     (port,) = ours.ports
@@ -147,7 +146,7 @@ async def test_the_life_of_a_connection_ends_with_its_deadline(
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_has_not_sent_its_proxy_header_yet_counts(serve: Any, visitor: Any, until: Any) -> None:
+async def test_who_has_not_sent_its_proxy_header_yet_counts(serve: Any, visitor: Any) -> None:
     ours = serve(f"proxy:{TCP}", max_connections=5, max_per_source=2)
     (port,) = ours.ports
     waiting = [visitor.connect(port) for _ in range(5)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-pytestmark = pytest.mark.lab
+from tests.support.certificates import issue
+from tests.support.process import Programs
 
 CONFIG = """
 global
@@ -27,54 +27,43 @@ defaults
 """
 PART = """
 listen part{number}
-    bind {host}:{port}
+    bind fd@{fd}
     server greetsvc 127.0.0.1:{to} {send}
 """
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @pytest.fixture
 def haproxy(tmp_path: Path) -> Iterator[Any]:
-    """Starts HAProxy between ports of its own and those given with how to send the header; gives its ports."""
-    started = []
+    """Starts HAProxy in front of the ports given, each with how to send the header; returns its own ports.
+
+    It inherits sockets that listen already (``fd@``), so that no port has to be chosen and nobody has to wait.
+    """
+    programs = Programs()
 
     def start(*parts: tuple[int, str]) -> list[int]:
-        ports = [free_port() for _ in parts]
-        text = CONFIG + "".join(
-            PART.format(number=number, host="127.0.0.1", port=port, to=to, send=send)
-            for number, (port, (to, send)) in enumerate(zip(ports, parts, strict=True))
-        )
         config = tmp_path / "haproxy.cfg"
-        config.write_text(text)
-        started.append(subprocess.Popen(["haproxy", "-db", "-f", str(config)], stderr=subprocess.DEVNULL))
-        end = time.monotonic() + 10
-        for port in ports:
-            while True:
-                with socket.socket() as probe:
-                    if not probe.connect_ex(("127.0.0.1", port)):
-                        break
-                assert time.monotonic() < end, "HAProxy did not start"
-                time.sleep(0.05)
-        return ports
+        with ExitStack() as stack:
+            listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in parts]
+            descriptors = [listener.fileno() for listener in listeners]
+            config.write_text(
+                CONFIG
+                + "".join(
+                    PART.format(number=number, fd=fd, to=to, send=send)
+                    for number, (fd, (to, send)) in enumerate(zip(descriptors, parts, strict=True))
+                )
+            )
+            programs.start(["haproxy", "-db", "-f", str(config)], tmp_path, pass_fds=descriptors)
+            return [listener.getsockname()[1] for listener in listeners]
 
     yield start
-    for process in started:
-        process.kill()
-        process.wait(10)
+    programs.kill()
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_true_client_is_named(
-    serve: Any, visitor: Any, haproxy: Any, issue: Any, tmp_path: Path, until: Any
-) -> None:
+async def test_the_true_client_is_named(serve: Any, visitor: Any, haproxy: Any, tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     folder.mkdir()
-    (folder / "server.pem").write_bytes(issue("server.example").pem)
+    (folder / "server.pem").write_bytes(issue("server.example").both_pem)
     ours = serve(
         "proxy:tcp:0:interface=127.0.0.1",
         rf"proxy:tls:{folder}:port=0:interface=\:\:ffff\:127.0.0.1",
@@ -83,9 +72,7 @@ async def test_the_true_client_is_named(
     plain, tls = ours.ports
     sends = ("send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c")
     parts = [(to, send) for send in sends for to in (plain, tls)]
-    ports = await deferToThread(haproxy, *parts)
-    # Those that looked whether HAProxy was there may have been passed on.
-    await until(lambda: not ours.service.admission.open)
+    ports = haproxy(*parts)
 
     def visit(port: int, secured: bool, source: str) -> tuple[bytes, bytes]:
         sock = visitor.connect(port, source=source)
@@ -108,11 +95,11 @@ async def test_the_true_client_is_named(
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_its_header_nobody_is_greeted(serve: Any, visitor: Any, haproxy: Any, until: Any) -> None:
+async def test_without_its_header_nobody_is_greeted(serve: Any, visitor: Any, haproxy: Any) -> None:
     """A proxy that was not told to send it, and one that is not trusted."""
     ours = serve("proxy:tcp:0:interface=127.0.0.1")
     wary = serve("proxy:tcp:0:interface=127.0.0.1", trust_proxy=["127.99.0.0/16"])
-    silent, untrusted = await deferToThread(haproxy, (ours.ports[0], ""), (wary.ports[0], "send-proxy"))
+    silent, untrusted = haproxy((ours.ports[0], ""), (wary.ports[0], "send-proxy"))
     assert await deferToThread(visitor.visit, silent) == b""
     assert await deferToThread(visitor.visit, untrusted) == b""
     assert ours.ledger.refused["proxy-timeout"]

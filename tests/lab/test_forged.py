@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-pytestmark = pytest.mark.lab
+from tests.support.waiting import until
 
 WE, VICTIM = "10.0.0.1", "10.0.0.77"
 
@@ -28,7 +28,7 @@ def forged(source: str, port: int, to: str, to_port: int) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_ports_of_other_services_and_our_own_are_not_answered(serve: Any, until: Any) -> None:
+async def test_ports_of_other_services_and_our_own_are_not_answered(serve: Any) -> None:
     ours, wild = serve("udp:0:interface=127.0.0.1"), serve("udp:0")
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         for one in (ours, wild):

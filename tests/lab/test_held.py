@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+from tests.support.certificates import issue
+
+pytestmark = pytest.mark.timeout(180)
 
 HELD = 10_000
 DEADLINE = 10
@@ -68,11 +70,11 @@ def trickle(held: list[socket.socket], until: threading.Event) -> None:
 @pytest.mark.parametrize("kind", ["send nothing", "read nothing", "a byte a second"])
 @pytest.mark.usefixtures("files")
 def test_the_honest_are_greeted_while_ten_thousand_are_held(
-    child: Callable[..., Any], visitor: Any, honest: Any, issue: Any, tmp_path: Path, kind: str
+    child: Callable[..., Any], visitor: Any, honest: Any, tmp_path: Path, kind: str
 ) -> None:
     """Silence holds a TLS connection, an unread greeting a plain one, and bytes that keep coming a lingering one."""
     (tmp_path / "tls").mkdir()
-    (tmp_path / "tls" / "server.pem").write_bytes(issue("server.example").pem)
+    (tmp_path / "tls" / "server.pem").write_bytes(issue("server.example").both_pem)
     (tmp_path / "megabyte").write_bytes(b"x" * 1_000_000)
     attacked = r"tls:tls:port=0:interface=\\:\\:ffff\\:127.0.0.1" if kind == "send nothing" else "tcp:0"
     greeter = "file:megabyte" if kind == "read nothing" else "text:hello"

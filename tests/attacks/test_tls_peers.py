@@ -14,16 +14,18 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from greetsvc.net.proxy.header import encode_v2
+from tests.support.certificates import issue
+from tests.support.waiting import until
 
 GREETING = b"Thank you for connecting\r\n"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, issue: Any) -> Path:
+def folder(tmp_path: Path) -> Path:
     """Where a server's certificates are."""
     place = tmp_path / "tls"
     place.mkdir()
-    (place / "server.pem").write_bytes(issue("server.example").pem)
+    (place / "server.pem").write_bytes(issue("server.example").both_pem)
     return place
 
 
@@ -58,9 +60,7 @@ def client_hello() -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_unfinished_handshakes_and_closes_end_by_the_deadline(
-    serve: Any, visitor: Any, until: Any, folder: Path
-) -> None:
+async def test_unfinished_handshakes_and_closes_end_by_the_deadline(serve: Any, visitor: Any, folder: Path) -> None:
     ours = serve(endpoint(folder), deadline=1, linger=0.3)
     (port,) = ours.ports
     begun = time.monotonic()
@@ -82,9 +82,7 @@ async def test_unfinished_handshakes_and_closes_end_by_the_deadline(
 
 
 @pytest_twisted.ensureDeferred
-async def test_noise_in_place_of_a_handshake_is_the_end_and_no_log(
-    serve: Any, visitor: Any, until: Any, folder: Path
-) -> None:
+async def test_noise_in_place_of_a_handshake_is_the_end_and_no_log(serve: Any, visitor: Any, folder: Path) -> None:
     ours = serve(endpoint(folder))
     hello = client_hello()
     for data in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4000), hello[:20] + b"x" * 400, hello + b"\x16\x03\x03" * 9):
@@ -98,13 +96,13 @@ async def test_noise_in_place_of_a_handshake_is_the_end_and_no_log(
 
 @pytest_twisted.ensureDeferred
 async def test_only_who_shows_a_certificate_of_the_authority_is_greeted(
-    serve: Any, visitor: Any, folder: Path, tmp_path: Path, issue: Any
+    serve: Any, visitor: Any, folder: Path, tmp_path: Path
 ) -> None:
-    authority, other = issue("authority"), issue("authority")
+    authority, other = issue("authority", authority=True), issue("authority", authority=True)
     paths = {name: tmp_path / f"{name}.pem" for name in ("authority", "friend", "stranger")}
     paths["authority"].write_bytes(authority.pem)
-    paths["friend"].write_bytes(issue("friend", authority).pem)
-    paths["stranger"].write_bytes(issue("stranger", other).pem)
+    paths["friend"].write_bytes(authority.issue("friend").both_pem)
+    paths["stranger"].write_bytes(other.issue("stranger").both_pem)
     ours = serve(endpoint(folder), client_ca=str(paths["authority"]), greeting="{certificate}")
 
     def visit(shown: Path | None) -> bytes:
@@ -119,9 +117,7 @@ async def test_only_who_shows_a_certificate_of_the_authority_is_greeted(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_renewed_certificate_is_served_at_the_next_handshake(
-    serve: Any, visitor: Any, until: Any, folder: Path, issue: Any
-) -> None:
+async def test_a_renewed_certificate_is_served_at_the_next_handshake(serve: Any, visitor: Any, folder: Path) -> None:
     ours = serve(endpoint(folder))
 
     def served() -> bytes | None:
@@ -132,7 +128,7 @@ async def test_a_renewed_certificate_is_served_at_the_next_handshake(
 
     first = await deferToThread(served)
     new = folder / "new"
-    new.write_bytes(issue("server.example").pem)
+    new.write_bytes(issue("server.example").both_pem)
     new.rename(folder / "server.pem")
     # The files are looked at once a second at most.
     end = time.monotonic() + 3

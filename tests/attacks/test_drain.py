@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import time
@@ -26,12 +25,12 @@ def megabyte(tmp_path: Path) -> str:
 def test_who_is_in_the_queue_when_the_service_stops_is_still_greeted(child: Any, visitor: Any) -> None:
     server = child(*LISTEN)
     (port,) = server.ports()
-    server.process.send_signal(signal.SIGSTOP)
+    server.send_signal(signal.SIGSTOP)
     waiting = [visitor.connect(port) for _ in range(300)]
-    server.process.send_signal(signal.SIGTERM)
-    server.process.send_signal(signal.SIGCONT)
+    server.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGCONT)
     assert [visitor.read(sock) for sock in waiting] == [GREETING] * 300
-    assert server.process.wait(8) == 0
+    assert server.wait(8) == 0
     with pytest.raises(ConnectionRefusedError):
         visitor.connect(port)
 
@@ -41,13 +40,13 @@ def test_open_connections_may_finish(child: Any, visitor: Any, megabyte: str) ->
     (port,) = server.ports()
     reading = visitor.connect(port, window=4096)
     server.wait_for("Got a connection")
-    server.process.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     server.wait_for("Stopping: 1 open connections")
     with pytest.raises(ConnectionRefusedError):
         visitor.connect(port)
     assert len(visitor.read(reading)) == 1_000_000
     begun = time.monotonic()
-    assert server.process.wait(5) == 0
+    assert server.wait(5) == 0
     assert time.monotonic() - begun < 2
 
 
@@ -69,7 +68,7 @@ def test_a_second_signal_ends_at_once(child: Any, visitor: Any, megabyte: str, s
     (port,) = server.ports()
     visitor.connect(port, window=4096)
     server.wait_for("Got a connection")
-    server.process.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
     server.wait_for("Stopping: 1 open connections")
     begun = time.monotonic()
     assert server.stop(second) == 0
@@ -81,13 +80,13 @@ def test_datagrams_that_have_arrived_are_answered(child: Any) -> None:
     (port,) = server.ports()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(5)
-        server.process.send_signal(signal.SIGSTOP)
+        server.send_signal(signal.SIGSTOP)
         for _ in range(5):
             sock.sendto(b"hello", ("127.0.0.1", port))
-        server.process.send_signal(signal.SIGTERM)
-        server.process.send_signal(signal.SIGCONT)
+        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGCONT)
         assert [sock.recv(100) for _ in range(5)] == [GREETING] * 5
-    assert server.process.wait(5) == 0
+    assert server.wait(5) == 0
 
 
 def test_a_killed_service_is_started_again_on_the_same_port(child: Any, visitor: Any, megabyte: str) -> None:
@@ -95,8 +94,8 @@ def test_a_killed_service_is_started_again_on_the_same_port(child: Any, visitor:
     (port,) = server.ports()
     cut = visitor.connect(port, window=4096)
     assert len(cut.recv(1000)) > 0
-    os.kill(server.process.pid, signal.SIGKILL)
-    assert server.process.wait(5) == -signal.SIGKILL
+    server.send_signal(signal.SIGKILL)
+    assert server.wait(5) == -signal.SIGKILL
     assert len(visitor.read(cut)) < 1_000_000
     again = child("--listen", f"tcp:{port}:interface=127.0.0.1")
     again.ports()
@@ -107,11 +106,11 @@ def test_a_killed_service_is_started_again_on_the_same_port(child: Any, visitor:
 def test_who_is_in_the_queue_behind_a_proxy_is_greeted_too(child: Any, visitor: Any) -> None:
     server = child("--listen", "proxy:tcp:0:interface=127.0.0.1")
     (port,) = server.ports()
-    server.process.send_signal(signal.SIGSTOP)
+    server.send_signal(signal.SIGSTOP)
     waiting = [visitor.connect(port) for _ in range(50)]
     for sock in waiting:
         sock.sendall(b"PROXY TCP4 203.0.113.7 192.0.2.1 4000 80\r\n")
-    server.process.send_signal(signal.SIGTERM)
-    server.process.send_signal(signal.SIGCONT)
+    server.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGCONT)
     assert [visitor.read(sock) for sock in waiting] == [GREETING] * 50
-    assert server.process.wait(8) == 0
+    assert server.wait(8) == 0

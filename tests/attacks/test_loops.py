@@ -16,6 +16,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import deferLater
 
 from greetsvc import wire
+from tests.support.waiting import until
 
 MOST = 8
 GREETING = "x" * 25
@@ -104,7 +105,7 @@ async def test_a_loop_between_two_greetsvc_ends_after_8_answers_of_each(serve: A
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_greetsvc_on_the_same_port_do_not_answer_each_other_at_all(serve: Any, until: Any) -> None:
+async def test_two_greetsvc_on_the_same_port_do_not_answer_each_other_at_all(serve: Any) -> None:
     one = serve("udp:0:interface=127.0.0.1")
     two = serve(f"udp:{one.ports[0]}:interface=127.0.1.1")
     two.send(b"the forged datagram", ("127.0.0.1", one.ports[0]))

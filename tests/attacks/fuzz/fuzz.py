@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of what strangers and mistaken operators can feed to a parser.
 
-    python tests/fuzz/fuzz.py proxy --seconds 60
+    python tests/attacks/fuzz/fuzz.py proxy --seconds 60
 
-starts from ``tests/fuzz/corpus/TARGET/``, stops at the first finding (exit status not 0; the input is left in the
-working directory as ``fuzz-TARGET-crash-…``), and says at the end how many inputs were run. It needs atheris, the
+starts from ``tests/attacks/fuzz/corpus/TARGET/``, stops at the first finding (exit status not 0; the input is left in
+the working directory as ``fuzz-TARGET-crash-…``), and says at the end how many inputs were run. It needs atheris, the
 dependency group ``fuzz``. A finding becomes a file of the corpus, which ``test_corpus.py`` runs with every test run.
 
 A target is one function in `TARGETS`. It is given a folder for its own use, imports what it fuzzes, and returns a

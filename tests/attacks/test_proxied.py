@@ -15,6 +15,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from greetsvc.net.proxy.header import LONGEST_V1, LONGEST_V2, encode_v1, encode_v2
+from tests.support.waiting import until
 
 TCP = "tcp:0:interface=127.0.0.1"
 ENDS = ("203.0.113.7", 4000), ("192.0.2.1", 80)
@@ -55,7 +56,7 @@ GARBAGE = {
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_header_is_refused_and_counted(serve: Any, visitor: Any, until: Any) -> None:
+async def test_what_is_no_header_is_refused_and_counted(serve: Any, visitor: Any) -> None:
     ours = serve(f"proxy:{TCP}")
     (port,) = ours.ports
 
@@ -81,20 +82,6 @@ async def test_a_peer_that_is_not_trusted_is_refused_whatever_it_says(serve: Any
         assert await deferToThread(exchange, visitor, port, header, "127.9.8.1") == b""
         assert ours.ledger.refused == {"proxy-untrusted": number}
         assert await deferToThread(exchange, visitor, port, header, "127.9.9.1") != b""
-
-
-@pytest.mark.lab  # not for what it needs, but for how long it takes
-@pytest_twisted.ensureDeferred
-async def test_a_silent_peer_and_a_slow_one_end_after_3_seconds(serve: Any, visitor: Any, until: Any) -> None:
-    ours = serve(f"proxy:{TCP}")
-    (port,) = ours.ports
-    begun = time.monotonic()
-    visitor.connect(port)
-    slow = visitor.connect(port)
-    slow.sendall(b"PROXY TCP4")
-    await until(lambda: ours.ledger.refused["proxy-timeout"] == 2)
-    assert 2.5 < time.monotonic() - begun < 4.5
-    assert not ours.ledger.visits
 
 
 @pytest_twisted.ensureDeferred

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 # Sixty-four datagrams with each call (sendmmsg(2)), again and again.
 FLOOD = """
@@ -62,7 +62,7 @@ def test_greetings_over_tcp_go_on_in_a_flood(child: Any, honest: Any, cores: Any
     loopback = "interface=127.0.0.1"
     server = child("--listen", f"tcp:0:{loopback}", "--listen", f"udp:0:{loopback}", "--log-visits", "off")
     tcp, udp = server.ports(2)
-    os.sched_setaffinity(server.process.pid, {cores[0]})
+    os.sched_setaffinity(server.pid, {cores[0]})
     quiet = honest(tcp, 1)
     rounds = []
     for _ in range(ROUNDS):

@@ -6,15 +6,14 @@ import os
 import random
 import socket
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from greetsvc import wire
+from tests.support.waiting import until
 
 GREETING = b"Thank you for connecting\r\n"
 TCP = "tcp:0:interface=127.0.0.1"
@@ -22,7 +21,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_datagrams_of_every_size_and_content_are_answered_or_counted(serve: Any, until: Any) -> None:
+async def test_datagrams_of_every_size_and_content_are_answered_or_counted(serve: Any) -> None:
     ours = serve("udp:0", greeter="path")
     chance = random.Random(7)
     sent = 0
@@ -46,7 +45,7 @@ async def test_datagrams_of_every_size_and_content_are_answered_or_counted(serve
 
 
 @pytest_twisted.ensureDeferred
-async def test_urgent_data_half_closes_and_resets_leave_nothing(serve: Any, visitor: Any, until: Any) -> None:
+async def test_urgent_data_half_closes_and_resets_leave_nothing(serve: Any, visitor: Any) -> None:
     ours = serve(TCP, linger=0.3)
     (port,) = ours.ports
     urgent = visitor.connect(port)
@@ -63,7 +62,7 @@ async def test_urgent_data_half_closes_and_resets_leave_nothing(serve: Any, visi
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_sends_without_end_is_cut_off(serve: Any, visitor: Any, until: Any) -> None:
+async def test_who_sends_without_end_is_cut_off(serve: Any, visitor: Any) -> None:
     """After 16 MiB; the deadline would come in a minute."""
     ours = serve(TCP, deadline=60)
     sock = visitor.connect(ours.ports[0])
@@ -121,23 +120,3 @@ async def test_a_unix_peer_that_does_not_read_holds_nobody_up(serve: Any, tmp_pa
         await deferToThread(other.sendto, b"hello", str(place))
         assert await deferToThread(other.recv, 100) == GREETING
     assert ours.ledger.refused["send-EAGAIN"] > 0
-
-
-@pytest.mark.lab
-def test_fifty_thousand_visits_leave_no_memory_behind(child: Any, visitor: Any) -> None:
-    server = child("--listen", TCP, "--log-visits", "summary")
-    (port,) = server.ports()
-    chance = random.Random(3)
-
-    def visit(number: int) -> None:
-        for _ in range(number):
-            source = f"127.{chance.randrange(256)}.{chance.randrange(256)}.9"
-            assert visitor.visit(port, source=source) == GREETING
-        visitor.opened.clear()
-
-    visit(2_000)
-    before = server.rss()
-    begun = time.monotonic()
-    visit(50_000)
-    assert server.rss() - before < 256 * 1024, time.monotonic() - begun
-    assert server.stop() == 0

@@ -1,0 +1,15 @@
+"""What forged sources can have us send to their victims."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.forger import BUDGET, BURST, attack, one_prefix, start
+
+NOISE = 12_000
+
+
+def test_one_prefix_draws_its_burst_and_its_budget_and_no_more(child: Any) -> None:
+    took, drawn, honest = attack(start(child), one_prefix(NOISE), 20_000)
+    assert BURST * 0.9 < drawn <= BURST + BUDGET * took
+    assert honest.answered >= honest.asked * 0.95
