@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,13 @@ def test_who_is_in_the_queue_when_the_service_stops_is_still_greeted(child: Any,
     server.send_signal(signal.SIGTERM)
     server.send_signal(signal.SIGCONT)
     assert [visitor.read(sock) for sock in waiting] == [GREETING] * 300
-    assert server.wait(8) == 0
+    assert server.wait() == 0
     with pytest.raises(ConnectionRefusedError):
         visitor.connect(port)
 
 
 def test_open_connections_may_finish(child: Any, visitor: Any, megabyte: str) -> None:
-    server = child(*LISTEN, "--greeter", megabyte, "--drain", "5")
+    server = child(*LISTEN, "--greeter", megabyte, "--drain", "600", "--deadline", "600")
     (port,) = server.ports()
     reading = visitor.connect(port, window=4096)
     server.wait_for("Got a connection")
@@ -45,48 +44,45 @@ def test_open_connections_may_finish(child: Any, visitor: Any, megabyte: str) ->
     with pytest.raises(ConnectionRefusedError):
         visitor.connect(port)
     assert len(visitor.read(reading)) == 1_000_000
-    begun = time.monotonic()
-    assert server.wait(5) == 0
-    assert time.monotonic() - begun < 2
+    # It ends with the last connection: nobody waits for the ten minutes of the drain.
+    assert server.wait() == 0
+    assert "Ending" not in server.said()
 
 
 def test_who_does_not_finish_within_the_drain_is_cut_off(child: Any, visitor: Any, megabyte: str) -> None:
-    server = child(*LISTEN, "--greeter", megabyte, "--drain", "0.7")
+    server = child(*LISTEN, "--greeter", megabyte, "--drain", "0.3")
     (port,) = server.ports()
     stuck = visitor.connect(port, window=4096)
     server.wait_for("Got a connection")
-    begun = time.monotonic()
     assert server.stop() == 0
-    assert 0.6 < time.monotonic() - begun < 3
     assert len(visitor.read(stuck)) < 1_000_000
-    assert "Ending 1 open connections" in server.said()
+    assert server.said().index("Stopping: 1 open connections") < server.said().index("Ending 1 open connections")
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(child: Any, visitor: Any, megabyte: str, second: int) -> None:
-    server = child(*LISTEN, "--greeter", megabyte, "--drain", "60")
+    server = child(*LISTEN, "--greeter", megabyte, "--drain", "600", "--deadline", "600")
     (port,) = server.ports()
     visitor.connect(port, window=4096)
     server.wait_for("Got a connection")
     server.send_signal(signal.SIGTERM)
     server.wait_for("Stopping: 1 open connections")
-    begun = time.monotonic()
+    # Within what `stop` waits, and that is far less than the ten minutes of the drain.
     assert server.stop(second) == 0
-    assert time.monotonic() - begun < 2
 
 
 def test_datagrams_that_have_arrived_are_answered(child: Any) -> None:
     server = child("--listen", "udp:0:interface=127.0.0.1")
     (port,) = server.ports()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(10)
         server.send_signal(signal.SIGSTOP)
         for _ in range(5):
             sock.sendto(b"hello", ("127.0.0.1", port))
         server.send_signal(signal.SIGTERM)
         server.send_signal(signal.SIGCONT)
         assert [sock.recv(100) for _ in range(5)] == [GREETING] * 5
-    assert server.wait(5) == 0
+    assert server.wait() == 0
 
 
 def test_a_killed_service_is_started_again_on_the_same_port(child: Any, visitor: Any, megabyte: str) -> None:
@@ -95,7 +91,7 @@ def test_a_killed_service_is_started_again_on_the_same_port(child: Any, visitor:
     cut = visitor.connect(port, window=4096)
     assert len(cut.recv(1000)) > 0
     server.send_signal(signal.SIGKILL)
-    assert server.wait(5) == -signal.SIGKILL
+    assert server.wait() == -signal.SIGKILL
     assert len(visitor.read(cut)) < 1_000_000
     again = child("--listen", f"tcp:{port}:interface=127.0.0.1")
     again.ports()
@@ -113,4 +109,4 @@ def test_who_is_in_the_queue_behind_a_proxy_is_greeted_too(child: Any, visitor: 
     server.send_signal(signal.SIGTERM)
     server.send_signal(signal.SIGCONT)
     assert [visitor.read(sock) for sock in waiting] == [GREETING] * 50
-    assert server.wait(8) == 0
+    assert server.wait() == 0

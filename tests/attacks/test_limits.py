@@ -50,7 +50,7 @@ async def test_lingering_connections_count(serve: Any, visitor: Any) -> None:
     assert await deferToThread(visitor.visit, port) == b""
     assert ours.ledger.refused == {"max-connections": 1}
     # Silent, they are let go after half a second.
-    await until(lambda: not ours.service.admission.open, patience=3)
+    await until(lambda: not ours.service.admission.open)
     assert await deferToThread(visitor.visit, port) == GREETING
 
 
@@ -140,7 +140,7 @@ async def test_the_life_of_a_connection_ends_with_its_deadline(serve: Any, visit
             pass
         return not ours.service.admission.open
 
-    await until(bother, patience=2.5)
+    await until(bother)
     assert ours.ledger.ended == {"deadline": 3}
     assert len(await deferToThread(visitor.read, silent)) < 1_000_000
 

@@ -27,7 +27,7 @@ async def test_datagrams_of_every_size_and_content_are_answered_or_counted(serve
     sent = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", ours.ports[0]))
-        sock.settimeout(5)
+        sock.settimeout(10)
         for size in (0, 1, 7, 8, 9, 24, 25, 512, 1199, 1200, 1201, 8191, 8192):
             for start in (b"", wire.MARK, wire.MARK + b"\xff" * 16, wire.MARK + b"-" * 16 + b"{peer_host}"):
                 sock.send((start + chance.randbytes(size))[: max(size, len(start))])
@@ -89,7 +89,7 @@ async def test_names_of_unix_peers_are_escaped_in_greetings_and_logs(serve: Any,
 
     def ask() -> bytes:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(3)
+            sock.settimeout(10)
             sock.bind(name)
             sock.sendto(b"hello", str(place))
             return sock.recv(500)
@@ -113,7 +113,7 @@ async def test_a_unix_peer_that_does_not_read_holds_nobody_up(serve: Any, tmp_pa
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
     ):
         for sock, name in ((deaf, "deaf"), (other, "other")):
-            sock.settimeout(3)
+            sock.settimeout(10)
             sock.bind(str(tmp_path / name))
         for _ in range(600):
             await deferToThread(deaf.sendto, wire.request("0" * 16, 100), str(place))

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +77,14 @@ class Program:
         """Seconds of processor time spent so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def asleep(self) -> bool:
+        """Whether it waits for something, 20 times of 20: a program that spins does not (Linux)."""
+        for _ in range(20):
+            if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+                return False
+            time.sleep(0.005)
+        return True
 
     def descriptors(self) -> int:
         """How many files it has open."""

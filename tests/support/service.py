@@ -124,7 +124,7 @@ took, missed, end = [], 0, time.perf_counter() + seconds
 while time.perf_counter() < end:
     begun = time.perf_counter()
     with socket.socket() as sock:
-        sock.settimeout(5)
+        sock.settimeout(10)
         try:
             sock.bind((source, 0))
             sock.connect(("127.0.0.1", port))
@@ -172,7 +172,7 @@ def honest() -> Callable[..., Greeted]:
 def ask(host: str, port: int, family: socket.AddressFamily = socket.AF_INET, source: str = "") -> bytes:
     """A connected socket hears only the address that it asked."""
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(3)
+        sock.settimeout(10)
         if source:
             sock.bind((source, 0))
         sock.connect((host, port))
