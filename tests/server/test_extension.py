@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from greetsvc.greeters.text import TextGreeter
 from greetsvc.server import GreetingDatagramProtocol, GreetingFactory, GreetingProtocol
 from greetsvc.server.admission import Admission
 from greetsvc.visit import Visit
+from tests.support.waiting import until
 
 reactor: Any = global_reactor
 
@@ -67,11 +67,7 @@ def _reads(address: Any, says: bytes = b"", family: int = socket.AF_INET, half_c
 
 
 async def _until_empty(factory: GreetingFactory) -> None:
-    for _ in range(200):
-        if not factory.admission.open:
-            return
-        await deferLater(reactor, 0.01, lambda: None)
-    raise AssertionError(f"{factory.admission.open} connections are open")
+    await until(lambda: not factory.admission.open, lambda: f"{factory.admission.open} connections are open")
 
 
 async def _served(factory: GreetingFactory, *arguments: Any, **options: Any) -> bytes:

@@ -357,4 +357,4 @@ async def test_syns_that_are_dropped_first_are_seen_by_our_own_side() -> None:
             connection.sendall(b"hello")
         greeting = await asking
     assert greeting.notes == ("connected only after the SYN was sent 2 times: packets are lost",)
-    assert greeting.seconds.connect == pytest.approx(1.03, abs=0.2)
+    assert (greeting.seconds.connect or 0) > 0.9  # the kernel repeats a SYN after a second
