@@ -10,7 +10,6 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from tests.support.service import ask
-from tests.support.waiting import until
 
 GREETING = b"hello from {local_host} to {peer_host}"
 
@@ -34,7 +33,7 @@ async def test_broadcast_and_multicast_are_not_answered(serve: Any) -> None:
         sock.bind(("127.0.0.1", 0))
         for number, group in enumerate(("127.255.255.255", "224.0.0.1"), 1):
             sock.sendto(b"hello", (group, ours.ports[0]))
-            await until(lambda number=number: ours.ledger.refused["group"] == number)
+            await ours.until_refused("group", number)
         sock.settimeout(0)
         with pytest.raises(BlockingIOError):
             sock.recv(1000)

@@ -15,7 +15,6 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from greetsvc.net.proxy.header import LONGEST_V1, LONGEST_V2, encode_v1, encode_v2
-from tests.support.waiting import until
 
 TCP = "tcp:0:interface=127.0.0.1"
 ENDS = ("203.0.113.7", 4000), ("192.0.2.1", 80)
@@ -69,7 +68,7 @@ async def test_what_is_no_header_is_refused_and_counted(serve: Any, visitor: Any
 
     for number, (what, data) in enumerate(GARBAGE.items(), 1):
         assert await deferToThread(send, data) == b"", what
-        await until(lambda number=number: ours.ledger.refused["proxy-header"] == number)
+        await ours.until_refused("proxy-header", number)
     assert ours.ledger.refused == {"proxy-header": len(GARBAGE)}
     assert not ours.ledger.visits
 

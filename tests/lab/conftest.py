@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
@@ -177,3 +178,56 @@ def in_namespace() -> Callable[[Callable[[], Any]], Any]:
         return done.result(60)
 
     return run
+
+
+# Visits from another process, so that what the test does meanwhile does not count.
+HONEST = """
+import json, socket, sys, time
+port, source, seconds, pause = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+took, missed, end = [], 0, time.perf_counter() + seconds
+while time.perf_counter() < end:
+    begun = time.perf_counter()
+    with socket.socket() as sock:
+        sock.settimeout(5)
+        try:
+            sock.bind((source, 0))
+            sock.connect(("127.0.0.1", port))
+            said = b""
+            while part := sock.recv(1000):
+                said += part
+        except OSError:
+            said = b""
+    took.append(time.perf_counter() - begun)
+    missed += not said
+    time.sleep(pause)
+print(json.dumps([took, missed]))
+"""
+
+
+@frozen
+class Greeted:
+    """How honest clients fared: the seconds that each visit took, sorted, and how many had no greeting."""
+
+    took: list[float]
+    missed: int
+
+    def p(self, share: float) -> float:
+        """A percentile, in seconds."""
+        return self.took[min(int(len(self.took) * share), len(self.took) - 1)]
+
+    def __str__(self) -> str:
+        times = f"p50 {self.p(0.5):.4f} s, p99 {self.p(0.99):.4f} s, longest {self.took[-1]:.4f} s"
+        return f"{len(self.took)} visits, {self.missed} missed, {times}"
+
+
+@pytest.fixture
+def honest() -> Callable[..., Greeted]:
+    """Visits a port, one connection after the other, for so many seconds, and tells how it went."""
+
+    def visit(port: int, seconds: float, source: str = "127.200.0.1", pause: float = 0.005) -> Greeted:
+        command = [sys.executable, "-c", HONEST, str(port), source, str(seconds), str(pause)]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=seconds + PATIENCE)
+        took, missed = json.loads(done.stdout)
+        return Greeted(sorted(took), missed)
+
+    return visit

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.support.waiting import until
-
 WE, VICTIM = "10.0.0.1", "10.0.0.77"
 
 
@@ -35,8 +33,9 @@ async def test_ports_of_other_services_and_our_own_are_not_answered(serve: Any) 
             to = one.ports[0]
             for port in (0, 1, 7, 19, 53, 123, 1023, to):
                 raw.sendto(forged("127.0.0.9", port, "127.0.0.1", to), ("127.0.0.1", 0))
-            await until(lambda one=one: one.ledger.refused.total() == 8)
-            assert one.ledger.refused == {"port": 7, "own-port": 1}
+            await one.until_refused("port", 7)
+            await one.until_refused("own-port", 1)
+            assert one.ledger.refused.total() == 8
             assert not one.ledger.visits
 
 

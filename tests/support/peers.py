@@ -1,4 +1,4 @@
-"""Peers to be greeted by: blocking ones, as in a socket tutorial, each in a thread and as odd as the test wants."""
+"""Servers to be greeted by: blocking ones, as in a socket tutorial, each in a thread, as strange as a test wants."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from threading import Event, Thread
 from typing import Any
 
@@ -118,8 +119,14 @@ def reset() -> Says:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
+    """A port that nothing uses, and that no test running beside this one is given.
+
+    It is below those that the kernel hands out for port 0 and for outgoing connections: 32768 and up on Linux
+    (ip_local_port_range), 49152 and up on macOS.
+    """
+    while True:
+        port = SystemRandom().randrange(20_000, 32_768)
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram, suppress(OSError):
+            stream.bind(("", port))
+            datagram.bind(("", port))
+            return port

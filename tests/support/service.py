@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_twisted
 from attrs import field, frozen
 
-from greetsvc.daemon.config import settings
-from greetsvc.daemon.listeners import DatagramListening
-from greetsvc.daemon.service import GreetingService
-from greetsvc.ledger import Ledger
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from greetsvc.daemon.service import GreetingService
+    from greetsvc.ledger import Ledger
 
 
 @frozen
@@ -37,8 +34,14 @@ class Serving:
         places = [place for one in self.service._listening for place in one.places()]
         return [int(place.removeprefix("port: ")) for place in places if place.startswith("port: ")]
 
+    async def until_refused(self, reason: str, times: int) -> None:
+        """Wait until it has refused so many visits for this reason."""
+        await until(lambda: self.ledger.refused[reason] == times)
+
     def send(self, datagram: bytes, to: Any) -> None:
-        """Send from the socket of its first datagram listener: what whoever forges its address can do."""
+        """Send from the socket of its first datagram listener, as somebody could who forges its address."""
+        from greetsvc.daemon.listeners import DatagramListening
+
         first = next(one for one in self.service._listening if isinstance(one, DatagramListening))
         first.protocol.transport.write(datagram, to)
 
@@ -46,6 +49,10 @@ class Serving:
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Serving]]:
     """Starts services in this process; they are stopped at the end."""
+    # Here, because this module is loaded before coverage begins to measure.
+    from greetsvc.daemon.config import settings
+    from greetsvc.daemon.service import GreetingService
+
     started: list[GreetingService] = []
 
     def start(*listen: str, **options: object) -> Serving:
@@ -114,59 +121,6 @@ def visitor() -> Iterator[Visitor]:
     yield one
     for sock in one.opened:
         sock.close()
-
-
-# Visits from another process, so that what the test does meanwhile does not count.
-HONEST = """
-import json, socket, sys, time
-port, source, seconds, pause = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
-took, missed, end = [], 0, time.perf_counter() + seconds
-while time.perf_counter() < end:
-    begun = time.perf_counter()
-    with socket.socket() as sock:
-        sock.settimeout(10)
-        try:
-            sock.bind((source, 0))
-            sock.connect(("127.0.0.1", port))
-            said = b""
-            while part := sock.recv(1000):
-                said += part
-        except OSError:
-            said = b""
-    took.append(time.perf_counter() - begun)
-    missed += not said
-    time.sleep(pause)
-print(json.dumps([took, missed]))
-"""
-
-
-@frozen
-class Greeted:
-    """How honest clients fared: the seconds that each visit took, sorted, and how many had no greeting."""
-
-    took: list[float]
-    missed: int
-
-    def p(self, share: float) -> float:
-        """A percentile, in seconds."""
-        return self.took[min(int(len(self.took) * share), len(self.took) - 1)]
-
-    def __str__(self) -> str:
-        times = f"p50 {self.p(0.5):.4f} s, p99 {self.p(0.99):.4f} s, longest {self.took[-1]:.4f} s"
-        return f"{len(self.took)} visits, {self.missed} missed, {times}"
-
-
-@pytest.fixture
-def honest() -> Callable[..., Greeted]:
-    """Visits a port, one connection after the other, for so many seconds, and tells how it went."""
-
-    def visit(port: int, seconds: float, source: str = "127.200.0.1", pause: float = 0.005) -> Greeted:
-        command = [sys.executable, "-c", HONEST, str(port), source, str(seconds), str(pause)]
-        done = subprocess.run(command, capture_output=True, check=True, timeout=seconds + PATIENCE)
-        took, missed = json.loads(done.stdout)
-        return Greeted(sorted(took), missed)
-
-    return visit
 
 
 def ask(host: str, port: int, family: socket.AddressFamily = socket.AF_INET, source: str = "") -> bytes:
