@@ -83,6 +83,11 @@ def greet(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([GREET, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
+def apart_from_late(err: str) -> list[str]:
+    """The lines of standard error, without the warning that visits began late: on a busy machine they do."""
+    return [line for line in err.splitlines() if " late, " not in line]
+
+
 class Screen(io.StringIO):
     """Text that says it is a terminal."""
 
@@ -157,7 +162,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may() -> None:
 
 def test_in_a_pipe_it_is_plain_text(hello: str) -> None:
     done = greet("--duration", "1.2", "--rate", "50", hello)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, apart_from_late(done.stderr)) == (0, [])
     lines = done.stdout.splitlines()
     assert lines[0] == f"tcp:{hello}: 50 a second, at most 1024 at a time, for 1.2 s"
     assert [line.split()[0] for line in lines[2:4]] == ["1", "2"]
@@ -189,7 +194,7 @@ def test_a_signal_ends_it_with_the_summary_so_far(hello: str, number: signal.Sig
             running.stdout.readline()
         running.send_signal(number)
         rest = running.stdout.read()
-        assert running.stderr.read() == ""
+        assert apart_from_late(running.stderr.read()) == []
         assert running.wait(30) == 0
     assert re.search(r"\n(\d+) sent, \1 greeted, 0 lost \(0 %\), ", rest)
     assert re.search(r"\nstopped after [1-9]\.\d{3} s with [0-2] in flight\n", rest)
