@@ -10,6 +10,6 @@ NOISE = 12_000
 
 
 def test_one_prefix_draws_its_burst_and_its_budget_and_no_more(child: Any) -> None:
-    took, drawn, honest = attack(start(child), one_prefix(NOISE), 20_000)
+    took, drawn, honest = attack(start(child), one_prefix(NOISE))
     assert BURST * 0.9 < drawn <= BURST + BUDGET * took
-    assert honest.answered >= honest.asked * 0.95
+    assert honest.answered == honest.asked > 0

@@ -11,11 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from greetsvc import wire
+from tests.support.service import ask
+from tests.support.waiting import PATIENCE
 
 BUDGET = 1024
 BURST = 4 * BUDGET
 PREFIXES = 64
 HEADERS = 28
+MARKED = wire.request("0" * 16, 1200)
 
 
 class Forger:
@@ -41,15 +44,24 @@ class Forger:
             except BlockingIOError:
                 return
 
-    def flood(self, sources: Iterable[str], rate: float) -> float:
-        """Send an unmarked datagram from each source, at most ``rate`` a second; the seconds that took."""
+    def flood(self, sources: Iterable[str], rate: float | None = None) -> float:
+        """Send an unmarked datagram from each source; the seconds that took.
+
+        At most ``rate`` a second; without a rate, as fast as the service reads them, so that none is lost on the way.
+        """
         begun = time.monotonic()
         for number, source in enumerate(sources, 1):
             self.send(source, b"hello")
             if number % 64 == 0:
                 self.hear()
-                time.sleep(max(0.0, begun + number / rate - time.monotonic()))
-        time.sleep(0.2)
+                if rate is None:
+                    ask("127.0.0.1", self.to[1], source="127.201.0.1", request=MARKED)
+                else:
+                    time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        if rate is not None:
+            time.sleep(0.2)  # so that there is room for one more request
+        # Whoever asks now is answered after all others.
+        ask("127.0.0.1", self.to[1], source="127.201.0.1", request=MARKED)
         self.hear()
         return time.monotonic() - begun
 
@@ -66,10 +78,10 @@ class Honest:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(("127.200.0.1", 0))
             sock.connect(("127.0.0.1", self.port))
-            sock.settimeout(1)
+            sock.settimeout(2)
             while self.going:
                 self.asked += 1
-                sock.send(wire.request("0" * 16, 1200))
+                sock.send(MARKED)
                 try:
                     sock.recv(2000)
                     self.answered += 1
@@ -78,7 +90,7 @@ class Honest:
                 time.sleep(0.01)
 
 
-def attack(server: Any, sources: Iterable[str], rate: float) -> tuple[float, int, Honest]:
+def attack(server: Any, sources: Iterable[str], rate: float | None = None) -> tuple[float, int, Honest]:
     """Seconds, bytes drawn, and how the honest client fared."""
     (port,) = server.ports()
     forger, honest = Forger(port), Honest(port)
@@ -88,7 +100,7 @@ def attack(server: Any, sources: Iterable[str], rate: float) -> tuple[float, int
             took = forger.flood(sources, rate)
         finally:
             honest.going = False
-        done.result(5)
+        done.result(PATIENCE)
     sys.stdout.write(
         f"{forger.bytes} bytes drawn in {took:.2f} s; {honest.answered} of {honest.asked} honest answered\n"
     )

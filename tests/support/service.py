@@ -123,12 +123,18 @@ def visitor() -> Iterator[Visitor]:
         sock.close()
 
 
-def ask(host: str, port: int, family: socket.AddressFamily = socket.AF_INET, source: str = "") -> bytes:
-    """A connected socket hears only the address that it asked."""
+def ask(
+    host: str,
+    port: int,
+    family: socket.AddressFamily = socket.AF_INET,
+    source: str = "",
+    request: bytes = b"hello",
+) -> bytes:
+    """The answer to one datagram, over a connected socket: that hears only the address that it asked."""
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         if source:
             sock.bind((source, 0))
         sock.connect((host, port))
-        sock.send(b"hello")
-        return sock.recv(1000)
+        sock.send(request)
+        return sock.recv(2000)
