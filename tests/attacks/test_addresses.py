@@ -1,4 +1,4 @@
-"""An answer leaves from the address that was asked, and what was sent to a group is not answered."""
+"""An answer leaves from the address that the request was sent to; requests to a group are not answered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GREETING = b"hello from {local_host} to {peer_host}"
 
 
 @pytest_twisted.ensureDeferred
-async def test_wildcard_sockets_answer_from_the_address_that_was_asked(serve: Any) -> None:
+async def test_wildcard_sockets_answer_from_the_address_that_the_request_was_sent_to(serve: Any) -> None:
     ours = serve("udp:0", "udp:0:interface=\\:\\:", greeting=GREETING.decode())
     for port in ours.ports:
         for host in ("127.0.0.1", "127.0.0.2", "127.9.8.7"):

@@ -15,7 +15,7 @@ TCP = "tcp:0:interface=127.0.0.1"
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_with_a_full_disk_under_its_output_the_service_goes_on(child: Any, visitor: Any, form: str) -> None:
+def test_the_service_goes_on_when_its_output_is_on_a_full_disk(child: Any, visitor: Any, form: str) -> None:
     with Path("/dev/full").open("wb") as full:
         server = child("--listen", TCP, "--log-format", form, stdout=full)
     (port,) = wait_until(server.listening)
@@ -26,7 +26,7 @@ def test_with_a_full_disk_under_its_output_the_service_goes_on(child: Any, visit
     assert server.stop() == 0
 
 
-def test_when_nobody_reads_its_output_any_more_the_service_goes_on(child: Any, visitor: Any) -> None:
+def test_the_service_goes_on_when_the_reader_of_its_output_is_gone(child: Any, visitor: Any) -> None:
     reading, writing = os.pipe()
     server = child("--listen", TCP, stdout=writing)
     os.close(writing)

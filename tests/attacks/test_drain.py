@@ -1,10 +1,9 @@
-"""SIGTERM: nobody who came in time goes without a greeting, and nobody can hold the service up."""
+"""SIGTERM: all who came in time are greeted, and nobody can keep the service from stopping."""
 
 from __future__ import annotations
 
 import signal
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +12,7 @@ GREETING = b"Thank you for connecting\r\n"
 LISTEN = ("--listen", "tcp:0:interface=127.0.0.1")
 
 
-@pytest.fixture
-def megabyte(tmp_path: Path) -> str:
-    """A greeting that no socket buffer takes at once."""
-    path = tmp_path / "megabyte"
-    path.write_bytes(b"x" * 1_000_000)
-    return f"file:{path}"
-
-
-def test_who_is_in_the_queue_when_the_service_stops_is_still_greeted(child: Any, visitor: Any) -> None:
+def test_visitors_in_the_accept_queue_are_greeted_on_stop(child: Any, visitor: Any) -> None:
     server = child(*LISTEN)
     (port,) = server.ports()
     server.send_signal(signal.SIGSTOP)
@@ -49,7 +40,7 @@ def test_open_connections_may_finish(child: Any, visitor: Any, megabyte: str) ->
     assert "Ending" not in server.said()
 
 
-def test_who_does_not_finish_within_the_drain_is_cut_off(child: Any, visitor: Any, megabyte: str) -> None:
+def test_connections_that_outlast_the_drain_are_cut_off(child: Any, visitor: Any, megabyte: str) -> None:
     server = child(*LISTEN, "--greeter", megabyte, "--drain", "0.3")
     (port,) = server.ports()
     stuck = visitor.connect(port, window=4096)
@@ -99,7 +90,7 @@ def test_a_killed_service_is_started_again_on_the_same_port(child: Any, visitor:
     assert again.stop() == 0
 
 
-def test_who_is_in_the_queue_behind_a_proxy_is_greeted_too(child: Any, visitor: Any) -> None:
+def test_visitors_in_the_accept_queue_behind_a_proxy_are_greeted_on_stop(child: Any, visitor: Any) -> None:
     server = child("--listen", "proxy:tcp:0:interface=127.0.0.1")
     (port,) = server.ports()
     server.send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What goes wrong around the service does not end it: resets, no descriptors, a clock that jumps."""
+"""The service goes on after resets, without descriptors, and when the clock is set."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import resource
 import signal
 import socket
 import struct
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.support.waiting import wait_until
 
@@ -32,14 +29,6 @@ main()
 """
 
 
-@pytest.fixture
-def megabyte(tmp_path: Path) -> str:
-    """A greeting that no socket buffer takes at once."""
-    path = tmp_path / "megabyte"
-    path.write_bytes(b"x" * 1_000_000)
-    return f"file:{path}"
-
-
 def at_rest(child: Any) -> int:
     """How many descriptors the service has with no visitor, and one more: to watch lingering sockets with."""
     wait_until(child.asleep)
@@ -53,7 +42,7 @@ def settled(child: Any, descriptors: int) -> None:
     )
 
 
-def test_a_clock_that_jumps_moves_no_deadline(child: Any, visitor: Any, megabyte: str) -> None:
+def test_deadlines_hold_when_the_clock_is_set(child: Any, visitor: Any, megabyte: str) -> None:
     options = ("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, "--deadline", "1", "--linger", "0.3")
     servers = {jump: child(*options, command=("-c", JUMPING)) for jump in (signal.SIGUSR2, signal.SIGRTMIN)}
     idle = {}
@@ -76,7 +65,7 @@ def test_a_clock_that_jumps_moves_no_deadline(child: Any, visitor: Any, megabyte
         assert server.stop() == 0
 
 
-def test_resets_amid_the_greeting_leave_nothing_behind(child: Any, visitor: Any, megabyte: str) -> None:
+def test_resets_during_the_greeting_leave_no_descriptor_open(child: Any, visitor: Any, megabyte: str) -> None:
     server = child("--listen", f"tcp:0:{LOOPBACK}", "--greeter", megabyte, "--log-visits", "off")
     (port,) = server.ports()
     idle = at_rest(server)
@@ -90,7 +79,7 @@ def test_resets_amid_the_greeting_leave_nothing_behind(child: Any, visitor: Any,
     assert server.stop() == 0
 
 
-def test_without_descriptors_the_listener_goes_on(child: Any, visitor: Any, megabyte: str) -> None:
+def test_the_listener_goes_on_when_there_are_no_descriptors(child: Any, visitor: Any, megabyte: str) -> None:
     """New visitors are closed at once, at most one line a second says so, and the service does not spin."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -115,7 +104,9 @@ def test_without_descriptors_the_listener_goes_on(child: Any, visitor: Any, mega
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
 
 
-def test_who_lingers_when_there_are_no_descriptors_is_let_go_too(child: Any, visitor: Any, megabyte: str) -> None:
+def test_lingering_connections_are_closed_when_there_are_no_descriptors(
+    child: Any, visitor: Any, megabyte: str
+) -> None:
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
 

@@ -1,8 +1,7 @@
-"""How many connections are held, of all and of one source, counted over real sockets."""
+"""The limits on open connections, in all and of one source, over real sockets."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +13,6 @@ from tests.support.waiting import until
 
 GREETING = b"Thank you for connecting\r\n"
 TCP = "tcp:0:interface=127.0.0.1"
-
-
-@pytest.fixture
-def megabyte(tmp_path: Path) -> str:
-    """A greeting that no socket buffer takes at once."""
-    path = tmp_path / "megabyte"
-    path.write_bytes(b"x" * 1_000_000)
-    return f"file:{path}"
 
 
 @pytest_twisted.ensureDeferred
@@ -41,7 +32,7 @@ async def test_connections_over_the_limit_are_closed_at_once_and_counted(
 
 
 @pytest_twisted.ensureDeferred
-async def test_lingering_connections_count(serve: Any, visitor: Any) -> None:
+async def test_lingering_connections_count_as_open(serve: Any, visitor: Any) -> None:
     ours = serve(TCP, max_connections=3, linger=0.5)
     (port,) = ours.ports
     for _ in range(3):
@@ -105,7 +96,7 @@ async def test_behind_a_proxy_the_named_source_is_charged(serve: Any, visitor: A
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_site_may_hold_eight_times_as_much_as_its_parts(serve: Any, visitor: Any) -> None:
+async def test_an_ipv6_site_may_hold_eight_times_as_many_as_each_of_its_networks(serve: Any, visitor: Any) -> None:
     ours = serve(f"proxy:{TCP}", max_per_source=2)
     (port,) = ours.ports
     greeted = 0
@@ -125,8 +116,8 @@ async def test_a_site_may_hold_eight_times_as_much_as_its_parts(serve: Any, visi
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_life_of_a_connection_ends_with_its_deadline(serve: Any, visitor: Any, megabyte: str) -> None:
-    """Whoever reads nothing, reads a byte now and then, or sends without end."""
+async def test_the_deadline_ends_a_connection_whatever_the_peer_does(serve: Any, visitor: Any, megabyte: str) -> None:
+    """One reads nothing, one reads a byte now and then, one sends without end."""
     ours = serve(TCP, greeter=megabyte, deadline=1, linger=0.5)
     (port,) = ours.ports
     silent, reading, sending = (visitor.connect(port, window=4096) for _ in range(3))
@@ -146,7 +137,7 @@ async def test_the_life_of_a_connection_ends_with_its_deadline(serve: Any, visit
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_has_not_sent_its_proxy_header_yet_counts(serve: Any, visitor: Any) -> None:
+async def test_connections_that_have_not_sent_their_proxy_header_count_as_open(serve: Any, visitor: Any) -> None:
     ours = serve(f"proxy:{TCP}", max_connections=5, max_per_source=2)
     (port,) = ours.ports
     waiting = [visitor.connect(port) for _ in range(5)]

@@ -23,7 +23,7 @@ GREETING = "x" * 25
 
 
 def seconds(number: float) -> Any:
-    """Let the reactor run so long."""
+    """Let the reactor run for so many seconds."""
     return deferLater(reactor, number, lambda: None)
 
 
@@ -35,7 +35,7 @@ async def quiet(counts: Callable[[], object]) -> None:
 
 
 class Answerer(DatagramProtocol):
-    """Always says the same, to whoever sends anything."""
+    """Sends the same answer to every datagram."""
 
     noisy = False
 
@@ -70,7 +70,7 @@ def answerer() -> Iterator[Any]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_loop_with_a_constant_answerer_ends_after_8_answers(serve: Any, answerer: Any) -> None:
-    """Whether it says less than we do, as much, more, nothing, or what it hears, at once or after 100 ms."""
+    """Whether its answer is shorter than ours, as long, longer, empty or an echo, at once or after 100 ms."""
     servers = [serve("udp:0:interface=127.0.0.1", greeting=greeting) for greeting in (GREETING, "", "z" * 480)]
     answers = (b"", b"short", b"y" * 25, b"w" * 600, None)
     loops = [
@@ -111,7 +111,7 @@ async def test_a_loop_between_two_greetsvc_ends_after_8_answers_of_each(serve: A
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_greetsvc_on_the_same_port_do_not_answer_each_other_at_all(serve: Any) -> None:
+async def test_two_greetsvc_on_the_same_port_do_not_answer_each_other(serve: Any) -> None:
     one = serve("udp:0:interface=127.0.0.1")
     two = serve(f"udp:{one.ports[0]}:interface=127.0.1.1")
     two.send(b"the forged datagram", ("127.0.0.1", one.ports[0]))
@@ -131,8 +131,8 @@ async def test_an_echo_of_a_marked_request_does_not_loop(serve: Any, answerer: A
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_that_leads_back_to_us_does_not_loop(serve: Any, tmp_path: Path) -> None:
-    """Who may write to the folder of its own socket can have it lead anywhere by the time we answer."""
+async def test_a_unix_path_that_becomes_a_link_to_us_does_not_loop(serve: Any, tmp_path: Path) -> None:
+    """The owner of a socket's folder can make its path a link to anywhere before we answer."""
     ours = serve(f"unixgram:{tmp_path / 'ours'}")
     other = serve(f"unixgram:{tmp_path / 'other'}")
     for target in ("ours", "other"):

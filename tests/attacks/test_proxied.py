@@ -1,4 +1,4 @@
-"""What comes before a PROXY header, in its place, or from where none is believed."""
+"""Data before or instead of a PROXY header, and headers from peers that are not trusted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 
 
 def exchange(visitor: Any, port: int, pieces: list[bytes], source: str = "") -> bytes:
-    """What is read until the end, each piece in a segment of its own."""
+    """What is read until the end after sending each piece in a segment of its own."""
     sock = visitor.connect(port, source=source)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with suppress(ConnectionError):
@@ -55,7 +55,7 @@ GARBAGE = {
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_header_is_refused_and_counted(serve: Any, visitor: Any) -> None:
+async def test_anything_but_a_header_is_refused_and_counted(serve: Any, visitor: Any) -> None:
     ours = serve(f"proxy:{TCP}")
     (port,) = ours.ports
 
@@ -84,7 +84,7 @@ async def test_a_peer_that_is_not_trusted_is_refused_whatever_it_says(serve: Any
 
 
 @pytest_twisted.ensureDeferred
-async def test_headers_that_name_nobody_or_a_path_leave_the_service_well(serve: Any, visitor: Any) -> None:
+async def test_headers_that_name_nobody_or_a_path_are_greeted(serve: Any, visitor: Any) -> None:
     ours = serve(f"proxy:{TCP}", greeting="{peer_host} {local_host}")
     (port,) = ours.ports
     unix = b"/tmp/\x1b[31m\n".ljust(108, b"\0") + b"\0abstract\xff".ljust(108, b"\0")

@@ -1,4 +1,4 @@
-"""What no well-behaved peer sends."""
+"""Data and behaviour that no ordinary peer shows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_datagrams_of_every_size_and_content_are_answered_or_counted(serve
 
 
 @pytest_twisted.ensureDeferred
-async def test_urgent_data_half_closes_and_resets_leave_nothing(serve: Any, visitor: Any) -> None:
+async def test_urgent_data_half_closes_and_resets_leave_no_connection_open(serve: Any, visitor: Any) -> None:
     ours = serve(TCP, linger=0.3)
     (port,) = ours.ports
     urgent = visitor.connect(port)
@@ -62,8 +62,8 @@ async def test_urgent_data_half_closes_and_resets_leave_nothing(serve: Any, visi
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_sends_without_end_is_cut_off(serve: Any, visitor: Any) -> None:
-    """After 16 MiB; the deadline would come in a minute."""
+async def test_a_visitor_that_sends_without_end_is_cut_off(serve: Any, visitor: Any) -> None:
+    """After 16 MiB: the deadline would be a minute away."""
     ours = serve(TCP, deadline=60)
     sock = visitor.connect(ours.ports[0])
 
@@ -105,7 +105,7 @@ async def test_names_of_unix_peers_are_escaped_in_greetings_and_logs(serve: Any,
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_unix_peer_that_does_not_read_holds_nobody_up(serve: Any, tmp_path: Path) -> None:
+async def test_a_unix_peer_that_does_not_read_delays_nobody(serve: Any, tmp_path: Path) -> None:
     place = tmp_path / "greet"
     ours = serve(f"unixgram:{place}")
     with (

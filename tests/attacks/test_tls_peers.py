@@ -21,7 +21,7 @@ GREETING = b"Thank you for connecting\r\n"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a server's certificates are."""
+    """The folder of a server's certificates."""
     place = tmp_path / "tls"
     place.mkdir()
     (place / "server.pem").write_bytes(issue("server.example").both_pem)
@@ -33,7 +33,7 @@ def endpoint(folder: Path) -> str:
 
 
 def context(shown: Path | None = None) -> ssl.SSLContext:
-    """A client's, which believes whatever certificate it is shown."""
+    """The TLS context of a client that accepts any certificate."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
@@ -79,7 +79,9 @@ async def test_unfinished_handshakes_and_closes_end_by_the_deadline(serve: Any, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_noise_in_place_of_a_handshake_is_the_end_and_no_log(serve: Any, visitor: Any, folder: Path) -> None:
+async def test_garbage_instead_of_a_handshake_ends_the_connection_and_logs_nothing(
+    serve: Any, visitor: Any, folder: Path
+) -> None:
     ours = serve(endpoint(folder))
     hello = client_hello()
     for data in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4000), hello[:20] + b"x" * 400, hello + b"\x16\x03\x03" * 9):
@@ -92,7 +94,7 @@ async def test_noise_in_place_of_a_handshake_is_the_end_and_no_log(serve: Any, v
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_who_shows_a_certificate_of_the_authority_is_greeted(
+async def test_only_clients_with_a_certificate_of_the_authority_are_greeted(
     serve: Any, visitor: Any, folder: Path, tmp_path: Path
 ) -> None:
     authority, other = issue("authority", authority=True), issue("authority", authority=True)

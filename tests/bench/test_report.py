@@ -1,4 +1,4 @@
-"""The arithmetic and the texts of `make bench`, without measuring anything."""
+"""The arithmetic and the report of `make bench`, without a measurement."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_latencies_of_several_rounds_add_up() -> None:
     assert merged([[(1, 2), (3, 1)], [(2, 5), (3, 4)]]) == [(1, 2), (2, 5), (3, 5)]
 
 
-def test_a_spread_is_the_median_and_both_ends_and_ignores_what_is_no_number() -> None:
+def test_a_spread_is_the_median_and_both_ends_and_ignores_nan() -> None:
     assert Spread.of([3.0, 1.0, math.nan, 2.0]) == Spread(2.0, 1.0, 3.0)
     assert Spread.of([math.nan]) is None
 
@@ -107,7 +107,7 @@ def test_every_promise_is_in_the_table_measured_or_not() -> None:
     assert all(words in table for words in verdicts)
 
 
-def test_load_runs_are_held_against_the_generator_of_the_same_round() -> None:
+def test_load_runs_are_compared_with_the_generator_of_the_same_round() -> None:
     found = results()
     runs = enumerate((0.0008, 0.00095, 0.0011))
     found.load_runs = [LoadRun(GREETSVC, number, 256.0, p50, 0.004, 0) for number, p50 in runs]
@@ -144,7 +144,7 @@ def test_the_plots_are_xml_that_names_every_server(draw: Callable[[Results], str
 
 
 @pytest.mark.parametrize("draw", [plot.cpu, plot.latency, plot.growth])
-def test_a_plot_of_nothing_is_still_a_picture(draw: Callable[[Results], str]) -> None:
+def test_a_plot_without_results_is_still_a_picture(draw: Callable[[Results], str]) -> None:
     ET.fromstring(draw(Results({}, {"tcp": {}, "udp": {}})))
 
 
@@ -160,7 +160,7 @@ def test_every_round_begins_with_another_server() -> None:
     assert firsts == ["0", "1", "2", "0"]
 
 
-def test_what_this_machine_lacks_is_listed_with_a_reason() -> None:
+def test_tools_that_this_machine_lacks_are_listed_with_a_reason() -> None:
     nothing = Tools(floor=None, nginx=None, uvloop=False)
     listed = [*tcp_peers(nothing, Path()), *udp_peers(nothing)]
     assert {peer.missing for peer in listed if peer.missing} == {

@@ -1,4 +1,4 @@
-"""The programs that people have: the tutorial's blocking client and server, and our own ``greet``."""
+"""Programs against each other: a tutorial's blocking client and server, ``greet`` and ``twistd``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_greet_is_greeted_by_twistd_over_every_transport(installed: Installed, t
         assert (done.returncode, done.stdout, done.stderr) == (0, "Thank you for connecting\n", ""), target
 
 
-def test_greet_says_which_step_failed(installed: Installed, tmp_path: Path) -> None:
+def test_greet_names_the_step_that_failed(installed: Installed, tmp_path: Path) -> None:
     server = installed.twistd(tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
     target = f"tcp:127.0.0.1:{server.ports()[0]}"
     server.stop()

@@ -1,4 +1,4 @@
-"""What cannot be written, and what fails when all seemed well: exit statuses that a script can rely on."""
+"""Exit statuses: output that cannot be written, and listeners that fail late."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _run(
 
 @needs_full
 @pytest.mark.parametrize("arguments", [["--check", "--listen", LISTEN], ["--list"], ["--help"], ["--version"]])
-def test_an_answer_that_cannot_be_written_is_one_line_and_leaves_nothing(
+def test_output_that_cannot_be_written_is_one_line_and_leaves_nothing(
     installed: Installed, tmp_path: Path, arguments: list[str]
 ) -> None:
     done = _run(installed, tmp_path, installed.command("greetsvc", *arguments), "/dev/full")
@@ -62,9 +62,7 @@ def test_an_answer_that_cannot_be_written_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("arguments", [["--check", "--listen", LISTEN], ["--help"]])
-def test_an_answer_that_nobody_can_get_is_one_line(
-    installed: Installed, tmp_path: Path, arguments: list[str]
-) -> None:
+def test_a_closed_standard_output_is_one_line(installed: Installed, tmp_path: Path, arguments: list[str]) -> None:
     command = ["sh", "-c", 'exec "$0" "$@" >&-', *installed.command("greetsvc", *arguments)]
     done = _run(installed, tmp_path, command, os.devnull)
     assert (done.returncode, done.stderr) == (1, "greetsvc: standard output: it is closed\n")
@@ -72,9 +70,7 @@ def test_an_answer_that_nobody_can_get_is_one_line(
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--help"]])
-def test_a_reader_that_has_seen_enough_is_no_mistake(
-    installed: Installed, tmp_path: Path, arguments: list[str]
-) -> None:
+def test_a_reader_that_goes_away_is_no_error(installed: Installed, tmp_path: Path, arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = _run(installed, tmp_path, installed.command("greetsvc", *arguments), writing)
@@ -95,7 +91,7 @@ def test_an_endpoint_that_fails_late_ends_the_program_with_status_1(
     assert sys.platform != "linux" or "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_socket_that_no_service_manager_passed_is_named_so(installed: Installed, tmp_path: Path) -> None:
+def test_a_socket_that_the_service_manager_did_not_pass_is_one_line(installed: Installed, tmp_path: Path) -> None:
     done = installed.run(tmp_path, *installed.command("greetsvc", "--listen", "systemd:domain=INET:index=0"))
     expected = "greetsvc: --listen systemd:domain=INET:index=0: the service manager passed no such socket\n"
     assert (done.returncode, done.stderr) == (1, expected)

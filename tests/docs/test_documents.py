@@ -1,4 +1,4 @@
-"""What README.md and docs/ say is so."""
+"""README.md and docs/ are true."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     [(("twistd", "greetsvc"), "The server"), (("greet",), "The client")],
     ids=["server", "client"],
 )
-def test_the_tables_hold_exactly_the_options_that_there_are(
+def test_the_tables_list_exactly_the_options_of_the_program(
     installed: Installed, tmp_path: Path, command: tuple[str, ...], section: str
 ) -> None:
     there_are = re.findall(r"^ +(--?[\w-]+)", installed.run(tmp_path, *command, "--help").stdout, re.MULTILINE)
@@ -38,7 +38,7 @@ def test_the_settings_of_the_readme_are_accepted(installed: Installed, tmp_path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files_that_are_there(page: Path) -> None:
+def test_links_lead_to_existing_files_and_headings(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         path, _, heading = link.partition("#")
         if path.startswith("https:"):

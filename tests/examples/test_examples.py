@@ -20,7 +20,7 @@ SECONDS = 10.0
 
 
 def read(port: int, said: bytes = b"") -> bytes:
-    """What a client reads to the end after it has said something."""
+    """What a client reads to the end after it sent ``said``."""
     with socket.create_connection(("127.0.0.1", port), SECONDS) as peer, peer.makefile("rb") as stream:
         peer.sendall(said)
         return stream.read()

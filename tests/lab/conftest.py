@@ -1,4 +1,4 @@
-"""The lab: real programs, each test in a network namespace of its own, where every port is free."""
+"""The lab: real programs, and network namespaces, where every port is free. All tests here carry the mark `lab`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def namespace(tmp_path: Path) -> Iterator[Namespace]:
 
 
 @frozen
-class Laboratory:
+class Network:
     """A client and a server with routers between them: namespaces, and veth pairs with a /24 each."""
 
     nodes: tuple[Namespace, ...]
@@ -127,11 +127,11 @@ class Laboratory:
 
 
 @pytest.fixture
-def laboratory(tmp_path: Path) -> Iterator[Callable[[int], Laboratory]]:
-    """Makes a laboratory with so many routers; 0 is a cable from client to server."""
+def network(tmp_path: Path) -> Iterator[Callable[[int], Network]]:
+    """Makes a network with so many routers; 0 is a cable from client to server."""
     made: list[Namespace] = []
 
-    def make(routers: int) -> Laboratory:
+    def make(routers: int) -> Network:
         mark = f"greet-{os.getpid()}-{uuid4().hex[:6]}"
         for at, role in enumerate(["client", *["router"] * routers, "server"]):
             folder = tmp_path / f"{role}-{at}"
@@ -144,7 +144,7 @@ def laboratory(tmp_path: Path) -> Iterator[Callable[[int], Laboratory]]:
                 pytest.skip(f"network namespaces are not allowed here: {done.stderr.decode().strip()}")
             made.append(node)
             _ip("-n", node.name, "link", "set", "lo", "up")
-        there = Laboratory(tuple(made))
+        there = Network(tuple(made))
         there.wire()
         return there
 

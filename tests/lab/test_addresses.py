@@ -11,7 +11,7 @@ from tests.support.service import ask
 GREETING = "hello from {local_host} to {peer_host}"
 
 
-def test_a_second_ipv6_address_is_answered_from_there(child: Any, in_namespace: Any) -> None:
+def test_requests_to_a_second_ipv6_address_are_answered_from_it(child: Any, in_namespace: Any) -> None:
     def inside() -> None:
         for address in ("2001:db8::1/128", "2001:db8::2/128"):
             subprocess.run(["ip", "address", "add", address, "dev", "lo", "nodad"], check=True)

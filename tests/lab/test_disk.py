@@ -18,18 +18,18 @@ TWISTD = ("-c", "from twisted.scripts.twistd import run; run()")
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 KiB."""
-    place = tmp_path / "tiny"
+    place = tmp_path / "small_disk"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)], check=True)
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_when_the_disk_has_room_again_the_log_goes_on(child: Any, visitor: Any, tiny: Path) -> None:
-    log = tiny / "log"
-    filler = tiny / "filler"
+def test_the_log_goes_on_when_the_disk_has_room_again(child: Any, visitor: Any, small_disk: Path) -> None:
+    log = small_disk / "log"
+    filler = small_disk / "filler"
     filler.write_bytes(bytes(60_000))
     options = ("-n", "--pidfile=", "-l", str(log), "greetsvc", "--listen", "tcp:0:interface=127.0.0.1")
     server = child(*options, command=TWISTD)
@@ -42,11 +42,11 @@ def test_when_the_disk_has_room_again_the_log_goes_on(child: Any, visitor: Any, 
             time.sleep(0.02)
 
     visit_for(1.5)
-    assert os.statvfs(tiny).f_bavail == 0
+    assert os.statvfs(small_disk).f_bavail == 0
     size = log.stat().st_size
     visit_for(1)
     # A full disk still takes what fits into the last block that the log has.
-    assert log.stat().st_size <= size + -size % os.statvfs(tiny).f_bsize
+    assert log.stat().st_size <= size + -size % os.statvfs(small_disk).f_bsize
     filler.unlink()
     full = log.stat().st_size
     visit_for(1.5)

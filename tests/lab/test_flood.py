@@ -57,7 +57,7 @@ def flooding(port: int, size: int, seconds: int, core: int) -> Iterator[subproce
 
 
 @pytest.mark.parametrize("size", [0, 1200])
-def test_greetings_over_tcp_go_on_in_a_flood(child: Any, honest: Any, cores: Any, size: int) -> None:
+def test_tcp_visitors_are_greeted_during_a_flood_of_datagrams(child: Any, honest: Any, cores: Any, size: int) -> None:
     """The best of three rounds counts: what else this machine does is not ours to judge."""
     loopback = "interface=127.0.0.1"
     server = child("--listen", f"tcp:0:{loopback}", "--listen", f"udp:0:{loopback}", "--log-visits", "off")
@@ -78,7 +78,7 @@ def test_greetings_over_tcp_go_on_in_a_flood(child: Any, honest: Any, cores: Any
     assert server.stop() == 0
 
 
-def test_a_flood_does_not_keep_the_service_from_stopping(child: Any, cores: Any) -> None:
+def test_the_service_stops_during_a_flood(child: Any, cores: Any) -> None:
     server = child("--listen", "udp:0:interface=127.0.0.1", "--log-visits", "off")
     (udp,) = server.ports()
     with flooding(udp, 0, 20, cores[1]):

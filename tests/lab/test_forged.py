@@ -1,4 +1,4 @@
-"""Packets that no socket sends: forged ports and addresses, as they come from a wire. Needs root."""
+"""Forged packets, which no ordinary socket sends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def forged(source: str, port: int, to: str, to_port: int) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_ports_of_other_services_and_our_own_are_not_answered(serve: Any) -> None:
+async def test_requests_from_ports_of_services_are_not_answered(serve: Any) -> None:
     ours, wild = serve("udp:0:interface=127.0.0.1"), serve("udp:0")
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         for one in (ours, wild):
@@ -40,7 +40,7 @@ async def test_ports_of_other_services_and_our_own_are_not_answered(serve: Any) 
 
 
 class Wire:
-    """The other end of a cable to the service's interface: puts packets on it, and sees what comes out."""
+    """The other end of a cable to the service's interface: sends packets on it, and reads what comes back."""
 
     def __init__(self) -> None:
         commands = (
@@ -81,7 +81,7 @@ class Wire:
         return None
 
 
-def test_nobody_is_answered_who_cannot_have_asked(child: Any, in_namespace: Any) -> None:
+def test_requests_from_impossible_sources_are_not_answered(child: Any, in_namespace: Any) -> None:
     def inside() -> None:
         wire = Wire()
         server = child("--listen", "udp:8088", "--listen", r"udp:8088:interface=\:\:")

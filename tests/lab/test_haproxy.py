@@ -60,7 +60,7 @@ def haproxy(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_true_client_is_named(serve: Any, visitor: Any, haproxy: Any, tmp_path: Path) -> None:
+async def test_the_greeting_names_the_true_client(serve: Any, visitor: Any, haproxy: Any, tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     folder.mkdir()
     (folder / "server.pem").write_bytes(issue("server.example").both_pem)
@@ -95,8 +95,8 @@ async def test_the_true_client_is_named(serve: Any, visitor: Any, haproxy: Any, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_its_header_nobody_is_greeted(serve: Any, visitor: Any, haproxy: Any) -> None:
-    """A proxy that was not told to send it, and one that is not trusted."""
+async def test_nobody_is_greeted_without_a_trusted_header(serve: Any, visitor: Any, haproxy: Any) -> None:
+    """One proxy sends no header, the other is not trusted."""
     ours = serve("proxy:tcp:0:interface=127.0.0.1")
     wary = serve("proxy:tcp:0:interface=127.0.0.1", trust_proxy=["127.99.0.0/16"])
     silent, untrusted = haproxy((ours.ports[0], ""), (wary.ports[0], "send-proxy"))

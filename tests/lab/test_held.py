@@ -1,4 +1,4 @@
-"""Ten thousand connections that are only held: the honest are greeted meanwhile, and the deadline ends them all."""
+"""Ten thousand connections are held open: other visitors are greeted, and the deadline ends all of them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def trickle(held: list[socket.socket], until: threading.Event) -> None:
 
 @pytest.mark.parametrize("kind", ["send nothing", "read nothing", "a byte a second"])
 @pytest.mark.usefixtures("files")
-def test_the_honest_are_greeted_while_ten_thousand_are_held(
+def test_visitors_are_greeted_while_ten_thousand_connections_are_held(
     child: Callable[..., Any], visitor: Any, honest: Any, tmp_path: Path, kind: str
 ) -> None:
     """Silence holds a TLS connection, an unread greeting a plain one, and bytes that keep coming a lingering one."""

@@ -91,7 +91,7 @@ def _cores() -> list[str]:
 
 
 def generator(folder: Path) -> Path:
-    """The one in C; without it there is nothing to compare with."""
+    """The load generator in C; the test is skipped where it cannot be compiled."""
     if len(_cores()) < 2:
         pytest.skip("needs two cores: one for the server, one for the load")
     program = compiled(SOURCES / "load.c", folder)
@@ -101,7 +101,7 @@ def generator(folder: Path) -> Path:
 
 
 def held_together(namespace: Namespace, program: Path, port: str, rounds: int) -> tuple[Best, Best]:
-    """What C and we measure, in turns, until we agree or there were so many rounds."""
+    """Measure with both in turn until they agree, for at most so many rounds."""
     theirs, ours = Best(), Best()
     for number in range(1, rounds + 1):
         by_c(namespace, program, port, theirs)
@@ -133,7 +133,7 @@ def test_it_keeps_up_with_a_generator_in_c_and_agrees_with_its_percentiles(
 
 
 def test_it_agrees_with_the_generator_in_c_on_what_a_slow_server_takes(namespace: Namespace, tmp_path: Path) -> None:
-    """Times that the server makes are far from what a busy machine adds to them."""
+    """The server's own delays are much longer than what a busy machine adds."""
     program = generator(tmp_path)
     (tmp_path / "slow.py").write_text(SLOW)
     namespace.start("taskset", "-c", _cores()[0], sys.executable, "slow.py", until="ready")

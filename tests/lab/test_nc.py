@@ -1,4 +1,4 @@
-"""What anyone tries first: ``nc``, and ``greet``, against the default listeners."""
+"""``nc`` and ``greet`` against the default listeners."""
 
 from __future__ import annotations
 

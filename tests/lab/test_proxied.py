@@ -11,7 +11,7 @@ from tests.support.waiting import until
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_peer_and_a_slow_one_end_after_3_seconds(serve: Any, visitor: Any) -> None:
+async def test_peers_that_send_no_header_are_closed_after_3_seconds(serve: Any, visitor: Any) -> None:
     ours = serve("proxy:tcp:0:interface=127.0.0.1")
     (port,) = ours.ports
     begun = time.monotonic()

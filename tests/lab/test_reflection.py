@@ -1,4 +1,4 @@
-"""What forged sources can have us send to their victims, and what they cost us: with many of them."""
+"""How much many datagrams with forged sources make us send, and what they cost us."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.forger import BUDGET, BURST, PREFIXES, Forger, attack, one_pr
 
 
 @pytest.mark.parametrize("sources", [one_prefix, thousand_prefixes])
-def test_a_hundred_thousand_draw_no_more(child: Any, sources: Any) -> None:
+def test_a_hundred_thousand_datagrams_get_no_more_than_the_budget(child: Any, sources: Any) -> None:
     took, drawn, honest = attack(start(child), sources(100_000), 25_000)
     assert drawn <= (1 if sources is one_prefix else PREFIXES) * (BURST + BUDGET * took)
     assert honest.answered >= honest.asked * 0.95

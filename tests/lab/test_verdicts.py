@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.lab.conftest import Laboratory, Namespace
+    from tests.lab.conftest import Namespace, Network
 
-Make = Callable[[int], "Laboratory"]
+Make = Callable[[int], "Network"]
 
 OUTPUT = "type filter hook output priority 0"
 
@@ -28,8 +28,8 @@ def causes(node: Namespace, phase: str, number: str, *arguments: str) -> str:
     return told.partition(": likely: ")[2]
 
 
-def test_packets_that_a_router_drops(laboratory: Make) -> None:
-    there = laboratory(1)
+def test_packets_that_a_router_drops(network: Make) -> None:
+    there = network(1)
     there.filter("drop")
     told = causes(there.client, "connect", "ETIMEDOUT", "-t", "2.5", there.host)
     assert told == "packets are dropped (no answer to 3 SYNs): a firewall, no such host, or no way back"
@@ -37,8 +37,8 @@ def test_packets_that_a_router_drops(laboratory: Make) -> None:
     assert told.startswith("dropped on the way there or back, nothing that answers is there")
 
 
-def test_packets_that_a_router_rejects(laboratory: Make) -> None:
-    there = laboratory(1)
+def test_packets_that_a_router_rejects(network: Make) -> None:
+    there = network(1)
     there.filter("tcp dport 1 reject with tcp reset\n udp dport 1 reject\n reject with icmp type host-prohibited")
     told = causes(there.client, "connect", "ECONNREFUSED", f"{there.host}:1")
     assert told.endswith("or a firewall rejects it with a reset")
@@ -48,8 +48,8 @@ def test_packets_that_a_router_rejects(laboratory: Make) -> None:
         assert causes(there.client, phase, "EHOSTUNREACH", target).endswith("or a firewall rejects")
 
 
-def test_routes_and_hosts_that_are_missing(laboratory: Make) -> None:
-    there = laboratory(1)
+def test_routes_and_hosts_that_are_missing(network: Make) -> None:
+    there = network(1)
     for prefix, phase in (("", "connect"), ("udp:", "greet")):
         told = causes(there.client, phase, "ENETUNREACH", f"{prefix}10.9.9.9")
         assert told.startswith("this host has no route to that network")
@@ -57,8 +57,8 @@ def test_routes_and_hosts_that_are_missing(laboratory: Make) -> None:
         assert told.startswith("no way there: a route is missing, the host does not answer on its own network")
 
 
-def test_rules_of_this_host(laboratory: Make) -> None:
-    there = laboratory(0)
+def test_rules_of_this_host(network: Make) -> None:
+    there = network(0)
     done = there.client.run("ip", "route", "add", "prohibit", "10.9.9.0/24")
     assert done.returncode == 0
     assert causes(there.client, "connect", "EACCES", "10.9.9.9").endswith("or a rule on this host forbids it")

@@ -1,4 +1,4 @@
-"""What a Twisted programmer takes: protocols, factories, greeters in a program of their own, on stock transports."""
+"""The classes that a Twisted programmer extends, in a program of their own, on Twisted's own transports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ reactor: Any = global_reactor
 
 
 class Weather:
-    """A greeter as one writes it: what it reads of a visit, and what it says."""
+    """A greeter as a user writes it."""
 
     needs = frozenset({"peer"})
 
@@ -30,14 +30,14 @@ class Weather:
 
 
 class Polite(GreetingProtocol):
-    """A protocol as one writes it."""
+    """A protocol as a user writes it."""
 
     def greeting(self) -> bytes:
         return b"Good day. " + super().greeting()
 
 
 class Guestbook(GreetingProtocol):
-    """One that goes on talking."""
+    """A protocol that goes on talking."""
 
     def greet(self) -> None:
         self.transport.write(b"Who are you?\n")
@@ -83,12 +83,12 @@ async def _served(factory: GreetingFactory, *arguments: Any, **options: Any) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_greeter_of_ones_own_greets() -> None:
+async def test_a_users_greeter_greets() -> None:
     assert await _served(GreetingFactory(Weather())) == b"It is fine at 127.0.0.1\n"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_protocol_of_ones_own_greets() -> None:
+async def test_a_users_protocol_greets() -> None:
     factory = GreetingFactory(Weather())
     factory.protocol = Polite
     assert await _served(factory) == b"Good day. It is fine at 127.0.0.1\n"
@@ -96,7 +96,7 @@ async def test_a_protocol_of_ones_own_greets() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_protocol_may_go_on_talking() -> None:
+async def test_a_users_protocol_may_go_on_talking() -> None:
     factory = GreetingFactory(Weather())
     factory.protocol = Guestbook
     assert await _served(factory, b"Ada") == b"Who are you?\nHello, Ada"
@@ -207,7 +207,7 @@ def test_a_wrong_name_in_the_package_is_an_attribute_error() -> None:
 
 
 @pytest.mark.parametrize("said", ["text", None])
-def test_a_greeter_that_says_no_bytes_is_counted_and_logged_once_a_second(said: Any, logged_errors: Any) -> None:
+def test_a_greeter_that_returns_no_bytes_is_counted_and_logged_once_a_second(said: Any, logged_errors: Any) -> None:
     class Wrong(Weather):
         def greet(self, visit: Visit) -> Any:
             return said

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of what strangers and mistaken operators can feed to a parser.
+"""Coverage-guided fuzzing of the parsers that read data from strangers or from operators.
 
     python tests/attacks/fuzz/fuzz.py proxy --seconds 60
 

@@ -1,4 +1,4 @@
-"""The corpus of the fuzzer as plain tests, and its targets under hypothesis: both need no atheris."""
+"""The fuzzer's corpus as plain tests, and its targets under Hypothesis; neither needs atheris."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CORPUS = sorted((HERE / "corpus").glob("*/*"))
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_what_is_in_the_corpus_breaks_no_promise(path: Path, tmp_path: Path) -> None:
+def test_every_input_of_the_corpus_is_handled(path: Path, tmp_path: Path) -> None:
     FUZZ["TARGETS"][path.parent.name](tmp_path)(path.read_bytes())
 
 
@@ -38,7 +38,7 @@ def test_every_target_has_a_corpus_and_takes_anything(name: str, tmp_path: Path)
     takes()
 
 
-def test_a_machine_without_atheris_is_told_so(
+def test_without_atheris_the_fuzzer_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "atheris", None)
