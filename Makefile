@@ -1,11 +1,13 @@
-# Everything a contributor needs; `make` alone lists it. Needs Python >= 3.11 with venv, and nothing else.
-PYTHON ?= python3
-VENV   ?= .venv
-ARGS   ?=
-PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# The commands of a contributor; `make` alone lists them. They need Python >= 3.11 with venv, and nothing else.
+PYTHON  ?= python3
+VENV    ?= .venv
+ARGS    ?=
+# How many processes run the tests at the same time; with 0, pytest itself runs them (-s and --pdb work).
+WORKERS ?= auto
+PIP      = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cover lint types lab bench docs build wheel-check format clean
+.PHONY: help run test cover matrix lint types lab bench docs build wheel-check format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,17 +30,20 @@ run: $(VENV)/.run ## set up and serve in the foreground (ARGS="--listen tcp:8088
 	$(VENV)/bin/twistd --nodaemon --pidfile= greetsvc $(ARGS)
 
 test: $(VENV)/.test ## set up and run every test that needs nothing but Python (ARGS="-k name" selects)
-	$(VENV)/bin/python -m pytest -m 'not lab' $(ARGS)
+	$(VENV)/bin/python -m pytest -m 'not lab' --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 cover: override ARGS += --cov
-cover: test ## the same with branch coverage, which must not be lower than pyproject.toml says
+cover: test ## the same with branch coverage; it may not be lower than pyproject.toml says
 
-lint: $(VENV)/.lint ## ruff, and the floors of the house
+matrix: ## make test on every Python from 3.11 to 3.14 that is found (PYTHONS="3.12 /usr/bin/python3.13" names them)
+	MAKE='$(MAKE)' sh tests/matrix.sh $(PYTHONS)
+
+lint: $(VENV)/.lint ## ruff, and which module may import which
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
 
-format: $(VENV)/.lint ## let ruff lay out and mend what it can
+format: $(VENV)/.lint ## let ruff format the code and fix what it can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
@@ -64,4 +69,4 @@ wheel-check: build ## install the wheel in a clean environment and use it from a
 	PYTHON=$(PYTHON) sh tests/wheel-check.sh dist
 
 clean: ## remove what the commands above made
-	rm -rf $(VENV) dist build .hypothesis .mypy_cache .ruff_cache .coverage htmlcov
+	rm -rf $(VENV) $(VENV)-3.* dist build .hypothesis .mypy_cache .ruff_cache .coverage htmlcov

@@ -1,12 +1,16 @@
-"""What every test is held to: nothing logged as an error, nothing left running, nothing left open."""
+"""Setup for all tests. No test may leave a timer, a descriptor, a socket or a logged error behind."""
 
 from __future__ import annotations
 
 import gc
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
@@ -15,15 +19,58 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
 from zope.interface import implementer
 
-pytest_plugins = ["tests.support.installed", "tests.support.peers"]
+pytest_plugins = [f"tests.support.{name}" for name in ("certificates", "installed", "peers", "process", "service")]
+pytest.register_assert_rewrite("tests.support")
+
+# No example is judged by how long it took: that depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "greetsvc", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("greetsvc")
+
+LAB = Path(__file__).parent / "lab"
+_shared_folder = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make a folder for what is made once for all processes of this run; pytest-xdist's workers are told of it."""
+    told = getattr(config, "workerinput", {}).get("shared_folder")
+    # Not in pytest's own folder: another user, which some tests become, may not look into that.
+    config.stash[_shared_folder] = Path(told or tempfile.mkdtemp(prefix="greetsvc-tests-"))
+    config.stash[_shared_folder].chmod(0o755)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where that folder is."""
+    node.workerinput["shared_folder"] = str(node.config.stash[_shared_folder])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove it, in the process that made it."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[_shared_folder], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in tests/lab, and nothing else, as `lab`."""
+    for item in items:
+        if LAB in item.path.parents:
+            item.add_marker(pytest.mark.lab)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(pytestconfig: pytest.Config) -> Path:
+    """A folder that all processes of this run share."""
+    return pytestconfig.stash[_shared_folder]
 
 
 class _Reactor(IReactorTime, IReactorFDSet, IReactorCore):
-    """The global reactor as the type checker may see it."""
+    """The global reactor, for the type checker."""
 
 
 def _sockets() -> set[str]:
-    """The sockets this process holds, by inode; none known where there is no /proc."""
+    """The sockets that this process has open, by inode; empty where there is no /proc."""
     found = set()
     for fd in Path("/proc/self/fd").glob("*"):
         try:
@@ -36,20 +83,20 @@ def _sockets() -> set[str]:
 
 
 def _turn() -> None:
-    """Let the reactor turn, so that descriptors closed in this turn are forgotten."""
+    """Let the reactor turn once: it forgets descriptors that were closed in this turn."""
     pytest_twisted.blockon(deferLater(reactor, 0, lambda: None))
 
 
 @implementer(ILogObserver)
 class LoggedErrors(list[LogEvent]):
-    """Log events that report an error; a test that expects one takes it away with `flush`."""
+    """Log events that report an error; a test that expects one removes it with `flush`."""
 
     def __call__(self, event: LogEvent) -> None:
         if event.get("log_failure") is not None or event.get("isError"):
             self.append(event)
 
     def flush(self, exception: type[BaseException]) -> list[BaseException]:
-        """Take away the errors of this type, and return them."""
+        """Remove the errors of this type, and return them."""
         taken = [event for event in self if _exception(event, exception)]
         self[:] = [event for event in self if event not in taken]
         return [event["log_failure"].value for event in taken]
@@ -62,7 +109,10 @@ def _exception(event: LogEvent, exception: type[BaseException]) -> bool:
 
 @pytest.fixture(autouse=True, scope="session")
 def interrupts_reach_programs() -> None:
-    """Let programs that tests start take SIGINT, which a shell has its background jobs, and so them, ignore."""
+    """Let programs that tests start take SIGINT.
+
+    A shell has its background jobs ignore it, and the programs that these start inherit that.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -78,7 +128,7 @@ def logged_errors() -> Iterator[LoggedErrors]:
 
 @implementer(ILogObserver)
 class _Lines:
-    """Notes what the log says, a text for each event."""
+    """Collects the text of each log event."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -98,7 +148,7 @@ def log_lines() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(logged_errors: LoggedErrors) -> Iterator[None]:
-    """Fail the test that logged an error, dropped a failure, or left a timer, a descriptor or a socket."""
+    """Fail a test that logged an error, or left a failed Deferred, a timer, a descriptor or a socket behind."""
     from twisted.internet import reactor as global_reactor
 
     core: _Reactor = global_reactor  # type: ignore[assignment]
@@ -106,7 +156,7 @@ def nothing_is_left(logged_errors: LoggedErrors) -> Iterator[None]:
     calls = set(core.getDelayedCalls())
     descriptors = {*core.getReaders(), *core.getWriters()}
     sockets = _sockets()
-    # What was there before the test needs no look afterwards, which would take a tenth of a second each time.
+    # The collection after the test need not look at older objects: that would take 0.1 s each time.
     gc.freeze()
     yield
     gc.collect()

@@ -1,20 +1,26 @@
-"""The lab: real programs, each test in a network namespace of its own, where every port is free."""
+"""The lab: real programs, and network namespaces, where every port is free. All tests here carry the mark `lab`."""
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
-import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from attrs import field, frozen
 
-PATIENCE = 20.0
+from tests.support.process import STARTED, Program, Programs
+from tests.support.waiting import PATIENCE
+
+CLONE_NEWNET = 0x40000000
 BIN = Path(sys.executable).parent
 
 
@@ -24,7 +30,7 @@ class Namespace:
 
     name: str
     folder: Path
-    started: list[subprocess.Popen[bytes]] = field(factory=list)
+    programs: Programs = field(factory=Programs)
 
     def command(self, *words: str) -> list[str]:
         """The command line that runs ``words`` in here; scripts of the test environment come first."""
@@ -37,40 +43,15 @@ class Namespace:
             self.command(*words), input=given, cwd=self.folder, capture_output=True, timeout=PATIENCE, check=False
         )
 
-    def start(self, *words: str, until: str, times: int = 1) -> Path:
-        """Start a program, and wait until its log, which this returns, holds ``until`` so many times."""
-        log = self.folder / f"output-{len(self.started)}"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                self.command(*words),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        self.started.append(process)
-        end = time.monotonic() + PATIENCE
-        while log.read_text().count(until) < times:
-            assert process.poll() is None, f"{words} ended:\n{log.read_text()}"
-            assert time.monotonic() < end, f"no {until!r} in:\n{log.read_text()}"
-            time.sleep(0.01)
-        return log
+    def start(self, *words: str, until: str, times: int = 1) -> Program:
+        """Start a program, and wait until its log holds ``until`` so many times."""
+        program = self.programs.start(self.command(*words), self.folder)
+        program.wait_for(until, times)
+        return program
 
-    def twistd(self, *options: str, listeners: int = 1) -> Path:
-        """Start ``twistd greetsvc``; its log, which names this many listeners."""
-        command = ("twistd", "-n", "--pidfile=", "greetsvc", *options)
-        return self.start(*command, until="Server start at ", times=listeners)
-
-    def stop(self) -> None:
-        """End what was started, the latest first."""
-        for process in reversed(self.started):
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(PATIENCE)
-        self.started.clear()
+    def twistd(self, *options: str, listeners: int = 1) -> Program:
+        """Start ``twistd greetsvc``, and wait until its log names this many listeners."""
+        return self.start("twistd", "-n", "--pidfile=", "greetsvc", *options, until=STARTED, times=listeners)
 
 
 def _ip(*words: str) -> None:
@@ -88,12 +69,12 @@ def namespace(tmp_path: Path) -> Iterator[Namespace]:
         _ip("-n", name, "link", "set", "lo", "up")
         yield here
     finally:
-        here.stop()
+        here.programs.kill()
         _ip("netns", "delete", name)
 
 
 @frozen
-class Laboratory:
+class Network:
     """A client and a server with routers between them: namespaces, and veth pairs with a /24 each."""
 
     nodes: tuple[Namespace, ...]
@@ -146,11 +127,11 @@ class Laboratory:
 
 
 @pytest.fixture
-def laboratory(tmp_path: Path) -> Iterator[Callable[[int], Laboratory]]:
-    """Makes a laboratory with so many routers; 0 is a cable from client to server."""
+def network(tmp_path: Path) -> Iterator[Callable[[int], Network]]:
+    """Makes a network with so many routers; 0 is a cable from client to server."""
     made: list[Namespace] = []
 
-    def make(routers: int) -> Laboratory:
+    def make(routers: int) -> Network:
         mark = f"greet-{os.getpid()}-{uuid4().hex[:6]}"
         for at, role in enumerate(["client", *["router"] * routers, "server"]):
             folder = tmp_path / f"{role}-{at}"
@@ -163,11 +144,90 @@ def laboratory(tmp_path: Path) -> Iterator[Callable[[int], Laboratory]]:
                 pytest.skip(f"network namespaces are not allowed here: {done.stderr.decode().strip()}")
             made.append(node)
             _ip("-n", node.name, "link", "set", "lo", "up")
-        there = Laboratory(tuple(made))
+        there = Network(tuple(made))
         there.wire()
         return there
 
     yield make
     for node in reversed(made):
-        node.stop()
+        node.programs.kill()
         _ip("netns", "delete", node.name)
+
+
+@pytest.fixture
+def in_namespace() -> Callable[[Callable[[], Any]], Any]:
+    """Runs a function in a thread that has a network namespace of its own, with a loopback interface that is up.
+
+    Processes that it starts are in that namespace too. Needs root.
+    """
+
+    def run(work: Callable[[], Any]) -> Any:
+        done: Future[Any] = Future()
+
+        def inside() -> None:
+            try:
+                libc = ctypes.CDLL(None, use_errno=True)
+                if libc.unshare(CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "no network namespace")
+                subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=inside).start()
+        return done.result(60)
+
+    return run
+
+
+# Visits from another process, so that what the test does meanwhile does not count.
+HONEST = """
+import json, socket, sys, time
+port, source, seconds, pause = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+took, missed, end = [], 0, time.perf_counter() + seconds
+while time.perf_counter() < end:
+    begun = time.perf_counter()
+    with socket.socket() as sock:
+        sock.settimeout(5)
+        try:
+            sock.bind((source, 0))
+            sock.connect(("127.0.0.1", port))
+            said = b""
+            while part := sock.recv(1000):
+                said += part
+        except OSError:
+            said = b""
+    took.append(time.perf_counter() - begun)
+    missed += not said
+    time.sleep(pause)
+print(json.dumps([took, missed]))
+"""
+
+
+@frozen
+class Greeted:
+    """How honest clients fared: the seconds that each visit took, sorted, and how many had no greeting."""
+
+    took: list[float]
+    missed: int
+
+    def p(self, share: float) -> float:
+        """A percentile, in seconds."""
+        return self.took[min(int(len(self.took) * share), len(self.took) - 1)]
+
+    def __str__(self) -> str:
+        times = f"p50 {self.p(0.5):.4f} s, p99 {self.p(0.99):.4f} s, longest {self.took[-1]:.4f} s"
+        return f"{len(self.took)} visits, {self.missed} missed, {times}"
+
+
+@pytest.fixture
+def honest() -> Callable[..., Greeted]:
+    """Visits a port, one connection after the other, for so many seconds, and tells how it went."""
+
+    def visit(port: int, seconds: float, source: str = "127.200.0.1", pause: float = 0.005) -> Greeted:
+        command = [sys.executable, "-c", HONEST, str(port), source, str(seconds), str(pause)]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=seconds + PATIENCE)
+        took, missed = json.loads(done.stdout)
+        return Greeted(sorted(took), missed)
+
+    return visit

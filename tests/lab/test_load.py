@@ -20,8 +20,6 @@ from bench.sample import percentile
 if TYPE_CHECKING:
     from tests.lab.conftest import Namespace
 
-pytestmark = pytest.mark.lab
-
 SOURCES = Path(__file__).parents[2] / "bench"
 GREETING = "Thank you for connecting\r\n"
 SECONDS = "0.7"
@@ -93,7 +91,7 @@ def _cores() -> list[str]:
 
 
 def generator(folder: Path) -> Path:
-    """The one in C; without it there is nothing to compare with."""
+    """The load generator in C; the test is skipped where it cannot be compiled."""
     if len(_cores()) < 2:
         pytest.skip("needs two cores: one for the server, one for the load")
     program = compiled(SOURCES / "load.c", folder)
@@ -103,7 +101,7 @@ def generator(folder: Path) -> Path:
 
 
 def held_together(namespace: Namespace, program: Path, port: str, rounds: int) -> tuple[Best, Best]:
-    """What C and we measure, in turns, until we agree or there were so many rounds."""
+    """Measure with both in turn until they agree, for at most so many rounds."""
     theirs, ours = Best(), Best()
     for number in range(1, rounds + 1):
         by_c(namespace, program, port, theirs)
@@ -123,8 +121,8 @@ def test_it_keeps_up_with_a_generator_in_c_and_agrees_with_its_percentiles(
     if server == "greetsvc":
         options = ("--listen", "tcp:8088:interface=127.0.0.1", "--log-visits", "off")
         command = [namespace.command("twistd")[-1], "-n", "--pidfile=", "greetsvc", *options]
-    log = namespace.start("taskset", "-c", _cores()[0], *command, until="port: ")
-    port = log.read_text().rpartition("port: ")[2].split()[0]
+    (rest,) = namespace.start("taskset", "-c", _cores()[0], *command, until="port: ").wait_for("port: ")
+    port = rest.split()[0]
     theirs, ours = held_together(namespace, program, port, 4 * ROUNDS)
     assert max(ours.rates) >= 0.5 * max(theirs.rates)
     # How close they are is a measurement, and the machine is part of it: it is told, and only what no busy machine
@@ -135,7 +133,7 @@ def test_it_keeps_up_with_a_generator_in_c_and_agrees_with_its_percentiles(
 
 
 def test_it_agrees_with_the_generator_in_c_on_what_a_slow_server_takes(namespace: Namespace, tmp_path: Path) -> None:
-    """Times that the server makes are far from what a busy machine adds to them."""
+    """The server's own delays are much longer than what a busy machine adds."""
     program = generator(tmp_path)
     (tmp_path / "slow.py").write_text(SLOW)
     namespace.start("taskset", "-c", _cores()[0], sys.executable, "slow.py", until="ready")
@@ -146,17 +144,16 @@ def test_it_agrees_with_the_generator_in_c_on_what_a_slow_server_takes(namespace
 
 
 def test_a_service_that_stands_still_for_a_second_shows_in_the_corrected_percentiles(namespace: Namespace) -> None:
-    namespace.twistd("--listen", "tcp:8088", "--log-visits", "off")
-    process = namespace.started[0]
+    server = namespace.twistd("--listen", "tcp:8088", "--log-visits", "off")
     greet = subprocess.Popen(
         namespace.command("greet", "--json", "--duration", "4", "--rate", "200", "--concurrency", "4"),
         stdout=subprocess.PIPE,
     )
     assert greet.stdout is not None
     greet.stdout.readline()
-    process.send_signal(signal.SIGSTOP)
+    server.send_signal(signal.SIGSTOP)
     time.sleep(1.0)
-    process.send_signal(signal.SIGCONT)
+    server.send_signal(signal.SIGCONT)
     summary = json.loads(greet.stdout.read().splitlines()[-1])["summary"]
     assert greet.wait(20) == 0
     greet.stdout.close()
@@ -168,14 +165,14 @@ def test_a_service_that_stands_still_for_a_second_shows_in_the_corrected_percent
 
 
 def test_a_service_that_is_restarted_shows_what_was_lost_and_when(namespace: Namespace) -> None:
-    namespace.twistd("--listen", "tcp:8088", "--log-visits", "off")
+    server = namespace.twistd("--listen", "tcp:8088", "--log-visits", "off")
     with subprocess.Popen(
         namespace.command("greet", "--duration", "6", "--rate", "200"), stdout=subprocess.PIPE, text=True
     ) as greet:
         assert greet.stdout is not None
         while not greet.stdout.readline().startswith("         2 "):
             pass
-        namespace.stop()
+        server.stop()
         namespace.twistd("--listen", "tcp:8088", "--log-visits", "off")
         rest = greet.stdout.read()
         assert greet.wait(20) == 1

@@ -1,4 +1,4 @@
-"""What anyone tries first: ``nc``, and ``greet``, against the default listeners."""
+"""``nc`` and ``greet`` against the default listeners."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Namespace
-
-pytestmark = pytest.mark.lab
 
 GREETING = b"Thank you for connecting\r\n"
 
@@ -32,8 +30,8 @@ def test_greet_finds_the_default_listeners_without_being_told(namespace: Namespa
 
 def test_without_ipv6_it_serves_ipv4_and_says_so(namespace: Namespace) -> None:
     namespace.run("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1")
-    log = namespace.twistd(listeners=2)
-    assert "IPv6 does not work on this machine" in log.read_text()
+    server = namespace.twistd(listeners=2)
+    assert "IPv6 does not work on this machine" in server.said()
     assert namespace.run("nc", "-w", "5", "127.0.0.1", "8088").stdout == GREETING
 
 

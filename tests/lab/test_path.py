@@ -1,24 +1,23 @@
-"""What a path does to packets, and what `greet` says of it: real routers, real drops, a real HAProxy."""
+"""What `greet` reports of a path: real routers, real drops, a real HAProxy."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import wait_until
+
 if TYPE_CHECKING:
-    from tests.lab.conftest import Laboratory, Namespace
+    from tests.lab.conftest import Namespace, Network
+    from tests.support.process import Program
 
-pytestmark = pytest.mark.lab
-
-Make = Callable[[int], "Laboratory"]
+Make = Callable[[int], "Network"]
 
 MASQUERADE = ('oifname "right" masquerade random', "type nat hook postrouting priority 100")
 CLAMP = ("tcp flags syn tcp option maxseg size set 1200",)
@@ -32,19 +31,19 @@ BLEACHED = "DSCP: rewritten, 46 became 0"
 
 
 @pytest.fixture
-def lab(laboratory: Make) -> Callable[..., Laboratory]:
-    """Makes a laboratory whose server says what it saw."""
+def lab(network: Make) -> Callable[..., Network]:
+    """Makes a network whose server answers with the path record."""
 
-    def make(routers: int) -> Laboratory:
-        there = laboratory(routers)
+    def make(routers: int) -> Network:
+        there = network(routers)
         there.server.twistd("--listen", "tcp:8088", "--listen", "udp:8088", "--greeter", "path", listeners=2)
         return there
 
     return make
 
 
-def said(here: Laboratory, *arguments: str, status: int = 0) -> list[str]:
-    """What `greet` says on standard error, without what each line begins with."""
+def said(here: Network, *arguments: str, status: int = 0) -> list[str]:
+    """What `greet` writes on standard error, without the prefix of each line."""
     done = here.client.run("greet", *arguments)
     assert done.returncode == status, done.stderr.decode()
     return [
@@ -52,7 +51,7 @@ def said(here: Laboratory, *arguments: str, status: int = 0) -> list[str]:
     ]
 
 
-def path(here: Laboratory, *arguments: str) -> dict[str, Any]:
+def path(here: Network, *arguments: str) -> dict[str, Any]:
     """The ``path`` of the probe object, without the instance, which is another each time."""
     done = here.client.run("greet", "--json", *arguments)
     found: dict[str, Any] = json.loads(done.stdout)["path"]
@@ -60,7 +59,7 @@ def path(here: Laboratory, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def test_of_a_clean_path_nothing_is_said(lab: Make) -> None:
+def test_nothing_is_reported_of_a_clean_path(lab: Make) -> None:
     cable = lab(0)
     clean: dict[str, Any] = {"nat": False, "proxy": False, "hops": 0, "mss": None, "stripped": [], "dscp": None}
     for target in (cable.host, f"udp:{cable.host}"):
@@ -87,7 +86,7 @@ def test_of_a_clean_path_nothing_is_said(lab: Make) -> None:
         pytest.param(BLEACH, BLEACHED, BLEACHED, id="dscp"),
     ],
 )
-def test_what_one_router_does_is_named_and_nothing_else(
+def test_the_one_thing_that_a_router_changes_is_reported(
     lab: Make, rule: tuple[str, ...], over_tcp: str, over_udp: str | None
 ) -> None:
     there = lab(1)
@@ -99,7 +98,7 @@ def test_what_one_router_does_is_named_and_nothing_else(
         assert all(re.fullmatch(words or "", line) for line in told)
 
 
-def test_two_routers_that_do_everything_are_named_for_all_of_it(lab: Make) -> None:
+def test_everything_that_two_routers_change_is_reported(lab: Make) -> None:
     there = lab(2)
     for rule in (MASQUERADE, CLAMP, STRIP, BLEACH):
         there.filter(*rule)
@@ -116,7 +115,7 @@ def test_two_routers_that_do_everything_are_named_for_all_of_it(lab: Make) -> No
     }
 
 
-def test_a_target_that_is_translated_is_named(lab: Make) -> None:
+def test_a_translated_target_is_reported(lab: Make) -> None:
     there = lab(1)
     there.filter(f"ip daddr 10.0.1.2 dnat to {there.host}", "type nat hook prerouting priority -100")
     for target in ("10.0.1.2", "udp:10.0.1.2"):
@@ -152,7 +151,7 @@ def test_every_tenth_packet_dropped_shows_as_loss_and_as_steps_of_1_s_and_3_s(la
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_one_flow_in_eight_that_vanishes_is_named(lab: Make, transport: str) -> None:
+def test_the_one_flow_of_eight_that_is_lost_is_reported(lab: Make, transport: str) -> None:
     there = lab(1)
     there.filter(f"{transport} sport & 7 == 3 drop")
     done = there.client.run("greet", "--flows", "8", "-t", "0.4", "-i", "0", f"{transport}:{there.host}")
@@ -167,7 +166,7 @@ def test_one_flow_in_eight_that_vanishes_is_named(lab: Make, transport: str) -> 
     assert int(named[2]) % 8 == 3
 
 
-def test_flows_that_all_arrive_name_none(lab: Make) -> None:
+def test_no_flow_is_reported_when_all_arrive(lab: Make) -> None:
     there = lab(1)
     done = there.client.run("greet", "--flows", "8", "-i", "0", "--source-port", "40110", there.host)
     assert done.returncode == 0
@@ -177,7 +176,7 @@ def test_flows_that_all_arrive_name_none(lab: Make) -> None:
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_pinned_flow_that_begins_to_vanish_is_told_from_fresh_ones(lab: Make, transport: str) -> None:
+def test_a_pinned_flow_that_stops_is_told_from_fresh_ones(lab: Make, transport: str) -> None:
     there = lab(1)
     target = f"{transport}:{there.host}"
     command = there.client.command("greet", "-c", "0", "-i", "0.1", "-t", "0.4", "--source-port", "40113", target)
@@ -205,11 +204,10 @@ def test_a_pinned_flow_that_begins_to_vanish_is_told_from_fresh_ones(lab: Make, 
     assert int(found[1]) >= 2
 
 
-def test_a_stale_entry_of_connection_tracking_is_told_from_a_dead_service(laboratory: Make) -> None:
+def test_a_stale_entry_of_connection_tracking_is_told_from_a_dead_service(network: Make) -> None:
     """A service moves to another back end; the router remembers the old one for flows that it knows."""
-    there = laboratory(1)
-    for port in (9001, 9002):
-        there.server.twistd("--listen", f"udp:{port}", "--greeting", f"from {port}")
+    there = network(1)
+    old, _ = (there.server.twistd("--listen", f"udp:{port}", "--greeting", f"from {port}") for port in (9001, 9002))
     service = "ip daddr 10.0.1.2 udp dport 8088 dnat to 10.0.2.2:{}"
     nat = "type nat hook prerouting priority -100"
     table = there.filter(service.format(9001), nat)
@@ -223,9 +221,7 @@ def test_a_stale_entry_of_connection_tracking_is_told_from_a_dead_service(labora
         assert "from 9001" in running.stdout.readline()
         there.filter(service.format(9002), nat)
         there.router.run("nft", "delete", "table", "ip", table)
-        old = there.server.started[0]
-        old.terminate()
-        old.wait(20)
+        old.stop()
         told = list(islice((line for line in running.stdout if "from 9001" not in line), 3))
         running.terminate()
     assert re.search(r"greet: Connection refused, reported by 10\.0\.", told[0]), told
@@ -259,14 +255,14 @@ backend replicas
 """
 
 
-def test_behind_haproxy_the_proxy_and_both_replicas_are_shown_with_their_shares(laboratory: Make) -> None:
-    there = laboratory(1)
+def test_behind_haproxy_the_proxy_and_both_replicas_are_shown_with_their_shares(network: Make) -> None:
+    there = network(1)
     for port in (8088, 8089):
         trust = ("--trust-proxy", "10.0.2.0/24")
         there.server.twistd("--listen", f"proxy:tcp:{port}", "--greeter", "path", *trust)
     haproxy = start_haproxy(there.router, HAPROXY.format(host=there.host))
     done = there.client.run("greet", "-c", "10", "-i", "0", "10.0.1.2")
-    assert done.returncode == 0, (done.stderr, haproxy.read_text())
+    assert done.returncode == 0, (done.stderr, haproxy.said())
     shares = re.search(r"2 replicas: ([0-9a-f]{8}) 50 % \(5\), ([0-9a-f]{8}) 50 % \(5\)", done.stdout.decode())
     assert shares is not None, done.stdout.decode()
     assert shares[1] != shares[2]
@@ -281,11 +277,9 @@ def test_behind_haproxy_the_proxy_and_both_replicas_are_shown_with_their_shares(
     assert sorted(summary["summary"]["replicas"].values()) == [2, 2]
 
 
-def start_haproxy(node: Namespace, configuration: str) -> Path:
+def start_haproxy(node: Namespace, configuration: str) -> Program:
     """HAProxy in the foreground, once it accepts."""
     (node.folder / "haproxy.cfg").write_text(configuration)
-    log = node.start("sh", "-c", "echo started; exec haproxy -db -f haproxy.cfg", until="started")
-    end = time.monotonic() + 10
-    while node.run("nc", "-z", "10.0.1.2", "8088").returncode:
-        assert time.monotonic() < end, log.read_text()
-    return log
+    haproxy = node.start("sh", "-c", "echo started; exec haproxy -db -f haproxy.cfg", until="started")
+    wait_until(lambda: node.run("nc", "-z", "10.0.1.2", "8088").returncode == 0, haproxy.said)
+    return haproxy

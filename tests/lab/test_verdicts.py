@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.lab.conftest import Laboratory, Namespace
+    from tests.lab.conftest import Namespace, Network
 
-pytestmark = pytest.mark.lab
-
-Make = Callable[[int], "Laboratory"]
+Make = Callable[[int], "Network"]
 
 OUTPUT = "type filter hook output priority 0"
 
@@ -30,8 +28,8 @@ def causes(node: Namespace, phase: str, number: str, *arguments: str) -> str:
     return told.partition(": likely: ")[2]
 
 
-def test_packets_that_a_router_drops(laboratory: Make) -> None:
-    there = laboratory(1)
+def test_packets_that_a_router_drops(network: Make) -> None:
+    there = network(1)
     there.filter("drop")
     told = causes(there.client, "connect", "ETIMEDOUT", "-t", "2.5", there.host)
     assert told == "packets are dropped (no answer to 3 SYNs): a firewall, no such host, or no route back"
@@ -39,8 +37,8 @@ def test_packets_that_a_router_drops(laboratory: Make) -> None:
     assert told.startswith("the request or the answer was dropped, nothing answers there")
 
 
-def test_packets_that_a_router_rejects(laboratory: Make) -> None:
-    there = laboratory(1)
+def test_packets_that_a_router_rejects(network: Make) -> None:
+    there = network(1)
     there.filter("tcp dport 1 reject with tcp reset\n udp dport 1 reject\n reject with icmp type host-prohibited")
     told = causes(there.client, "connect", "ECONNREFUSED", f"{there.host}:1")
     assert told.endswith("or a firewall rejects it with a reset")
@@ -50,8 +48,8 @@ def test_packets_that_a_router_rejects(laboratory: Make) -> None:
         assert causes(there.client, phase, "EHOSTUNREACH", target).endswith("or a firewall rejects")
 
 
-def test_routes_and_hosts_that_are_missing(laboratory: Make) -> None:
-    there = laboratory(1)
+def test_routes_and_hosts_that_are_missing(network: Make) -> None:
+    there = network(1)
     for prefix, phase in (("", "connect"), ("udp:", "greet")):
         told = causes(there.client, phase, "ENETUNREACH", f"{prefix}10.9.9.9")
         assert told.startswith("this host has no route to that network")
@@ -59,8 +57,8 @@ def test_routes_and_hosts_that_are_missing(laboratory: Make) -> None:
         assert told.startswith("a route is missing, the host does not answer on its own network")
 
 
-def test_rules_of_this_host(laboratory: Make) -> None:
-    there = laboratory(0)
+def test_rules_of_this_host(network: Make) -> None:
+    there = network(0)
     done = there.client.run("ip", "route", "add", "prohibit", "10.9.9.0/24")
     assert done.returncode == 0
     assert causes(there.client, "connect", "EACCES", "10.9.9.9").endswith("or a rule on this host forbids it")
@@ -99,9 +97,9 @@ with socket.socket(type=socket.SOCK_DGRAM) as sock:
 def test_a_resolver_that_is_not_there_knows_nothing_or_is_silent(resolving: Namespace) -> None:
     told = causes(resolving, "resolve", "EAGAIN", "greet.example")
     assert told.startswith("the resolver cannot be reached or has failed")
-    resolving.start("python", "-c", NO_SUCH_NAME.format(answering=True), until="ready")
+    resolver = resolving.start("python", "-c", NO_SUCH_NAME.format(answering=True), until="ready")
     assert causes(resolving, "resolve", "ENOENT", "greet.example").startswith("the name is mistyped or not published")
-    resolving.stop()
+    resolver.stop()
     resolving.start("python", "-c", NO_SUCH_NAME.format(answering=False), until="ready")
     told = causes(resolving, "resolve", "ETIMEDOUT", "-t", "0.5", "greet.example")
     assert told.startswith("the resolver does not answer")

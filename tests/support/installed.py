@@ -2,82 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 from attrs import field, frozen
 
+from tests.support.process import STARTED, Program, Programs
+from tests.support.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
-STARTED = "Server start at "
-
-
-def _until(holds: Callable[[], bool], otherwise: Callable[[], str]) -> None:
-    """Poll until it holds."""
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end, otherwise()
-        time.sleep(0.01)
-
-
-def _alive(pid: int) -> bool:
-    """Whether the process runs; one that is over and that nobody has waited for does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return not stat.parent.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@frozen
-class Running:
-    """A server; ``log`` is where it writes."""
-
-    pid: int
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    def said(self) -> str:
-        """The log so far."""
-        return self.log.read_text() if self.log.exists() else ""
-
-    def wait_for(self, text: str, times: int = 1) -> list[str]:
-        """The rest of each line that holds ``text``, once there are that many of them."""
-        _until(
-            lambda: self.said().count(text) >= times or not self.alive(), lambda: f"no {text!r} in:\n{self.said()}"
-        )
-        rests = [line.partition(text)[2] for line in self.said().splitlines() if text in line]
-        assert len(rests) >= times, f"it ended without {text!r}:\n{self.said()}"
-        return rests
-
-    def ports(self, number: int = 1) -> list[int]:
-        """The ports that it was given, in the order of its listeners."""
-        return [int(rest.partition('"')[0]) for rest in self.wait_for(f"{STARTED}port: ", number)]
-
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return _alive(self.pid) if self.process is None else self.process.poll() is None
-
-    def stop(self, number: int = signal.SIGTERM) -> int | None:
-        """Send the signal, and wait for the end; the exit status where it is known."""
-        os.kill(self.pid, number)
-        if self.process is not None:
-            return self.process.wait(PATIENCE)
-        _until(lambda: not self.alive(), lambda: f"still running:\n{self.said()}")
-        return None
 
 
 @frozen
@@ -85,7 +25,7 @@ class Installed:
     """The environment that the wheel is installed in."""
 
     bin: Path
-    started: list[Running] = field(factory=list)
+    programs: Programs = field(factory=Programs)
 
     def command(self, name: str, *arguments: str) -> list[str]:
         """The command line of a script of this environment."""
@@ -108,37 +48,24 @@ class Installed:
             check=False,
         )
 
-    def start(self, folder: Path, *command: str, **variables: str) -> Running:
+    def start(self, folder: Path, *command: str, **variables: str) -> Program:
         """Start a script that stays in the foreground and logs to its standard output."""
-        log = folder / f"output-{len(self.started)}"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                self.command(*command),
-                cwd=folder,
-                env=self.environment(variables),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        running = Running(process.pid, log, process)
-        self.started.append(running)
-        return running
+        return self.programs.start(self.command(*command), folder, env=self.environment(variables))
 
-    def twistd(self, folder: Path, *options: str) -> Running:
+    def twistd(self, folder: Path, *options: str) -> Program:
         """``twistd`` in the foreground, once it has started."""
-        running = self.start(folder, "twistd", "-n", "--pidfile=", "greetsvc", *options)
-        running.wait_for(STARTED)
-        return running
+        program = self.start(folder, "twistd", "-n", "--pidfile=", "greetsvc", *options)
+        program.wait_for(STARTED)
+        return program
 
-    def daemon(self, folder: Path, *options: str) -> Running:
+    def daemon(self, folder: Path, *options: str) -> Program:
         """``twistd`` daemonized, with ``pid`` and ``log`` in the folder."""
         command = ("twistd", f"--pidfile={folder / 'pid'}", "-l", str(folder / "log"), "greetsvc", *options)
         done = self.run(folder, *command)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        running = Running(int((folder / "pid").read_text()), folder / "log")
-        self.started.append(running)
-        running.wait_for(STARTED)
-        return running
+        program = self.programs.add(Program(int((folder / "pid").read_text()), folder / "log"))
+        program.wait_for(STARTED)
+        return program
 
 
 def _script(path: Path, python: Path, target: str) -> None:
@@ -150,28 +77,34 @@ def _script(path: Path, python: Path, target: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def environment() -> Iterator[Installed]:
-    """The wheel, built and installed with no network: its dependencies are those of the test environment.
+def environment(shared_folder: Path) -> Installed:
+    """The wheel, built and installed with no network, once for all processes that run tests.
 
-    They come by a line of a ``.pth`` file; the ``.pth`` files in a folder added that way are not read, so that an
-    editable greetsvc there does not count.
+    Its dependencies are those of the test environment, which a ``.pth`` file adds to its path. Python does not read
+    the ``.pth`` files of a folder that is added this way, so that an editable greetsvc there is not found.
     """
-    with tempfile.TemporaryDirectory(prefix="greetsvc-system-") as name:
-        place = Path(name)
-        place.chmod(0o755)
-        _quietly([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], cwd=ROOT)
-        _quietly([sys.executable, "-m", "venv", "--without-pip", str(place / "venv")], cwd=place)
-        bin_ = place / "venv" / "bin"
-        wheel = next(place.glob("*.whl"))
-        pip = [sys.executable, "-m", "pip", "--python", str(bin_ / "python")]
-        _quietly([*pip, "install", "--no-deps", "--no-index", str(wheel)], cwd=place)
-        purelib = next((place / "venv").glob("lib/python*/site-packages"))
-        own = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-        (purelib / "dependencies.pth").write_text("".join(f"{path}\n" for path in own))
-        for script in ("twistd", "twist"):
-            (point,) = entry_points(group="console_scripts", name=script)
-            _script(bin_ / script, bin_ / "python", point.value)
-        yield Installed(bin_)
+    place = shared_folder / "wheel"
+    with (shared_folder / "wheel.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            _install(place)
+    return Installed(place / "venv" / "bin")
+
+
+def _install(place: Path) -> None:
+    place.mkdir()
+    _quietly([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], cwd=ROOT)
+    _quietly([sys.executable, "-m", "venv", "--without-pip", str(place / "venv")], cwd=place)
+    bin_ = place / "venv" / "bin"
+    wheel = next(place.glob("*.whl"))
+    pip = [sys.executable, "-m", "pip", "--python", str(bin_ / "python")]
+    _quietly([*pip, "install", "--no-deps", "--no-index", str(wheel)], cwd=place)
+    purelib = next((place / "venv").glob("lib/python*/site-packages"))
+    own = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    (purelib / "dependencies.pth").write_text("".join(f"{path}\n" for path in own))
+    for script in ("twistd", "twist"):
+        (point,) = entry_points(group="console_scripts", name=script)
+        _script(bin_ / script, bin_ / "python", point.value)
 
 
 def _quietly(command: Sequence[str], cwd: Path) -> None:
@@ -182,17 +115,13 @@ def _quietly(command: Sequence[str], cwd: Path) -> None:
 
 @pytest.fixture
 def installed(environment: Installed) -> Iterator[Installed]:
-    """The environment; what a test has started there and not stopped is killed."""
+    """The environment; what a test started there and did not stop is killed."""
     ours = Installed(environment.bin)
     yield ours
-    for running in ours.started:
-        if running.alive():
-            os.kill(running.pid, signal.SIGKILL)
-        if running.process is not None:
-            running.process.wait(PATIENCE)
+    ours.programs.kill()
 
 
 @pytest.fixture
 def tutorial() -> Path:
     """Where the tutorial's blocking programs are."""
-    return ROOT / "tests" / "system" / "tutorial"
+    return Path(__file__).parent / "tutorial"

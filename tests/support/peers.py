@@ -1,24 +1,19 @@
-"""Peers to be greeted by: blocking ones, as in a socket tutorial, each in a thread and as odd as the test wants."""
+"""Servers to be greeted by: blocking ones, as in a socket tutorial, each in a thread, as strange as a test wants."""
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from threading import Event, Thread
 from typing import Any
 
 import pytest
-from attrs import define, field, frozen
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from attrs import define, field
 
 Says = Callable[[socket.socket], None]
 Answers = Callable[[socket.socket, bytes, Any], None]
@@ -124,96 +119,14 @@ def reset() -> Says:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
+    """A port that nothing uses, and that no test running beside this one is given.
 
-
-@frozen
-class Papers:
-    """Certificates in PEM files, by what is right or wrong with them; `server` makes a context of one."""
-
-    folder: Path
-
-    def path(self, name: str) -> str:
-        """The file of this name."""
-        return str(self.folder / f"{name}.pem")
-
-    def server(self, name: str, *, ask_client: bool = False) -> ssl.SSLContext:
-        """A server's context with this certificate."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.path(name))
-        if ask_client:
-            context.load_verify_locations(self.path("ca"))
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-
-@pytest.fixture(scope="session")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
-    """An authority and certificates it signed: good, expired, for another name, nameless; and a self-signed one."""
-    folder = tmp_path_factory.mktemp("papers")
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca = _certificate("the test authority", ca_key, "the test authority", ca_key, authority=True)
-    (folder / "ca.pem").write_bytes(_pem(ca))
-    here: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    leaves: list[tuple[str, list[x509.GeneralName], int]] = [
-        ("good", here, 1),
-        ("expired", here, -1),
-        ("elsewhere", [x509.DNSName("elsewhere.example")], 1),
-        ("mailbox", [x509.RFC822Name("a@example.org")], 1),
-        ("nameless", [], 1),
-    ]
-    for name, names, days in leaves:
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(name, key, "the test authority", ca_key, names=names, days=days)
-        (folder / f"{name}.pem").write_bytes(_pem(certificate) + _key(key))
-        (folder / f"{name}.crt.pem").write_bytes(_pem(certificate))
-        (folder / f"{name}.key.pem").write_bytes(_key(key))
-    own = ec.generate_private_key(ec.SECP256R1())
-    (folder / "self.pem").write_bytes(_pem(_certificate("self", own, "self", own, names=here)) + _key(own))
-    secret = serialization.BestAvailableEncryption(b"secret")
-    (folder / "locked.pem").write_bytes(
-        own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
-    )
-    (folder / "empty.pem").write_bytes(b"nothing here\n")
-    return Papers(folder)
-
-
-def _certificate(
-    subject: str,
-    key: ec.EllipticCurvePrivateKey,
-    issuer: str,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    *,
-    names: list[x509.GeneralName] | None = None,
-    days: int = 1,
-    authority: bool = False,
-) -> x509.Certificate:
-    now = dt.datetime.now(dt.UTC)
-    day = dt.timedelta(days=1)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - 3 * day)
-        .not_valid_after(now + days * day)
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    It is below those that the kernel hands out for port 0 and for outgoing connections: 32768 and up on Linux
+    (ip_local_port_range), 49152 and up on macOS.
+    """
+    while True:
+        port = SystemRandom().randrange(20_000, 32_768)
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram, suppress(OSError):
+            stream.bind(("", port))
+            datagram.bind(("", port))
+            return port

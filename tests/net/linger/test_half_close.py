@@ -8,7 +8,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
@@ -16,6 +16,7 @@ from zope.interface import alsoProvides
 
 from greetsvc.net.linger.half_close import LingeringClose
 from greetsvc.net.linger.sweep import ILingers
+from tests.support.waiting import until
 
 
 class Transport(StringTransport):
@@ -126,8 +127,5 @@ async def test_on_any_transport_clients_that_are_still_sending_read_the_whole_gr
     port = listening.listen(factory)
     clients = [deferToThread(send_much_then_read, port.getHost().port) for _ in range(peers)]
     assert [await client.addTimeout(20, reactor) for client in clients] == [b"hello\r\n"] * peers
-    for _ in range(500):
-        if len(factory.ends) == peers:
-            break
-        await deferLater(reactor, 0.01, lambda: None)
+    await until(lambda: len(factory.ends) == peers)
     assert factory.ends == ["ConnectionDone"] * peers

@@ -33,7 +33,6 @@ from twisted.internet.interfaces import (
     IReactorUNIX,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
 from twisted.internet.tcp import makeBinding
 from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
@@ -43,6 +42,7 @@ from greetsvc.net.linger.sweep import ILingers, Lingerers
 from greetsvc.net.sockets import ipv6_works
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.stream.listener import StreamPort
+from tests.support.waiting import until
 
 MUCH = b"0123456789abcdef" * 64 * 1024
 
@@ -106,10 +106,7 @@ def factory() -> Greeting:
 
 async def closed(factory: Greeting, lingerers: Lingerers) -> list[str]:
     """What happened at the server, once nothing lingers any more."""
-    for _ in range(300):
-        if "closed" in factory.happened and not len(lingerers):
-            break
-        await deferLater(reactor, 0.01, lambda: None)
+    await until(lambda: "closed" in factory.happened and not len(lingerers))
     return factory.happened
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import datetime as dt
 import os
 import socket
 import ssl
@@ -14,15 +13,13 @@ import pytest
 import pytest_twisted
 from attrs import define, field
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec
+from cryptography.hazmat.primitives.asymmetric import dsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
 )
-from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
@@ -46,67 +43,7 @@ from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles
 from greetsvc.net.tls.contexts import ReloadingContexts
 from greetsvc.net.tls.endpoint import TlsFacts, facts, tls_endpoint
 from greetsvc.net.tls.pem import read_certificates
-
-NOW = dt.datetime.now(dt.UTC)
-
-
-@define
-class Issued:
-    """A certificate with its key, and the one that signed it."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-    issuer: Issued | None = None
-
-    @property
-    def pem(self) -> bytes:
-        return self.certificate.public_bytes(Encoding.PEM)
-
-    @property
-    def key_pem(self) -> bytes:
-        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-    @property
-    def serial(self) -> int:
-        return self.certificate.serial_number
-
-    def issue(
-        self,
-        common_name: str | None = None,
-        *names: str,
-        authority: bool = False,
-        days: int = 30,
-        key: ec.EllipticCurvePrivateKey | None = None,
-    ) -> Issued:
-        return issue(common_name, *names, authority=authority, days=days, key=key, issuer=self)
-
-
-def issue(
-    common_name: str | None = None,
-    *names: str,
-    authority: bool = False,
-    days: int = 30,
-    key: ec.EllipticCurvePrivateKey | None = None,
-    issuer: Issued | None = None,
-) -> Issued:
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - dt.timedelta(days=1))
-        .not_valid_after(NOW + dt.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-    )
-    if names:
-        builder = builder.add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=not common_name
-        )
-    signed = builder.sign(issuer.key if issuer else key, hashes.SHA256())
-    return Issued(signed, key, issuer)
+from tests.support.certificates import Issued, issue
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,48 @@
+"""Programs against each other: a tutorial's blocking client and server, ``greet`` and ``twistd``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.support.installed import Installed
+
+LOOPBACK = "interface=127.0.0.1"
+
+
+def test_the_blocking_client_gets_its_greeting(installed: Installed, tmp_path: Path, tutorial: Path) -> None:
+    server = installed.twistd(tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
+    port = server.ports()[0]
+    done = installed.run(tmp_path, "python", "-I", str(tutorial / "client.py"), "127.0.0.1", str(port))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Thank you for connecting\n", "")
+
+
+def test_greet_is_greeted_by_the_blocking_server(installed: Installed, tmp_path: Path, tutorial: Path) -> None:
+    server = installed.start(tmp_path, "python", "-I", str(tutorial / "server.py"))
+    target = f"127.0.0.1:{server.ports()[0]}"
+    done = installed.run(tmp_path, "greet", target)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Thank you for connecting\n", "")
+    probe = json.loads(installed.run(tmp_path, "greet", "--json", target).stdout)
+    assert (probe["ok"], probe["greeting"], probe["closed"]) == (True, "Thank you for connecting", "fin")
+
+
+def test_greet_is_greeted_by_twistd_over_every_transport(installed: Installed, tmp_path: Path) -> None:
+    paths = [tmp_path / "greet", tmp_path / "greet-dgram"]
+    listeners = [f"tcp:0:{LOOPBACK}", f"udp:0:{LOOPBACK}", f"unix:{paths[0]}", f"unixgram:{paths[1]}"]
+    server = installed.twistd(tmp_path, *(word for one in listeners for word in ("--listen", one)))
+    tcp, udp = server.ports(2)
+    server.wait_for("Server start at path: ", 2)
+    for target in (f"tcp:127.0.0.1:{tcp}", f"udp:127.0.0.1:{udp}", f"unix:{paths[0]}", f"unixgram:{paths[1]}"):
+        done = installed.run(tmp_path, "greet", target)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "Thank you for connecting\n", ""), target
+
+
+def test_greet_names_the_step_that_failed(installed: Installed, tmp_path: Path) -> None:
+    server = installed.twistd(tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
+    target = f"tcp:127.0.0.1:{server.ports()[0]}"
+    server.stop()
+    done = installed.run(tmp_path, "greet", target)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0] == f"greet: {target}: connect: Connection refused"

@@ -1,0 +1,165 @@
+"""Certificates for tests; they pass strict verification (RFC 5280), which is Python's default from 3.13 on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import ssl
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
+
+
+@frozen
+class Issued:
+    """A certificate that was issued, with its private key."""
+
+    certificate: x509.Certificate
+    key: EllipticCurvePrivateKey
+
+    @property
+    def pem(self) -> bytes:
+        """The certificate alone."""
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    @property
+    def key_pem(self) -> bytes:
+        """The private key alone."""
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @property
+    def both_pem(self) -> bytes:
+        """The private key and the certificate, as a server's file holds them."""
+        return self.key_pem + self.pem
+
+    @property
+    def serial(self) -> int:
+        """The serial number."""
+        return self.certificate.serial_number
+
+    def locked_key_pem(self, password: bytes) -> bytes:
+        """The private key, encrypted."""
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password))
+
+    def issue(
+        self,
+        common_name: str | None = None,
+        *names: str | x509.GeneralName,
+        authority: bool = False,
+        starts: float = -1,
+        days: float = 30,
+        key: EllipticCurvePrivateKey | None = None,
+    ) -> Issued:
+        """A certificate that this one signs."""
+        return issue(common_name, *names, authority=authority, starts=starts, days=days, key=key, issuer=self)
+
+
+def issue(
+    common_name: str | None = None,
+    *names: str | x509.GeneralName,
+    authority: bool = False,
+    starts: float = -1,
+    days: float = 30,
+    key: EllipticCurvePrivateKey | None = None,
+    issuer: Issued | None = None,
+) -> Issued:
+    """A certificate for the subject ``common_name`` and the DNS (or other) ``names``; without ``issuer`` self-signed.
+
+    It is valid from ``starts`` to ``days``, both in days from now.
+    """
+    key = key or generate_private_key(SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + dt.timedelta(days=starts))
+        .not_valid_after(now + dt.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(_key_usage(authority), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key((issuer.key if issuer else key).public_key()),
+            critical=False,
+        )
+    )
+    if names:
+        # RFC 5280, 4.2.1.6: critical where the subject is empty.
+        alternative = x509.SubjectAlternativeName([x509.DNSName(n) if isinstance(n, str) else n for n in names])
+        builder = builder.add_extension(alternative, critical=not common_name)
+    return Issued(builder.sign(issuer.key if issuer else key, SHA256()), key)
+
+
+def _key_usage(authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+@frozen
+class Papers:
+    """Certificates in PEM files, each named after what is right or wrong with it."""
+
+    folder: Path
+
+    def path(self, name: str) -> str:
+        """The file of this name."""
+        return str(self.folder / f"{name}.pem")
+
+    def server(self, name: str, *, ask_client: bool = False) -> ssl.SSLContext:
+        """The TLS context of a server that shows this certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.path(name))
+        if ask_client:
+            context.load_verify_locations(self.path("ca"))
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+@pytest.fixture(scope="session")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
+    """An authority, certificates that it signed, one that signed itself, and files that cannot be used."""
+    folder = tmp_path_factory.mktemp("papers")
+    here = ("localhost", x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    authority = issue("the test authority", authority=True)
+    own = issue("self", *here)
+    leaves = {
+        "good": authority.issue("good", *here),
+        "expired": authority.issue("expired", *here, starts=-3, days=-1),
+        "elsewhere": authority.issue("elsewhere", "elsewhere.example"),
+        "mailbox": authority.issue("mailbox", x509.RFC822Name("a@example.org")),
+        "nameless": authority.issue("nameless"),
+        "self": own,
+        # Trusted as an authority, so that its dates are all that is wrong.
+        "early": issue("early", authority=True, starts=1, days=2),
+    }
+    for name, leaf in leaves.items():
+        (folder / f"{name}.pem").write_bytes(leaf.both_pem)
+        (folder / f"{name}.crt.pem").write_bytes(leaf.pem)
+        (folder / f"{name}.key.pem").write_bytes(leaf.key_pem)
+    (folder / "ca.pem").write_bytes(authority.pem)
+    (folder / "locked.pem").write_bytes(own.locked_key_pem(b"secret"))
+    (folder / "empty.pem").write_bytes(b"nothing here\n")
+    return Papers(folder)
