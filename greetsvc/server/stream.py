@@ -256,7 +256,6 @@ class GreetingFactory(Factory):
         )
 
     def _expire(self, protocol: GreetingProtocol) -> None:
-        self.ledger.end("deadline")
         protocol.expire()
 
     def abort(self) -> None:
