@@ -1,52 +1,54 @@
-"""What happened, in plain integers."""
+"""The counters, and those who watch them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from greetsvc.ledger import LATEST, Entry, Ledger
+import pytest
+
+from greetsvc.ledger import Ledger
 from greetsvc.visit import Address
 
 PEER = Address("192.0.2.1", 40000)
 
 
+def watched(ledger: Ledger) -> list[tuple[int, str, Address]]:
+    """The visits that a watcher of this ledger sees: number, transport, peer."""
+    seen: list[tuple[int, str, Address]] = []
+    ledger.watchers.append(lambda transport, peer: seen.append((ledger.visits, transport, peer)))
+    return seen
+
+
 def test_visits_are_numbered_from_one_and_counted_by_transport() -> None:
     ledger = Ledger()
+    seen = watched(ledger)
     for number, transport in enumerate(("tcp", "udp", "tcp"), 1):
         ledger.greet(transport, PEER)
-        assert ledger.visits == ledger.latest[-1].number == number
+        assert ledger.visits == seen[-1][0] == number
     assert ledger.greeted == {"tcp": 2, "udp": 1}
 
 
-def test_the_latest_visits_are_kept_and_no_more() -> None:
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_visits_counted_together_are_visits_like_the_others(is_watched: bool) -> None:
     ledger = Ledger()
-    for port in range(LATEST + 10):
-        ledger.greet("tcp", Address("192.0.2.1", port))
-    assert len(ledger.latest) == LATEST
-    assert ledger.latest[0] == Entry(11, "tcp", Address("192.0.2.1", 10))
-    assert ledger.latest[-1].number == LATEST + 10
-
-
-def test_those_counted_together_are_visits_like_the_others() -> None:
-    ledger = Ledger()
+    seen = watched(ledger) if is_watched else None
     ledger.greet("tcp", PEER)
     ledger.greet_all("udp", [("192.0.2.1", 1), ("192.0.2.1", 2)])
-    assert [(entry.number, entry.peer.port) for entry in ledger.latest] == [(1, 40000), (2, 1), (3, 2)]
-    ledger.greet_all("udp", [("192.0.2.1", port) for port in range(LATEST - 1)])
-    assert [(entry.number, entry.peer.port) for entry in ledger.latest[:2]] == [(3, 2), (4, 0)]
-    assert len(ledger.latest) == LATEST
+    assert ledger.greeted == {"tcp": 1, "udp": 2}
+    if seen is not None:
+        assert [(number, peer.port) for number, _, peer in seen] == [(1, 40000), (2, 1), (3, 2)]
 
 
-def test_a_peer_as_the_socket_names_it_is_shown_as_an_address() -> None:
+def test_a_peer_as_the_socket_names_it_is_seen_as_an_address() -> None:
     ledger = Ledger()
+    seen = watched(ledger)
     ledger.greet("udp", ("::ffff:192.0.2.1", 7000, 0, 0))
-    assert ledger.latest == [Entry(1, "udp", Address("192.0.2.1", 7000))]
+    assert seen == [(1, "udp", Address("192.0.2.1", 7000))]
 
 
 def test_watchers_are_called_after_the_visit_was_counted() -> None:
     ledger = Ledger()
-    seen: list[tuple[int, str, Address]] = []
-    ledger.watchers.append(lambda transport, peer: seen.append((ledger.visits, transport, peer)))
+    seen = watched(ledger)
     ledger.greet("unix", Address("/x", 0))
     assert seen == [(1, "unix", Address("/x", 0))]
 
@@ -65,7 +67,7 @@ def test_a_watcher_may_leave_while_it_is_called() -> None:
     assert seen == ["tcp", "tcp", "udp"]
 
 
-def test_a_watcher_that_fails_harms_neither_the_visit_nor_the_other_watchers(logged_errors: Any) -> None:
+def test_a_watcher_that_raises_stops_neither_the_count_nor_the_other_watchers(logged_errors: Any) -> None:
     ledger = Ledger()
     seen: list[str] = []
     ledger.watchers += [lambda *_: 1 / 0, lambda transport, _peer: seen.append(transport)]
@@ -76,11 +78,12 @@ def test_a_watcher_that_fails_harms_neither_the_visit_nor_the_other_watchers(log
     assert len(logged_errors.flush(ZeroDivisionError)) == 3
 
 
-def test_refusals_and_ends_are_counted_by_reason_and_are_no_visits() -> None:
+def test_refusals_are_counted_by_reason_and_are_no_visits() -> None:
     ledger = Ledger()
+    refused: list[int] = []
+    ledger.when_refused = lambda: refused.append(ledger.refused.total())
     for reason in ("loop", "loop", "port"):
         ledger.refuse(reason)
-    ledger.end("deadline")
     assert ledger.refused == {"loop": 2, "port": 1}
-    assert ledger.ended == {"deadline": 1}
+    assert refused == [1, 2, 3]
     assert ledger.visits == 0

@@ -24,7 +24,7 @@ from greetsvc.net.linux.packets import read_syn, read_tcp_info
 from greetsvc.net.tls.endpoint import facts
 from greetsvc.server.admission import Admission, Source
 from greetsvc.server.defaults import DEADLINE, LINGER
-from greetsvc.server.rendering import Rendering, Speechless
+from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:
@@ -83,14 +83,14 @@ class GreetingProtocol(Protocol):
         self.greet()
 
     def greeting(self) -> bytes:
-        """The bytes to send to this peer. Raises `Speechless` to close without a greeting."""
+        """The bytes to send to this peer. Raises `GreeterFailed` to close without a greeting."""
         return self.factory.greeting(self)
 
     def greet(self) -> None:
         """Send the greeting and close."""
         try:
             self.transport.write(self.greeting())
-        except Speechless:
+        except GreeterFailed:
             pass
         else:
             self.factory.greeted(self)
@@ -216,7 +216,7 @@ class GreetingFactory(Factory):
         return LingeringClose(transport, self._reactor, silence=self._linger, lifetime=self._deadline)
 
     def greeting(self, protocol: GreetingProtocol) -> bytes:
-        """The greeting for this connection. Raises `Speechless` where the greeter failed."""
+        """The greeting for this connection. Raises `GreeterFailed` where the greeter failed."""
         return self._rendering.constant or self._rendering.of(partial(self._visit, protocol))
 
     def greeted(self, protocol: GreetingProtocol) -> None:
@@ -244,7 +244,6 @@ class GreetingFactory(Factory):
         )
 
     def _expire(self, protocol: GreetingProtocol) -> None:
-        self.ledger.end("deadline")
         protocol.expire()
 
     def abort(self) -> None:

@@ -132,7 +132,6 @@ async def test_the_deadline_ends_a_connection_whatever_the_peer_does(serve: Any,
         return not ours.service.admission.open
 
     await until(bother)
-    assert ours.ledger.ended == {"deadline": 3}
     assert len(await deferToThread(visitor.read, silent)) < 1_000_000
 
 

@@ -74,7 +74,6 @@ async def test_unfinished_handshakes_and_closes_end_by_the_deadline(serve: Any, 
     assert await deferToThread(unclosed.recv, 100) == GREETING
     await until(lambda: not ours.service.admission.open)
     assert ours.ledger.visits == 1
-    assert ours.ledger.ended["deadline"] == 4
     unclosed.close()
 
 

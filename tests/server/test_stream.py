@@ -214,16 +214,15 @@ def test_a_connection_is_aborted_at_its_deadline_and_counted() -> None:
     assert not other.aborted
     clock.advance(2)
     assert other.aborted
-    assert factory.ledger.ended == {"deadline": 2}
     assert factory.admission.open == 0
     assert not clock.getDelayedCalls()
 
 
 def test_a_connection_that_ended_has_no_deadline() -> None:
     factory, clock = _factory(deadline=3)
-    _connected(factory)
+    transport = _connected(factory)
     clock.advance(3)
-    assert not factory.ledger.ended
+    assert not transport.aborted
     assert not clock.getDelayedCalls()
 
 
@@ -234,7 +233,6 @@ def test_abort_ends_every_connection_and_leaves_no_timer() -> None:
     factory.abort()
     assert all(transport.aborted for transport in transports)
     assert not clock.getDelayedCalls()
-    assert not factory.ledger.ended
 
 
 def test_over_tls_the_greeting_waits_for_the_handshake() -> None:
@@ -318,7 +316,7 @@ def test_a_connection_that_breaks_leaves_nothing_behind() -> None:
     transport.protocol.connectionLost(Failure(ConnectionAborted()))
     assert factory.admission.open == 0
     clock.advance(10)
-    assert not factory.ledger.ended
+    assert not transport.aborted
 
 
 def test_without_anything_given_a_factory_has_its_own_ledger_admission_and_the_global_reactor() -> None:
