@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from tests.support.service import ask
+
 GREETING = b"Thank you for connecting\r\n"
+HEADER = b"PROXY TCP4 203.0.113.7 192.0.2.1 4000 80\r\n"
 LISTEN = ("--listen", "tcp:0:interface=127.0.0.1")
 
 
 def test_visitors_in_the_accept_queue_are_greeted_on_stop(child: Any, visitor: Any) -> None:
     server = child(*LISTEN)
     (port,) = server.ports()
+    # The log says so before signals are handled; a visit shows that they are.
+    assert visitor.visit(port) == GREETING
     server.send_signal(signal.SIGSTOP)
     waiting = [visitor.connect(port) for _ in range(300)]
     server.send_signal(signal.SIGTERM)
@@ -67,6 +72,7 @@ def test_datagrams_that_have_arrived_are_answered(child: Any) -> None:
     (port,) = server.ports()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
+        assert ask("127.0.0.1", port) == GREETING
         server.send_signal(signal.SIGSTOP)
         for _ in range(5):
             sock.sendto(b"hello", ("127.0.0.1", port))
@@ -93,10 +99,11 @@ def test_a_killed_service_is_started_again_on_the_same_port(child: Any, visitor:
 def test_visitors_in_the_accept_queue_behind_a_proxy_are_greeted_on_stop(child: Any, visitor: Any) -> None:
     server = child("--listen", "proxy:tcp:0:interface=127.0.0.1")
     (port,) = server.ports()
+    assert visitor.visit(port, said=HEADER) == GREETING
     server.send_signal(signal.SIGSTOP)
     waiting = [visitor.connect(port) for _ in range(50)]
     for sock in waiting:
-        sock.sendall(b"PROXY TCP4 203.0.113.7 192.0.2.1 4000 80\r\n")
+        sock.sendall(HEADER)
     server.send_signal(signal.SIGTERM)
     server.send_signal(signal.SIGCONT)
     assert [visitor.read(sock) for sock in waiting] == [GREETING] * 50
