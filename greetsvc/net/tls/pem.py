@@ -5,14 +5,12 @@ Every error is a `ConfigError` of one line with the file as its value.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from attrs import field, frozen
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,8 +18,20 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from greetsvc.errors import ConfigError
+from greetsvc.files import read_plain
+from greetsvc.net.tls.blocks import Block, pem_blocks
 
-__all__ = ["Pem", "PrivateKey", "dns_names", "public_key", "read_certificates", "read_key", "read_pem", "stamp_of"]
+__all__ = [
+    "CannotRead",
+    "Pem",
+    "PrivateKey",
+    "dns_names",
+    "public_key",
+    "read_certificates",
+    "read_key",
+    "read_pem",
+    "stamp_of",
+]
 
 PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
 """The keys that TLS can use."""
@@ -29,7 +39,11 @@ PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519Private
 Stamp: TypeAlias = tuple[int, ...] | int
 """Differs if a file has changed: its identity, size and times; the errno if they cannot be read."""
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
+_Made = TypeVar("_Made")
+
+
+class CannotRead(ConfigError):
+    """The system refused to read a file. It may not refuse the next time, though the file does not change."""
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -54,19 +68,14 @@ class Pem:
 def read_pem(path: Path, stamp: Stamp = 0) -> Pem:
     """All private keys and certificates of a file; it may hold none."""
     blocks = list(_blocks(path))
-    keys = tuple(_key(path, block) for label, block in blocks if label.endswith(b"PRIVATE KEY"))
-    certificates = tuple(_certificate(path, block) for label, block in blocks if label.endswith(b"CERTIFICATE"))
-    for certificate in certificates:
-        try:
-            public_key(certificate)  # to match it to a key later; an authority's key does not matter
-        except (ValueError, UnsupportedAlgorithm):
-            raise ConfigError("a certificate in it is not valid", value=path) from None
+    keys = tuple(_key(path, block) for block in blocks if block.label.endswith("PRIVATE KEY"))
+    certificates = tuple(_own_certificate(path, block) for block in blocks if block.label.endswith("CERTIFICATE"))
     return Pem(path, keys, certificates, stamp)
 
 
 def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     """The certificates of a file: at least one. Keys in it are not read."""
-    found = tuple(_certificate(path, block) for label, block in _blocks(path) if label.endswith(b"CERTIFICATE"))
+    found = tuple(_certificate(path, block) for block in _blocks(path) if block.label.endswith("CERTIFICATE"))
     if not found:
         raise ConfigError("there is no certificate in it", value=path)
     return found
@@ -74,50 +83,75 @@ def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
 
 def read_key(path: Path) -> PrivateKey:
     """The first private key of a file."""
-    for label, block in _blocks(path):
-        if label.endswith(b"PRIVATE KEY"):
+    for block in _blocks(path):
+        if block.label.endswith("PRIVATE KEY"):
             return _key(path, block)
     raise ConfigError("there is no private key in it", value=path)
 
 
-def _blocks(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """The label and the text of each PEM block (RFC 7468)."""
+def _blocks(path: Path) -> Iterator[Block]:
     try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ConfigError(f"cannot be read: {getattr(error, 'strerror', None) or error}", value=path) from None
-    blocks = list(_BLOCK.finditer(data))
-    if len(blocks) != data.count(b"-----BEGIN"):
-        raise ConfigError("a PEM block in it has no end", value=path)
-    for block in blocks:
-        yield block[1], block[0]
+        data, _ = read_plain(path)
+    except OSError as error:
+        raise CannotRead(f"cannot be read: {error.strerror or error}", value=path) from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # a NUL in the path
+        raise ConfigError(f"cannot be read: {error}", value=path) from None
+    try:
+        yield from pem_blocks(data)
+    except ValueError as error:
+        raise ConfigError(str(error), value=path) from None
 
 
-def _key(path: Path, block: bytes) -> PrivateKey:
-    try:
-        key = load_pem_private_key(block, None)
-    except TypeError:
-        raise ConfigError("a private key in it needs a passphrase; use one without", value=path) from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError("a private key in it is not valid", value=path) from None
+def _key(path: Path, block: Block) -> PrivateKey:
+    def load() -> object:
+        try:
+            return load_pem_private_key(block.text, None)
+        except TypeError:
+            raise ConfigError(f"{block.place} needs a passphrase; use a private key without", value=path) from None
+
+    key = _made(path, block, "private key", load)
     if not isinstance(key, PrivateKey):
-        raise ConfigError("a private key in it is not for TLS; use an RSA, ECDSA or EdDSA key", value=path)
+        raise ConfigError(f"{block.place} is a private key that TLS cannot use; use RSA, ECDSA or EdDSA", value=path)
     return key
 
 
-def _certificate(path: Path, block: bytes) -> x509.Certificate:
+def _certificate(path: Path, block: Block) -> x509.Certificate:
+    return _made(path, block, "certificate", lambda: x509.load_pem_x509_certificate(block.text))
+
+
+def _own_certificate(path: Path, block: Block) -> x509.Certificate:
+    """A certificate to serve, or of a chain: cryptography parses the parts that are needed later only when asked."""
+
+    def load() -> x509.Certificate:
+        certificate = x509.load_pem_x509_certificate(block.text)
+        _ = certificate.subject, certificate.issuer, certificate.not_valid_after_utc, public_key(certificate)
+        return certificate
+
+    return _made(path, block, "certificate", load)
+
+
+def _made(path: Path, block: Block, what: str, load: Callable[[], _Made]) -> _Made:
     try:
-        return x509.load_pem_x509_certificate(block)
-    except ValueError:
-        raise ConfigError("a certificate in it is not valid", value=path) from None
+        return load()
+    except ConfigError:
+        raise
+    except Exception:  # noqa: BLE001 - the errors of cryptography have no base of their own
+        raise ConfigError(f"{block.place} is not a valid {what}", value=path) from None
 
 
 def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:
-    """The DNS names that a certificate was issued for, in lower case; a wildcard is ``*.example.com``."""
+    """The DNS names that a certificate was issued for, in lower case; a wildcard is ``*.example.com``.
+
+    Raises `ConfigError` if they cannot be read: there is an extension twice, or a kind of name that is not supported.
+    """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return ()
+    except Exception as error:  # noqa: BLE001 - as in _made
+        raise ConfigError(f"the names in the certificate cannot be read: {error}") from None
     return tuple(name.lower() for name in names.get_values_for_type(x509.DNSName))
 
 

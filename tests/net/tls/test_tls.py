@@ -35,15 +35,15 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer, provider
 
-import greetsvc.net.tls.contexts
 from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.net.proxy.header import encode_v1
 from greetsvc.net.proxy.wrapper import ProxiedFactory
-from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles
+from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles, CertificateSource
 from greetsvc.net.tls.contexts import ReloadingContexts
 from greetsvc.net.tls.endpoint import TlsFacts, facts, tls_endpoint
 from greetsvc.net.tls.pem import read_certificates
 from tests.support.certificates import Issued, issue
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +104,34 @@ class Handshake:
         return [each.serial_number for each in self.client.get_peer_cert_chain(as_cryptography=True)]
 
 
+class Reactor(Clock):
+    """A clock whose threads are done at once."""
+
+    def getThreadPool(self) -> Reactor:
+        return self
+
+    def callInThreadWithCallback(self, done: Callable[[bool, Any], None], call: Callable[[], Any]) -> None:
+        try:
+            done(True, call())
+        except Exception:
+            done(False, Failure())
+
+    def callFromThread(self, call: Callable[..., None], *arguments: Any) -> None:
+        call(*arguments)
+
+
+def started(source: CertificateSource, clock: Clock | None = None, **options: Any) -> ReloadingContexts:
+    contexts = ReloadingContexts(source, reactor=clock or Reactor(), **options)
+    contexts.start()
+    return contexts
+
+
 def served(contexts: ReloadingContexts, name: str | None = None) -> int:
     return Handshake(contexts).shake(name).served[0]
 
 
 def directory(path: Path, clock: Clock | None = None) -> ReloadingContexts:
-    return ReloadingContexts(CertificateDirectory(path), seconds=(clock or Clock()).seconds)
+    return started(CertificateDirectory(path), clock)
 
 
 def test_the_name_a_client_asks_for_chooses_the_certificate(tmp_path: Path, root: Issued) -> None:
@@ -175,8 +197,8 @@ def test_of_two_certificates_for_one_name_or_key_the_one_that_expires_later_is_s
     assert (served(contexts, "a.example"), served(contexts, "b.example")) == (renewed.serial, other.serial)
 
 
-def test_files_are_checked_at_most_once_a_second(tmp_path: Path, root: Issued) -> None:
-    clock = Clock()
+def test_a_change_is_served_when_two_checks_have_found_it(tmp_path: Path, root: Issued) -> None:
+    clock = Reactor()
     old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
     path = put(tmp_path / "a.pem", old.key_pem, old.pem)
     contexts = directory(tmp_path, clock)
@@ -184,24 +206,26 @@ def test_files_are_checked_at_most_once_a_second(tmp_path: Path, root: Issued) -
     clock.advance(0.9)
     assert served(contexts, "a.example") == old.serial
     clock.advance(0.1)
+    assert served(contexts, "a.example") == old.serial
+    clock.advance(0.5)
     assert served(contexts, "a.example") == new.serial
     added = root.issue("3", "b.example")
     put(tmp_path / "b.pem", added.key_pem, added.pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "b.example") == added.serial
     path.unlink()
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "a.example") == added.serial
 
 
 def test_unknown_names_from_peers_never_cause_a_read_from_disk(
     tmp_path: Path, root: Issued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     pair = root.issue("1", "a.example")
     put(tmp_path / "a.pem", pair.key_pem, pair.pem)
     source = CertificateDirectory(tmp_path)
-    contexts = ReloadingContexts(source, seconds=clock.seconds)
+    contexts = started(source, clock)
     looks: list[object] = []
     stamp = source.stamp
 
@@ -213,30 +237,31 @@ def test_unknown_names_from_peers_never_cause_a_read_from_disk(
     monkeypatch.setattr(source, "load", lambda: pytest.fail("read again"))
     for number in range(50):
         assert served(contexts, f"unknown-{number}.example") == pair.serial
-        clock.advance(0.1)
-    assert len(looks) <= 5
+    assert not looks
+    clock.pump([0.1] * 50)
+    assert len(looks) <= 10
 
 
 def test_an_invalid_new_file_leaves_the_old_certificate_in_use_and_is_reported_once(
     tmp_path: Path, root: Issued, warnings: list[str]
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     a, b = root.issue("1", "a.example"), root.issue("2", "b.example")
     a_path = put(tmp_path / "a.pem", a.key_pem, a.pem)
     b_path = put(tmp_path / "b.pem", b.key_pem, b.pem)
     contexts = directory(tmp_path, clock)
     put(a_path, a.key_pem, a.pem[:-20])
     for _ in range(3):
-        clock.advance(1)
+        clock.pump([0.5, 0.5])
         assert served(contexts, "a.example") == a.serial
-    assert warnings == [f"TLS keeps the old certificate: {a_path}: a PEM block in it has no end"]
+    assert warnings == [f"TLS keeps the old certificate: {a_path}: block 2 (line 6) has no end"]
     renewed = root.issue("2", "b.example")
     put(b_path, renewed.key_pem, renewed.pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert (served(contexts, "a.example"), served(contexts, "b.example")) == (a.serial, renewed.serial)
     mended = root.issue("1", "a.example")
     put(a_path, mended.key_pem, mended.pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "a.example") == mended.serial
     assert len(warnings) == 1
 
@@ -245,18 +270,18 @@ def test_an_invalid_new_file_leaves_the_old_certificate_in_use_and_is_reported_o
 def test_a_half_finished_renewal_serves_the_old_pair(
     tmp_path: Path, root: Issued, warnings: list[str], first: str
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
     put(tmp_path / "key.pem", old.key_pem)
     put(tmp_path / "cert.pem", old.pem)
     contexts = directory(tmp_path, clock)
     halves = {"key.pem": new.key_pem, "cert.pem": new.pem}
     put(tmp_path / first, halves.pop(first))
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "a.example") == old.serial
     for name, block in halves.items():
         put(tmp_path / name, block)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "a.example") == new.serial
     assert [line.partition(": ")[2] for line in warnings] == [
         f"{tmp_path / 'key.pem'}: no certificate in {tmp_path} belongs to the private key in it"
@@ -266,21 +291,22 @@ def test_a_half_finished_renewal_serves_the_old_pair(
 def test_missing_or_rejected_files_leave_the_old_certificate_in_use(
     tmp_path: Path, root: Issued, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     old = root.issue("1", "a.example")
     folder = tmp_path / "tls"
     path = put(folder / "a.pem", old.key_pem, old.pem)
     contexts = directory(folder, clock)
     path.rename(tmp_path / "aside")
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts) == old.serial
     folder.rmdir()
     for _ in range(2):
-        clock.advance(1)
+        clock.pump([0.5, 0.5])
         assert served(contexts) == old.serial
     monkeypatch.setattr(SSL.Context, "use_privatekey", _refuse)
-    put(path, old.key_pem, old.pem)
-    clock.advance(1)
+    new = root.issue("2", "a.example")
+    put(path, new.key_pem, new.pem)
+    clock.pump([0.5, 0.5])
     assert served(contexts) == old.serial
     assert [line.partition(": ")[2] for line in warnings] == [
         f"{folder}: no *.pem file in it holds a private key",
@@ -294,7 +320,7 @@ def _refuse(*arguments: object) -> None:
 
 
 def test_a_dangling_link_leaves_the_old_certificate_in_use(tmp_path: Path, root: Issued, warnings: list[str]) -> None:
-    clock = Clock()
+    clock = Reactor()
     old = root.issue("1", "a.example")
     put(tmp_path / "a.pem", old.key_pem, old.pem)
     contexts = directory(tmp_path, clock)
@@ -302,7 +328,7 @@ def test_a_dangling_link_leaves_the_old_certificate_in_use(tmp_path: Path, root:
     for target in ("nowhere", "elsewhere"):
         (tmp_path / "a.pem").unlink(missing_ok=True)
         (tmp_path / "a.pem").symlink_to(target)
-        clock.advance(1)
+        clock.pump([0.5, 0.5])
         assert served(contexts) == old.serial
     assert len(warnings) == 1
 
@@ -310,54 +336,54 @@ def test_a_dangling_link_leaves_the_old_certificate_in_use(tmp_path: Path, root:
 def test_the_same_fault_in_another_version_of_a_file_is_not_reported_again(
     tmp_path: Path, root: Issued, warnings: list[str]
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     pair = root.issue("1", "a.example")
     path = put(tmp_path / "a.pem", pair.key_pem, pair.pem)
     contexts = directory(tmp_path, clock)
     for length in (9, 10, 11):
         put(path, pair.key_pem, pair.pem[:-length])
-        clock.advance(1)
+        clock.pump([0.5, 0.5])
         assert served(contexts) == pair.serial
     assert len(warnings) == 1
 
 
 def test_at_the_start_one_invalid_file_among_good_ones_is_an_error(tmp_path: Path, good: Path) -> None:
     broken = put(good.parent / "x.pem", b"-----BEGIN")
-    assert bad(f"tls:{good.parent}:port=1") == f"{broken}: a PEM block in it has no end"
+    assert bad(f"tls:{good.parent}:port=1") == f"{broken}: block 1 (line 1) has no end"
 
 
 def test_pem_blocks_of_other_kinds_are_ignored(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
     other = b"-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n"
     path = put(tmp_path / "a.pem", other, pair.key_pem, other, pair.pem)
-    assert served(ReloadingContexts(CertificateFiles(path, path))) == pair.serial
+    assert served(started(CertificateFiles(path, path))) == pair.serial
 
 
 def test_single_files_reload_too(tmp_path: Path, root: Issued, warnings: list[str]) -> None:
-    clock = Clock()
+    clock = Reactor()
     middle = root.issue("middle", authority=True)
     old, new = middle.issue("1", "a.example"), middle.issue("2", "a.example")
     key, cert, chain = (tmp_path / name for name in ("key.pem", "cert.pem", "chain.pem"))
     put(key, old.key_pem)
     put(cert, old.pem)
     put(chain, middle.pem)
-    contexts = ReloadingContexts(CertificateFiles(key, cert, chain), seconds=clock.seconds)
+    contexts = started(CertificateFiles(key, cert, chain), clock)
     assert Handshake(contexts).shake("any.example").served == [old.serial, middle.serial]
     put(cert, new.pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts) == old.serial
     put(key, new.key_pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts) == new.serial
     chain.unlink()
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert Handshake(contexts).shake().served == [new.serial, middle.serial]
     assert len(warnings) == 2
 
 
 def test_versions_before_tls_1_2_are_refused(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
-    contexts = ReloadingContexts(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
+    contexts = started(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
     for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
         client = SSL.Context(SSL.TLS_CLIENT_METHOD)
         client.set_max_proto_version(version)
@@ -377,7 +403,7 @@ def test_alpn_is_negotiated_only_for_a_factory_that_names_protocols(tmp_path: Pa
             return [b"h2", b"http/1.1"]
 
     pair = root.issue("1")
-    contexts = ReloadingContexts(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
+    contexts = started(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
     for factory, offered, chosen in (
         (Negotiating(), [b"http/1.1", b"h2"], b"h2"),
         (Negotiating(), [b"http/1.1"], b"http/1.1"),
@@ -396,7 +422,7 @@ def test_alpn_is_negotiated_only_for_a_factory_that_names_protocols(tmp_path: Pa
 
 def test_there_are_no_facts_before_the_handshake_or_without_tls(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
-    contexts = ReloadingContexts(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
+    contexts = started(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
     connection = contexts.serverConnectionForTLS(None)  # type: ignore[arg-type]
     assert facts(SimpleNamespace(getHandle=lambda: connection)) is None
     assert facts(SimpleNamespace(getHandle=lambda: None)) is None
@@ -405,7 +431,7 @@ def test_there_are_no_facts_before_the_handshake_or_without_tls(tmp_path: Path, 
 
 def test_names_from_the_peer_are_escaped(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
-    contexts = ReloadingContexts(
+    contexts = started(
         CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path),
         client_ca=put(tmp_path / "ca.pem", root.pem),
     )
@@ -477,10 +503,10 @@ def test_an_invalid_file_is_one_line_with_its_name(tmp_path: Path, good: Path, r
         (pair.key_pem, "there is no certificate in it"),
         (pair.key_pem + other.pem, "does not belong to the certificate"),
         (locked + pair.pem, "needs a passphrase"),
-        (dsa_key + pair.pem, "not for TLS; use an RSA, ECDSA or EdDSA key"),
+        (dsa_key + pair.pem, "block 1 (line 1) is a private key that TLS cannot use; use RSA, ECDSA or EdDSA"),
         (pair.key_pem + pair.pem[:-9], "has no end"),
-        (pair.key_pem + b"".join([lines[0], *lines[2:]]), "a certificate in it is not valid"),
-        (pair.key_pem.replace(b"\nM", b"\nA") + pair.pem, "a private key in it is not valid"),
+        (pair.key_pem + b"".join([lines[0], *lines[2:]]), "block 2 (line 6) is not a valid certificate"),
+        (pair.key_pem.replace(b"\nM", b"\nA") + pair.pem, "block 1 (line 1) is not a valid private key"),
     ]
     for content, complaint in cases:
         path = put(tmp_path / "bad" / "x.pem", content)
@@ -586,10 +612,9 @@ def described(kind: str, good: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["tls", "ssl"])
 @pytest_twisted.ensureDeferred
-async def test_a_renewed_certificate_is_served_at_the_next_handshake(
-    kind: str, tmp_path: Path, good: Path, root: Issued, listen: Any, monkeypatch: pytest.MonkeyPatch
+async def test_a_renewed_certificate_is_served_soon_and_without_a_visit(
+    kind: str, tmp_path: Path, good: Path, root: Issued, listen: Any, log_lines: list[str]
 ) -> None:
-    monkeypatch.setattr(greetsvc.net.tls.contexts, "_POLL", 0)
     talkers = Talkers()
     port = await listen(tls_endpoint(reactor, parse_endpoint(described(kind, good))), talkers)
     visitor = Visitor(port, put(tmp_path / "r", root.pem))
@@ -597,6 +622,7 @@ async def test_a_renewed_certificate_is_served_at_the_next_handshake(
     assert said == b"hello 127.0.0.1 via None"
     renewed = root.issue("g", "good.example")
     put(good.with_suffix(".new"), renewed.key_pem, renewed.pem).rename(good)
+    await until(lambda: "TLS certificates have been reloaded" in log_lines)
     after, _ = await visitor()
     assert before != after == renewed.serial
     first = talkers.built[0].facts
