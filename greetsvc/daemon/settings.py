@@ -116,7 +116,7 @@ class Setting:
 
 _COUNT = values.whole(1, _MOST)
 _ANYWHERE = Place.COMMAND_LINE | Place.FILE | Place.LISTEN
-_MAX_CONNECTIONS = f"{SHARE_OF_FILES * 100:.0f} % of the file limit"
+_MAX_CONNECTIONS = f"{SHARE_OF_FILES * 100:.0f} % of the file limit, and no more than memory allows"
 _MAX_PER_SOURCE = f"{PER_SOURCE}; loopback is exempt while this is the default"
 
 SETTINGS = (

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest_twisted
 from attrs import define, field
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -313,6 +316,223 @@ def test_missing_or_rejected_files_leave_the_old_certificate_in_use(
         f"No such file or directory: '{folder}'",
         f"{path}: OpenSSL rejects this key and certificate",
     ]
+
+
+@pytest.mark.parametrize("bad", [b"", b"\n", b"-----BEGIN CERTIFICATE-----"])
+@pytest.mark.parametrize("name", ["key.pem", "cert.pem", "chain.pem"])
+def test_what_was_served_stays_in_use_while_one_of_its_files_holds_nothing(
+    tmp_path: Path, root: Issued, warnings: list[str], name: str, bad: bytes
+) -> None:
+    clock = Reactor()
+    middle = root.issue("middle", authority=True)
+    pair, other = middle.issue("1", "a.example"), root.issue("2", "b.example")
+    for folder in ("directory", "files"):
+        put(tmp_path / folder / "key.pem", pair.key_pem)
+        put(tmp_path / folder / "cert.pem", pair.pem)
+        put(tmp_path / folder / "chain.pem", middle.pem)
+    put(tmp_path / "directory" / "z.pem", other.key_pem, other.pem)
+    files = tmp_path / "files"
+    each = [
+        directory(tmp_path / "directory", clock),
+        started(CertificateFiles(files / "key.pem", files / "cert.pem", files / "chain.pem"), clock),
+    ]
+    for folder in ("directory", "files"):
+        put(tmp_path / folder / name, bad)
+    clock.pump([0.5] * 6)
+    for contexts in each:
+        for asked in ("a.example", "unknown.example", None):
+            assert Handshake(contexts).shake(asked).served == [pair.serial, middle.serial]
+    assert len(warnings) == 2
+    assert all(f"{name}: " in line for line in warnings)
+
+
+def test_a_key_that_moved_to_another_file_leaves_no_warning(
+    tmp_path: Path, root: Issued, warnings: list[str]
+) -> None:
+    clock = Reactor()
+    pair = root.issue("1", "a.example")
+    put(tmp_path / "a.pem", pair.key_pem, pair.pem)
+    contexts = directory(tmp_path, clock)
+    put(tmp_path / "b.pem", pair.key_pem)
+    put(tmp_path / "a.pem", pair.pem)
+    clock.pump([0.5, 0.5])
+    assert served(contexts, "a.example") == pair.serial
+    assert not warnings
+
+
+@pytest.mark.parametrize("bad", [b"", b"nothing here", b"-----BEGIN", None])
+def test_a_client_ca_that_cannot_be_read_stays_in_use_and_does_not_hinder_renewals(
+    tmp_path: Path, root: Issued, warnings: list[str], bad: bytes | None
+) -> None:
+    clock = Reactor()
+    old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
+    path = put(tmp_path / "tls" / "a.pem", old.key_pem, old.pem)
+    ca = put(tmp_path / "ca.pem", root.pem)
+    contexts = started(CertificateDirectory(tmp_path / "tls"), clock, client_ca=ca)
+    put(path, new.key_pem, new.pem)
+    ca.unlink()
+    if bad is not None:
+        ca.write_bytes(bad)
+    clock.pump([0.5] * 6)
+    assert len(warnings) == 1
+    assert str(ca) in warnings[0]
+    client = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    shown = root.issue("client")
+    client.use_certificate(shown.certificate)
+    client.use_privatekey(shown.key)
+    assert Handshake(contexts, client).shake().served[0] == new.serial
+    with pytest.raises(SSL.Error):
+        Handshake(contexts).shake()
+
+
+def test_a_file_is_tried_again_when_the_system_refused_to_read_it(
+    tmp_path: Path, root: Issued, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Reactor()
+    old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
+    path = put(tmp_path / "a.pem", old.key_pem, old.pem)
+    contexts = directory(tmp_path, clock)
+    put(path, new.key_pem, new.pem)
+
+    def refuse(*arguments: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        clock.pump([0.5] * 4)
+    assert served(contexts) == old.serial
+    assert warnings == [f"TLS keeps the old certificate: {path}: cannot be read: Too many open files"]
+    clock.advance(0.5)
+    assert served(contexts) == new.serial
+
+
+def test_a_subfolder_that_cannot_be_listed_keeps_its_certificates(
+    tmp_path: Path, root: Issued, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Reactor()
+    old, new, inner = root.issue("1", "a.example"), root.issue("2", "a.example"), root.issue("3", "b.example")
+    path = put(tmp_path / "a.pem", old.key_pem, old.pem)
+    put(tmp_path / "sub" / "b.pem", inner.key_pem, inner.pem)
+    contexts = directory(tmp_path, clock)
+    scan = os.scandir
+
+    def refuse(folder: str) -> Any:
+        if folder == str(tmp_path / "sub"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    put(path, new.key_pem, new.pem)
+    clock.pump([0.5] * 4)
+    assert (served(contexts, "a.example"), served(contexts, "b.example")) == (new.serial, inner.serial)
+    assert warnings == [f"TLS keeps the old certificate: {tmp_path / 'sub'}: cannot be read: Permission denied"]
+
+
+def only(*ciphers: str, version: int = SSL.TLS1_2_VERSION) -> SSL.Context:
+    """A client that offers these ciphers."""
+    client = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    client.set_max_proto_version(version)
+    client.set_cipher_list(":".join(ciphers).encode())
+    return client
+
+
+@pytest.mark.parametrize("layout", ["one file", "two files", "ssl:", "key and certificate apart"])
+def test_rsa_and_ecdsa_certificates_for_one_name_are_both_served_by_what_the_client_offers(
+    tmp_path: Path, root: Issued, layout: str
+) -> None:
+    middle = root.issue("middle", authority=True)
+    rsa = middle.issue("rsa", "a.example", key=generate_private_key(65537, 2048))
+    ecdsa = root.issue("ecdsa", "a.example")
+    other = root.issue("other", "z.example")
+    folder = tmp_path / "tls"
+    source: CertificateSource = CertificateDirectory(folder)
+    if layout == "one file":
+        put(folder / "DEFAULT.pem", rsa.key_pem, ecdsa.key_pem, ecdsa.pem, rsa.pem, middle.pem)
+    elif layout == "two files":
+        put(folder / "a-rsa.pem", rsa.key_pem, rsa.pem, middle.pem)
+        put(folder / "b-ecdsa.pem", ecdsa.key_pem, ecdsa.pem)
+    elif layout == "ssl:":
+        path = put(folder / "both.pem", rsa.key_pem, rsa.pem, ecdsa.key_pem, ecdsa.pem, middle.pem)
+        source = CertificateFiles(path, path)
+    else:
+        put(folder / "0.pem", ecdsa.key_pem, rsa.key_pem)
+        put(folder / "1.pem", ecdsa.pem)
+        put(folder / "2.pem", rsa.pem, middle.pem)
+    if layout != "ssl:":
+        put(folder / "z.pem", other.key_pem, other.pem)
+    contexts = started(source)
+    for name in ("a.example", "unknown.example", None):
+        for client, expected in (
+            (only("ECDHE-RSA-AES128-GCM-SHA256"), rsa),
+            (only("ECDHE-ECDSA-AES128-GCM-SHA256"), ecdsa),
+        ):
+            store = client.get_cert_store()
+            assert store is not None
+            store.add_cert(X509.from_cryptography(root.certificate))
+            client.set_verify(SSL.VERIFY_PEER)
+            assert Handshake(contexts, client).shake(name).served[0] == expected.serial, (name, expected)
+        assert Handshake(contexts, only("ALL", version=SSL.TLS1_3_VERSION)).shake(name).served[0] in {
+            rsa.serial,
+            ecdsa.serial,
+        }
+
+
+def test_of_several_certificates_for_a_name_the_latest_of_each_kind_is_served(tmp_path: Path, root: Issued) -> None:
+    key = generate_private_key(65537, 2048)
+    each = {
+        f"{kind}-{days}": root.issue(kind, "a.example", days=days, key=key if kind == "rsa" else None)
+        for kind in ("rsa", "ecdsa")
+        for days in (5, 50, 20)
+    }
+    for name, pair in each.items():
+        put(tmp_path / f"{name}.pem", pair.key_pem, pair.pem)
+    contexts = directory(tmp_path)
+    for kind in ("rsa", "ecdsa"):
+        client = only(f"ECDHE-{kind.upper()}-AES128-GCM-SHA256")
+        assert Handshake(contexts, client).shake("a.example").served[0] == each[f"{kind}-50"].serial
+
+
+@pytest_twisted.ensureDeferred
+async def test_visitors_are_greeted_with_the_old_certificate_while_the_new_one_is_read(
+    tmp_path: Path, good: Path, root: Issued, listen: Any, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
+) -> None:
+    talkers = Talkers()
+    port = await listen(tls_endpoint(reactor, parse_endpoint(described("tls", good))), talkers)
+    visitor = Visitor(port, put(tmp_path / "r", root.pem))
+    before, _ = await visitor()
+    reading, read_on = threading.Event(), threading.Event()
+    load = CertificateDirectory.load
+
+    def slow(self: CertificateDirectory) -> Any:
+        reading.set()
+        assert read_on.wait(20)
+        return load(self)
+
+    monkeypatch.setattr(CertificateDirectory, "load", slow)
+    renewed = root.issue("g", "good.example")
+    put(good, renewed.key_pem, renewed.pem)
+    await until(reading.is_set)
+    assert [serial for serial, _ in [await visitor(), await visitor()]] == [before, before]
+    read_on.set()
+    await until(lambda: "TLS certificates have been reloaded" in log_lines)
+    after, _ = await visitor()
+    assert after == renewed.serial
+
+
+def test_reading_again_does_only_what_changed(tmp_path: Path, root: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Reactor()
+    pairs = [root.issue(str(number), f"h{number}.example") for number in range(20)]
+    for number, pair in enumerate(pairs):
+        put(tmp_path / f"{number}.pem", pair.key_pem, pair.pem)
+    contexts = directory(tmp_path, clock)
+    made: list[SSL.Context] = []
+    use = SSL.Context.use_privatekey
+    monkeypatch.setattr(SSL.Context, "use_privatekey", lambda self, key: made.append(self) or use(self, key))
+    new = root.issue("7", "h7.example")
+    put(tmp_path / "7.pem", new.key_pem, new.pem)
+    clock.pump([0.5, 0.5])
+    assert served(contexts, "h7.example") == new.serial
+    assert len(made) == 1
 
 
 def _refuse(*arguments: object) -> None:
