@@ -76,20 +76,20 @@ class TlsTransport(BufferingTLSTransport):
 
     def dataReceived(self, data: bytes) -> None:
         """Decrypt what arrives; before the handshake is done, no more than the bound."""
-        if self._lostTLSConnection:
-            return
-        if self._handshakeDone:
+        if not self._handshakeDone and not self._ended:
+            first = data[: LONGEST - self._received]
+            data = data[len(first) :]
+            self._received += len(first)
+            if first:  # OpenSSL takes no empty bytes
+                self._shake_hands(first)
+            if data and not self._handshakeDone and not self._ended:
+                self._refuse("tls-hello-size")
+        if data and not self._ended:
             super().dataReceived(data)
-            return
-        room = LONGEST - self._received
-        self._received += len(data)
-        self._shake_hands(data[:room])
-        if self._lostTLSConnection or len(data) <= room:
-            return
-        if self._handshakeDone:
-            super().dataReceived(data[room:])
-        else:
-            self._refuse("tls-hello-size")
+
+    @property
+    def _ended(self) -> bool:
+        return self._aborted or self._lostTLSConnection
 
     def _shake_hands(self, data: bytes) -> None:
         if self._tlsConnection is None:
