@@ -11,7 +11,7 @@ from enum import Flag, auto
 from attrs import frozen
 
 from greetsvc.daemon import values
-from greetsvc.greeters import Greeter
+from greetsvc.greeters.registry import Greeter
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.server.defaults import DEADLINE, LINGER, UDP_BUDGET

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from greetsvc.errors import ConfigError
-from greetsvc.greeters import text_encoding
+from greetsvc.greeters.registry import text_encoding
 from greetsvc.net.endpoint import Endpoint, parse_endpoint
 
 __all__ = [

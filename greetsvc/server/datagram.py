@@ -19,7 +19,7 @@ from greetsvc.visit import NOBODY, Address, PathFacts, Visit
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IUDPTransport
 
-    from greetsvc.greeters import Greeter
+    from greetsvc.greeters.registry import Greeter
 
 __all__ = ["GreetingDatagramProtocol"]
 

@@ -30,7 +30,7 @@ from greetsvc.visit import Address, PathFacts, Visit
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from greetsvc.greeters import Greeter
+    from greetsvc.greeters.registry import Greeter
 
 __all__ = ["GreetingFactory", "GreetingProtocol", "address_of"]
 
