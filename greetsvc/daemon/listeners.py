@@ -27,12 +27,13 @@ from greetsvc.net.proxy.wrapper import ProxiedFactory
 from greetsvc.net.sockets import LONGEST_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.tls.endpoint import tls_endpoint
-from greetsvc.server import GreetingDatagramProtocol, GreetingFactory
+from greetsvc.server import GreetingFactory
 from greetsvc.server.admission import Admission
-from greetsvc.server.rendering import Speechless
+from greetsvc.server.fast_datagram import FastGreetingDatagramProtocol
+from greetsvc.server.rendering import GreeterFailed
 from greetsvc.server.stream import address_of
-from greetsvc.server.udp_policy import UdpRule
-from greetsvc.visit import Address, Visit
+from greetsvc.server.udp_policy import UdpPolicy
+from greetsvc.visit import NOBODY, Address, Visit
 
 __all__ = ["DatagramListening", "Premises", "StreamListening", "listening"]
 
@@ -45,7 +46,7 @@ class Premises:
     settings: Settings
     ledger: Ledger
     admission: Admission
-    rule: UdpRule
+    policy: UdpPolicy
     lingerers: Lingerers
     ipv4_tcp: Collection[int] = frozenset()
     ipv4_udp: Collection[int] = frozenset()
@@ -163,45 +164,46 @@ class DatagramListening:
 
     def __init__(self, premises: Premises, listener: Listener) -> None:
         self.listener = listener
-        self.protocol = GreetingDatagramProtocol(
-            listener.greeter, ledger=premises.ledger, rule=premises.rule, transport=listener.endpoint.transport
+        self.protocol = FastGreetingDatagramProtocol(
+            listener.greeter, ledger=premises.ledger, policy=premises.policy, transport=listener.endpoint.transport
         )
         self._premises = premises
         self._port: DatagramPort | None = None
-        self._began = False
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
-        """Bind. Raises `ConfigError`, and never later."""
-        endpoint = self.listener.endpoint
-        reactor, longest, dropped = self._premises.reactor, wire.MAX_REQUEST, self._premises.ledger.refused
+        """Make the socket and its port, which reads from `begin` on. Raises `ConfigError`, and never later."""
+        endpoint, ledger, protocol = self.listener.endpoint, self._premises.ledger, self.protocol
+        reactor, longest = self._premises.reactor, wire.MAX_REQUEST
         try:
             if endpoint.path is not None:
                 sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode)
-                self._port = DatagramPort(
-                    sock, self.protocol, reactor, longest=longest, path=UnixPath(endpoint.path), dropped=dropped
-                )
+                path = UnixPath(endpoint.path)
+                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=ledger.refuse)
             else:
                 port = endpoint.port or 0
-                sock = datagram_socket(endpoint.host or "", port, v6only=port in self._premises.ipv4_udp)
-                headers = "path" in self.listener.greeter.needs
-                self._port = udp_port(sock, self.protocol, reactor, longest=longest, headers=headers, dropped=dropped)
+                self._port = udp_port(
+                    datagram_socket(endpoint.host or "", port, v6only=port in self._premises.ipv4_udp),
+                    protocol,
+                    reactor,
+                    longest=longest,
+                    headers="path" in self.listener.greeter.needs,
+                    dropped=ledger.refuse,
+                    batches=protocol,
+                )
         except CannotListenError as error:
             raise _mistake(self.listener, error) from error
-        self._port.startListening()
 
     def begin(self, announce: Callable[[str], object]) -> None:
         """Answer from now on, and ``announce`` the place."""
-        self._began = True
         if self._port is not None:
-            self._port.resumeReading()
+            self._port.startListening()
         for place in self.places():
             announce(place)
 
     async def stop(self) -> None:
-        """Answer what has arrived, and listen no longer."""
+        """Answer what has arrived, if ever started, and listen no longer."""
         if self._port is not None:
-            if self._began:
-                self._port.drain()
+            self._port.drain()
             await self._port.stopListening()
 
     def places(self) -> list[str]:
@@ -210,13 +212,12 @@ class DatagramListening:
 
     @property
     def caveat(self) -> str:
-        """What keeps requests from being answered here, as far as that can be known before one comes; else empty."""
+        """Why this greeting cannot be sent to all who ask for it, where that is known before a visit; else empty."""
         if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
             return ""
-        nobody = Address("", 0)
         try:
-            greeting = self.protocol.rendering.of(lambda: Visit("udp", nobody, nobody, when=time.time()))
-        except Speechless:
+            greeting = self.protocol.rendering.of(lambda: Visit("udp", NOBODY, NOBODY, when=time.time()))
+        except GreeterFailed:
             return ""
         where = f"udp {', '.join(self.places())}"
         if greeting.startswith(wire.MARK):

@@ -26,7 +26,7 @@ from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import ipv6_works, kernel_backlog
 from greetsvc.printable import escaped
 from greetsvc.server.admission import Admission
-from greetsvc.server.udp_policy import UdpRule
+from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.server.visit_log import READABLE, VisitLog
 
 __all__ = ["GreetingService"]
@@ -65,7 +65,7 @@ class GreetingService(Service):
             per_source=settings.max_per_source or PER_SOURCE,
             exempt_loopback=settings.max_per_source is None,
         )
-        self.rule = UdpRule(time.monotonic, budget=settings.udp_budget)
+        self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
         self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, most=most)
         self._visits = VisitLog(self.ledger, reactor, readable=READABLE if settings.log_visits == "all" else 0)
         self._notes: list[str] = []
@@ -80,7 +80,7 @@ class GreetingService(Service):
             self.settings,
             self.ledger,
             self.admission,
-            self.rule,
+            self.policy,
             self._lingerers,
             ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
             ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},
@@ -93,7 +93,7 @@ class GreetingService(Service):
         except ConfigError:
             self.unbind()
             raise
-        self.rule.own_ports = {one.udp_port for one in self._listening if isinstance(one, DatagramListening)}
+        self.policy.own_ports = {one.udp_port for one in self._listening if isinstance(one, DatagramListening)}
 
     def unbind(self) -> None:
         """Close every listener; nobody has been served yet."""

@@ -7,20 +7,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import DatagramProtocol
-from zope.interface import implementer
 
 from greetsvc import wire
 from greetsvc.ledger import Ledger
-from greetsvc.net.datagram.offer import IAnswersInBatches, Offer
-from greetsvc.net.datagram.port import reason as failure
-from greetsvc.server.rendering import Rendering, Speechless
+from greetsvc.net.datagram.port import reason as reason_of_error
+from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.server.stream import address_of
-from greetsvc.server.udp_policy import UdpRule
-from greetsvc.visit import Address, PathFacts, Visit
+from greetsvc.server.udp_policy import UdpPolicy
+from greetsvc.visit import NOBODY, Address, PathFacts, Visit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from twisted.internet.interfaces import IUDPTransport
 
     from greetsvc.greeters import Greeter
@@ -28,93 +24,92 @@ if TYPE_CHECKING:
 __all__ = ["GreetingDatagramProtocol"]
 
 
-@implementer(IAnswersInBatches)
 class GreetingDatagramProtocol(DatagramProtocol):
-    """Answers each request with a greeting, as far as the UDP rule lets it.
+    """Answers each request datagram with a greeting, as far as the UDP rule (`UdpPolicy`) allows.
 
-    Works on Twisted's own UDP ports as well as on `greetsvc.net.DatagramPort`, which besides tells it the
-    address that was asked. Over a UNIX socket (``transport="unixgram"``) only the loop guard of the rule applies;
-    a peer without a name cannot be answered.
+    A plain Twisted protocol: it works on Twisted's own UDP ports, and on `greetsvc.net.datagram.port.DatagramPort`,
+    which also tells it the address the request was sent to. Override `greeting` to say something else, or
+    `datagramReceived` to do something else.
+
+    ``ledger`` counts; ``policy`` decides who is answered; each protocol has its own where they are left out. With
+    ``transport="unixgram"``, over a UNIX socket, only the loop guard of the policy applies, and a peer without a name
+    cannot be answered (counted as ``no-address``).
     """
 
     noisy = False
     transport: IUDPTransport
 
     def __init__(
-        self, greeter: Greeter, *, ledger: Ledger | None = None, rule: UdpRule | None = None, transport: str = "udp"
+        self,
+        greeter: Greeter,
+        *,
+        ledger: Ledger | None = None,
+        policy: UdpPolicy | None = None,
+        transport: str = "udp",
     ) -> None:
         self.greeter = greeter
         self.ledger = Ledger() if ledger is None else ledger
-        self.rule = UdpRule(time.monotonic) if rule is None else rule
+        self.policy = UdpPolicy(time.monotonic) if policy is None else policy
         self.kind = transport
         self.rendering = Rendering(greeter, self.ledger, transport)
         self._tells_group = False
 
     def startProtocol(self) -> None:
-        """The port is ready: find out whether it tells where a request was sent to."""
+        """The port is ready. Remember whether it tells the destination of a request: Twisted's own does not."""
         self._tells_group = getattr(self.transport, "tells_destination", False)
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        """Answer a request from ``addr``: host and port (IPv6 with flow and scope), or the path of a UNIX socket."""
+        """Answer a request from ``addr``: host and port (IPv6: flow and scope too), or the name of a UNIX socket."""
         try:
             greeting, reason = self._judge(datagram, addr)
-        except Speechless:
+        except GreeterFailed:
             return
         if reason is None:
             try:
                 self.transport.write(greeting, addr)
             except OSError as error:
-                reason = failure("send", error)
+                reason = reason_of_error("send", error)
             else:
                 self.ledger.greet(self.kind, addr if type(addr) is tuple else Address.of_path(addr))
                 return
         self.ledger.refuse(reason)
 
-    def in_batches(self) -> Offer | None:
-        """See `IAnswersInBatches`: what is free, where nothing is anybody's own to see it otherwise."""
-        greeting = self.rendering.constant
-        ours = (type(self), type(self.rule), type(self.ledger))
-        if greeting is None or "datagramReceived" in self.__dict__:
-            return None
-        if ours != (GreetingDatagramProtocol, UdpRule, Ledger):
-            return None
-        return self.rule.free(greeting)
-
-    def answered(self, names: Sequence[tuple[Any, ...]]) -> None:
-        """See `IAnswersInBatches`."""
-        self.ledger.greet_all(self.kind, names)
-
     def _judge(self, request: bytes, addr: Any) -> tuple[bytes, str | None]:
-        """The answer, and why it is not given. Raises `Speechless`."""
-        greeting = self.rendering.constant
+        """The answer, and the reason why it is not given or None. Raises `GreeterFailed`."""
         if isinstance(addr, tuple):
             group = self._tells_group and self.transport.group  # type: ignore[attr-defined]
-            if greeting is None:
-                reason = self.rule.never(addr[1], group=group)
-                if reason is not None:
-                    return b"", reason
-                greeting = self.greeting(Address.plain(addr[0], addr[1]), request)
-            return greeting, self.rule.refusal(request, greeting, addr, group=group)
+            reason = self.policy.never(addr[1], group=group)
+            if reason is not None:
+                return b"", reason  # no greeting is made for a request that is never answered
+            peer = Address.plain(addr[0], addr[1])
+            greeting = self.greeting(peer, request)
+            return greeting, self.policy.refusal(request, greeting, peer, group=group)
         if not addr:
             return b"", "no-address"
-        greeting = greeting or self.greeting(Address.of_path(addr), request)
-        return greeting, self.rule.unix_refusal(request, greeting, os.fsencode(addr))
+        greeting = self.greeting(Address.of_path(addr), request)
+        return greeting, self.policy.unix_refusal(request, greeting, os.fsencode(addr))
 
     def greeting(self, peer: Address, request: bytes) -> bytes:
-        """The greeting for this request. Raises `Speechless` to give no answer."""
-        return self.rendering.of(lambda: self._visit(peer, request))
+        """The greeting for this request. Raises `GreeterFailed` to give no answer."""
+        return self.rendering.constant or self.rendering.of(lambda: self._visit(peer, request))
 
     def _visit(self, peer: Address, request: bytes) -> Visit:
-        local = address_of(self.transport.getHost())
-        asked = getattr(self.transport, "asked", None)
+        needs = self.greeter.needs
         return Visit(
             transport=self.kind,
             peer=peer,
-            local=local if asked is None else Address.plain(asked, local.port),
-            number=self.ledger.visits + 1,
-            when=time.time(),
+            local=self._local() if "local" in needs else NOBODY,
+            number=self.ledger.visits + 1 if "number" in needs else 0,
+            when=time.time() if "when" in needs else 0.0,
             size=len(request),
-            path=PathFacts(datagram=getattr(self.transport, "arrival", None), nonce=wire.nonce_of(request))
-            if "path" in self.greeter.needs
-            else None,
+            path=self._path(request) if "path" in needs else None,
         )
+
+    def _local(self) -> Address:
+        """The address the request was sent to, where the port tells it; else the one the port is bound to."""
+        bound = address_of(self.transport.getHost())
+        asked = getattr(self.transport, "asked", None)
+        return bound if asked is None else Address.plain(asked, bound.port)
+
+    def _path(self, request: bytes) -> PathFacts:
+        return PathFacts(datagram=getattr(self.transport, "arrival", None), nonce=wire.nonce_of(request))

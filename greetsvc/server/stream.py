@@ -25,7 +25,7 @@ from greetsvc.net.stream.accepted import ADDRESSES
 from greetsvc.net.stream.batch import SHORT, IAnswersAtOnce
 from greetsvc.net.tls.endpoint import facts
 from greetsvc.server.admission import Admission, Source
-from greetsvc.server.rendering import Rendering, Speechless
+from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.visit import Address, PathFacts, Visit
 
 if TYPE_CHECKING:
@@ -81,14 +81,14 @@ class GreetingProtocol(Protocol):
         self.greet()
 
     def greeting(self) -> bytes:
-        """What this peer reads. Raises `Speechless` to close without a word."""
+        """What this peer reads. Raises `GreeterFailed` to close without a word."""
         return self.factory.greeting(self)
 
     def greet(self) -> None:
         """Say the greeting and close."""
         try:
             self.transport.write(self.greeting())
-        except Speechless:
+        except GreeterFailed:
             pass
         else:
             self.factory.greeted(self)
@@ -229,7 +229,7 @@ class GreetingFactory(Factory):
         return LingeringClose(transport, self._reactor, silence=self._linger, lifetime=self._deadline)
 
     def greeting(self, protocol: GreetingProtocol) -> bytes:
-        """The greeting for this visit. Raises `Speechless` where the greeter failed."""
+        """The greeting for this visit. Raises `GreeterFailed` where the greeter failed."""
         return self._rendering.constant or self._rendering.of(partial(self._visit, protocol))
 
     def greeted(self, protocol: GreetingProtocol) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from attrs import define, field
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from zope.interface import directlyProvides, providedBy
 
+from greetsvc import wire
 from greetsvc.daemon import listeners as listening_module
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
@@ -23,6 +25,16 @@ from greetsvc.errors import ConfigError
 
 real_reactor: Any = global_reactor
 HELLO = b"Thank you for connecting\r\n"
+
+
+class Driven:
+    """The real reactor with a clock that the test turns."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.callLater, self.seconds = clock.callLater, clock.seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(real_reactor, name)
 
 
 class Reactor:
@@ -177,3 +189,51 @@ def test_check_cancels_an_endpoint_that_has_not_answered(
         makeService(options)
     assert capsys.readouterr().out.startswith("late not known yet: late:x says ")
     assert late[0].answer.called
+
+
+@pytest_twisted.ensureDeferred
+async def test_dropped_datagrams_are_in_the_log_within_a_second_without_any_visit(log_lines: list[str]) -> None:
+    clock = Clock()
+    service = GreetingService(settings({}, ["udp:0:interface=127.0.0.1"]), Driven(clock))
+    service.bind()
+    service.startService()
+    one: Any = service._listening[0]
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", one.udp_port))
+        for _ in range(12):
+            client.send(bytes(wire.MAX_REQUEST + 1))
+    one._port.drain()
+    assert service.ledger.refused == {"oversize": 12}
+    clock.advance(1)
+    assert log_lines[-1] == "Refused 12 in a second: oversize 12"
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_datagrams_that_came_before_the_start_are_answered_and_not_read_earlier() -> None:
+    service = _service("udp:0:interface=127.0.0.1")
+    one: Any = service._listening[0]
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", one.udp_port))
+        client.send(b"x")
+        client.setblocking(False)
+        await deferLater(real_reactor, 0, lambda: None)
+        assert not service.ledger.visits
+        with pytest.raises(BlockingIOError):
+            client.recv(100)
+        client.settimeout(5)
+        service.startService()
+        assert await deferToThread(client.recv, 100).addTimeout(5, real_reactor) == HELLO
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_datagram_listeners_that_never_start_leave_no_socket_and_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    service = _service("udp:0:interface=127.0.0.1", f"unixgram:{path}")
+    assert path.exists()
+    ports: list[Any] = [one._port for one in service._listening]  # type: ignore[union-attr]
+    service.unbind()
+    assert not path.exists()
+    assert [port.fileno() for port in ports] == [-1, -1]
+    assert all(port.protocol.transport is None for port in ports)

@@ -1,31 +1,38 @@
-"""Greeting over datagrams, with a transport that only notes what it is asked for."""
+"""Greeting over datagrams: with a transport that only takes notes, and on every kind of real port."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import socket
+import time
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import pytest_twisted
 from attrs import define, field
+from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from greetsvc import wire
 from greetsvc.greeters.text import TextGreeter
 from greetsvc.ledger import Ledger
+from greetsvc.net.datagram.port import DatagramPort
+from greetsvc.net.datagram.udp import udp_port
 from greetsvc.net.linux.packets import Arrival
+from greetsvc.net.sockets import UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.server import GreetingDatagramProtocol
-from greetsvc.server.udp_policy import UdpRule
+from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address, Visit
 
+reactor: Any = global_reactor
 PEER = ("192.0.2.7", 40000)
 MARKED = wire.request("0123456789abcdef", 1200)
 
 
 @define
 class Port:
-    """A stock port: it can be written to, and knows its own address."""
+    """As Twisted's own port: it can be written to, and knows its own address."""
 
     host: Any = field(factory=lambda: IPv4Address("UDP", "0.0.0.0", 8088))
     sent: list[tuple[bytes, Any]] = field(factory=list)
@@ -42,7 +49,7 @@ class Port:
 
 @define
 class OurPort(Port):
-    """One that tells what the kernel tells, as `greetsvc.net.datagram.port.DatagramPort` does."""
+    """As `greetsvc.net.datagram.port.DatagramPort`: it also knows what the kernel says about a datagram."""
 
     tells_destination: bool = True
     asked: str | None = None
@@ -64,19 +71,27 @@ class Remembering:
 
 def _protocol(greeter: Any = None, port: Port | None = None, **options: Any) -> tuple[GreetingDatagramProtocol, Port]:
     port = port or Port()
-    options.setdefault("rule", UdpRule(lambda: 0.0, own_ports={8088}))
+    options.setdefault("policy", UdpPolicy(lambda: 0.0, own_ports={8088}))
     protocol = GreetingDatagramProtocol(greeter or TextGreeter("Hi"), **options)
     protocol.makeConnection(port)  # type: ignore[arg-type]
     return protocol, port
 
 
+def _watched(protocol: GreetingDatagramProtocol) -> list[tuple[str, Address]]:
+    """The visits that a watcher of the ledger sees."""
+    seen: list[tuple[str, Address]] = []
+    protocol.ledger.watchers.append(lambda transport, peer: seen.append((transport, peer)))
+    return seen
+
+
 @pytest.mark.parametrize("request_", [b"", b"x", MARKED])
-def test_a_request_is_answered_to_where_it_came_from(request_: bytes) -> None:
+def test_a_request_is_answered_to_its_source(request_: bytes) -> None:
     protocol, port = _protocol()
+    visits = _watched(protocol)
     protocol.datagramReceived(request_, PEER)
     assert port.sent == [(b"Hi", PEER)]
     assert protocol.ledger.greeted == {"udp": 1}
-    assert protocol.ledger.latest[0].peer == Address(*PEER)
+    assert visits == [("udp", Address(*PEER))]
 
 
 def test_an_ipv6_peer_is_answered_with_its_scope() -> None:
@@ -99,7 +114,7 @@ def test_services_and_our_own_ports_are_not_answered_but_counted(
     assert len(transport.sent) == 1
     assert protocol.ledger.refused == {reason: 3}
     assert protocol.ledger.visits == 1
-    assert len(greeter.visits) == 1, "nothing is rendered for who is never answered"
+    assert len(greeter.visits) == 1, "no greeting is made for a request that is never answered"
 
 
 def test_a_request_to_a_group_is_not_answered() -> None:
@@ -135,7 +150,7 @@ def test_the_ninth_unmarked_request_of_a_peer_is_refused_and_a_marked_one_is_not
     assert len(port.sent) == 9
 
 
-def test_a_greeting_that_needs_nothing_is_rendered_once_and_one_that_does_each_time() -> None:
+def test_a_greeting_that_needs_nothing_of_a_visit_is_made_once_and_any_other_each_time() -> None:
     once, each = Remembering(), Remembering("number")
     for greeter, rendered in ((once, 1), (each, 3)):
         protocol, port = _protocol(greeter)
@@ -148,7 +163,7 @@ def test_a_greeting_that_needs_nothing_is_rendered_once_and_one_that_does_each_t
     assert [protocol.greeting(Address(*PEER), b"") for _ in range(2)] == [b"hello 1"] * 2
 
 
-def test_a_visit_tells_the_address_that_was_asked_and_the_size_of_the_request() -> None:
+def test_a_visit_has_the_address_the_request_was_sent_to_and_its_size() -> None:
     greeter = Remembering("local", "size", "path")
     protocol, _ = _protocol(greeter, OurPort(asked="127.0.0.2", arrival=Arrival(64, 10)))
     protocol.datagramReceived(MARKED, ("::ffff:192.0.2.7", 40000, 0, 0))
@@ -160,7 +175,7 @@ def test_a_visit_tells_the_address_that_was_asked_and_the_size_of_the_request() 
     assert visit.path.nonce == "0123456789abcdef"
 
 
-def test_on_a_stock_port_a_visit_tells_what_the_port_is_bound_to() -> None:
+def test_on_a_stock_port_a_visit_has_the_address_the_port_is_bound_to() -> None:
     greeter = Remembering("local")
     protocol, _ = _protocol(greeter, Port(host=IPv6Address("UDP", "::1", 8088)))
     protocol.datagramReceived(b"", PEER)
@@ -178,7 +193,7 @@ def test_on_a_stock_port_a_visit_tells_what_the_port_is_bound_to() -> None:
         (OSError(99999, "odd"), "send-unknown"),
     ],
 )
-def test_an_answer_that_cannot_be_sent_is_counted_and_no_visit(error: OSError, reason: str) -> None:
+def test_an_answer_that_cannot_be_sent_is_a_refusal_and_no_visit(error: OSError, reason: str) -> None:
     protocol, _ = _protocol(port=Port(error=error))
     protocol.datagramReceived(MARKED, PEER)
     assert protocol.ledger.refused == {reason: 1}
@@ -195,9 +210,10 @@ def _unix() -> tuple[GreetingDatagramProtocol, Port]:
 )
 def test_a_unix_peer_with_a_name_is_answered(name: str | bytes, shown: str) -> None:
     protocol, port = _unix()
+    visits = _watched(protocol)
     protocol.datagramReceived(b"", name)
     assert port.sent == [(b"Hi", name)]
-    assert protocol.ledger.latest[0].peer == Address(shown, 0)
+    assert visits == [("unixgram", Address(shown, 0))]
     assert protocol.ledger.greeted == {"unixgram": 1}
 
 
@@ -209,7 +225,7 @@ def test_a_unix_peer_without_a_name_cannot_be_answered_and_is_counted(name: Any)
     assert protocol.ledger.refused == {"no-address": 1}
 
 
-def test_a_unix_peer_that_answers_back_is_answered_eight_times_and_a_marked_request_always() -> None:
+def test_a_unix_peer_gets_eight_paid_answers_and_any_number_of_free_ones() -> None:
     protocol, port = _unix()
     for _ in range(10):
         protocol.datagramReceived(b"Hi", "/run/peer")
@@ -220,7 +236,7 @@ def test_a_unix_peer_that_answers_back_is_answered_eight_times_and_a_marked_requ
     assert protocol.ledger.refused == {"loop": 2}
 
 
-def test_a_unix_visit_tells_both_paths() -> None:
+def test_a_unix_visit_has_the_paths_of_both_ends() -> None:
     greeter = Remembering("peer", "local")
     protocol, _ = _protocol(greeter, Port(host=UNIXAddress(b"/run/greet.sock")), transport="unixgram")
     protocol.datagramReceived(b"abc", "/run/peer")
@@ -228,76 +244,156 @@ def test_a_unix_visit_tells_both_paths() -> None:
     assert (visit.peer, visit.local, visit.size) == (Address("/run/peer", 0), Address("/run/greet.sock", 0), 3)
 
 
-def test_without_anything_given_a_protocol_has_a_rule_and_a_ledger_of_its_own() -> None:
+def test_a_protocol_has_a_policy_and_a_ledger_of_its_own_by_default() -> None:
     one, other = GreetingDatagramProtocol(TextGreeter()), GreetingDatagramProtocol(TextGreeter())
     assert isinstance(one.ledger, Ledger)
     assert one.ledger is not other.ledger
-    assert one.rule is not other.rule
-
-
-class Closed(UdpRule):
-    """Somebody's own: nothing is answered after the first."""
-
-    asked = 0
-
-    def refusal(self, *arguments: Any, **options: Any) -> str | None:
-        self.asked += 1
-        return None if self.asked == 1 else "closed"
-
-
-def test_a_rule_of_ones_own_is_asked_about_free_requests_too() -> None:
-    protocol, port = _protocol(rule=Closed(lambda: 0.0))
-    for _ in range(3):
-        protocol.datagramReceived(MARKED, PEER)
-    assert len(port.sent) == 1
-    assert protocol.ledger.refused == {"closed": 2}
-
-
-def test_free_requests_are_answered_in_batches_once_the_greeting_was_found_sendable() -> None:
-    protocol, _ = _protocol()
-    assert protocol.in_batches() is None
-    protocol.datagramReceived(b"", PEER)
-    offer = protocol.in_batches()
-    assert offer is not None
-    assert (offer.answer, offer.mark, offer.lowest_port, offer.own_ports) == (b"Hi", wire.MARK, 1024, {8088})
-    assert MARKED.startswith(offer.mark)
-    protocol.answered([PEER, ("192.0.2.8", 40001)])
-    assert protocol.ledger.greeted == {"udp": 3}
-    assert [entry.peer.host for entry in protocol.ledger.latest] == ["192.0.2.7", "192.0.2.7", "192.0.2.8"]
-
-
-class OwnProtocol(GreetingDatagramProtocol):
-    """Somebody's own."""
-
-
-class OwnLedger(Ledger):
-    """Somebody's own."""
+    assert one.policy is not other.policy
 
 
 @pytest.mark.parametrize(
-    "own",
+    ("needs", "asks_for"),
     [
-        lambda: _protocol(rule=Closed(lambda: 0.0))[0],
-        lambda: _protocol(ledger=OwnLedger())[0],
-        lambda: _protocol(Remembering("peer"))[0],
-        lambda: _protocol(TextGreeter(wire.MARK.decode()))[0],
-        lambda: _made(OwnProtocol(TextGreeter("Hi"))),
-        lambda: _watched(_protocol()[0]),
+        ({"peer"}, set()),
+        ({"local"}, {"getHost", "asked"}),
+        ({"when"}, {"time"}),
+        ({"path"}, {"arrival"}),
+        ({"number", "size", "transport"}, set()),
     ],
 )
-def test_what_is_somebodys_own_or_no_answer_for_all_is_never_answered_in_batches(
-    own: Callable[[], GreetingDatagramProtocol],
+def test_a_visit_costs_only_what_the_greeter_needs(
+    needs: set[str], asks_for: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    protocol = own()
+    asked: set[str] = set()
+
+    class Noting(OurPort):
+        def __getattribute__(self, name: str) -> Any:
+            asked.update({name} & {"getHost", "asked", "arrival"})
+            return super().__getattribute__(name)
+
+    def now() -> float:
+        asked.add("time")
+        return 5.0
+
+    monkeypatch.setattr(time, "time", now)
+    greeter = Remembering(*needs)
+    protocol, _ = _protocol(greeter, Noting(asked="127.0.0.2"))
+    asked.clear()
     protocol.datagramReceived(MARKED, PEER)
-    assert protocol.in_batches() is None
+    assert asked == asks_for
+    visit = greeter.visits[0]
+    assert (visit.number, visit.when) == (int("number" in needs), 5.0 if "when" in needs else 0.0)
+    assert visit.local == (Address("127.0.0.2", 8088) if "local" in needs else Address("", 0))
+    assert (visit.path is None) == ("path" not in needs)
 
 
-def _watched(protocol: GreetingDatagramProtocol) -> GreetingDatagramProtocol:
-    protocol.datagramReceived = partial(protocol.datagramReceived)  # type: ignore[method-assign]
-    return protocol
+class OwnPolicy(UdpPolicy):
+    """A user's policy, which notes what it is asked."""
+
+    def __init__(self, calls: list[str]) -> None:
+        super().__init__(time.monotonic)
+        self.calls = calls
+
+    def never(self, port: int, *, group: bool = False) -> str | None:
+        self.calls.append("never")
+        return super().never(port, group=group)
+
+    def unsendable(self, answer: bytes) -> str | None:
+        self.calls.append("unsendable")
+        return super().unsendable(answer)
+
+    def is_free(self, size: int, data: bytes | bytearray, start: int, end: int, port: int, group: bool) -> bool:
+        self.calls.append("is_free")
+        return super().is_free(size, data, start, end, port, group)
+
+    def refusal(self, request: bytes, answer: bytes, peer: Address, *, group: bool = False) -> str | None:
+        self.calls.append("refusal")
+        return "closed" if b"closed" in request else super().refusal(request, answer, peer, group=group)
+
+    def unix_refusal(self, request: bytes, answer: bytes, name: bytes) -> str | None:
+        self.calls.append("unix_refusal")
+        return "closed" if b"closed" in request else super().unix_refusal(request, answer, name)
 
 
-def _made(protocol: GreetingDatagramProtocol) -> GreetingDatagramProtocol:
-    protocol.makeConnection(Port())  # type: ignore[arg-type]
-    return protocol
+class OwnLedger(Ledger):
+    """A user's ledger, which notes what it is told."""
+
+    def __init__(self, calls: list[str]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def greet(self, transport: str, peer: Any, *arguments: Any) -> None:
+        self.calls.append("greet")
+        super().greet(transport, peer, *arguments)
+
+    def refuse(self, reason: str) -> None:
+        self.calls.append(f"refuse {reason}")
+        super().refuse(reason)
+
+
+class OwnProtocol(GreetingDatagramProtocol):
+    """A user's protocol, which notes what is called and adds a word to each greeting."""
+
+    def __init__(self, calls: list[str], transport: str) -> None:
+        super().__init__(TextGreeter("Hi"), policy=OwnPolicy(calls), ledger=OwnLedger(calls), transport=transport)
+        self.calls = calls
+
+    def startProtocol(self) -> None:
+        self.calls.append("startProtocol")
+        super().startProtocol()
+
+    def stopProtocol(self) -> None:
+        self.calls.append("stopProtocol")
+        super().stopProtocol()  # type: ignore[no-untyped-call]
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.calls.append("datagramReceived")
+        super().datagramReceived(datagram, addr)
+
+    def greeting(self, peer: Address, request: bytes) -> bytes:
+        self.calls.append("greeting")
+        return b"Good day. " + super().greeting(peer, request)
+
+
+def _listen(kind: str, protocol: OwnProtocol, folder: Path) -> Any:
+    """A started port of this kind."""
+    if kind == "stock":
+        return reactor.listenUDP(0, protocol, interface="127.0.0.1")
+    if kind == "unixgram":
+        path = str(folder / "x")
+        port = DatagramPort(unix_datagram_socket(path), protocol, reactor, path=UnixPath(path))
+    elif kind == "one by one":
+        port = DatagramPort(datagram_socket("127.0.0.1", 0), protocol, reactor)
+    else:
+        host = "127.0.0.1" if kind == "batched" else ""
+        port = udp_port(datagram_socket(host, 0), protocol, reactor, longest=wire.MAX_REQUEST)
+    port.startListening()
+    return port
+
+
+@pytest.mark.parametrize("kind", ["stock", "one by one", "batched", "batched on every address", "unixgram"])
+@pytest_twisted.ensureDeferred
+async def test_every_hook_of_a_users_subclass_is_called_on_every_port(kind: str, tmp_path: Path) -> None:
+    calls: list[str] = []
+    is_unix = kind == "unixgram"
+    protocol = OwnProtocol(calls, "unixgram" if is_unix else "udp")
+    port = _listen(kind, protocol, tmp_path)
+    judged = ["greeting", "unix_refusal"] if is_unix else ["never", "greeting", "refusal"]
+    greeted = ["datagramReceived", *judged, *([] if is_unix else ["unsendable"]), "is_free", "greet"]
+    refused = ["datagramReceived", *judged, "refuse closed"]
+    with socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        if is_unix:
+            client.bind(str(tmp_path / "client"))
+            client.connect(str(tmp_path / "x"))
+        else:
+            client.connect(("127.0.0.1", cast(IPv4Address, port.getHost()).port))
+        for _ in range(4):  # more than once: nothing may be kept of the first time
+            client.send(MARKED)
+            port.doRead()
+            assert client.recv(100) == b"Good day. Hi"
+        client.send(MARKED + b"closed")
+        port.doRead()
+    await port.stopListening()
+    assert calls == ["startProtocol", *greeted * 4, *refused, "stopProtocol"]
+    assert protocol.ledger.visits == 4

@@ -21,10 +21,11 @@ from greetsvc.server.udp_policy import (
     LOOP_SILENCE,
     OVERHEAD,
     PREFIXES_IN_TOTAL,
-    UdpRule,
+    UdpPolicy,
 )
+from greetsvc.visit import Address
 
-PEER = ("192.0.2.1", 40000)
+PEER = Address("192.0.2.1", 40000)
 HELLO = b"Thank you for connecting\r\n"
 MARKED = wire.request("0123456789abcdef", 1200)
 
@@ -39,15 +40,15 @@ class Time:
         return self.now
 
 
-def _ports() -> Iterator[tuple[str, int]]:
-    """One prefix, ever new ports: the loop guard never has a say."""
+def _ports() -> Iterator[Address]:
+    """Addresses of one prefix with ports that do not repeat, so that the loop guard refuses none."""
     for number in itertools.count():
-        yield f"192.0.2.{number // 60000 % 256}", 1024 + number % 60000
+        yield Address(f"192.0.2.{number // 60000 % 256}", 1024 + number % 60000)
 
 
-def test_a_marked_request_longer_than_its_answer_is_free_for_ever() -> None:
-    rule = UdpRule(Time(), budget=0)
-    assert {rule.refusal(MARKED, HELLO, PEER) for _ in range(1000)} == {None}
+def test_a_marked_request_longer_than_its_answer_is_always_free() -> None:
+    policy = UdpPolicy(Time(), budget=0)
+    assert {policy.refusal(MARKED, HELLO, PEER) for _ in range(1000)} == {None}
 
 
 @pytest.mark.parametrize(
@@ -62,101 +63,101 @@ def test_a_marked_request_longer_than_its_answer_is_free_for_ever() -> None:
         MARKED[: len(HELLO) - 1],
     ],
 )
-def test_any_other_request_has_to_be_paid_for(request_: bytes) -> None:
-    assert UdpRule(Time(), budget=0).refusal(request_, HELLO, PEER) == "budget"
+def test_any_other_request_is_paid_for(request_: bytes) -> None:
+    assert UdpPolicy(Time(), budget=0).refusal(request_, HELLO, PEER) == "budget"
 
 
 def test_a_marked_request_is_free_from_one_byte_more_than_its_answer() -> None:
-    rule = UdpRule(Time(), budget=0)
-    assert rule.refusal(MARKED[: len(HELLO) + 1], HELLO, PEER) is None
+    policy = UdpPolicy(Time(), budget=0)
+    assert policy.refusal(MARKED[: len(HELLO) + 1], HELLO, PEER) is None
 
 
 def test_exactly_eight_paid_answers_go_to_one_address_and_port() -> None:
-    rule = UdpRule(Time())
-    assert [rule.refusal(b"", b"", PEER) for _ in range(10)] == [None] * LOOP_MOST + ["loop"] * 2
+    policy = UdpPolicy(Time())
+    assert [policy.refusal(b"", b"", PEER) for _ in range(10)] == [None] * LOOP_MOST + ["loop"] * 2
     assert LOOP_MOST == 8
-    assert rule.refusal(b"", b"", ("192.0.2.1", 40001)) is None
-    assert rule.refusal(b"", b"", ("192.0.2.2", 40000)) is None
+    assert policy.refusal(b"", b"", Address("192.0.2.1", 40001)) is None
+    assert policy.refusal(b"", b"", Address("192.0.2.2", 40000)) is None
 
 
-def test_who_was_silent_for_ten_seconds_is_answered_again_and_not_a_moment_before() -> None:
+def test_a_source_that_was_silent_for_ten_seconds_is_answered_again_and_no_earlier() -> None:
     clock = Time()
-    rule = UdpRule(clock)
+    policy = UdpPolicy(clock)
     for _ in range(9):
-        rule.refusal(b"", b"", PEER)
+        policy.refusal(b"", b"", PEER)
     clock.now += 9.999
-    assert rule.refusal(b"", b"", PEER) == "loop"
+    assert policy.refusal(b"", b"", PEER) == "loop"
     clock.now += 9.999
-    assert rule.refusal(b"", b"", PEER) == "loop", "asking again ends the silence"
+    assert policy.refusal(b"", b"", PEER) == "loop", "a request ends the silence"
     clock.now += LOOP_SILENCE
-    assert [rule.refusal(b"", b"", PEER) for _ in range(9)] == [None] * 8 + ["loop"]
+    assert [policy.refusal(b"", b"", PEER) for _ in range(9)] == [None] * 8 + ["loop"]
 
 
-def test_one_answer_every_few_seconds_ends_after_eight_too() -> None:
+def test_a_slow_loop_ends_after_eight_answers_too() -> None:
     clock = Time()
-    rule = UdpRule(clock)
+    policy = UdpPolicy(clock)
     answered = 0
     for _ in range(50):
-        answered += rule.refusal(b"", b"", PEER) is None
+        answered += policy.refusal(b"", b"", PEER) is None
         clock.now += 9.0
     assert answered == 8
 
 
-def test_a_hundred_thousand_datagrams_from_one_prefix_draw_at_most_burst_and_budget() -> None:
+def test_a_hundred_thousand_datagrams_from_one_prefix_get_at_most_burst_and_budget() -> None:
     clock = Time()
     budget = 1024
-    rule = UdpRule(clock, budget=budget)
-    drawn, seconds = 0, 10
+    policy = UdpPolicy(clock, budget=budget)
+    given, seconds = 0, 10
     for peer in itertools.islice(_ports(), 100_000):
         clock.now += seconds / 100_000
-        if rule.refusal(b"x", HELLO, peer) is None:
-            drawn += len(HELLO) + OVERHEAD
-    assert drawn <= budget * (BURST + seconds) + 1e-3
-    assert drawn >= budget * (BURST + seconds) - 2 * (len(HELLO) + OVERHEAD)
+        if policy.refusal(b"x", HELLO, peer) is None:
+            given += len(HELLO) + OVERHEAD
+    assert given <= budget * (BURST + seconds) + 1e-3
+    assert given >= budget * (BURST + seconds) - 2 * (len(HELLO) + OVERHEAD)
 
 
-def test_a_thousand_prefixes_draw_at_most_the_total_while_marked_requests_are_answered() -> None:
+def test_a_thousand_prefixes_get_at_most_the_total_while_marked_requests_are_answered() -> None:
     clock = Time()
     budget, seconds, rounds = 1024, 4, 30
-    rule = UdpRule(clock, budget=budget)
+    policy = UdpPolicy(clock, budget=budget)
     answer = b"x" * 500
-    drawn = 0
+    given = 0
     refused: Counter[str | None] = Counter()
     for turn in range(rounds):
         for number in range(1000):
             clock.now += seconds / (1000 * rounds)
-            reason = rule.refusal(b"x", answer, (f"10.{number >> 8}.{number & 255}.9", 2000 + turn))
+            reason = policy.refusal(b"x", answer, Address(f"10.{number >> 8}.{number & 255}.9", 2000 + turn))
             refused[reason] += 1
-            drawn += 0 if reason else len(answer) + OVERHEAD
-        assert rule.refusal(MARKED, answer, ("198.51.100.1", 5000)) is None
-    assert drawn <= budget * PREFIXES_IN_TOTAL * (BURST + seconds)
+            given += 0 if reason else len(answer) + OVERHEAD
+        assert policy.refusal(MARKED, answer, Address("198.51.100.1", 5000)) is None
+    assert given <= budget * PREFIXES_IN_TOTAL * (BURST + seconds)
     assert refused["total-budget"] > 0
 
 
-def test_an_answer_that_costs_more_than_is_left_is_not_sent_and_costs_nothing() -> None:
-    rule = UdpRule(Time(), budget=50)
-    assert rule.refusal(b"", b"x" * 173, PEER) == "budget"
-    assert rule.refusal(b"", b"x" * 172, PEER) is None
+def test_an_answer_that_costs_more_than_is_left_is_refused_and_costs_nothing() -> None:
+    policy = UdpPolicy(Time(), budget=50)
+    assert policy.refusal(b"", b"x" * 173, PEER) == "budget"
+    assert policy.refusal(b"", b"x" * 172, PEER) is None
 
 
-def test_what_was_spent_is_earned_again_but_never_more_than_the_burst() -> None:
+def test_a_budget_refills_up_to_the_burst() -> None:
     clock = Time()
-    rule = UdpRule(clock, budget=100)
+    policy = UdpPolicy(clock, budget=100)
     cost = b"x" * (400 - OVERHEAD)
-    assert rule.refusal(b"", cost, PEER) is None
-    assert rule.refusal(b"", b"", PEER) == "budget"
+    assert policy.refusal(b"", cost, PEER) is None
+    assert policy.refusal(b"", b"", PEER) == "budget"
     clock.now += 4000
-    assert rule.refusal(b"", cost, PEER) is None
-    assert rule.refusal(b"", b"", PEER) == "budget"
+    assert policy.refusal(b"", cost, PEER) is None
+    assert policy.refusal(b"", b"", PEER) == "budget"
 
 
-def test_a_clock_that_goes_back_gives_nothing_away() -> None:
+def test_a_clock_that_goes_back_refills_no_budget() -> None:
     clock = Time()
-    rule = UdpRule(clock, budget=100)
+    policy = UdpPolicy(clock, budget=100)
     for peer in itertools.islice(_ports(), 20):
         clock.now -= 1000
-        rule.refusal(b"", b"x" * 72, peer)
-    assert rule.refusal(b"", b"x" * 72, PEER) == "budget"
+        policy.refusal(b"", b"x" * 72, peer)
+    assert policy.refusal(b"", b"x" * 72, PEER) == "budget"
 
 
 @pytest.mark.parametrize(
@@ -173,19 +174,19 @@ def test_a_clock_that_goes_back_gives_nothing_away() -> None:
     ],
 )
 def test_services_our_own_ports_and_groups_are_never_answered(port: int, group: bool, reason: str | None) -> None:
-    rule = UdpRule(Time(), own_ports={8088})
-    assert rule.never(port, group=group) == reason
-    assert rule.refusal(MARKED, HELLO, ("192.0.2.1", port), group=group) == reason
-    assert rule.refusal(b"", HELLO, ("192.0.2.1", port), group=group) == reason
+    policy = UdpPolicy(Time(), own_ports={8088})
+    assert policy.never(port, group=group) == reason
+    assert policy.refusal(MARKED, HELLO, Address("192.0.2.1", port), group=group) == reason
+    assert policy.refusal(b"", HELLO, Address("192.0.2.1", port), group=group) == reason
 
 
-def test_an_answer_with_the_mark_is_never_sent_however_often_it_is_asked_for() -> None:
-    rule = UdpRule(Time())
+def test_an_answer_that_begins_with_the_mark_is_never_sent() -> None:
+    policy = UdpPolicy(Time())
     answer = wire.MARK + b"Hello"
     for _ in range(3):
-        assert rule.refusal(MARKED, answer, PEER) == "mark"
-        assert rule.refusal(b"", answer, PEER) == "mark"
-        assert rule.refusal(b"", HELLO, PEER) is None
+        assert policy.refusal(MARKED, answer, PEER) == "mark"
+        assert policy.refusal(b"", answer, PEER) == "mark"
+        assert policy.refusal(b"", HELLO, PEER) is None
 
 
 @pytest.mark.parametrize(
@@ -201,46 +202,54 @@ def test_an_answer_with_the_mark_is_never_sent_however_often_it_is_asked_for() -
 def test_a_paid_answer_has_at_most_512_bytes_and_any_at_most_1199(
     request_: bytes, length: int, reason: str | None
 ) -> None:
-    rule = UdpRule(Time())
+    policy = UdpPolicy(Time())
     answer = b"x" * length
-    assert [rule.refusal(request_, answer, PEER) for _ in range(2)] == [reason, reason]
+    assert [policy.refusal(request_, answer, PEER) for _ in range(2)] == [reason, reason]
 
 
-def test_ipv4_mapped_into_ipv6_is_the_same_source_and_a_scope_makes_no_other() -> None:
-    rule = UdpRule(Time())
+def test_mapped_ipv4_and_ipv4_are_one_source_and_so_are_two_scopes_of_an_address() -> None:
+    policy = UdpPolicy(Time())
     for _ in range(8):
-        rule.refusal(b"", b"", ("::ffff:192.0.2.1", 40000, 0, 0))
-    assert rule.refusal(b"", b"", PEER) == "loop"
+        policy.refusal(b"", b"", Address.plain("::ffff:192.0.2.1", 40000))
+    assert policy.refusal(b"", b"", PEER) == "loop"
     for _ in range(8):
-        rule.refusal(b"", b"", ("fe80::1%2", 40000, 0, 2))
-    assert rule.refusal(b"", b"", ("fe80::1%3", 40000, 0, 3)) == "loop"
+        policy.refusal(b"", b"", Address("fe80::1%2", 40000))
+    assert policy.refusal(b"", b"", Address("fe80::1%3", 40000)) == "loop"
 
 
-def test_an_ipv6_prefix_is_a_56() -> None:
-    rule = UdpRule(Time(), budget=10)
-    assert rule.refusal(b"", b"x" * 12, ("2001:db8:0:1::1", 2000)) is None
-    assert rule.refusal(b"", b"x" * 12, ("2001:db8:0:ff::1", 2000)) == "budget"
-    assert rule.refusal(b"", b"x" * 12, ("2001:db8:0:100::1", 2000)) is None
+def test_the_ipv6_prefix_of_a_budget_is_a_56() -> None:
+    policy = UdpPolicy(Time(), budget=10)
+    assert policy.refusal(b"", b"x" * 12, Address("2001:db8:0:1::1", 2000)) is None
+    assert policy.refusal(b"", b"x" * 12, Address("2001:db8:0:ff::1", 2000)) == "budget"
+    assert policy.refusal(b"", b"x" * 12, Address("2001:db8:0:100::1", 2000)) is None
 
 
-def test_a_random_walk_over_addresses_and_ports_grows_no_table() -> None:
-    rule = UdpRule(Time())
+def test_random_addresses_and_ports_grow_no_table() -> None:
+    policy = UdpPolicy(Time())
     walk = random.Random(2)
     for _ in range(5000):
-        rule.refusal(b"", b"", (f"10.{walk.randrange(256)}.{walk.randrange(256)}.1", walk.randrange(65536)))
-    assert len(rule._count) == len(rule._last) == len(rule._budgets._left) == len(rule._budgets._as_of) == ENTRIES
-    assert len(rule._total._left) == 1
+        policy.refusal(b"", b"", Address(f"10.{walk.randrange(256)}.{walk.randrange(256)}.1", walk.randrange(65536)))
+    assert (
+        len(policy._count)
+        == len(policy._last)
+        == len(policy._budgets._left)
+        == len(policy._budgets._as_of)
+        == ENTRIES
+    )
+    assert len(policy._total._left) == 1
 
 
 Datagram = tuple[float, int, str, bytes]
 
 
-def _loop(clock: Time, delay: float, answers: dict[str, bytes], rules: dict[str, UdpRule | None]) -> Counter[str]:
+def _loop(
+    clock: Time, delay: float, answers: dict[str, bytes], policies: dict[str, UdpPolicy | None]
+) -> Counter[str]:
     """One forged datagram between A and B, that come from each other's ports; how often each one answers in a minute.
 
-    Who has no rule answers whatever comes.
+    One without a policy answers whatever it receives.
     """
-    addresses = {"A": ("192.0.2.1", 8088), "B": ("198.51.100.1", 8088)}
+    addresses = {"A": Address("192.0.2.1", 8088), "B": Address("198.51.100.1", 8088)}
     other = {"A": "B", "B": "A"}
     sent: Counter[str] = Counter()
     order = itertools.count()
@@ -248,8 +257,8 @@ def _loop(clock: Time, delay: float, answers: dict[str, bytes], rules: dict[str,
     end = clock.now + 60
     while on_the_way and on_the_way[0][0] < end and sum(sent.values()) < 1000:
         clock.now, _, to, data = heapq.heappop(on_the_way)
-        rule = rules[to]
-        if rule is None or rule.refusal(data, answers[to], addresses[other[to]]) is None:
+        policy = policies[to]
+        if policy is None or policy.refusal(data, answers[to], addresses[other[to]]) is None:
             sent[to] += 1
             heapq.heappush(on_the_way, (clock.now + delay, next(order), other[to], answers[to]))
     return sent
@@ -259,23 +268,23 @@ def _loop(clock: Time, delay: float, answers: dict[str, bytes], rules: dict[str,
 @pytest.mark.parametrize("ours", [b"", HELLO])
 @pytest.mark.parametrize("theirs", [b"", b"Hi", HELLO, HELLO * 4])
 @pytest.mark.parametrize("both_are_greetsvc", [True, False])
-def test_one_forged_datagram_makes_a_loop_that_ends_by_itself(
+def test_a_loop_that_a_forged_datagram_starts_ends_by_itself(
     delay: float, ours: bytes, theirs: bytes, both_are_greetsvc: bool
 ) -> None:
     clock = Time()
-    rules = {"A": UdpRule(clock), "B": UdpRule(clock) if both_are_greetsvc else None}
+    policies = {"A": UdpPolicy(clock), "B": UdpPolicy(clock) if both_are_greetsvc else None}
     answers = {"A": ours, "B": theirs}
-    first = _loop(clock, delay, answers, rules)
+    first = _loop(clock, delay, answers, policies)
     assert 1 <= first["A"] <= LOOP_MOST
     assert first["B"] <= LOOP_MOST
     clock.now += 1
-    assert not _loop(clock, delay, answers, rules)["A"], "a second trigger one second later draws none"
+    assert not _loop(clock, delay, answers, policies)["A"], "a second trigger one second later gets no answer"
 
 
-def test_a_loop_through_our_own_port_number_never_begins() -> None:
+def test_no_loop_starts_between_two_servers_on_the_same_port_number() -> None:
     clock = Time()
-    rules: dict[str, UdpRule | None] = {name: UdpRule(clock, own_ports={8088}) for name in "AB"}
-    assert not _loop(clock, 0.0, {"A": b"", "B": b""}, rules)
+    policies: dict[str, UdpPolicy | None] = {name: UdpPolicy(clock, own_ports={8088}) for name in "AB"}
+    assert not _loop(clock, 0.0, {"A": b"", "B": b""}, policies)
 
 
 @given(
@@ -288,7 +297,9 @@ def test_a_loop_through_our_own_port_number_never_begins() -> None:
 def test_the_rule_gives_a_known_reason_or_none_and_raises_nothing(
     request_: bytes, answer: bytes, host: object, port: int, group: bool
 ) -> None:
-    reason = UdpRule(Time(), own_ports={9000}).refusal(request_, answer, (str(host), port), group=group)
+    reason = UdpPolicy(Time(), own_ports={9000}).refusal(
+        request_, answer, Address.plain(str(host), port), group=group
+    )
     assert reason in {None, "port", "own-port", "group", "mark"}
     if port < 1024 or group or port == 9000 or answer.startswith(wire.MARK):
         assert reason is not None

@@ -1,53 +1,64 @@
 """A UDP port that reads and answers a batch of datagrams with one system call each (Linux).
 
-It is a `DatagramPort` in all that a protocol sees. Only that an answer which is the same object as the one before
-waits for the end of the batch, to go to all its receivers in one call; errors of such a call are counted, not raised.
+For the protocol it is a `DatagramPort`, with one difference: an answer that is the same object as the one before it
+waits for the end of the batch, and then goes to all its receivers in one call. The kernel's errors of such a call are
+reported to ``dropped`` (``send-EPERM``) instead of being raised by ``write``.
 """
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
-from greetsvc.net.datagram.offer import IAnswersInBatches, Offer
 from greetsvc.net.datagram.port import IP_PKTINFO, DatagramPort, reason
 from greetsvc.net.linux.mmsg import CONTROL, NAME, Messages
 
 if TYPE_CHECKING:
-    from collections import Counter
+    from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IReactorFDSet
     from twisted.internet.protocol import DatagramProtocol
 
+    from greetsvc.net.datagram.free import BatchAnswers, FreeAnswer
+
 __all__ = ["BatchedPort"]
 
-# Where packet info lies behind the header of its ancillary message (cmsg(3)): in_pktinfo of ip(7), and in6_pktinfo of
-# RFC 3542 6.1; and how many bytes of ancillary data that makes.
+# Where the packet info lies in a datagram's ancillary data: behind the header of the message (struct cmsghdr,
+# cmsg(3)) comes in_pktinfo of ip(7) or in6_pktinfo of RFC 3542 6.1. It is all that was asked for, so it comes first.
 _HEADER = struct.calcsize("Nii")
 _V4_INDEX, _V4_LOCAL, _V4_DESTINATION, _V4_END = _HEADER, _HEADER + 4, _HEADER + 8, _HEADER + 12
 _V6_DESTINATION, _V6_INDEX, _V6_END = _HEADER, _HEADER + 16, _HEADER + 20
 _NO_INDEX = bytes(4)
 
-_NOTHING = Offer(bytes(65536), b"", 0, ())
-"""Longer than any request."""
+# struct sockaddr_in and sockaddr_in6 without the family, each as long as an entry of `Messages.names`: port, address;
+# port, flow, address, scope. All in network byte order but the scope, which is an interface index.
+_V4_NAME = struct.Struct(f"!2xH4s{NAME - 8}x")
+_V6_NAME = struct.Struct("!2xHI16s4s")
+_V4_LOCALS = struct.Struct("4s4s")  # ipi_spec_dst and ipi_addr
+_MULTICAST = 0xFF  # the first byte of an IPv6 multicast address (RFC 4291 2.7)
+
+# Most datagrams of a batch come from few hosts: looking up the text takes a third of the time of making it anew.
+_v4_host = lru_cache(maxsize=1024)(socket.inet_ntoa)
 
 _log = Logger()
 
-_V4_NAME = struct.Struct("!2xH4s")
-_V6_NAME = struct.Struct("!2xHI16s")
-# The C library prints the four numbers; to find a text that was made before takes a third of that.
-_v4_host = lru_cache(maxsize=1024)(socket.inet_ntoa)
-_SCOPE = struct.Struct("=I")
+
+def _v6_peer(name: tuple[int, int, bytes, bytes]) -> tuple[str, int, int, int]:
+    port, flow, host, scope = name
+    return socket.inet_ntop(socket.AF_INET6, host), port, flow, int.from_bytes(scope, sys.byteorder)
 
 
 class BatchedPort(DatagramPort):
-    """As `DatagramPort`, for a UDP socket of one family, and without header fields."""
+    """As `DatagramPort`, for a UDP socket of one family, without ``headers``.
+
+    ``batches`` says which requests are answered without calling the protocol; None to call it for each.
+    """
 
     def __init__(
         self,
@@ -56,12 +67,14 @@ class BatchedPort(DatagramPort):
         reactor: IReactorFDSet,
         *,
         longest: int = 8192,
-        dropped: Counter[str] | None = None,
+        dropped: Callable[[str], object] | None = None,
+        batches: BatchAnswers | None = None,
     ) -> None:
         super().__init__(sock, protocol, reactor, longest=longest, dropped=dropped)
         self._is_v6 = sock.family == socket.AF_INET6
-        # Not by what a wrapper passes on to the protocol within: that would bypass the wrapper.
-        self._answers: Any = protocol if IAnswersInBatches.implementedBy(type(protocol)) else None
+        self._batches = batches
+        self._names = _V6_NAME if self._is_v6 else _V4_NAME
+        self._index = _V6_INDEX if self._is_v6 else _V4_INDEX
         info = _V6_END if self._is_v6 else _V4_END
         self._messages = Messages(
             sock,
@@ -73,105 +86,93 @@ class BatchedPort(DatagramPort):
         self._peer: Any = None
         self._answer: bytes | None = None
         self._latest: bytes | None = None
-        # Answers wait from the one number to before the other.
+        # Answers to the datagrams from the one index to before the other wait to be sent.
         self._first = 0
         self._next = 0
         self.doRead = self._read_batch
         self.write = self._write
 
     def stopListening(self) -> Deferred[None]:
-        """As in `DatagramPort`, once the answers that wait are sent."""
-        if self._listening:
-            self._flush()
-            self._peer = None  # who is answered after this is answered by a socket that says that it is closed
+        """As in `DatagramPort`, once the waiting answers are sent."""
+        self._flush()
+        self._peer = None  # so that a later write goes to the closed socket, which raises
         return super().stopListening()
 
     def _read_batch(self) -> None:
         if self._peer is not None:
-            return  # a protocol has us read while it is handed a datagram: the others of the batch come first
-        offer = self._offer()
+            return  # the protocol called drain() while it is handed a datagram: the rest of this batch comes first
         try:
             count = self._messages.receive()
         except OSError as error:
-            if error.errno != errno.EAGAIN:
-                self.dropped[reason("receive", error)] += 1
+            self._nothing_left(error)
             return
+        free = self._free_answer()
         try:
-            answered = self._take(count, offer)
+            answered = self._take(count, free)
         finally:
             self._peer = None
         self._flush()
         self._tell(answered)
 
-    def _offer(self) -> Offer:
-        """What is answered without calling the protocol."""
+    def _free_answer(self) -> FreeAnswer | None:
+        if self._batches is None:
+            return None
         try:
-            if self._answers is None or self._answers.transport is not self:
-                return _NOTHING
-            return self._answers.in_batches() or _NOTHING
-        except Exception:  # noqa: BLE001 - as where it fails over a datagram
-            _log.failure("The protocol could not say what it answers in batches")
-            return _NOTHING
+            return self._batches.free_answer()
+        except Exception:  # noqa: BLE001 - the port goes on, and the protocol is called for each datagram
+            _log.failure("The protocol failed to name its free answer")
+            return None
 
-    def _take(self, count: int, offer: Offer) -> list[Any]:
-        """Answer the datagrams of a batch, or hand them to the protocol; the peers that were answered so."""
-        messages = self._messages
-        data, view, names, lengths, stride = (
-            messages.data,
-            messages.view,
-            messages.names,
-            messages.lengths,
-            messages.stride,
-        )
-        sender, v4_name, v4_host = self._v6_sender if self._is_v6 else None, _V4_NAME.unpack_from, _v4_host
-        answer, mark, lowest_port, own_ports = offer.answer, offer.mark, offer.lowest_port, offer.own_ports
-        least, longest, tells_destination = len(answer), self._longest, self.tells_destination
-        answered = []
+    def _take(self, count: int, free: FreeAnswer | None) -> list[Any]:
+        """Answer each datagram of a batch, or hand it to the protocol; returns the peers answered without it.
+
+        The time of a free answer is spent in this loop, so it calls few functions of Python and looks things up once.
+        """
+        messages, longest, tells_destination = self._messages, self._longest, self.tells_destination
+        data, view, controls, stride = messages.data, messages.view, messages.controls, messages.stride
+        v4_host, v6_peer = _v4_host, _v6_peer if self._is_v6 else None
+        answer, covers = free or (b"", None)
+        size, group, start = len(answer), False, -stride
+        answered: list[Any] = []
         peer: Any
-        for i in range(count):
-            self._current = i
-            if sender is None:
-                port, host = v4_name(names, i * NAME)
-                self._peer = peer = (v4_host(host), port)
-            else:
-                self._peer = peer = sender(i)
-            size = lengths[i]
-            start = i * stride
-            end = start + size
-            if (
-                least < size <= longest
-                and answer is self._answer  # the protocol has given it twice by then
-                and data.startswith(mark, start, end)
-                and peer[1] >= lowest_port
-                and peer[1] not in own_ports
-                and not (tells_destination and self.group)
-            ):
+        lengths, names = messages.lengths[:count].tolist(), self._names.iter_unpack(messages.names)
+        for i, (length, name) in enumerate(zip(lengths, names, strict=False)):
+            peer = (v4_host(name[1]), name[0]) if v6_peer is None else v6_peer(name)
+            start += stride
+            end = start + length
+            if covers is not None and length <= longest:
                 if tells_destination:
-                    self._choose_source(peer)
-                self._add()
-                answered.append(peer)
-                continue
+                    group = self._is_group(i)
+                if covers(size, data, start, end, name[0], group):
+                    if answer is not self._answer:
+                        self._flush()
+                        self._use(answer)
+                    if tells_destination and (v6_peer is None or not peer[3]):
+                        at = i * CONTROL + self._index
+                        controls[at : at + 4] = _NO_INDEX
+                    if i != self._next:
+                        self._flush()
+                        self._first = i
+                    self._next = i + 1
+                    answered.append(peer)
+                    continue
+            self._current, self._peer = i, peer
             self._deliver(view[start:end].tobytes(), peer)
             if not self._listening:
                 break
         return answered
 
     def _tell(self, answered: list[Any]) -> None:
-        if answered:
+        if answered and self._batches is not None:
             try:
-                self._answers.answered(answered)
+                self._batches.answered(answered)
             except Exception:  # noqa: BLE001 - the port goes on
-                _log.failure("Datagrams are answered, but their protocol failed")
+                _log.failure("The datagrams are answered, but the protocol failed to count them")
 
-    def _v6_sender(self, i: int) -> tuple[str, int, int, int]:
-        port, flow, host = _V6_NAME.unpack_from(self._messages.names, i * NAME)
-        (scope,) = _SCOPE.unpack_from(self._messages.names, i * NAME + 24)
-        return socket.inet_ntop(socket.AF_INET6, host), port, flow, scope
-
-    # Where the current datagram was sent to
+    # The destination of the datagram that the protocol is handed
 
     @property
-    def asked(self) -> str | None:  # type: ignore[override]  # it is read only when somebody asks
+    def asked(self) -> str | None:  # type: ignore[override]  # made only when it is read
         """See `DatagramPort`."""
         if self._peer is None or not self.tells_destination:
             return None
@@ -182,11 +183,14 @@ class BatchedPort(DatagramPort):
     @property
     def group(self) -> bool:  # type: ignore[override]
         """See `DatagramPort`."""
-        if self._peer is None or not self.tells_destination:
-            return False
+        return self._peer is not None and self.tells_destination and self._is_group(self._current)
+
+    def _is_group(self, i: int) -> bool:
+        """Whether the datagram was sent to a broadcast or multicast address: see `DatagramPort._note_destination`."""
         if self._is_v6:
-            return self._messages.controls[self._current * CONTROL + _V6_DESTINATION] == 0xFF
-        return self._info(_V4_LOCAL, _V4_DESTINATION) != self._info(_V4_DESTINATION, _V4_END)
+            return self._messages.controls[i * CONTROL + _V6_DESTINATION] == _MULTICAST
+        local, destination = _V4_LOCALS.unpack_from(self._messages.controls, i * CONTROL + _V4_LOCAL)
+        return bool(local != destination)
 
     def _info(self, start: int, end: int) -> bytearray:
         at = self._current * CONTROL
@@ -198,33 +202,34 @@ class BatchedPort(DatagramPort):
         if addr is not self._peer:
             return self._sock.sendto(datagram, addr)
         if self.tells_destination:
-            self._choose_source(addr)
+            self._choose_source(self._current, addr)
         if datagram is not self._answer:
             self._flush()
+            # One that differs each time would only be prepared for a batch of one.
             if datagram is not self._latest:
                 self._latest = datagram
                 return self._answer_now(datagram, addr)
-            self._messages.answer_with(datagram)
-            self._answer = datagram
-        self._add()
+            self._use(datagram)
+        self._add(self._current)
         return len(datagram)
 
-    def _add(self) -> None:
-        """Have the answer sent to who sent the current datagram too."""
-        if self._current != self._next:
+    def _use(self, answer: bytes) -> None:
+        """Send ``answer`` from now on; nothing waits to be sent."""
+        self._messages.answer_with(answer)
+        self._answer = answer
+
+    def _add(self, i: int) -> None:
+        """Have the answer sent to the peer of this datagram too. What waits is always one run of datagrams."""
+        if i != self._next:
             self._flush()
-            self._first = self._current
-        self._next = self._current + 1
+            self._first = i
+        self._next = i + 1
 
-    def _choose_source(self, addr: tuple[Any, ...]) -> None:
-        """Make the ancillary data of the current datagram into that of its answer.
-
-        Only the source address is chosen, and the way left to the routing table; but a link-local address means
-        something on its own link only.
-        """
-        if self._is_v6 and addr[3]:
-            return
-        at = self._current * CONTROL + (_V6_INDEX if self._is_v6 else _V4_INDEX)
+    def _choose_source(self, i: int, peer: tuple[Any, ...]) -> None:
+        """Make the ancillary data of a datagram that of its answer: as in `DatagramPort._note_destination`."""
+        if self._is_v6 and peer[3]:
+            return  # link-local: the interface is part of the address
+        at = i * CONTROL + self._index
         self._messages.controls[at : at + 4] = _NO_INDEX
 
     def _answer_now(self, datagram: bytes, addr: Any) -> int:
@@ -242,5 +247,6 @@ class BatchedPort(DatagramPort):
             try:
                 self._first += self._messages.send(self._first, self._next - self._first)
             except OSError as error:
-                self.dropped[reason("send", error)] += 1
+                # sendmmsg(2) fails only for the first message of a call: drop this one, go on with the next.
+                self._drop(reason("send", error))
                 self._first += 1

@@ -1,9 +1,10 @@
-"""A datagram port that is fair to the rest of the reactor, and answers from the address that was asked.
+"""A datagram port that is fair to the rest of the reactor, and answers from the address the request was sent to.
 
-Twisted's own port reads by bytes, so that a flood of empty datagrams holds the reactor for seconds, and on a
-wildcard address it lets the kernel choose the source of an answer. This one reads a bounded number of datagrams
-a turn, and on a wildcard address takes the destination of each from the kernel (``IP_PKTINFO``, ip(7);
-``IPV6_RECVPKTINFO``, RFC 3542 6.1).
+Twisted's own UDP port stops reading after a number of bytes, so a flood of empty datagrams blocks the reactor for
+seconds (measured: 2 to 3.5 s). It also lets the kernel choose the source address of an answer: on a wildcard address
+that may be another one than the client sent to, and a connected client then drops the answer. `DatagramPort` reads a
+bounded number of datagrams per reactor turn, and on a wildcard address asks the kernel for the destination of each
+(``IP_PKTINFO``, ip(7); ``IPV6_RECVPKTINFO``, RFC 3542 6.1).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import errno
 import socket
 import struct
 import sys
-from collections import Counter
 from errno import errorcode
 from typing import TYPE_CHECKING, Any
 
@@ -35,31 +35,40 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH", "IP_PKTINFO", "DatagramPort", "reason"]
 
-_ANCILLARY = 256
 BATCH = 64
-"""Datagrams read in one turn of the reactor."""
+"""Datagrams read in one reactor turn."""
 
 DRAIN = 8
-"""Batches read from a port that stops: the kernel keeps a few hundred short datagrams."""
+"""Batches read by `DatagramPort.drain`: a receive buffer of the usual size holds a few hundred short datagrams."""
 
 IP_PKTINFO = 8 if sys.platform == "linux" else 0  # socket.IP_PKTINFO came with Python 3.14
-_IN_PKTINFO = struct.Struct("=I4s4s")
-_IN6_PKTINFO = struct.Struct("=16sI")
+_ANCILLARY = 256  # bytes: room for the packet info and the header fields of both families
+_IN_PKTINFO = struct.Struct("=I4s4s")  # struct in_pktinfo (ip(7)): interface index, ipi_spec_dst, ipi_addr
+_IN6_PKTINFO = struct.Struct("=16sI")  # struct in6_pktinfo (RFC 3542 6.1): address, interface index
 _WILDCARDS = ("0.0.0.0", "::")
 _MAPPED = b"\0" * 10 + b"\xff\xff"
+
+_log = Logger()
 
 
 @implementer(IListeningPort, IReadDescriptor)
 class DatagramPort:
-    """Listens on a bound datagram socket for an ordinary `DatagramProtocol`, whose ``transport`` it is.
+    """Receives datagrams on a bound socket for any Twisted `DatagramProtocol`, and is the protocol's ``transport``.
 
-    While ``datagramReceived`` runs on a wildcard address (``tells_destination``), ``asked`` is the local address the
-    datagram was sent to, ``group`` says that it went to a broadcast or multicast address, and ``write(datagram,
-    addr)`` answers from ``asked``; it raises `OSError` where the kernel refuses, as that of Twisted's port. With
-    ``headers``, ``arrival`` tells TTL and DSCP.
+    ``sock`` is bound and non-blocking (`greetsvc.net.sockets` makes such sockets); the port owns it. ``longest`` is
+    the length in bytes of the longest datagram that is accepted. ``path`` is the file of a UNIX socket, removed when
+    the port stops. ``dropped`` is called with a reason for each datagram that did not reach the protocol:
+    ``oversize`` where it was too long, or ``receive-`` and the name of the error that the kernel reported instead
+    (``receive-ECONNREFUSED``). With ``headers`` the TTL and DSCP of each datagram are read.
 
-    ``longest`` bounds a datagram in bytes: a longer one is counted in ``dropped`` as ``oversize``, and an error that
-    the kernel reports in place of one as `reason` says.
+    While ``datagramReceived`` runs, these attributes describe the datagram:
+
+    - ``asked``: the local address it was sent to, on a wildcard address (``tells_destination`` is true); else None.
+    - ``group``: whether it was sent to a broadcast or multicast address. Known where ``asked`` is.
+    - ``arrival``: its TTL and DSCP, with ``headers``; else None.
+
+    ``write(datagram, addr)`` called meanwhile answers from ``asked``. It raises `OSError` where the kernel refuses,
+    as that of Twisted's port does.
     """
 
     asked: str | None = None
@@ -75,11 +84,11 @@ class DatagramPort:
         longest: int = 8192,
         path: UnixPath | None = None,
         headers: bool = False,
-        dropped: Counter[str] | None = None,
+        dropped: Callable[[str], object] | None = None,
     ) -> None:
         self.protocol = protocol
         self.arrival: Arrival | None = None
-        self.dropped: Counter[str] = Counter() if dropped is None else dropped
+        self._dropped = dropped
         self._sock = sock
         self._reactor = reactor
         self._longest = longest
@@ -88,6 +97,7 @@ class DatagramPort:
         self._listening = False
         self._host = _address(sock.family, sock.getsockname())
         self._reply: list[tuple[int, int, bytes]] = []
+        # The methods are chosen once, here, so that no datagram pays for what its socket does not need.
         self.doRead = self._read
         self.write: Callable[[bytes, Any], int] = sock.sendto
         if isinstance(self._host, IPv4Address | IPv6Address):
@@ -105,25 +115,32 @@ class DatagramPort:
             self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             if self._sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
                 return
+        # A dual-stack socket needs both: for IPv4 datagrams Linux then delivers both kinds of packet info.
         if IP_PKTINFO:
             self._sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
     # IListeningPort
 
     def startListening(self) -> None:
-        """Give the protocol its transport. Reading starts with `resumeReading`."""
-        self._listening = True
-        self.protocol.makeConnection(self)  # type: ignore[arg-type]  # the part of IUDPTransport that answering needs
+        """Make this port the protocol's transport, and let the reactor report datagrams.
+
+        The socket is bound already: what arrived before waits in its receive buffer.
+        """
+        if not self._listening:
+            # First the reactor, which raises for a socket that is closed by now.
+            self._reactor.addReader(self)
+            self._listening = True
+            self.protocol.makeConnection(self)  # type: ignore[arg-type]  # the part of IUDPTransport that answers need
 
     def stopListening(self) -> defer.Deferred[None]:
-        """Stop reading, tell the protocol, close the socket and remove its file."""
+        """Stop reading, tell the protocol, close the socket and remove its file; also where it was never started."""
         if self._listening:
             self._listening = False
             self._reactor.removeReader(self)
             self.protocol.doStop()
-            self._sock.close()
-            if self._path is not None:
-                self._path.remove_or_say()
+        self._sock.close()
+        if self._path is not None:
+            self._path.remove_or_say()
         return defer.succeed(None)
 
     def getHost(self) -> IPv4Address | IPv6Address | UNIXAddress:
@@ -141,20 +158,11 @@ class DatagramPort:
         return f"{type(self.protocol).__name__} (datagram)"
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor gave this descriptor up, as at the end of the program."""
+        """The reactor gave up this descriptor, as it does when the program ends."""
         self.stopListening()
 
-    def resumeReading(self) -> None:
-        """Let the reactor report datagrams."""
-        if self._listening:
-            self._reactor.addReader(self)
-
-    def pauseReading(self) -> None:
-        """Leave datagrams in the kernel's buffer."""
-        self._reactor.removeReader(self)
-
     def drain(self) -> None:
-        """Read what has arrived by now, as far as a receive buffer usually goes."""
+        """Read what has arrived so far, up to `DRAIN` batches, so that a service that stops still answers it."""
         for _ in range(DRAIN):
             if self._listening:
                 self.doRead()
@@ -163,9 +171,10 @@ class DatagramPort:
         receive, longest = self._sock.recvfrom, self._longest
         for _ in range(BATCH):
             try:
+                # One byte more than is allowed: the kernel cuts a longer datagram without saying so.
                 data, peer = receive(longest + 1)
             except OSError as error:
-                if self._is_over(error):
+                if self._nothing_left(error):
                     return
                 continue
             self._deliver(data, peer)
@@ -178,7 +187,7 @@ class DatagramPort:
             try:
                 data, ancillary, _flags, peer = receive(longest + 1, _ANCILLARY)
             except OSError as error:
-                if self._is_over(error):
+                if self._nothing_left(error):
                     return
                 continue
             if self._headers:
@@ -191,36 +200,49 @@ class DatagramPort:
             if not self._listening:
                 return
 
-    def _is_over(self, error: OSError) -> bool:
-        """Whether reading ends for this turn. An error of an earlier send is only counted (ip(7), udp(7))."""
+    def _nothing_left(self, error: OSError) -> bool:
+        """Whether there is nothing more to read. Other errors are those of earlier answers (ip(7), udp(7)): drops."""
         if error.errno == errno.EAGAIN:
             return True
-        self.dropped[reason("receive", error)] += 1
+        self._drop(reason("receive", error))
         return False
 
     def _note_destination(self, level: int, kind: int, value: bytes, peer: tuple[Any, ...]) -> None:
+        """Set ``asked`` and ``group``, and prepare the packet info that makes an answer leave from ``asked``."""
         if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
             _index, local, destination = _IN_PKTINFO.unpack_from(value)
             self.asked = socket.inet_ntop(socket.AF_INET, destination)
+            # ipi_addr is the destination in the header, ipi_spec_dst the local address for an answer. They differ for
+            # broadcast and multicast: an answer cannot leave from such an address.
             self.group = local != destination
-            # Only the source address is chosen: index 0 leaves the way to the routing table.
+            # Index 0 chooses the source address only. With the index of the interface the answer would have to leave
+            # there, though the route to the client may lead elsewhere.
             self._reply.append((level, kind, _IN_PKTINFO.pack(0, destination, destination)))
+        # On a dual-stack socket an IPv4 datagram also carries an IPv6 packet info with a mapped address. It is no
+        # valid source for the answer, which goes out as IPv4.
         elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO and not value.startswith(_MAPPED):
             destination, index = _IN6_PKTINFO.unpack_from(value)
             self.asked = socket.inet_ntop(socket.AF_INET6, destination)
-            self.group = destination[0] == 0xFF
-            # A link-local address means something on its own link only.
+            self.group = destination[0] == 0xFF  # ff00::/8 is multicast (RFC 4291 2.7); IPv6 has no broadcast
+            # A link-local address (its peer has a scope) is unique on its link only, so there the index is kept.
             scope = index if peer[3] else 0
             self._reply.append((level, kind, _IN6_PKTINFO.pack(destination, scope)))
 
     def _deliver(self, data: bytes, peer: Any) -> None:
         if len(data) > self._longest:
-            self.dropped["oversize"] += 1
+            self._drop("oversize")
             return
         try:
             self.protocol.datagramReceived(data, peer)
         except BaseException:  # noqa: BLE001 - as in Twisted: one bad datagram does not end the port
-            _log.failure("datagram from {peer!r}", peer=peer)
+            _log.failure("The protocol failed on a datagram from {peer!r}", peer=peer)
+
+    def _drop(self, reason: str) -> None:
+        if self._dropped is not None:
+            try:
+                self._dropped(reason)
+            except Exception:  # noqa: BLE001 - the port goes on
+                _log.failure("The drop callback raised")
 
     def _answer_from_asked(self, datagram: bytes, addr: Any) -> int:
         if self._reply:
@@ -228,11 +250,8 @@ class DatagramPort:
         return self._sock.sendto(datagram, addr)
 
 
-_log = Logger()
-
-
 def reason(verb: str, error: OSError) -> str:
-    """What a system call's failure is counted as: ``receive-ECONNREFUSED``, ``send-EPERM``."""
+    """The name under which a failed system call is counted: ``receive-ECONNREFUSED``, ``send-EPERM``."""
     return f"{verb}-{errorcode.get(error.errno or 0, 'unknown')}"
 
 

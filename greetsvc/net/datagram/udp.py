@@ -1,4 +1,4 @@
-"""Chooses the port that serves a UDP socket best."""
+"""Chooses the port class that serves a UDP socket best."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ except ImportError:  # a Python that was built without ctypes
     BatchedPort = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
-    from collections import Counter
+    from collections.abc import Callable
 
     from twisted.internet.interfaces import IReactorFDSet
     from twisted.internet.protocol import DatagramProtocol
+
+    from greetsvc.net.datagram.free import BatchAnswers
 
 __all__ = ["udp_port"]
 
@@ -29,10 +31,14 @@ def udp_port(
     *,
     longest: int,
     headers: bool = False,
-    dropped: Counter[str] | None = None,
+    dropped: Callable[[str], object] | None = None,
+    batches: BatchAnswers | None = None,
 ) -> DatagramPort:
-    """The fastest port for a bound UDP socket that tells what it has to tell."""
+    """A `BatchedPort` where the platform and the socket allow one, else a `DatagramPort`, which ignores ``batches``.
+
+    A dual-stack socket gets the latter: its datagrams carry the packet info of either family.
+    """
     dual = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     if headers or dual or BatchedPort is None or not mmsg_works():
         return DatagramPort(sock, protocol, reactor, longest=longest, headers=headers, dropped=dropped)
-    return BatchedPort(sock, protocol, reactor, longest=longest, dropped=dropped)
+    return BatchedPort(sock, protocol, reactor, longest=longest, dropped=dropped, batches=batches)

@@ -1,23 +1,23 @@
-"""The batched UDP port: what a protocol sees is what the ordinary port shows it."""
+"""The batched UDP port: a protocol sees what the plain port shows it, and free answers go out without it."""
 
 from __future__ import annotations
 
 import errno
 import socket
-import types
 from asyncio import CancelledError
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import pytest
 from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.protocol import DatagramProtocol
-from zope.interface import implementer
 
 from greetsvc.net.datagram import udp
 from greetsvc.net.datagram.batched import BatchedPort
-from greetsvc.net.datagram.offer import IAnswersInBatches, Offer
+from greetsvc.net.datagram.free import Covers, FreeAnswer
 from greetsvc.net.datagram.port import DatagramPort
 from greetsvc.net.linux.mmsg import MESSAGES, mmsg_works
 from greetsvc.net.sockets import datagram_socket, ipv6_works
@@ -28,7 +28,7 @@ needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="there is no IPv6 here"
 
 
 class Recorder(DatagramProtocol):
-    """Notes what it receives, and answers with what `answer` says."""
+    """Notes what it receives, and answers with what `answer` returns."""
 
     noisy = False
 
@@ -49,15 +49,17 @@ class Rig:
     """A port that is read by hand, and clients of it."""
 
     def __init__(
-        self, kind: str, host: str, answer: Callable[[bytes, Any], bytes | None], protocol: type[Recorder] = Recorder
+        self, kind: str, host: str, answer: Callable[[bytes, Any], bytes | None], batches: Any = None
     ) -> None:
         sock = datagram_socket(host, 0, v6only=True)
         self.family = sock.family
-        self.protocol = protocol(answer)
+        self.protocol = Recorder(answer)
+        self.dropped: Counter[str] = Counter()
+        options: dict[str, Any] = {"longest": 1000, "dropped": lambda reason: self.dropped.update([reason])}
         if kind == "batched":
-            self.port: DatagramPort = BatchedPort(sock, self.protocol, FDS, longest=1000)
+            self.port: DatagramPort = BatchedPort(sock, self.protocol, FDS, batches=batches, **options)
         else:
-            self.port = DatagramPort(sock, self.protocol, FDS, longest=1000)
+            self.port = DatagramPort(sock, self.protocol, FDS, **options)
         self.port.startListening()
         self.clients: list[socket.socket] = []
 
@@ -104,7 +106,7 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("answer", [lambda *_: SAME, lambda data, addr: data + str(addr[1]).encode()])
 @pytest.mark.parametrize(("host", "target"), ADDRESSES)
-def test_every_client_is_answered_from_the_address_that_it_asked(
+def test_every_client_is_answered_from_the_address_it_sent_to(
     rig: Callable[..., Rig], host: str, target: str, answer: Callable[[bytes, Any], bytes]
 ) -> None:
     made = rig(host, answer)
@@ -112,7 +114,7 @@ def test_every_client_is_answered_from_the_address_that_it_asked(
     for number, client in enumerate(clients):
         client.send(b"%d" % number)
     made.port.doRead()
-    # A connected socket hears nobody but the address it asked.
+    # A connected socket receives only from the address it is connected to.
     assert [client.recv(100) for client in clients] == [
         answer(b"%d" % number, client.getsockname()) for number, client in enumerate(clients)
     ]
@@ -120,7 +122,7 @@ def test_every_client_is_answered_from_the_address_that_it_asked(
     assert [(seen[2], seen[3]) for seen in made.protocol.seen] == [(asked, False)] * 5
 
 
-def test_those_who_get_no_answer_leave_gaps_that_nobody_falls_into(rig: Callable[..., Rig]) -> None:
+def test_requests_without_an_answer_do_not_shift_the_answers_to_others(rig: Callable[..., Rig]) -> None:
     made = rig("127.0.0.1", lambda data, _addr: None if data in {b"0", b"3", b"4"} else SAME)
     clients = [made.client("127.0.0.1") for _ in range(8)]
     for number, client in enumerate(clients):
@@ -135,7 +137,7 @@ def test_those_who_get_no_answer_leave_gaps_that_nobody_falls_into(rig: Callable
             assert client.recv(100) == SAME
 
 
-def test_an_answer_that_changes_in_mid_batch_reaches_only_those_it_is_for(rig: Callable[..., Rig]) -> None:
+def test_answers_that_change_within_a_batch_reach_the_right_clients(rig: Callable[..., Rig]) -> None:
     other = b"something else"
     made = rig("", lambda data, _addr: SAME if int(data) < 4 or int(data) == 9 else other)
     clients = [made.client("127.0.0.1") for _ in range(10)]
@@ -145,7 +147,7 @@ def test_an_answer_that_changes_in_mid_batch_reaches_only_those_it_is_for(rig: C
     assert [client.recv(100) for client in clients] == [SAME] * 4 + [other] * 5 + [SAME]
 
 
-def test_an_empty_datagram_is_a_request_like_any_other(rig: Callable[..., Rig]) -> None:
+def test_an_empty_datagram_is_delivered_like_any_other(rig: Callable[..., Rig]) -> None:
     made = rig("127.0.0.1", lambda *_: b"")
     client = made.client("127.0.0.1")
     client.send(b"")
@@ -155,17 +157,17 @@ def test_an_empty_datagram_is_a_request_like_any_other(rig: Callable[..., Rig]) 
     assert [seen[0] for seen in made.protocol.seen] == [b"", b""]
 
 
-def test_a_datagram_over_the_bound_is_counted_and_dropped(rig: Callable[..., Rig]) -> None:
+def test_a_datagram_that_is_too_long_is_dropped_and_reported(rig: Callable[..., Rig]) -> None:
     made = rig("127.0.0.1", lambda *_: SAME)
     client = made.client("127.0.0.1")
     for size in (1000, 1001, 60000):
         client.send(b"x" * size)
     made.port.doRead()
-    assert made.port.dropped == {"oversize": 2}
+    assert made.dropped == {"oversize": 2}
     assert [len(seen[0]) for seen in made.protocol.seen] == [1000]
 
 
-def test_a_turn_of_the_reactor_reads_a_bounded_number(rig: Callable[..., Rig]) -> None:
+def test_one_reactor_turn_reads_a_bounded_number_of_datagrams(rig: Callable[..., Rig]) -> None:
     made = rig("127.0.0.1", lambda *_: None)
     client = made.client("127.0.0.1")
     for _ in range(MESSAGES + 36):
@@ -176,7 +178,7 @@ def test_a_turn_of_the_reactor_reads_a_bounded_number(rig: Callable[..., Rig]) -
     assert len(made.protocol.seen) == MESSAGES + 36
 
 
-def test_an_answer_to_somebody_else_is_sent_at_once(rig: Callable[..., Rig]) -> None:
+def test_a_datagram_to_another_address_is_sent_at_once(rig: Callable[..., Rig]) -> None:
     made = rig("127.0.0.1", lambda *_: None)
     client, third = made.client("127.0.0.1"), made.client("127.0.0.1")
     made.protocol.answer = lambda *_: made.port.write(b"for the third", third.getsockname()) and None
@@ -196,7 +198,7 @@ def test_a_protocol_that_stops_the_port_is_not_called_again(rig: Callable[..., R
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, CancelledError, SystemExit])
-def test_one_that_fails_is_logged_and_the_next_is_answered(
+def test_an_error_of_the_protocol_is_logged_and_the_next_datagram_answered(
     rig: Callable[..., Rig], logged_errors: Any, error: type[BaseException]
 ) -> None:
     def answer(data: bytes, _addr: Any) -> bytes:
@@ -214,7 +216,9 @@ def test_one_that_fails_is_logged_and_the_next_is_answered(
 
 
 @needs_mmsg
-def test_an_answer_that_the_kernel_refuses_is_counted_and_the_others_go_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_the_kernel_refuses_is_reported_and_the_others_are_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = Rig("batched", "127.0.0.1", lambda *_: SAME)
     try:
         clients = [made.client("127.0.0.1") for _ in range(6)]
@@ -239,29 +243,29 @@ def test_an_answer_that_the_kernel_refuses_is_counted_and_the_others_go_out(monk
                     client.recv(100)
             else:
                 assert client.recv(100) == SAME
-        assert made.port.dropped == {"send-EPERM": 1}
+        assert made.dropped == {"send-EPERM": 1}
     finally:
         made.close()
 
 
 @needs_mmsg
-def test_errors_of_the_calls_themselves_are_errors_of_the_operating_system() -> None:
+def test_failed_system_calls_raise_oserror() -> None:
     made = Rig("batched", "127.0.0.1", lambda *_: SAME)
     messages = made.port._messages  # type: ignore[attr-defined]
     with pytest.raises(BlockingIOError):
         messages.receive()
     made.port.doRead()
-    assert not made.port.dropped
+    assert not made.dropped
     made.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         messages.receive()
     with pytest.raises(OSError, match="Bad file descriptor"):
         messages.send(0, 1)
     made.port.doRead()
-    assert made.port.dropped == {"receive-EBADF": 1}
+    assert made.dropped == {"receive-EBADF": 1}
 
 
-def test_what_cannot_be_batched_is_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_that_cannot_be_batched_gets_the_plain_port(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(host: str, **asked: Any) -> type:
         port = udp.udp_port(datagram_socket(host, 0), Recorder(lambda *_: None), FDS, longest=100, **asked)
         port._sock.close()
@@ -271,99 +275,121 @@ def test_what_cannot_be_batched_is_read_one_by_one(monkeypatch: pytest.MonkeyPat
         assert chosen("127.0.0.1") is BatchedPort
     assert chosen("127.0.0.1", headers=True) is DatagramPort
     if ipv6_works():
-        assert chosen("::") is DatagramPort, "a dual-stack socket has two kinds of packet info"
+        assert chosen("::") is DatagramPort, "datagrams of a dual-stack socket carry either kind of packet info"
     monkeypatch.setattr(udp, "mmsg_works", lambda: False)
     assert chosen("127.0.0.1") is DatagramPort
     monkeypatch.setattr(udp, "BatchedPort", None)
     assert chosen("127.0.0.1") is DatagramPort
 
 
-@implementer(IAnswersInBatches)
-class Offering(Recorder):
-    """Offers ``SAME`` to longer requests that begin with a mark."""
+def covers(mark: bytes, lowest_port: int = 0) -> Covers:
+    """Requests that are longer than the answer, begin with ``mark``, and were not sent to a group."""
 
-    def __init__(self, answer: Callable[[bytes, Any], bytes | None]) -> None:
-        super().__init__(answer)
-        self.offers: Callable[[], Offer | None] = lambda: Offer(SAME, b"MARK", 1024, ())
+    def covered(size: int, data: bytes | bytearray, start: int, end: int, port: int, group: bool) -> bool:
+        return size < end - start and data.startswith(mark, start, end) and port >= lowest_port and not group
+
+    return covered
+
+
+class Free:
+    """Gives ``SAME`` free of charge to marked requests, and notes who got it."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[], FreeAnswer | None] = lambda: FreeAnswer(SAME, covers(b"MARK"))
         self.noted: list[Any] = []
 
-    def in_batches(self) -> Offer | None:
-        return self.offers()
+    def free_answer(self) -> FreeAnswer | None:
+        return self.answer()
 
-    def answered(self, names: Any) -> None:
-        self.noted += names
+    def answered(self, peers: Sequence[tuple[Any, ...]]) -> None:
+        self.noted += peers
 
 
 MARKED = b"MARK".ljust(len(SAME) + 1, b".")
 
 
 @pytest.fixture
-def offering() -> Iterator[Callable[..., Rig]]:
-    """A batched port whose protocol has given its answer twice, which is when it may be given in batches."""
+def free() -> Free:
+    return Free()
+
+
+@pytest.fixture
+def freely(free: Free) -> Iterator[Callable[[str], Rig]]:
+    """Makes batched ports that give the answer of ``free``."""
     made: list[Rig] = []
 
-    def make(host: str, target: str) -> Rig:
-        rig = Rig("batched", host, lambda *_: SAME, Offering)
-        made.append(rig)
-        client = rig.client(target)
-        for _ in range(2):
-            client.send(b"?")
-        rig.port.doRead()
-        assert [client.recv(100), client.recv(100)] == [SAME, SAME]
-        rig.protocol.seen.clear()
-        return rig
+    def make(host: str) -> Rig:
+        made.append(Rig("batched", host, lambda *_: SAME, free))
+        return made[-1]
 
     yield make
     for each in made:
         each.close()
 
 
+Freely = Callable[[str], Rig]
+
+
 @needs_mmsg
 @pytest.mark.parametrize(("host", "target"), ADDRESSES)
-def test_what_is_offered_goes_out_without_the_protocol(offering: Any, host: str, target: str) -> None:
-    made = offering(host, target)
+def test_free_requests_are_answered_without_the_protocol(freely: Freely, free: Free, host: str, target: str) -> None:
+    made = freely(host)
     clients = [made.client(target) for _ in range(9)]
     for number, client in enumerate(clients):
         client.send(MARKED if number % 3 else b"%d" % number)
     made.port.doRead()
     assert [client.recv(100) for client in clients] == [SAME] * 9
     assert [seen[0] for seen in made.protocol.seen] == [b"0", b"3", b"6"]
-    assert [name[:2] for name in made.protocol.noted] == [
+    assert [peer[:2] for peer in free.noted] == [
         client.getsockname()[:2] for number, client in enumerate(clients) if number % 3
     ]
 
 
 @needs_mmsg
-def test_what_is_not_quite_what_is_offered_is_left_to_the_protocol(offering: Any) -> None:
-    made = offering("127.0.0.1", "127.0.0.1")
+def test_requests_that_are_not_free_are_left_to_the_protocol(freely: Freely, free: Free) -> None:
+    made = freely("127.0.0.1")
     client = made.client("127.0.0.1")
     port = client.getsockname()[1]
-    offers = [
+    answers = [
         None,
-        Offer(bytes(SAME[:-1]) + SAME[-1:], b"MARK", 1024, ()),  # equal, and another object
-        Offer(SAME, b"OTHER", 1024, ()),
-        Offer(SAME, b"MARK", port + 1, ()),
-        Offer(SAME, b"MARK", 1024, {port}),
+        FreeAnswer(SAME, covers(b"OTHER")),
+        FreeAnswer(SAME, covers(b"MARK", port + 1)),
+        FreeAnswer(SAME, lambda *_: False),
     ]
-    for offer in offers:
-        made.protocol.offers = lambda offer=offer: offer
+    for answer in answers:
+        free.answer = partial(FreeAnswer._make, answer) if answer else lambda: None
         client.send(MARKED)
         made.port.doRead()
         assert client.recv(100) == SAME
-    made.protocol.offers = lambda: Offer(SAME, b"MARK", port, {port + 1})
+    free.answer = lambda: FreeAnswer(SAME, covers(b"MARK", port))
     for size in (len(SAME), 1001, len(SAME) + 1):
         client.send(MARKED.ljust(1001, b".")[:size])
         made.port.doRead()
     assert [client.recv(100), client.recv(100)] == [SAME, SAME]
-    assert len(made.protocol.seen) == len(offers) + 1
-    assert made.port.dropped == {"oversize": 1}
-    assert [name[1] for name in made.protocol.noted] == [port]
+    assert len(made.protocol.seen) == len(answers) + 1
+    assert made.dropped == {"oversize": 1}
+    assert [peer[1] for peer in free.noted] == [port]
 
 
 @needs_mmsg
-def test_a_mark_is_not_made_up_of_what_an_earlier_datagram_left(offering: Any) -> None:
-    made = offering("127.0.0.1", "127.0.0.1")
-    made.protocol.offers = lambda: Offer(SAME, MARKED * 2, 1024, ())
+def test_the_free_answer_and_those_of_the_protocol_do_not_mix(freely: Freely, free: Free) -> None:
+    made = freely("")
+    other = b"something else"
+    made.protocol.answer = lambda *_: other
+    clients = [made.client("127.0.0.1") for _ in range(9)]
+    for number, client in enumerate(clients):
+        client.send(MARKED if number in {0, 3, 4, 8} else b"?")
+    made.port.doRead()
+    assert [client.recv(100) for client in clients] == [
+        SAME if number in {0, 3, 4, 8} else other for number in range(9)
+    ]
+    assert len(free.noted) == 4
+
+
+@needs_mmsg
+def test_a_mark_is_not_read_beyond_the_end_of_its_datagram(freely: Freely, free: Free) -> None:
+    made = freely("127.0.0.1")
+    free.answer = lambda: FreeAnswer(SAME, covers(MARKED * 2))
     client = made.client("127.0.0.1")
     client.send(MARKED * 3)
     made.port.doRead()
@@ -374,27 +400,29 @@ def test_a_mark_is_not_made_up_of_what_an_earlier_datagram_left(offering: Any) -
 
 
 @needs_mmsg
-def test_a_request_to_a_group_is_left_to_the_protocol(offering: Any) -> None:
-    made = offering("", "127.0.0.1")
+def test_a_request_to_a_group_is_known_as_one(freely: Freely, free: Free) -> None:
+    made = freely("")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        client.sendto(MARKED, ("127.255.255.255", made.port.getHost().port))
+        client.sendto(MARKED, ("127.255.255.255", cast(Any, made.port.getHost()).port))
         made.port.doRead()
     assert [seen[3] for seen in made.protocol.seen] == [True]
-    assert made.protocol.noted == []
+    assert free.noted == []
 
 
 @needs_mmsg
-def test_a_protocol_that_fails_about_batches_does_not_end_the_port(offering: Any, logged_errors: Any) -> None:
+def test_a_protocol_that_fails_at_free_answers_does_not_end_the_port(
+    freely: Freely, free: Free, logged_errors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> Any:
         raise ZeroDivisionError
 
-    made = offering("127.0.0.1", "127.0.0.1")
+    made = freely("127.0.0.1")
     client = made.client("127.0.0.1")
-    made.protocol.answered = fail
+    monkeypatch.setattr(free, "answered", fail)
     client.send(MARKED)
     made.port.doRead()
-    made.protocol.offers = fail
+    free.answer = fail
     client.send(MARKED)
     made.port.doRead()
     assert [client.recv(100), client.recv(100)] == [SAME, SAME]
@@ -402,19 +430,8 @@ def test_a_protocol_that_fails_about_batches_does_not_end_the_port(offering: Any
 
 
 @needs_mmsg
-def test_a_transport_that_was_put_in_between_is_not_passed_by(offering: Any) -> None:
-    made = offering("127.0.0.1", "127.0.0.1")
-    made.protocol.transport = cast(Any, types.SimpleNamespace(asked=None, group=False, write=made.port.write))
-    client = made.client("127.0.0.1")
-    client.send(MARKED)
-    made.port.doRead()
-    assert client.recv(100) == SAME
-    assert [seen[0] for seen in made.protocol.seen] == [MARKED]
-
-
-@needs_mmsg
-def test_a_port_that_stops_in_a_batch_has_sent_and_told_what_it_answered(offering: Any) -> None:
-    made = offering("127.0.0.1", "127.0.0.1")
+def test_a_port_that_stops_in_a_batch_has_sent_and_counted_what_it_answered(freely: Freely, free: Free) -> None:
+    made = freely("127.0.0.1")
     clients = [made.client("127.0.0.1") for _ in range(6)]
 
     def answer(data: bytes, addr: Any) -> None:
@@ -428,11 +445,11 @@ def test_a_port_that_stops_in_a_batch_has_sent_and_told_what_it_answered(offerin
         client.send(request)
     made.port.doRead()
     assert [client.recv(100) for client in clients[:4:2]] == [SAME] * 2
-    assert [name[1] for name in made.protocol.noted] == [client.getsockname()[1] for client in clients[:4:2]]
+    assert [peer[1] for peer in free.noted] == [client.getsockname()[1] for client in clients[:4:2]]
     assert [seen[0] for seen in made.protocol.seen] == [b"?", b"stop"]
 
 
-def test_a_protocol_that_has_its_port_read_meanwhile_changes_no_answer(rig: Callable[..., Rig]) -> None:
+def test_a_protocol_that_drains_its_port_while_it_is_called_changes_no_answer(rig: Callable[..., Rig]) -> None:
     made = rig("127.0.0.1", lambda data, _: data)
     clients = [made.client("127.0.0.1") for _ in range(6)]
 
@@ -449,33 +466,3 @@ def test_a_protocol_that_has_its_port_read_meanwhile_changes_no_answer(rig: Call
     made.port.drain()
     assert [client.recv(100) for client in clients] == [b"%d" % number for number in range(6)]
     assert sorted(seen[0] for seen in made.protocol.seen) == [b"%d" % number for number in range(6)]
-
-
-class Wrapper(DatagramProtocol):
-    """Sees what a protocol is about to receive; answers for it in all else."""
-
-    def __init__(self, inner: Recorder) -> None:
-        self.inner = inner
-        self.seen = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        self.seen += 1
-        self.inner.datagramReceived(datagram, addr)
-
-
-@needs_mmsg
-def test_a_wrapper_is_not_passed_by() -> None:
-    made = Rig("batched", "127.0.0.1", lambda *_: SAME, cast(Any, lambda answer: Wrapper(Offering(answer))))
-    try:
-        cast(Any, made.protocol).inner.makeConnection(made.port)
-        client = made.client("127.0.0.1")
-        for _ in range(5):
-            client.send(MARKED)
-            made.port.doRead()
-            assert client.recv(100) == SAME
-        assert cast(Any, made.protocol).seen == 5
-    finally:
-        made.close()

@@ -1,4 +1,4 @@
-"""The datagram port over real sockets: fair, bounded, and answering from the address that was asked."""
+"""The datagram port over real sockets: fair, bounded, and answering from the address the request was sent to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="there is no IPv6 here"
 
 
 class Echo(DatagramProtocol):
-    """Answers what it is told, and remembers what the port told it."""
+    """Sends back what it receives, and remembers what the port says about it."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[bytes, Any]] = []
@@ -47,7 +47,7 @@ class Echo(DatagramProtocol):
 
 
 class Deaf(Echo):
-    """Counts only."""
+    """Only remembers."""
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         self.heard.append((datagram, addr))
@@ -78,18 +78,20 @@ def _number(port: DatagramPort) -> int:
     return host.port
 
 
-def _asks(port: DatagramPort, data: bytes, *to: str, family: int = socket.AF_INET) -> bytes:
-    """Ask over a connected socket, which hears only the address that it asks."""
+def _asks(port: DatagramPort, data: bytes, *to: str, family: int = socket.AF_INET, expect: bool = True) -> bytes:
+    """The answer to a connected socket, which receives only from where it sent; empty if none is expected."""
     with socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
         client.connect((*to, _number(port)))
         client.send(data)
         port.doRead()
-        return client.recv(9000)
+        return client.recv(9000) if expect else b""
 
 
 @pytest.mark.parametrize("asked", ["127.0.0.1", "127.0.0.2", "127.9.8.7"])
-def test_on_every_address_an_answer_leaves_from_the_one_that_was_asked(asked: str, listen: Listen) -> None:
+def test_on_a_wildcard_address_an_answer_leaves_from_the_address_the_request_was_sent_to(
+    asked: str, listen: Listen
+) -> None:
     echo = Echo()
     port = listen(echo, datagram_socket("", 0))
     assert _asks(port, b"x", asked) == b"x"
@@ -99,7 +101,7 @@ def test_on_every_address_an_answer_leaves_from_the_one_that_was_asked(asked: st
 
 
 @needs_ipv6
-def test_a_dual_stack_port_answers_both_families_from_the_address_that_was_asked(listen: Listen) -> None:
+def test_a_dual_stack_port_answers_both_families_from_the_address_the_request_was_sent_to(listen: Listen) -> None:
     echo = Echo()
     port = listen(echo, datagram_socket("::", 0))
     assert _asks(port, b"six", "::1", family=socket.AF_INET6) == b"six"
@@ -124,7 +126,7 @@ def test_a_port_on_one_address_answers_from_there(host: str, family: int, listen
     assert echo.asked == [None]
 
 
-def test_a_request_to_a_broadcast_address_is_told_apart(listen: Listen) -> None:
+def test_a_request_to_a_broadcast_address_is_known_as_one(listen: Listen) -> None:
     echo = Echo()
     port = listen(echo, datagram_socket("", 0))
     with socket.socket(type=socket.SOCK_DGRAM) as client:
@@ -136,7 +138,7 @@ def test_a_request_to_a_broadcast_address_is_told_apart(listen: Listen) -> None:
     assert echo.groups == [True, False]
 
 
-def test_a_request_to_a_multicast_address_is_told_apart(listen: Listen) -> None:
+def test_a_request_to_a_multicast_address_is_known_as_one(listen: Listen) -> None:
     echo = Echo()
     port = listen(echo, datagram_socket("", 0))
     group = socket.inet_aton("239.255.1.2") + socket.inet_aton("127.0.0.1")
@@ -150,7 +152,7 @@ def test_a_request_to_a_multicast_address_is_told_apart(listen: Listen) -> None:
 
 
 @needs_ipv6
-def test_a_request_to_an_ipv6_group_is_told_apart_and_keeps_its_link(listen: Listen) -> None:
+def test_a_request_to_an_ipv6_multicast_address_is_known_as_one(listen: Listen) -> None:
     echo = Echo()
     port = listen(echo, datagram_socket("::", 0))
     loopback = socket.if_nametoindex("lo")
@@ -187,10 +189,9 @@ def test_one_turn_reads_at_most_64_datagrams_whatever_their_size(host: str, list
 
 
 @pytest_twisted.ensureDeferred
-async def test_timers_have_their_turns_during_a_flood(listen: Listen) -> None:
+async def test_timers_run_during_a_flood(listen: Listen) -> None:
     deaf = Deaf()
     port = listen(deaf)
-    port.resumeReading()
     seen: list[int] = []
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", _number(port)))
@@ -204,20 +205,21 @@ async def test_timers_have_their_turns_during_a_flood(listen: Listen) -> None:
 
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1"])
-def test_a_datagram_longer_than_allowed_is_counted_and_dropped(host: str, listen: Listen) -> None:
+def test_a_datagram_that_is_too_long_is_dropped_and_reported(host: str, listen: Listen) -> None:
     echo = Echo()
-    port = listen(echo, datagram_socket(host, 0), longest=100)
+    dropped: list[str] = []
+    port = listen(echo, datagram_socket(host, 0), longest=100, dropped=dropped.append)
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", _number(port)))
         for size in (101, 100, 60_000, 0):
             client.send(b"x" * size)
     port.doRead()
     assert [len(data) for data, _ in echo.heard] == [100, 0]
-    assert port.dropped == {"oversize": 2}
+    assert dropped == ["oversize"] * 2
 
 
 class Troubled(socket.socket):
-    """A socket on which the kernel reports errors of earlier answers, as after ICMP messages."""
+    """A socket that reports errors of earlier answers, as the kernel does after ICMP messages."""
 
     errors: tuple[int, ...] = ()
 
@@ -237,17 +239,34 @@ class Troubled(socket.socket):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
-def test_errors_of_earlier_answers_are_counted_and_reading_goes_on(host: str, listen: Listen) -> None:
+def test_errors_of_earlier_answers_are_reported_and_reading_goes_on(host: str, listen: Listen) -> None:
     sock = Troubled(type=socket.SOCK_DGRAM)
     sock.setblocking(False)
     sock.bind((host, 0))
-    port = listen(Echo(), sock)
+    dropped: list[str] = []
+    port = listen(Echo(), sock, dropped=dropped.append)
     sock.errors = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ECONNREFUSED)
     assert _asks(port, b"x", "127.0.0.1") == b"x"
-    assert port.dropped == {"receive-ECONNREFUSED": 2, "receive-EHOSTUNREACH": 1}
+    assert dropped == ["receive-ECONNREFUSED", "receive-EHOSTUNREACH", "receive-ECONNREFUSED"]
 
 
-def test_a_peer_that_is_gone_when_it_is_answered_hurts_nobody(listen: Listen) -> None:
+def test_a_drop_callback_that_raises_is_logged_and_reading_goes_on(listen: Listen, logged_errors: Any) -> None:
+    def fails(_reason: str) -> None:
+        raise ZeroDivisionError
+
+    port = listen(Echo(), longest=10, dropped=fails)
+    assert _asks(port, b"x" * 11, "127.0.0.1", expect=False) == b""
+    assert _asks(port, b"x", "127.0.0.1") == b"x"
+    assert len(logged_errors.flush(ZeroDivisionError)) == 1
+
+
+def test_a_port_without_a_drop_callback_drops_too(listen: Listen) -> None:
+    port = listen(Echo(), longest=10)
+    assert _asks(port, b"x" * 11, "127.0.0.1", expect=False) == b""
+    assert _asks(port, b"x", "127.0.0.1") == b"x"
+
+
+def test_a_peer_that_is_gone_when_it_is_answered_does_not_stop_the_port(listen: Listen) -> None:
     port = listen(Echo(), datagram_socket("", 0))
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.sendto(b"bye", ("127.0.0.1", _number(port)))
@@ -257,7 +276,7 @@ def test_a_peer_that_is_gone_when_it_is_answered_hurts_nobody(listen: Listen) ->
 
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1"])
-def test_a_protocol_that_fails_is_logged_and_the_next_datagram_read(
+def test_an_error_of_the_protocol_is_logged_and_the_next_datagram_read(
     host: str, listen: Listen, logged_errors: Any
 ) -> None:
     class Failing(Echo):
@@ -274,7 +293,7 @@ def test_a_protocol_that_fails_is_logged_and_the_next_datagram_read(
     assert len(logged_errors.flush(RuntimeError)) == 1
 
 
-def test_what_cannot_be_sent_is_raised_to_the_protocol(listen: Listen) -> None:
+def test_an_answer_that_cannot_be_sent_raises_to_the_protocol(listen: Listen) -> None:
     for host in ("", "127.0.0.1"):
         port = listen(Echo(), datagram_socket(host, 0))
         with pytest.raises(OSError, match="Message too long"):
@@ -301,7 +320,7 @@ def test_a_protocol_may_stop_the_port_while_it_reads(host: str, listen: Listen) 
     assert port.fileno() == -1
 
 
-def test_draining_reads_what_has_arrived_and_is_bounded(listen: Listen) -> None:
+def test_drain_reads_what_has_arrived_up_to_a_bound(listen: Listen) -> None:
     deaf = Deaf()
     sock = datagram_socket("127.0.0.1", 0)
     if os.getuid() == 0:
@@ -334,7 +353,7 @@ def test_a_unix_port_answers_and_removes_its_file(listen: Listen, tmp_path: Path
     assert echo.stopped == 1
 
 
-def test_a_file_that_cannot_be_removed_is_logged_and_the_port_stops(
+def test_a_socket_file_that_cannot_be_removed_is_logged_and_the_port_stops(
     listen: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
 ) -> None:
     path = tmp_path / "x"
@@ -350,33 +369,37 @@ def test_a_file_that_cannot_be_removed_is_logged_and_the_port_stops(
 
 
 @pytest_twisted.ensureDeferred
-async def test_reading_begins_when_it_is_told_to_and_pauses_too(listen: Listen) -> None:
+async def test_a_port_reads_once_it_is_started() -> None:
     deaf = Deaf()
-    port = listen(deaf)
-
-    async def turn() -> None:
-        for _ in range(3):
-            await deferLater(reactor, 0, lambda: None)
-
+    port = DatagramPort(datagram_socket("127.0.0.1", 0), deaf, reactor)
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", _number(port)))
         client.send(b"1")
-        await turn()
+        await deferLater(reactor, 0, lambda: None)
         assert not deaf.heard
-        port.resumeReading()
-        await turn()
-        assert len(deaf.heard) == 1
-        port.pauseReading()
-        client.send(b"2")
-        await turn()
-        assert len(deaf.heard) == 1
-        port.resumeReading()
-        await turn()
-        assert len(deaf.heard) == 2
+        assert deaf.transport is None
+        port.startListening()
+        port.startListening()
+        for _ in range(3):
+            await deferLater(reactor, 0, lambda: None)
+        assert [data for data, _ in deaf.heard] == [b"1"]
     port.connectionLost(None)  # type: ignore[arg-type]
     assert port.fileno() == -1
-    port.resumeReading()
     assert port not in reactor.getReaders()
+    assert deaf.stopped == 1
+
+
+def test_a_port_that_was_never_started_closes_its_socket_and_removes_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    deaf = Deaf()
+    port = DatagramPort(unix_datagram_socket(str(path)), deaf, reactor, path=UnixPath(str(path)))
+    port.stopListening()
+    assert not path.exists()
+    assert port.fileno() == -1
+    assert deaf.stopped == 0
+    with pytest.raises(ValueError, match="negative"):
+        port.startListening()
+    assert deaf.transport is None
 
 
 def test_a_port_names_its_protocol_in_the_log(listen: Listen) -> None:
@@ -386,7 +409,7 @@ def test_a_port_names_its_protocol_in_the_log(listen: Listen) -> None:
 @pytest.mark.parametrize(
     ("host", "family"), [("127.0.0.1", socket.AF_INET), pytest.param("::1", socket.AF_INET6, marks=needs_ipv6)]
 )
-def test_the_headers_of_a_datagram_are_told_on_demand(host: str, family: int, listen: Listen) -> None:
+def test_the_header_fields_of_a_datagram_are_read_on_demand(host: str, family: int, listen: Listen) -> None:
     arrivals: list[Any] = []
 
     class Looks(Echo):

@@ -1,0 +1,50 @@
+"""The daemon's datagram protocol: free answers go out in batches, without a call for each datagram."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+from greetsvc.net.datagram.free import FreeAnswer
+from greetsvc.server.datagram import GreetingDatagramProtocol
+from greetsvc.visit import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["FastGreetingDatagramProtocol"]
+
+
+@final
+class FastGreetingDatagramProtocol(GreetingDatagramProtocol):
+    """A `GreetingDatagramProtocol` that also is the ``batches`` of a `greetsvc.net.datagram.batched.BatchedPort`.
+
+    Only the daemon makes one, with its own `UdpPolicy` and `Ledger`. It cannot be subclassed: for a free request the
+    port calls neither ``datagramReceived`` nor ``greeting``, so an override would be called for some requests only.
+    Subclass `GreetingDatagramProtocol` instead.
+    """
+
+    _free: FreeAnswer | None = None
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError(f"subclass GreetingDatagramProtocol; {cls.__mro__[1].__name__} would not call your overrides")
+
+    def free_answer(self) -> FreeAnswer | None:
+        """The one greeting, once it was made and if it may be sent; None where each visit gets its own."""
+        greeting = self.rendering.constant
+        if self._free is None and greeting is not None and self.policy.unsendable(greeting) is None:
+            self._free = FreeAnswer(greeting, self.policy.is_free)
+        return self._free
+
+    def answered(self, peers: Sequence[tuple[Any, ...]]) -> None:
+        """Count the visits of ``peers``, which were answered without a call."""
+        self.ledger.greet_all(self.kind, peers)
+
+    def _judge(self, request: bytes, addr: Any) -> tuple[bytes, str | None]:
+        """As inherited, without making anything of ``addr`` for a free request (on ports without batches)."""
+        free = self._free or self.free_answer()
+        if free is None or type(addr) is not tuple:
+            return super()._judge(request, addr)
+        answer, group = free.answer, self._tells_group and self.transport.group  # type: ignore[attr-defined]
+        if free.covers(len(answer), request, 0, len(request), addr[1], group):
+            return answer, None
+        return answer, self.policy.refusal(request, answer, Address.plain(addr[0], addr[1]), group=group)
