@@ -1,7 +1,7 @@
 """What the server and the client must agree on byte by byte: the marked UDP request, and the path record.
 
-A request that begins with the mark and is longer than its answer can neither amplify nor loop, because no
-answerer sends the mark; so it is always answered (the UDP rule, CVE-2024-2169).
+A request that begins with the mark and is longer than its answer is always answered (the UDP rule, CVE-2024-2169): it
+cannot amplify, and it cannot loop, because no answer begins with the mark.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MARKED_MINIMUM = len(MARK) + NONCE_DIGITS + 1
 """The shortest request that carries the mark, a nonce and the space behind it, in bytes."""
 
 MAX_ANSWER = 1199
-"""The longest answer in one datagram, in bytes: shorter than the request that the client sends unasked."""
+"""The longest answer in one datagram, in bytes: one byte shorter than the client's request by default."""
 
 MAX_PAID_ANSWER = 512
 """The longest answer to a request without the mark, in bytes (RFC 865 asks for fewer than 512 characters)."""
@@ -46,9 +46,9 @@ MAX_REQUEST = 8192
 
 
 def request(nonce: str, size: int) -> bytes:
-    """A request of ``size`` bytes: mark, nonce of 16 hex digits, a space and padding.
+    """A request of ``size`` bytes: mark, ``nonce`` of 16 hex digits, a space, padding.
 
-    A size below `MARKED_MINIMUM` leaves no room for the mark; such a request is padding alone, and unmarked.
+    A size below `MARKED_MINIMUM` has no room for mark and nonce: such a request is padding only, and unmarked.
     """
     if size < MARKED_MINIMUM:
         return b"." * size
@@ -56,7 +56,7 @@ def request(nonce: str, size: int) -> bytes:
 
 
 def nonce_of(request: bytes) -> str | None:
-    """The nonce of a marked request, or None where there is none."""
+    """The nonce in a marked request, or None where there is none."""
     digits = request[len(MARK) : MARKED_MINIMUM - 1]
     if not request.startswith(MARK) or len(digits) != NONCE_DIGITS:
         return None
@@ -67,8 +67,8 @@ def nonce_of(request: bytes) -> str | None:
     return digits.decode("ascii")
 
 
-# The path record: what the server saw of a visit, as one line of JSON. The client takes records from any far end, so
-# reading one checks every field.
+# The path record: what the server saw of a visit, as one line of JSON. The client reads records of servers that it
+# does not trust, so every field is checked.
 
 VERSION = 1
 _LONGEST_TEXT = 200
@@ -76,7 +76,7 @@ _LONGEST_TEXT = 200
 
 @frozen
 class Tcp:
-    """The server's end of the connection: round trip in microseconds, MSS in bytes, retransmitted segments."""
+    """The connection at the server's end: round trip in microseconds, MSS in bytes, retransmitted segments."""
 
     rtt_us: int
     mss: int
@@ -85,7 +85,7 @@ class Tcp:
 
 @frozen
 class Tls:
-    """The handshake."""
+    """What the TLS handshake agreed on."""
 
     version: str
     cipher: str
@@ -106,8 +106,8 @@ class Datagram:
 class PathRecord:
     """What the server saw: ``you`` is the client, ``me`` the address it reached, ``via`` the proxy that named it.
 
-    ``syn`` is the client's as it arrived; ``instance`` is another after each start and in each replica; ``nonce`` is
-    that of a marked request.
+    ``syn`` is the client's SYN as it arrived. ``instance`` differs after each start and in each replica. ``nonce`` is
+    the nonce in a marked request. None means that there is no such thing, or that the server cannot know it.
     """
 
     instance: str
@@ -134,7 +134,7 @@ def encode_record(record: PathRecord) -> bytes:
 
 
 def decode_record(line: bytes) -> PathRecord | None:
-    """The record in a greeting, or None where the greeting is none of this version. Raises nothing."""
+    """The record in a greeting, or None where the greeting is no record of this version. Never raises."""
     try:
         found = json.loads(line)
         if type(found) is not dict or found.get("greetsvc") != VERSION or type(found["greetsvc"]) is bool:
@@ -160,7 +160,7 @@ def _ends(address: Address) -> dict[str, Any]:
 
 
 def _cut(value: Any) -> Any:
-    """Text that JSON makes no longer than twice the bound, whatever a peer put into it."""
+    """The value; text is made ASCII and cut, so that JSON needs at most twice the bound whatever a peer sent."""
     return value.encode("ascii", "backslashreplace")[:_LONGEST_TEXT].decode() if isinstance(value, str) else value
 
 
@@ -181,7 +181,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _part(kind: Any, found: Any) -> Any:
-    """One part of a record; fields that a later version may add are passed over."""
+    """One part of a record; fields that a later version adds are ignored."""
     if found is None:
         return None
     types = {name: _TYPES[annotation] for name, annotation in kind.__annotations__.items()}
@@ -189,7 +189,7 @@ def _part(kind: Any, found: Any) -> Any:
 
 
 def _typed(value: Any, *allowed: type) -> Any:
-    """The value, which must be of exactly one of these types: in JSON, true is no number."""
+    """The value, which must be of exactly one of these types: a bool is an int for Python, but no number in JSON."""
     if type(value) not in allowed or (type(value) is int and not -(2**31) <= value < 2**32):
         raise TypeError(f"{value!r} is of no allowed type")
     return value

@@ -1,4 +1,4 @@
-"""The log of visits: a line each while a person can read them, one line a second when there are more."""
+"""The log of visits: one line per visit as long as a person can read them, else one line per second."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["READABLE", "VisitLog"]
 _log = Logger(namespace="greetsvc")
 
 READABLE = 20
-"""Visits that are logged one by one in a second."""
+"""Visits per second that are logged one by one."""
 
 
 class VisitLog:
     """Writes a line for each visit in ``ledger``, up to ``readable`` a second, and sums up the others once a second.
 
-    With ``readable=0`` all are summed up, as refusals always are. While visits and refusals are only summed up they
-    cost nothing here: the ledger has counted them. `stop` writes the last sum.
+    With ``readable=0`` all visits are summed up, as refusals always are. Visits and refusals that are only summed up
+    cost nothing here: the sums come from the counters of the ledger. `stop` writes the last sums.
     """
 
     def __init__(self, ledger: Ledger, clock: IReactorTime, *, readable: int = READABLE) -> None:
@@ -44,7 +44,7 @@ class VisitLog:
         self._watch()
 
     def stop(self) -> None:
-        """No more visits come."""
+        """Write the last sums, and log no longer."""
         if self._visited in self._ledger.watchers:
             self._ledger.watchers.remove(self._visited)
         self._ledger.when_refused = None
@@ -59,7 +59,7 @@ class VisitLog:
             self._ledger.watchers.append(self._visited)
 
     def _wake(self) -> None:
-        """There is something to sum up when a second is over."""
+        """The first visit or refusal in a while: sum up in a second. Until then the ledger need not call again."""
         self._ledger.when_refused = None
         if self._timer is None:
             self._timer = self._clock.callLater(1, self._second)
@@ -83,7 +83,7 @@ class VisitLog:
         self._watch()
 
     def _sum_up(self) -> bool:
-        """Log how many visits and refusals were not logged yet, and whether there were any."""
+        """Log the number of visits and refusals that were not logged yet; return whether there were any."""
         more = self._ledger.greeted - self._logged
         if more:
             self._logged = self._ledger.greeted.copy()

@@ -41,6 +41,21 @@ def test_own_protocol_answers_a_peer_that_is_still_sending(installed: Installed,
     assert server.stop() == 0
 
 
+def test_own_datagrams_answers_from_the_address_the_request_was_sent_to(installed: Installed, tmp_path: Path) -> None:
+    server = installed.start(tmp_path, "python", str(EXAMPLES / "own_datagrams.py"), "0")
+    port = server.ports()[0]
+    with socket.socket(type=socket.SOCK_DGRAM) as peer:
+        peer.settimeout(SECONDS)
+        peer.connect(("127.0.0.2" if sys.platform == "linux" else "127.0.0.1", port))
+        peer.send(b"no mark")
+        peer.send(b"shout " + b"x" * 600)
+        peer.send(b"shout hello")
+        assert peer.recv(100) == b"HELLO"
+        server.wait_for(f"A request to {peer.getpeername()[0]}")
+    server.wait_for("Dropped: oversize")
+    assert server.stop() == 0
+
+
 @pytest.fixture
 def countdown(installed: Installed, tmp_path: Path) -> Path:
     """A folder with the example package installed."""

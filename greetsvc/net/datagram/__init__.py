@@ -1,1 +1,1 @@
-"""Datagram ports that are fair to the reactor and answer from the address that was asked."""
+"""Datagram ports that are fair to the reactor and answer from the address the request was sent to."""

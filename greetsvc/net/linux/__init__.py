@@ -1,1 +1,1 @@
-"""What Linux tells and does beyond Python's socket module: packet facts, the error queue, recvmmsg and sendmmsg."""
+"""Linux features that Python's socket module lacks: packet facts, the error queue, recvmmsg and sendmmsg."""

@@ -1,4 +1,4 @@
-"""Linux's error queue of a datagram socket: what ICMP said about our request, and who said it (ip(7), IP_RECVERR)."""
+"""The error queue of a socket (Linux): what ICMP reported about a request, and which host did (ip(7), IP_RECVERR)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ __all__ = ["AVAILABLE", "Unreachable", "parse", "read", "turn_on"]
 
 AVAILABLE = sys.platform == "linux"
 
-_IP_RECVERR = 11
-_IPV6_RECVERR = 25
+_IP_RECVERR = 11  # linux/in.h
+_IPV6_RECVERR = 25  # linux/in6.h
 _EXTENDED = struct.Struct("=IBBBBII")
-"""``struct sock_extended_err`` (linux/errqueue.h): errno, origin, type, code, pad, info, data; then the offender."""
+"""``struct sock_extended_err`` (linux/errqueue.h): errno, origin, type, code, pad, info, data.
+
+The address of the offender, the host that sent the ICMP message, follows it.
+"""
 
 
 @frozen
 class Unreachable:
-    """One entry: the errno that the system makes of it, and the address of the host that sent it, where known."""
+    """One entry: the errno that the kernel maps it to, and the address of the host that sent it, or None."""
 
     errno: int
     offender: str | None
 
 
 def turn_on(sock: socket.socket) -> None:
-    """Have errors queued, and reported to a socket that is not connected."""
+    """Have errors queued. They are then reported to an unconnected socket too, which otherwise hears of none."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
     else:
@@ -36,10 +39,11 @@ def turn_on(sock: socket.socket) -> None:
 
 
 def read(sock: socket.socket) -> list[Unreachable]:
-    """Take everything that is queued."""
+    """Take all entries from the queue."""
     found: list[Unreachable] = []
     while True:
         try:
+            # No data is wanted: only the ancillary data, which the kernel delivers even so.
             _, ancillary, _, _ = sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
         except OSError:
             return found
@@ -57,7 +61,7 @@ def parse(ancillary: Iterable[tuple[int, int, bytes]]) -> list[Unreachable]:
 
 
 def _offender(sockaddr: bytes) -> str | None:
-    """The address in a ``struct sockaddr_in`` or ``sockaddr_in6``; None for AF_UNSPEC: our own side said it."""
+    """The address in a ``struct sockaddr_in`` or ``sockaddr_in6``; None for AF_UNSPEC: this host itself said it."""
     family = int.from_bytes(sockaddr[:2], sys.byteorder)
     if family == socket.AF_INET and len(sockaddr) >= 8:
         return socket.inet_ntop(family, sockaddr[4:8])

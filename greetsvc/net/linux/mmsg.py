@@ -1,7 +1,7 @@
 """Many datagrams in one system call: recvmmsg(2) and sendmmsg(2), which Python's socket module does not have.
 
-Nearly all that a small datagram costs is the way into the kernel and back; a batch of them goes there once. Only the
-C structures are here; what is in them means something to `greetsvc.net.datagram.batched`.
+Most of the cost of a small datagram is the system call; a batch of them needs one. This module holds the C structures
+only; `greetsvc.net.datagram.batched` knows what the bytes in them mean.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class _Message(ctypes.Structure):
 def _calls() -> tuple[Any, Any] | None:
     if sys.platform != "linux":
         return None
-    # PyDLL keeps the interpreter's lock: these calls do not block, and to give it away and back would cost more.
+    # PyDLL, not CDLL: it keeps the interpreter lock during the call. The socket is non-blocking, so the calls return
+    # at once, and to release the lock and take it again would cost more than other threads could gain.
+    # use_errno: ctypes saves errno right after the call, before the interpreter can change it.
     library = ctypes.PyDLL(None, use_errno=True)
     try:
         return library.recvmmsg, library.sendmmsg
@@ -70,7 +72,7 @@ def mmsg_works() -> bool:
 
 
 class Messages:
-    """Room for a batch of datagrams up to ``longest`` bytes, and for one answer that goes to many of their senders.
+    """Buffers for a batch of datagrams up to ``longest`` bytes, and for one answer that goes to many sources.
 
     After `receive`, datagram ``i`` lies in ``data`` (and its ``view``) at ``i * stride`` and is ``lengths[i]`` bytes
     long; its sender is in ``names`` at ``i * NAME``, and its ancillary data in ``controls`` at ``i * CONTROL``.
@@ -80,9 +82,9 @@ class Messages:
     def __init__(self, sock: socket.socket, longest: int, *, name_length: int, answer_control: int = 0) -> None:
         assert _CALLS is not None
         self._receive, self._send = _CALLS
-        # Asked anew each time: the number of a closed socket may be another's by then.
+        # Asked at each call, as the number of a closed socket may belong to another one by then.
         self._fileno = sock.fileno
-        self.stride = longest + 1
+        self.stride = longest + 1  # one byte more, to tell a datagram that is too long
         data = bytearray(MESSAGES * self.stride)
         self.names = bytearray(MESSAGES * NAME)
         self.controls = bytearray(MESSAGES * CONTROL)
@@ -104,12 +106,14 @@ class Messages:
         self._out_address = ctypes.addressof(self._out)
         self._size = ctypes.sizeof(_Message)
         self._fresh = bytes(self._in)
+        # A view of the msg_len of each message, which is cheaper to read than the attributes of the structures.
         words = memoryview(self._in).cast("B").cast("I")
         self.lengths = words[_Message.length.offset // 4 :: self._size // 4]
 
     def receive(self) -> int:
-        """Take what has arrived, up to `MESSAGES` datagrams; how many. Raises `OSError`."""
-        # The kernel has written the lengths of what it gave the last time where it reads the room there is.
+        """Read what has arrived, up to `MESSAGES` datagrams, and return how many. Raises `OSError`."""
+        # The kernel reads the sizes of the buffers for names and ancillary data where it then writes the lengths it
+        # used (msg_namelen, msg_controllen): restore them, or the next batch would be cut to the lengths of this one.
         ctypes.memmove(self._in_address, self._fresh, len(self._fresh))
         count: int = self._receive(self._fileno(), ctypes.c_void_p(self._in_address), MESSAGES, 0, None)
         if count < 0:
@@ -117,13 +121,13 @@ class Messages:
         return count
 
     def answer_with(self, answer: bytes) -> None:
-        """What `send` sends from now on."""
-        self._answer = answer
+        """Set what `send` sends from now on."""
+        self._answer = answer  # the kernel is given its address, so it must stay alive
         self._answer_part.base = ctypes.cast(ctypes.c_char_p(answer), ctypes.c_void_p).value
         self._answer_part.length = len(answer)
 
     def send(self, first: int, count: int) -> int:
-        """Answer ``count`` datagrams from the ``first``; how many were sent, at least 1. Raises `OSError`."""
+        """Answer ``count`` datagrams from the ``first``; return how many were, at least 1. Raises `OSError`."""
         at = ctypes.c_void_p(self._out_address + first * self._size)
         sent: int = self._send(self._fileno(), at, count, 0)
         if sent < 0:

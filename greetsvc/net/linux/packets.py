@@ -1,8 +1,8 @@
-"""What a packet looked like when it arrived: the SYN of a connection, its state, the header of a datagram.
+"""What packets looked like when they arrived: the SYN of a connection, its state, the header of a datagram.
 
-Linux keeps the SYN of a connection for whoever asks on the listening socket (``TCP_SAVE_SYN``, since 4.2), tells the
-state of a connection (``TCP_INFO``, tcp(7)), and hands out header fields of datagrams (ip(7), RFC 3542 4), all
-without privilege. Elsewhere the readings are None.
+Linux gives all of it without privilege: the SYN, where the listening socket asked to keep it (``TCP_SAVE_SYN``, since
+4.2), the state of a connection (``TCP_INFO``, tcp(7)), and header fields of datagrams (ip(7), RFC 3542 4). On other
+systems the readings are None.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ __all__ = [
 ]
 
 _LINUX = sys.platform == "linux"
+# linux/tcp.h and linux/in.h; Python's socket module does not have all of them everywhere.
 _TCP_SAVE_SYN = 27
 _TCP_SAVED_SYN = 28
 _TCP_INFO = 11
 _IP_RECVTOS = 13
 _IP_RECVTTL = 12
 
-_IPV6_BASE = 40
+_IPV6_BASE = 40  # bytes of the IPv6 header
 _EXTENSIONS = {0, 43, 60}  # hop-by-hop options, routing, destination options (RFC 8200 4)
 _END, _NO_OPERATION, _MSS, _WINDOW_SCALE, _SACK_PERMITTED, _TIMESTAMPS = 0, 1, 2, 3, 4, 8
 
@@ -56,9 +57,9 @@ class Syn:
 
 @frozen
 class TcpInfo:
-    """A connection as its own end sees it: smoothed round trip in microseconds, MSS in bytes, retransmissions.
+    """A connection as this end sees it: smoothed round trip in microseconds, MSS in bytes, retransmitted segments.
 
-    ``advertised_mss`` is what this end said in its SYN, less the 12 bytes of timestamps once those are agreed on.
+    ``advertised_mss`` is the MSS in our SYN, less the 12 bytes of the timestamps option where both ends use it.
     """
 
     rtt_us: int
@@ -79,13 +80,13 @@ class Arrival:
 
 
 def keep_syn(listening: socket.socket) -> None:
-    """Have the kernel keep the SYN of each connection that this socket accepts, where it can."""
+    """Have the kernel keep the SYN of each connection that this listening socket accepts, on Linux."""
     if _LINUX and listening.family in {socket.AF_INET, socket.AF_INET6}:
         listening.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, 1)
 
 
 def read_syn(sock: socket.socket) -> Syn | None:
-    """The SYN of an accepted connection, once: the kernel forgets it then."""
+    """The SYN of an accepted connection; None where it was not kept. Reading it once makes the kernel forget it."""
     if not _LINUX or sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return None
     try:
@@ -95,7 +96,7 @@ def read_syn(sock: socket.socket) -> Syn | None:
 
 
 def read_tcp_info(sock: socket.socket) -> TcpInfo | None:
-    """The state of a connection."""
+    """The state of a connection; None where the kernel does not tell it."""
     if not _LINUX or sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return None
     try:
@@ -105,10 +106,12 @@ def read_tcp_info(sock: socket.socket) -> TcpInfo | None:
 
 
 def parse_syn(packet: bytes) -> Syn | None:
-    """Reads an IPv4 or IPv6 header and the TCP header behind it. None for what is not whole."""
+    """Reads an IPv4 or IPv6 header and the TCP header behind it. None where they are cut short."""
     try:
+        # IPv4 (RFC 791 3.1): version and header length, DSCP and ECN, ..., TTL in byte 8.
         if packet[0] >> 4 == 4:
             return _parse_tcp(packet[(packet[0] & 15) * 4 :], packet[8], packet[1])
+        # IPv6 (RFC 8200 3): version, traffic class across two bytes, ..., next header in byte 6, hop limit in byte 7.
         traffic_class = (packet[0] & 15) << 4 | packet[1] >> 4
         following, at = packet[6], _IPV6_BASE
         while following in _EXTENSIONS:
@@ -143,9 +146,11 @@ def _parse_tcp(header: bytes, ttl: int, traffic_class: int) -> Syn:
 
 
 def parse_tcp_info(info: bytes) -> TcpInfo | None:
-    """Reads ``struct tcp_info`` of linux/tcp.h. None for what is too short to be one."""
+    """Reads ``struct tcp_info`` of linux/tcp.h. None where it is too short."""
     if len(info) < 104:
         return None
+    # Eight single bytes, of which the sixth is tcpi_options, then 24 words in an order that is fixed: fields are only
+    # ever added behind. Word 2 is tcpi_snd_mss, 15 tcpi_rtt, 19 tcpi_advmss, 23 tcpi_total_retrans.
     options = info[5]
     words = struct.unpack_from("=24I", info, 8)
     return TcpInfo(
@@ -160,9 +165,10 @@ def parse_tcp_info(info: bytes) -> TcpInfo | None:
 
 
 def ask_for_headers(sock: socket.socket) -> None:
-    """Have the header fields of datagrams delivered beside them, as ancillary data."""
+    """Have the kernel deliver TTL and DSCP with each datagram, as ancillary data."""
     if not _LINUX:
         return
+    # An IPv6 socket takes the IPv4 options too, for the mapped datagrams of a dual-stack socket.
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
@@ -177,6 +183,6 @@ def read_header(ancillary: list[tuple[int, int, bytes]]) -> Arrival:
         if (level, kind) in {(socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)}:
             found = evolve(found, ttl=int.from_bytes(value[:4], sys.byteorder))
         elif (level, kind) in {(socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}:
-            # IPv4 hands out one byte, IPv6 an int of which the low byte counts.
+            # IPv4 delivers one byte, IPv6 an int whose low byte counts.
             found = evolve(found, dscp=value[0 if sys.byteorder == "little" else len(value) - 1] >> 2)
     return found
