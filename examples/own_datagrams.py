@@ -49,7 +49,8 @@ async def main(reactor: Any, number: str = "8088") -> None:
         dropped=lambda reason: print(f"Dropped: {reason}", flush=True),
     )
     port.startListening()
-    print(f"Server start at port: {port.getHost().port}", flush=True)
+    address: Any = port.getHost()
+    print(f"Server start at port: {address.port}", flush=True)
     await Deferred()
 
 

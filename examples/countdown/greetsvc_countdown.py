@@ -10,9 +10,9 @@ __all__ = ["CountdownGreeter"]
 
 
 class CountdownGreeter:
-    """Says how many days are left until ``day``, in UTC."""
+    """Gives the number of days left until ``day``, in UTC."""
 
-    # With no needs at all, the first greeting would be kept and said for ever.
+    # Without needs, the first greeting would be kept for all visits.
     needs = frozenset({"when"})
 
     def __init__(self, day: date, encoding: str = "utf-8") -> None:

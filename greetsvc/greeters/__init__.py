@@ -1,4 +1,4 @@
-"""What is said: greeters turn a visit into bytes. They are found through the entry points ``greetsvc.greeters``."""
+"""What is said: a greeter turns a visit into bytes. The entry points ``greetsvc.greeters`` name the greeters."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from greetsvc.visit import Visit
 __all__ = ["GROUP", "Greeter", "GreeterFactory", "find_greeter", "known_greeters", "text_encoding"]
 
 GROUP = "greetsvc.greeters"
-"""The entry point group; each names a `GreeterFactory`."""
+"""The entry point group. Each entry point names a `GreeterFactory`."""
 
 
 class Greeter(Protocol):
-    """Says what a visitor reads."""
+    """Makes the greeting of each visit."""
 
     @property
     def needs(self) -> Collection[str]:
-        """The fields of `Visit` that `greet` reads; with none, the greeting is rendered once and kept.
+        """The names of the fields of `Visit` that `greet` reads.
 
-        A greeting that changes with time needs ``when``.
+        The server fills in only these; the others may hold defaults. With no needs the greeting is made once and kept
+        for all visits, so a greeting that changes with time needs ``when``. ``path`` and ``tls`` cost system calls
+        at each visit.
         """
         ...
 
     def greet(self, visit: Visit) -> bytes:
-        """The greeting for this visit. Fields that are not in ``needs`` may hold defaults."""
+        """The greeting for this visit. Called in the reactor's thread, so it must not block; errors are logged."""
         ...
 
 
 GreeterFactory = Callable[[str, str], Greeter]
-"""Makes a greeter from the argument behind its name (may be empty) and the encoding's name.
+"""Makes a greeter from the argument behind its kind (``KIND:ARGUMENT``; may be empty) and the name of the encoding.
 
-Raises `ValueError` or `OSError` with one line that says what is wrong; the first line of its docstring is what
-``--list`` shows.
+Raises `ValueError` or `OSError` with one line that says what is wrong. ``--list`` shows the first line of its
+docstring.
 """
 
 
@@ -57,14 +59,14 @@ def find_greeter(kind: str, argument: str, encoding: str) -> Greeter:
 
 
 def known_greeters() -> list[tuple[str, str]]:
-    """Each greeter's name, and the first line of what its factory says of itself."""
+    """The kind of each greeter with the first line of its factory's docstring, or why it does not load."""
     return sorted((point.name, _description(point)) for point in entry_points(group=GROUP))
 
 
 def text_encoding(name: str) -> str:
-    """The canonical name of a text encoding. Raises `ValueError` where there is none of that name.
+    """Python's own name of a text encoding. Raises `ValueError` where there is none of this name.
 
-    It must know a replacement for what it cannot write (``idna`` does not), as a peer may bring anything.
+    It must be able to replace characters that it cannot write (``idna`` is not), as peers may send any text.
     """
     try:
         found = codecs.lookup(name)

@@ -16,7 +16,7 @@ _MONTHS = (
 
 
 class DaytimeGreeter:
-    """Says the local date and time in the first form that RFC 867 suggests, in English whatever the locale is."""
+    """Gives the local date and time in the first form that RFC 867 suggests, in English whatever the locale is."""
 
     needs = frozenset({"when"})
 

@@ -9,9 +9,9 @@ __all__ = ["FileGreeter"]
 
 
 class FileGreeter:
-    """Sends a file byte for byte, read again when it changes. Raises `OSError` or `ValueError` as `WatchedFile`."""
+    """Gives the bytes of a file, read again when it changes. Raises what `WatchedFile` raises."""
 
-    needs = frozenset({"when"})
+    needs = frozenset({"when"})  # the file may change, so no greeting may be kept
 
     def __init__(self, path: str) -> None:
         self._file = WatchedFile(path, bytes)

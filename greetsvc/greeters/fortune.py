@@ -1,4 +1,4 @@
-"""The greeter ``fortune``: one of many sayings, as the quote-of-the-day service gives (RFC 865)."""
+"""The greeter ``fortune``: one of many sayings, as a quote-of-the-day service gives (RFC 865)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LONGEST = 511
 
 
 class FortuneGreeter:
-    """Picks a saying from a file in the format of strfile(1): sayings set apart by lines that hold ``%`` alone.
+    """Picks a saying from a file in the format of strfile(1): sayings separated by lines with nothing but ``%``.
 
-    Longer sayings than RFC 865 allows are passed over. Raises `OSError` or `ValueError` as `WatchedFile` does, and
-    `ValueError` for a file that holds no saying short enough.
+    Sayings that are longer than RFC 865 allows are skipped. Raises `OSError` or `ValueError` as `WatchedFile` does,
+    and `ValueError` for a file without a saying that is short enough.
     """
 
-    needs = frozenset({"when"})
+    needs = frozenset({"when"})  # another saying at each visit, so no greeting may be kept
 
     def __init__(self, path: str) -> None:
         self._file = WatchedFile(path, parse_fortunes)
@@ -41,5 +41,5 @@ def parse_fortunes(data: bytes) -> list[bytes]:
     sayings = re.split(rb"^%\r?\n|^%\r?\Z", data, flags=re.MULTILINE)
     short = [saying for saying in sayings if saying.strip() and len(saying) <= LONGEST]
     if not short:
-        raise ValueError(f"no saying of at most {LONGEST} bytes, set apart by lines of %")
+        raise ValueError(f"no saying of at most {LONGEST} bytes; sayings are separated by lines of %")
     return short

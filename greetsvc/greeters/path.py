@@ -1,4 +1,4 @@
-"""The greeter ``path``: what the server saw of the visit, for the client to hold against what it sent."""
+"""The greeter ``path``: what the server saw of the visit, for the client to compare with what it sent."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from greetsvc.visit import PathFacts, Visit
 __all__ = ["INSTANCE", "PathGreeter"]
 
 INSTANCE = secrets.token_hex(4)
-"""Names this process: another one after each start, and in each replica."""
+"""Identifies this process: it differs after each start and in each replica."""
 
 
 class PathGreeter:
-    """Says a `greetsvc.wire.PathRecord`.
+    """Gives a `greetsvc.wire.PathRecord`.
 
-    The packets of a connection that came through a PROXY header are the proxy's, and are left out.
+    Where a PROXY header names the peer, the packets are those of the proxy, and are left out.
     """
 
     needs = frozenset({"peer", "local", "via", "tls", "path", "size"})

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from string import Formatter
 
-from greetsvc.visit import Address, Visit
+from greetsvc.visit import NOBODY, Visit
 
 __all__ = ["DEFAULT", "FIELDS", "TextGreeter"]
 
@@ -28,18 +28,20 @@ FIELDS: dict[str, tuple[str, Callable[[Visit], str]]] = {
     "sni": ("tls", lambda visit: (visit.tls and visit.tls.sni) or ""),
     "certificate": ("tls", lambda visit: (visit.tls and visit.tls.certificate) or ""),
 }
-"""Each template field: the part of the visit that it reads (none for what is the same for all), and its text."""
+"""The template fields: the field of `Visit` that each needs (empty: none), and how its text is made of a visit.
+
+A new field is added here, and in the README.
+"""
 
 _ESCAPES = {r"\r": "\r", r"\n": "\n", r"\t": "\t", r"\\": "\\"}
-_NOBODY = Visit("tcp", Address("", 0), Address("", 0))
 
 
 class TextGreeter:
     r"""Fills a template: literal text, ``{field}`` for each of `FIELDS`, ``{{`` and ``}}`` for braces.
 
-    Raises `ValueError` for an unknown field, a format or conversion behind a field, a lone brace, an escape other
-    than ``\r \n \t \\``, and literal text that the encoding has no bytes for. What it has no bytes for in the
-    value of a field becomes its replacement character.
+    Raises `ValueError` for an unknown field, a field with a format or conversion, a single brace, an escape other
+    than ``\r \n \t \\``, and literal text that cannot be written in ``encoding``. What cannot be written in the value
+    of a field is replaced (Python's error handler ``replace``).
     """
 
     def __init__(self, template: str = DEFAULT, encoding: str = "utf-8") -> None:
@@ -48,7 +50,7 @@ class TextGreeter:
         self.needs = frozenset(FIELDS[piece][0] for literal, piece in self._pieces if not literal) - {""}
         try:
             "".join(piece for literal, piece in self._pieces if literal).encode(encoding)
-            self.greet(_NOBODY)
+            self.greet(Visit("tcp", NOBODY, NOBODY))
         except UnicodeError as error:
             raise ValueError(f"{template!r} cannot be written in {encoding}: {error}") from error
 
@@ -74,7 +76,7 @@ def _unescape(template: str) -> str:
 
 
 def _parse(template: str) -> list[tuple[bool, str]]:
-    """The template as pieces: literal text, and names of fields."""
+    """The template as pieces, each with whether it is literal text; else it is the name of a field."""
     pieces = []
     try:
         for literal, name, form, conversion in Formatter().parse(template):

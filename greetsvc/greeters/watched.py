@@ -20,11 +20,11 @@ _Identity = tuple[int, int, int, int]
 
 
 class WatchedFile(Generic[Content]):
-    """Holds what ``parse`` made of a file, and makes it anew once the file is another or has changed.
+    """Holds the result of ``parse`` for a file, and reads the file again when it was changed or replaced.
 
-    The first reading raises `OSError` or `ValueError` with one line. Afterwards what cannot be read (gone, out of
-    reach after privileges were dropped, too long, refused by ``parse``) leaves the old content in place, and the
-    log says so once for each time this begins.
+    The first reading raises `OSError` or `ValueError` with one line. Later, where the file cannot be read (it is
+    gone, not readable after privileges were dropped, too long, or ``parse`` raises `ValueError`), the old content is
+    kept, and the log says so once each time that such a problem begins.
     """
 
     _log = Logger()
@@ -34,12 +34,12 @@ class WatchedFile(Generic[Content]):
             raise ValueError("a path is missing")
         self.path = Path(path).absolute()
         self._parse = parse
-        self._trouble = ""
+        self._problem = ""
         self._refused: _Identity | None = None
         self._identity, self._content = self._read()
 
     def content(self) -> Content:
-        """The content as of now."""
+        """The content now. Costs one stat(2) while the file does not change."""
         try:
             found = _identity(self.path.stat())
             if found not in {self._identity, self._refused}:
@@ -47,17 +47,17 @@ class WatchedFile(Generic[Content]):
                 self._identity, self._content = self._read()
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
-                self._refused = None  # that may pass without a change of the file
-            if str(error) != self._trouble:
-                self._trouble = str(error)
+                self._refused = None  # such an error may go away without a change of the file
+            if str(error) != self._problem:
+                self._problem = str(error)
                 self._log.warn("{path}: {error}; the last good content is kept", path=str(self.path), error=error)
         else:
             if found == self._identity:
-                self._trouble = ""
+                self._problem = ""
         return self._content
 
     def _read(self) -> tuple[_Identity, Content]:
-        # A FIFO must not block the reactor, and what is no plain file has no end.
+        # O_NONBLOCK: opening a FIFO must not block the reactor. Only a plain file is sure to have an end.
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             found = os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""A distribution of somebody else's greeters, as `pip` would have installed it."""
+"""A third party's distribution of greeters, as `pip` would have installed it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         ("XYZ-14", b"Tuesday, February 23, 1982 15:37:43-XYZ\r\n"),
     ],
 )
-def test_the_local_time_is_told_with_its_zone(name: str, expected: bytes, zone: pytest.MonkeyPatch) -> None:
+def test_the_local_time_is_given_with_its_zone(name: str, expected: bytes, zone: pytest.MonkeyPatch) -> None:
     zone.setenv("TZ", name)
     time.tzset()
     assert DaytimeGreeter().greet(_at(383276263)) == expected

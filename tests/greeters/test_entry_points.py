@@ -1,4 +1,4 @@
-"""Greeters are found through entry points: ours and those of others."""
+"""Greeters are found through entry points: ours and those of third parties."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_an_unknown_greeter_is_refused_and_the_known_ones_named(kind: str) -> No
     assert repr(kind) in str(caught.value)
 
 
-def test_an_unknown_encoding_is_refused_even_by_greeters_that_write_none() -> None:
+def test_an_unknown_encoding_is_refused_even_by_greeters_that_use_none() -> None:
     with pytest.raises(ValueError, match="'utf-99' is not a text encoding"):
         find_greeter("path", "", "utf-99")
 
 
 @pytest.mark.usefixtures("third_party")
-def test_somebody_elses_greeter_works_like_ours() -> None:
+def test_a_third_party_greeter_works_like_ours() -> None:
     assert find_greeter("shout", "hello", "utf-8").greet(VISIT) == b"HELLO 192.0.2.1"
     with pytest.raises(ValueError, match="nothing to shout"):
         find_greeter("shout", "", "utf-8")
@@ -46,13 +46,13 @@ def test_somebody_elses_greeter_works_like_ours() -> None:
     ("kind", "says"),
     [("gone", "acme_not_there"), ("nameless", "Nobody"), ("broken", "invalid syntax")],
 )
-def test_a_greeter_that_does_not_load_is_refused_by_name_and_hurts_no_other(kind: str, says: str) -> None:
+def test_a_greeter_that_does_not_load_is_refused_by_name_and_others_work(kind: str, says: str) -> None:
     with pytest.raises(ValueError, match=f"the greeter {kind!r} .* does not load: .*{says}"):
         find_greeter(kind, "x", "utf-8")
     assert find_greeter("text", "hi", "utf-8").greet(VISIT) == b"hi"
 
 
-def test_the_list_shows_who_does_not_load(third_party: Path) -> None:
+def test_the_list_shows_greeters_that_do_not_load(third_party: Path) -> None:
     known = dict(known_greeters())
     assert third_party.exists()
     assert known["shout"] == "Shouts its argument."

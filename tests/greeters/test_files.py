@@ -35,7 +35,7 @@ def _replace(path: Path, data: bytes) -> None:
     new.replace(path)
 
 
-def test_a_file_is_said_byte_for_byte(path: Path) -> None:
+def test_the_greeting_is_the_file_byte_for_byte(path: Path) -> None:
     path.write_bytes(bytes(range(256)))
     assert FileGreeter(str(path)).greet(VISIT) == bytes(range(256))
 
@@ -116,7 +116,7 @@ def _become_a_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", [_vanish, _grow, _become_a_fifo, _become_a_folder])
-def test_what_was_read_last_is_kept_through_trouble_which_is_logged_once_each_time(
+def test_the_last_good_content_is_kept_and_each_problem_is_logged_once(
     trouble: Callable[[Path], None], path: Path, log_lines: list[str]
 ) -> None:
     greeter = FileGreeter(str(path))
@@ -140,7 +140,7 @@ def test_a_file_that_may_not_be_read_is_refused(path: Path) -> None:
         FileGreeter(str(path))
 
 
-def test_reading_that_is_forbidden_later_keeps_the_old(
+def test_a_file_that_may_not_be_read_any_more_keeps_its_content(
     path: Path, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     greeter = FileGreeter(str(path))
@@ -155,7 +155,7 @@ def test_reading_that_is_forbidden_later_keeps_the_old(
 
 
 @pytest.mark.parametrize("kind", [FileGreeter, FortuneGreeter])
-def test_what_is_no_plain_file_is_refused_at_once(
+def test_anything_but_a_plain_file_is_refused_at_once(
     kind: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -196,7 +196,7 @@ def test_a_file_may_be_as_long_as_a_megabyte_and_no_longer(path: Path) -> None:
         (b"a\nb\n%\nc\n", [b"a\nb\n", b"c\n"]),
     ],
 )
-def test_sayings_are_set_apart_by_lines_of_one_percent_sign(data: bytes, expected: list[bytes]) -> None:
+def test_sayings_are_separated_by_lines_of_one_percent_sign(data: bytes, expected: list[bytes]) -> None:
     assert parse_fortunes(data) == expected
 
 
@@ -207,7 +207,7 @@ def test_a_file_without_a_saying_short_enough_is_refused(data: bytes, path: Path
         FortuneGreeter.from_argument(str(path), "utf-8")
 
 
-def test_sayings_have_at_most_511_bytes_and_longer_ones_are_passed_over(path: Path) -> None:
+def test_sayings_have_at_most_511_bytes_and_longer_ones_are_skipped(path: Path) -> None:
     path.write_bytes(b"x" * 511 + b"\n%\n" + b"y" * 510 + b"\n%\nz\n")
     greeter = FortuneGreeter(str(path))
     said = {greeter.greet(VISIT) for _ in range(60)}
@@ -225,7 +225,7 @@ def test_a_fortune_file_that_goes_bad_keeps_the_old_sayings(path: Path, log_line
 
 
 @given(st.binary(max_size=1500))
-def test_any_file_holds_short_sayings_or_is_refused(data: bytes) -> None:
+def test_any_file_has_short_sayings_or_is_refused(data: bytes) -> None:
     try:
         sayings = parse_fortunes(data)
     except ValueError:
@@ -233,6 +233,6 @@ def test_any_file_holds_short_sayings_or_is_refused(data: bytes) -> None:
     assert all(0 < len(saying) <= LONGEST_FORTUNE and saying in data for saying in sayings)
 
 
-def test_greeters_of_files_ask_for_the_time_so_that_nobody_keeps_their_words(path: Path) -> None:
+def test_greeters_of_files_need_the_time_so_that_no_greeting_is_kept(path: Path) -> None:
     for greeter in (FileGreeter.from_argument(str(path), "utf-8"), FortuneGreeter(str(path))):
         assert greeter.needs == {"when"}

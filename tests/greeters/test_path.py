@@ -29,7 +29,7 @@ def _said(visit: Visit) -> wire.PathRecord:
     return found
 
 
-def test_everything_that_was_seen_is_told() -> None:
+def test_the_record_has_everything_the_server_saw() -> None:
     found = _said(Visit("udp", PEER, LOCAL, size=1200, tls=TLS, path=FACTS))
     assert (found.you, found.me, found.via) == (PEER, LOCAL, None)
     assert (found.instance, found.nonce, found.transport) == (INSTANCE, "0123456789abcdef", "udp")
@@ -51,7 +51,7 @@ def test_what_was_not_seen_is_null() -> None:
     assert (found.syn, found.tcp, found.tls, found.datagram, found.nonce) == (None,) * 5
 
 
-def test_names_that_a_peer_chose_make_no_answer_too_long_for_a_datagram() -> None:
+def test_names_that_a_peer_chose_do_not_make_the_record_too_long_for_a_datagram() -> None:
     for byte in range(1, 256):
         evil = Address.of_path(bytes([byte]) * 108)
         _said(Visit("unixgram", evil, evil, size=9, path=FACTS))

@@ -1,4 +1,4 @@
-"""Templates: what they may hold, and what they say."""
+"""Templates: what they may contain, and the greetings they give."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VISIT = Visit(
 )
 
 
-def test_without_a_word_it_thanks_for_connecting() -> None:
+def test_the_default_template_thanks_for_connecting() -> None:
     greeter = TextGreeter.from_argument("", "utf-8")
     assert greeter.greet(VISIT) == b"Thank you for connecting\r\n"
     assert not greeter.needs
@@ -49,7 +49,7 @@ def test_without_a_word_it_thanks_for_connecting() -> None:
         ("certificate", "client.example", {"tls"}),
     ],
 )
-def test_each_field_is_filled_in_and_says_what_it_needs(field: str, expected: str, needs: set[str]) -> None:
+def test_each_field_is_filled_in_and_needs_one_part_of_the_visit(field: str, expected: str, needs: set[str]) -> None:
     greeter = TextGreeter(f"<{{{field}}}>")
     assert greeter.greet(VISIT) == f"<{expected}>".encode()
     assert greeter.needs == needs
@@ -61,7 +61,7 @@ def test_every_field_is_tested_above_and_empty_where_nothing_is_known() -> None:
     assert TextGreeter("{name}{tls_version}{sni}{certificate}{peer_host}").greet(nobody) == b""
 
 
-def test_several_fields_need_what_each_of_them_needs() -> None:
+def test_a_template_needs_what_its_fields_need() -> None:
     greeter = TextGreeter("{number}: {peer_host} {peer_port} met {hostname}")
     assert greeter.needs == {"number", "peer"}
 
@@ -79,7 +79,7 @@ def test_several_fields_need_what_each_of_them_needs() -> None:
         ("plain\nnewline", b"plain\nnewline"),
     ],
 )
-def test_escapes_and_braces_mean_what_they_say(template: str, expected: bytes) -> None:
+def test_escapes_and_braces_are_resolved(template: str, expected: bytes) -> None:
     assert TextGreeter(template).greet(VISIT) == expected
 
 
@@ -103,7 +103,7 @@ def test_escapes_and_braces_mean_what_they_say(template: str, expected: bytes) -
         ("\\\n", "\\"),
     ],
 )
-def test_what_is_no_template_is_refused_by_name(template: str, says: str) -> None:
+def test_a_wrong_template_is_refused_with_the_wrong_part(template: str, says: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         TextGreeter(template)
     assert says in str(caught.value)
@@ -121,13 +121,13 @@ def test_what_the_encoding_cannot_write_of_a_visit_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-7", "cp037", "shift_jis", "utf-8-sig", "punycode"])
-def test_any_text_encoding_does(encoding: str) -> None:
+def test_every_kind_of_text_encoding_works(encoding: str) -> None:
     greeting = TextGreeter("Hello {number}", text_encoding(encoding)).greet(VISIT)
     assert greeting.decode(encoding) == "Hello 12"
 
 
 @pytest.mark.parametrize("name", ["", "utf-99", "hex", "rot13", "base64", "zip", "undefined", "idna", "\0", "\ud800"])
-def test_what_is_no_text_encoding_is_refused_by_name(name: str) -> None:
+def test_an_unknown_text_encoding_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match="is not a text encoding") as caught:
         text_encoding(name)
     assert repr(name) in str(caught.value)
@@ -147,7 +147,7 @@ def test_every_codec_of_python_is_a_text_encoding_that_never_fails_a_visit_or_is
 
 
 @given(st.text(max_size=60), st.sampled_from(["utf-8", "ascii", "utf-16", "shift_jis", "cp037"]))
-def test_any_text_is_a_template_or_one_complaint(template: str, encoding: str) -> None:
+def test_any_text_is_a_template_or_one_error(template: str, encoding: str) -> None:
     try:
         greeter = TextGreeter(template, encoding)
     except ValueError as error:
@@ -165,7 +165,7 @@ def test_any_text_is_a_template_or_one_complaint(template: str, encoding: str) -
         max_size=12,
     ).map("".join)
 )
-def test_any_pile_of_braces_and_fields_is_a_template_or_one_complaint(template: str) -> None:
+def test_any_mix_of_braces_and_fields_is_a_template_or_one_error(template: str) -> None:
     try:
         greeter = TextGreeter(template)
     except ValueError as error:
@@ -176,6 +176,6 @@ def test_any_pile_of_braces_and_fields_is_a_template_or_one_complaint(template: 
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")))
-def test_any_text_can_be_said_once_its_braces_and_backslashes_are_doubled(text: str) -> None:
+def test_any_text_is_a_template_once_its_braces_and_backslashes_are_doubled(text: str) -> None:
     template = text.replace("\\", "\\\\").replace("{", "{{").replace("}", "}}")
     assert TextGreeter(template).greet(VISIT) == text.encode()

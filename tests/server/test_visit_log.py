@@ -31,7 +31,7 @@ def test_a_visit_is_logged_with_its_address_as_the_tutorial_does(log_lines: list
     assert log_lines == ["Got a connection from ('127.0.0.1', 9599)"]
 
 
-def test_a_unix_peer_is_logged_by_its_path_and_one_without_a_name_as_such(log_lines: list[str]) -> None:
+def test_a_unix_peer_is_logged_with_its_path_or_as_unnamed(log_lines: list[str]) -> None:
     ledger, _, _ = _started()
     ledger.greet("unix", Address("/run/peer.sock", 0))
     ledger.greet("unix", Address("", 0))
@@ -44,7 +44,7 @@ def test_mapped_ipv4_is_logged_as_ipv4(log_lines: list[str]) -> None:
     assert log_lines == ["Got a connection from ('192.0.2.1', 5)"]
 
 
-def test_twenty_visits_a_second_are_logged_and_the_others_summed_up(log_lines: list[str]) -> None:
+def test_twenty_visits_per_second_are_logged_and_the_others_summed_up(log_lines: list[str]) -> None:
     ledger, clock, _ = _started()
     _visits(ledger, 25)
     _visits(ledger, 3, "udp")
@@ -53,7 +53,7 @@ def test_twenty_visits_a_second_are_logged_and_the_others_summed_up(log_lines: l
     assert log_lines[20:] == ["Got 8 more connections in a second: tcp 5, udp 3"]
 
 
-def test_a_new_second_has_room_for_twenty_again(log_lines: list[str]) -> None:
+def test_each_second_logs_twenty_visits_again(log_lines: list[str]) -> None:
     ledger, clock, _ = _started()
     for _ in range(3):
         _visits(ledger, 21)
@@ -62,7 +62,7 @@ def test_a_new_second_has_room_for_twenty_again(log_lines: list[str]) -> None:
     assert log_lines[20::21] == ["Got 1 more connections in a second: tcp 1"] * 3
 
 
-def test_nothing_is_said_twice_and_no_timer_runs_when_nobody_comes(log_lines: list[str]) -> None:
+def test_no_visit_is_logged_twice_and_no_timer_runs_without_visits(log_lines: list[str]) -> None:
     ledger, clock, _ = _started()
     _visits(ledger, 22)
     clock.pump([1] * 5)
@@ -72,7 +72,7 @@ def test_nothing_is_said_twice_and_no_timer_runs_when_nobody_comes(log_lines: li
     assert len(log_lines) == 22
 
 
-def test_in_summary_every_visit_is_summed_up_and_none_is_logged_alone(log_lines: list[str]) -> None:
+def test_with_a_summary_only_no_visit_is_logged_alone(log_lines: list[str]) -> None:
     ledger, clock, _ = _started(readable=0)
     _visits(ledger, 3)
     assert not log_lines
@@ -87,7 +87,7 @@ def test_in_summary_every_visit_is_summed_up_and_none_is_logged_alone(log_lines:
     assert not clock.getDelayedCalls()
 
 
-def test_stopping_writes_the_last_sum_and_leaves_no_timer(log_lines: list[str]) -> None:
+def test_stop_writes_the_last_sum_and_leaves_no_timer(log_lines: list[str]) -> None:
     ledger, clock, log = _started()
     _visits(ledger, 23)
     log.stop()
@@ -98,7 +98,7 @@ def test_stopping_writes_the_last_sum_and_leaves_no_timer(log_lines: list[str]) 
     log.stop()
 
 
-def test_stopping_a_log_that_saw_nobody_says_nothing(log_lines: list[str]) -> None:
+def test_stop_without_visits_logs_nothing(log_lines: list[str]) -> None:
     _, clock, log = _started()
     log.stop()
     assert not log_lines
@@ -126,7 +126,7 @@ def test_visits_that_are_only_summed_up_cost_no_call() -> None:
     assert not ledger.watchers
 
 
-def test_refusals_are_summed_up_once_a_second_also_when_nobody_is_greeted(log_lines: list[str]) -> None:
+def test_refusals_are_summed_up_once_a_second_also_without_visits(log_lines: list[str]) -> None:
     ledger, clock, log = _started()
     for _ in range(3):
         ledger.refuse("max-connections")
@@ -143,7 +143,7 @@ def test_refusals_are_summed_up_once_a_second_also_when_nobody_is_greeted(log_li
     assert not clock.getDelayedCalls()
 
 
-def test_a_flood_of_refusals_sets_one_timer(log_lines: list[str]) -> None:
+def test_many_refusals_set_one_timer(log_lines: list[str]) -> None:
     ledger, clock, _ = _started(readable=0)
     for _ in range(1000):
         ledger.refuse("port")

@@ -30,10 +30,10 @@ def test_the_errno_and_the_offender_are_read() -> None:
     ]
 
 
-def test_other_messages_are_passed_over() -> None:
+def test_other_messages_are_ignored() -> None:
     assert parse([(socket.SOL_SOCKET, 1, entry(111, b"")), (*V4, b"short")]) == []
 
 
 @given(st.binary(max_size=80))
-def test_no_bytes_are_too_odd(data: bytes) -> None:
+def test_any_bytes_are_parsed_without_an_error(data: bytes) -> None:
     assert len(parse([(*V4, data)])) <= 1

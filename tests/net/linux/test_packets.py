@@ -32,13 +32,13 @@ def _ipv4(options: bytes, *, ttl: int = 61, tos: int = 0xB9, padding: int = 0) -
 
 
 @pytest.mark.parametrize("padding", [0, 8])
-def test_the_syn_of_ipv4_tells_its_header_and_options(padding: int) -> None:
+def test_header_and_options_of_an_ipv4_syn_are_parsed(padding: int) -> None:
     packet = _ipv4(MSS + SACK + TIMESTAMPS + NOP + SCALE, padding=padding)
     assert parse_syn(packet) == Syn(61, 46, 1, 1460, 7, sack=True, timestamps=True)
 
 
 @pytest.mark.parametrize("extension", [b"", b"\0", b"\x2b\0"])
-def test_the_syn_of_ipv6_tells_its_header_and_options(extension: bytes) -> None:
+def test_header_and_options_of_an_ipv6_syn_are_parsed(extension: bytes) -> None:
     # Each extension header names the next: hop-by-hop (0), routing (43), then TCP (6).
     chain = [*extension, 6]
     headers = b"".join(bytes((following, 0)) + bytes(6) for following in chain[1:])
@@ -46,28 +46,28 @@ def test_the_syn_of_ipv6_tells_its_header_and_options(extension: bytes) -> None:
     assert parse_syn(packet) == Syn(59, 46, 1, 1460, None, sack=False, timestamps=False)
 
 
-def test_options_that_are_not_there_are_told_as_missing() -> None:
+def test_missing_options_are_none_or_false() -> None:
     assert parse_syn(_ipv4(b"")) == Syn(61, 46, 1, None, None, sack=False, timestamps=False)
     assert parse_syn(_ipv4(b"\xfe\4ab" + b"\0" + SACK)) == Syn(61, 46, 1, None, None, sack=False, timestamps=False)
 
 
 @pytest.mark.parametrize("options", [b"\2", b"\2\0\0\0", b"\3\2\0\0", b"\x09\1"])
-def test_options_that_are_broken_end_the_reading(options: bytes) -> None:
+def test_a_broken_option_ends_the_parsing(options: bytes) -> None:
     found = parse_syn(_ipv4(options))
     assert found is None or (found.mss, found.wscale) == (None, None)
 
 
 @given(st.binary(max_size=120))
-def test_no_packet_is_too_odd(packet: bytes) -> None:
+def test_any_packet_is_parsed_without_an_error(packet: bytes) -> None:
     assert isinstance(parse_syn(packet), Syn | None)
 
 
 @pytest.mark.parametrize("length", [0, 103])
-def test_a_kernel_that_tells_less_tells_nothing(length: int) -> None:
+def test_a_short_tcp_info_is_none(length: int) -> None:
     assert parse_tcp_info(bytes(length)) is None
 
 
-def test_the_state_of_a_connection_is_read_from_its_place() -> None:
+def test_tcp_info_is_read_at_the_right_offsets() -> None:
     words = list(range(100, 124))
     info = parse_tcp_info(bytes((1, 0, 0, 0, 0, 0b110, 0, 0)) + struct.pack("=24I", *words))
     assert info is not None
@@ -92,7 +92,7 @@ def connected(host: str) -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @linux
-def test_the_kernel_hands_out_the_syn_of_a_connection_once(connected: tuple[socket.socket, socket.socket]) -> None:
+def test_the_syn_of_a_connection_can_be_read_once(connected: tuple[socket.socket, socket.socket]) -> None:
     server, client = connected
     syn = arrival.read_syn(server)
     assert syn is not None
@@ -107,7 +107,7 @@ def test_the_kernel_hands_out_the_syn_of_a_connection_once(connected: tuple[sock
 
 @linux
 @pytest.mark.parametrize("wildcard", [False, True])
-def test_datagrams_tell_their_ttl_and_dscp(host: str, wildcard: bool) -> None:
+def test_ttl_and_dscp_of_a_datagram_are_read(host: str, wildcard: bool) -> None:
     v6 = ":" in host
     family = socket.AF_INET6 if v6 else socket.AF_INET
     level, ttl, tos = (
@@ -125,7 +125,7 @@ def test_datagrams_tell_their_ttl_and_dscp(host: str, wildcard: bool) -> None:
         assert arrival.read_header(server.recvmsg(10, 256)[1]) == Arrival(ttl=37, dscp=10)
 
 
-def test_sockets_that_have_no_such_thing_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_sockets_and_systems_give_none(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = socket.socketpair()
     with one, other:
         arrival.keep_syn(one)
