@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from attrs import evolve
@@ -13,6 +13,7 @@ from greetsvc.client.path import Sent, compare
 from greetsvc.client.report.text import summary_notes
 from greetsvc.client.stats import FlowStats, RunStats
 from greetsvc.net.linux.packets import Syn, TcpInfo
+from greetsvc.net.proxy.wrapper import Refusal
 from greetsvc.visit import Address
 from greetsvc.wire import PathRecord
 
@@ -75,6 +76,12 @@ def _test_files(cell: str) -> list[str]:
     return re.findall(r"`((?:tests/)?[\w/]*test_\w+\.py)`", cell)
 
 
+def test_contributing_lists_the_commands_of_the_makefile() -> None:
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    part = (ROOT / "CONTRIBUTING.md").read_text().partition("\n## Commands\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`make ([a-z-]+)`", part)) == set(targets)
+
+
 @pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md", "docs/security.md", "docs/verdicts.md"])
 def test_paths_that_a_page_names_exist(name: str) -> None:
     """Written as in ``net/stream`` or ``tests/lab/``: below greetsvc/, or from the root of the tree."""
@@ -84,6 +91,15 @@ def test_paths_that_a_page_names_exist(name: str) -> None:
         if not re.search(r"\b(NAME|ISSUE)\b", path):
             found = [base / f"{path.rstrip('/')}{end}" for base in bases for end in ("", ".py")]
             assert any(each.exists() for each in found), path
+
+
+def test_each_reason_in_the_code_is_in_the_table_of_reasons() -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "greetsvc" / "server").glob("*.py"))
+    reasons = {*re.findall(r'return (?:b"", )?"([a-z-]+)"', sources), *re.findall(r'refuse\("([a-z-]+)"', sources)}
+    reasons |= {*get_args(Refusal), "oversize"}
+    rows = (ROOT / "docs" / "deploy.md").read_text().partition("\n| reason | ")[2].partition("\n\n")[0]
+    listed = {name for row in rows.splitlines() for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    assert listed == reasons | {"accept-…", "receive-…", "send-…"}
 
 
 # Outputs that need a network of their own to be made again are compared with what the code says.
