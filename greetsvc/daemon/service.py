@@ -138,11 +138,8 @@ class GreetingService(Service):
         for one in self._listening:
             await one.stop()
         if self.admission.open:
-            _log.info(
-                "Stopping: {count} open connections have {drain} s to end",
-                count=self.admission.open,
-                drain=self.settings.drain,
-            )
+            count, drain = self.admission.open, self.settings.drain
+            _log.info("Stopping: {count} open connections have {drain} s to end", count=count, drain=drain)
             await self._drain()
         for one in self._listening:
             if isinstance(one, StreamListening):
