@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["SocketAddress", "address_factory"]
 

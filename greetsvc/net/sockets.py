@@ -10,16 +10,12 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
 
 __all__ = [
     "MAX_BACKLOG",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -15,8 +15,10 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.greeters import Greeter
 from greetsvc.ledger import Ledger
 from greetsvc.net.deadlines import Deadlines
 from greetsvc.net.linger.half_close import LingeringClose
@@ -26,11 +28,6 @@ from greetsvc.server.admission import Admission, Source
 from greetsvc.server.defaults import DEADLINE, LINGER
 from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.visit import Address, PathFacts, Visit
-
-if TYPE_CHECKING:
-    from twisted.python.failure import Failure
-
-    from greetsvc.greeters import Greeter
 
 __all__ = ["GreetingFactory", "GreetingProtocol", "address_of"]
 

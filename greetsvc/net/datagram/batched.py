@@ -10,22 +10,18 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
+from greetsvc.net.datagram.free import BatchAnswers, FreeAnswer
 from greetsvc.net.datagram.port import IP_PKTINFO, DatagramPort, reason
 from greetsvc.net.linux.mmsg import CONTROL, NAME, Messages
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IReactorFDSet
-    from twisted.internet.protocol import DatagramProtocol
-
-    from greetsvc.net.datagram.free import BatchAnswers, FreeAnswer
 
 __all__ = ["BatchedPort"]
 

@@ -13,26 +13,21 @@ import errno
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from errno import errorcode
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IListeningPort, IReadDescriptor
+from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDescriptor
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.net.address import SocketAddress, address_factory
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IReactorFDSet
-    from twisted.python.failure import Failure
-
-    from greetsvc.net.sockets import UnixPath
+from greetsvc.net.sockets import UnixPath
 
 __all__ = ["BATCH", "IP_PKTINFO", "DatagramPort", "reason"]
 

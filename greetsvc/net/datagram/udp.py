@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
 
 from greetsvc.net.datagram.port import DatagramPort
 
@@ -13,13 +12,12 @@ try:
 except ImportError:  # a Python that was built without ctypes
     BatchedPort = None  # type: ignore[assignment,misc]
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
-    from twisted.internet.interfaces import IReactorFDSet
-    from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.protocol import DatagramProtocol
 
-    from greetsvc.net.datagram.free import BatchAnswers
+from greetsvc.net.datagram.free import BatchAnswers
 
 __all__ = ["udp_port"]
 

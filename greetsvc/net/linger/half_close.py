@@ -13,14 +13,11 @@ and from then on passes ``dataReceived`` to `LingeringClose.discard` and ``conne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import IReactorTime, ISSLTransport
 
 from greetsvc.net.linger.watched import MAX_DISCARDED, SILENCE
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
 
 __all__ = ["LingeringClose"]
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.logger import Logger
 from zope.interface import Interface
 
+from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.stream.accepted import FIN, SEND_LAST
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Sequence
-
-    from greetsvc.net.linger.sweep import Lingerers
 
 __all__ = ["MAX_ANSWER", "Batch", "IConstantAnswer"]
 

@@ -10,32 +10,34 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, execute
-from twisted.internet.interfaces import IListeningPort, ILoggingContext, IReadDescriptor
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IListeningPort,
+    ILoggingContext,
+    IProtocolFactory,
+    IReadDescriptor,
+)
 from twisted.logger import Logger
 from twisted.protocols.policies import WrappingFactory
 from twisted.python import log
+from twisted.python.failure import Failure
 from twisted.python.reflect import qual
 from zope.interface import implementer
 
 from greetsvc.net.address import address_factory
 from greetsvc.net.datagram.port import reason
 from greetsvc.net.descriptors import SpareDescriptor
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.sockets import UnixPath
 from greetsvc.net.stream.accepted import counts_queue, queue_length
 from greetsvc.net.stream.batch import Batch, IConstantAnswer
 from greetsvc.net.stream.transport import StreamTransport, UnixStreamTransport
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory
-    from twisted.python.failure import Failure
-
-    from greetsvc.net.linger.sweep import Lingerers
-    from greetsvc.net.sockets import UnixPath
 
 __all__ = ["MAX_ACCEPTED", "PAUSE", "StreamPort"]
 

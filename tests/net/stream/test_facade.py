@@ -106,7 +106,7 @@ def factory() -> Greeting:
 
 async def closed(factory: Greeting, lingerers: Lingerers) -> list[str]:
     """What happened at the server, once nothing lingers any more."""
-    await until(lambda: "closed" in factory.happened and not len(lingerers))
+    await until(lambda: "closed" in factory.happened and not lingerers.count)
     return factory.happened
 
 

@@ -377,7 +377,7 @@ def test_a_protocol_that_only_closes_may_have_a_peer_that_is_gone(
     driven.doRead()
     assert factory.ends == ["ConnectionDone"]
     assert driven.lingerers is not None
-    assert len(driven.lingerers) == 0
+    assert driven.lingerers.count == 0
 
 
 class Failing:
@@ -628,7 +628,7 @@ async def test_every_client_that_is_still_sending_reads_the_whole_greeting_and_s
     assert [await client.addTimeout(20, reactor) for client in clients] == [b"hello\r\n"] * 50
     assert factory.ends == ["ConnectionDone"] * 50
     for _ in range(100):
-        if not len(lingerers):
+        if not lingerers.count:
             break
         await later(0.02)
-    assert len(lingerers) == 0
+    assert lingerers.count == 0
