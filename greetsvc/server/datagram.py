@@ -12,7 +12,7 @@ from twisted.internet.protocol import DatagramProtocol
 from greetsvc import wire
 from greetsvc.greeters import Greeter
 from greetsvc.ledger import Ledger
-from greetsvc.net.datagram.port import reason as reason_of_error
+from greetsvc.net.sockets import reason as reason_of_error
 from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy

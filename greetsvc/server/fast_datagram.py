@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, final
 
-from greetsvc.net.datagram.free import FreeAnswer
+from greetsvc.net.datagram.port import FreeAnswer
 from greetsvc.server.datagram import GreetingDatagramProtocol
 from greetsvc.visit import Address
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.protocol import DatagramProtocol
 
-from greetsvc.net.datagram.free import BatchAnswers
+from greetsvc.net.datagram.port import BatchAnswers
 
 __all__ = ["udp_port"]
 

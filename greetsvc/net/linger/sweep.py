@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import Interface
 
-from greetsvc.net.linger.watched import DISCARD, MAX_DISCARDED, SILENCE, LingerReactor, WatchedSockets, WhenClosed
+from greetsvc.net.linger.watched import DISCARD, SILENCE, LingerReactor, WatchedSockets, WhenClosed
 
 __all__ = ["AGES", "SWEEP", "ILingers", "Lingerers"]
 
@@ -71,7 +71,7 @@ class Lingerers:
     """The sockets that have sent their FIN and wait for their peer's.
 
     Each ends when its peer closes, and at the latest after ``silence`` seconds without a byte, ``lifetime`` seconds
-    in all, or ``max_discarded`` bytes, in which case the peer is reset. There are at most ``max_sockets``; beyond
+    in all, or `MAX_DISCARDED` bytes, in which case the peer is reset. There are at most ``max_sockets``; beyond
     that the oldest is closed. A peer that reads slowly still gets everything: the kernel sends on after `close`.
     ``count`` is the number of sockets.
     """
@@ -82,7 +82,6 @@ class Lingerers:
         *,
         silence: float = SILENCE,
         lifetime: float,
-        max_discarded: int = MAX_DISCARDED,
         max_sockets: int,
     ) -> None:
         self._reactor = reactor
@@ -94,9 +93,7 @@ class Lingerers:
         self._looks: list[tuple[float, deque[tuple[float, Sockets]]]] = [(age, deque()) for age in ages]
         self._next_sweep: IDelayedCall | None = None
         self._stopped = False
-        self._watched = WatchedSockets(
-            reactor, self._close, silence=silence, lifetime=lifetime, max_discarded=max_discarded
-        )
+        self._watched = WatchedSockets(reactor, self._close, silence=silence, lifetime=lifetime)
 
     def add(self, sock: socket.SocketType, when_closed: WhenClosed = None) -> None:
         """Take over ``sock``, whose sending side is shut down. ``when_closed()`` is called when it is closed."""

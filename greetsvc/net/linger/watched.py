@@ -123,7 +123,7 @@ class WatchedSockets:
     """Discards what the peers send, and calls ``close(sock, when_closed)`` once for each socket that ends.
 
     A socket ends when its peer closes, after ``silence`` seconds without a byte, after ``lifetime`` seconds in all,
-    and after ``max_discarded`` bytes, in which case the peer is reset. ``buffer`` is where discarded bytes go; the
+    and after `MAX_DISCARDED` bytes, in which case the peer is reset. ``buffer`` is where discarded bytes go; the
     sweep uses it too.
     """
 
@@ -134,11 +134,9 @@ class WatchedSockets:
         *,
         silence: float,
         lifetime: float,
-        max_discarded: int,
     ) -> None:
         self.buffer = bytearray(_CHUNK)
         self._close = close
-        self._max_discarded = max_discarded
         # `Deadlines` end in the order of adding, so these are two: silent since our FIN, and silent since a read.
         self._never_heard: Deadlines[_WatchedSocket] = Deadlines(reactor, silence, self.finish)
         self._silence: Deadlines[_WatchedSocket] = Deadlines(reactor, silence, self.finish)
@@ -185,7 +183,7 @@ class WatchedSockets:
         watched.discarded += size
         if not size:
             self.finish(watched)
-        elif watched.discarded > self._max_discarded:
+        elif watched.discarded > MAX_DISCARDED:
             watched.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.finish(watched)
         else:

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from zope.interface import Interface
 
 from greetsvc.net.linger.sweep import Lingerers
-from greetsvc.net.stream.accepted import FIN, SEND_LAST
+from greetsvc.net.stream.accepted import SEND_LAST
 
 __all__ = ["MAX_ANSWER", "Batch", "IConstantAnswer"]
 
@@ -60,7 +60,7 @@ class Batch:
             return False
         try:
             sent = sock.send(self._data, SEND_LAST)
-            sock.shutdown(FIN)
+            sock.shutdown(socket.SHUT_WR)
         except OSError:
             leave()
             return False

@@ -80,11 +80,7 @@ class ListeningReactor:
             port.startListening()
 
     def listenTCP(
-        self,
-        port: int | Binding,
-        factory: IProtocolFactory,
-        backlog: int = 0,
-        interface: str = "",
+        self, port: int | Binding, factory: IProtocolFactory, backlog: int = 0, interface: str = ""
     ) -> StreamPort:
         """See `IReactorTCP`; ``port`` may be what `twisted.internet.tcp.makeBinding` gives.
 

@@ -31,10 +31,9 @@ from twisted.python.reflect import qual
 from zope.interface import implementer
 
 from greetsvc.net.address import address_factory
-from greetsvc.net.datagram.port import reason
 from greetsvc.net.descriptors import SpareDescriptor
 from greetsvc.net.linger.sweep import Lingerers
-from greetsvc.net.sockets import UnixPath
+from greetsvc.net.sockets import UnixPath, reason
 from greetsvc.net.stream.accepted import counts_queue, queue_length
 from greetsvc.net.stream.batch import Batch, IConstantAnswer
 from greetsvc.net.stream.transport import StreamTransport, UnixStreamTransport

@@ -36,7 +36,7 @@ from zope.interface import implementer
 
 from greetsvc.net.linger.sweep import ILingers, Lingerers
 from greetsvc.net.linger.watched import WhenClosed
-from greetsvc.net.stream.accepted import FIN, SEND, SEND_LAST, whole
+from greetsvc.net.stream.accepted import SEND, SEND_LAST, whole
 
 __all__ = ["StreamTransport", "UnixStreamTransport"]
 
@@ -270,7 +270,7 @@ class StreamTransport(tcp.Server):
         if lingerers is not None:
             if self.disconnecting and not self._peer_closed and reason.type is ConnectionDone:
                 try:
-                    sock.shutdown(FIN)
+                    sock.shutdown(socket.SHUT_WR)
                 except OSError:
                     lingerers = None
             else:

@@ -17,8 +17,7 @@ from twisted.internet.protocol import DatagramProtocol
 
 from greetsvc.net.datagram import udp
 from greetsvc.net.datagram.batched import BatchedPort
-from greetsvc.net.datagram.free import Covers, FreeAnswer
-from greetsvc.net.datagram.port import DatagramPort
+from greetsvc.net.datagram.port import Covers, DatagramPort, FreeAnswer
 from greetsvc.net.linux.mmsg import MESSAGES, mmsg_works
 from greetsvc.net.sockets import datagram_socket, ipv6_works
 

@@ -377,7 +377,7 @@ def test_16_mib_are_discarded_and_then_the_peer_is_reset(clock: Ticking, linger:
 
 
 def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
-    lingerers, (pair,) = linger(max_discarded=200_000)
+    lingerers, (pair,) = linger()
     clock.sweep()
     (reader,) = clock.watched
     while True:
