@@ -14,7 +14,9 @@ from greetsvc.daemon import values
 from greetsvc.greeters import Greeter
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
 from greetsvc.net.endpoint import Endpoint
-from greetsvc.server.defaults import DEADLINE, LINGER, UDP_BUDGET
+from greetsvc.net.linger.watched import SILENCE
+from greetsvc.server.stream import DEADLINE
+from greetsvc.server.udp_policy import UDP_BUDGET
 
 __all__ = ["PER_SOURCE", "SETTINGS", "SHARE_OF_FILES", "Listener", "Place", "Setting", "Settings"]
 
@@ -154,7 +156,7 @@ SETTINGS = (
     ),
     Setting("deadline", "S", "seconds that a connection may live", values.seconds(_SHORTEST), DEADLINE),
     Setting(
-        "linger", "S", "seconds of silence allowed while draining what a peer still sends", values.seconds(0), LINGER
+        "linger", "S", "seconds of silence allowed while draining what a peer still sends", values.seconds(0), SILENCE
     ),
     Setting("drain", "S", "on stop: seconds that open connections have to end", values.seconds(0), 5.0),
     Setting(
