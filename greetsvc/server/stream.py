@@ -203,12 +203,7 @@ class GreetingFactory(Factory):
 
     def greeted(self, protocol: GreetingProtocol) -> None:
         """The greeting was handed to the transport."""
-        address: Any = protocol.address
-        try:
-            peer = address.host, address.port
-        except AttributeError:
-            peer = address_of(address)
-        self.ledger.greet(self.transport, peer)
+        self.ledger.greet(self.transport, protocol.address, address_of)
 
     def _visit(self, protocol: GreetingProtocol) -> Visit:
         """The visit, with the fields that the greeter needs: the others would cost system calls for nothing."""

@@ -73,8 +73,7 @@ class VisitLog:
 
     def _second(self) -> None:
         self._timer = None
-        summed_up = self._sum_up()
-        if summed_up or self._room < self._readable:
+        if self._sum_up() or self._room < self._readable:
             self._timer = self._clock.callLater(1, self._second)
         self._room = self._readable
         self._watch()
