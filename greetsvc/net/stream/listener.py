@@ -107,7 +107,6 @@ class StreamPort:
         # must not be bypassed.
         self._answers: Any = factory if not is_unix and IConstantAnswer.implementedBy(type(factory)) else None
         self._prefix = qual(factory.__class__)
-        self._reading = False  # the owner wants connections, also during a pause
         self._pause: IDelayedCall | None = None
         self._spare = SpareDescriptor()
         self._next_warning = 0.0
@@ -132,7 +131,7 @@ class StreamPort:
         prefix = factory.logPrefix() if ILoggingContext.providedBy(factory) else type(factory).__name__
         self._log_if_noisy(f"{prefix} starting on {self._name!r}")
         factory.doStart()
-        self.resumeReading()
+        self.reactor.addReader(self)
 
     def stopListening(self) -> Deferred[None]:
         """Accept what is in the queue, close the socket, remove its file, and stop the factory.
@@ -141,26 +140,12 @@ class StreamPort:
         """
         if self.listening:
             # The kernel resets connections that are in the queue when the socket is closed.
-            self._reading = True
             self._accept(_MAX_QUEUED, _MAX_QUEUED)
         return execute(self._close)
 
     def getHost(self) -> IAddress:
         """The address that the socket is bound to."""
         return self._host
-
-    def resumeReading(self) -> None:
-        """Accept connections, until `pauseReading`."""
-        if self.listening:
-            self._reading = True
-            if self._pause is None:
-                self.reactor.addReader(self)
-
-    def pauseReading(self) -> None:
-        """Leave connections in the kernel's queue for now."""
-        if self._reading:
-            self._reading = False
-            self.reactor.removeReader(self)
 
     # IReadDescriptor
 
@@ -186,10 +171,10 @@ class StreamPort:
         """Accept ``queued`` connections, then those that came meanwhile, ``limit`` in all."""
         batch = self._batch()
         try:
-            while queued and limit and self._reading:
+            while queued and limit and self.listening:
                 queued = min(queued, limit)
                 limit -= queued
-                queued = self._queued() if self._take(queued, batch) and self._reading else 0
+                queued = self._queued() if self._take(queued, batch) and self.listening else 0
         finally:
             if batch is not None:
                 batch.end()
@@ -233,7 +218,7 @@ class StreamPort:
                 continue
             if not answered:
                 self._connect(sock, name)
-            if not self._reading:
+            if not self.listening:
                 return False
         return True
 
@@ -286,11 +271,11 @@ class StreamPort:
     def _end_pause(self) -> None:
         self._pause = None
         self._spare.open()
-        if self._reading:
-            self.reactor.addReader(self)
+        self.reactor.addReader(self)
 
     def _close(self) -> None:
-        self.pauseReading()
+        if self.listening:
+            self.reactor.removeReader(self)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
