@@ -240,7 +240,7 @@ class Closing(Protocol):
             print(self.transport.via, self.transport.getPeer())
             self.transport.loseConnection()
         else:
-            self.closing = LingeringClose(self.transport, clock, silence=2, lifetime=10, max_discarded=1024)
+            self.closing = LingeringClose(self.transport, clock, silence=2, lifetime=10)
 
     def dataReceived(self, data: bytes) -> None:
         if self.closing is not None:
@@ -297,7 +297,7 @@ def read_header(data: bytes) -> ProxyHeader | None:
     try:
         found = ProxyParser().feed(encode_v1(client, server) + encode_v2(client, server) + data)
     except ProxyHeaderError as error:
-        print(error.reason)
+        print(str(error))
         return None
     return None if found is None else found[0]
 

@@ -71,11 +71,8 @@ class StreamState:
             raise fail(errno.ECONNREFUSED, "nothing listens there: the socket connected to itself")
         if len(self.data) > limit:
             raise fail(errno.EMSGSIZE, f"the greeting is longer than {limit} bytes")
-        closed: Closed = "fin"
-        if self.timed_out:
-            closed = "timeout"
-        elif isinstance(stream_error, ConnectionLost):
-            closed = "reset"
+        reset = isinstance(stream_error, ConnectionLost)
+        closed: Closed = "timeout" if self.timed_out else "reset" if reset else "fin"
         if self.data:
             self._note_tls_end(error, closed)
             return closed

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
@@ -28,7 +29,7 @@ from greetsvc.client.probe.stream import _ProbeFactory
 from greetsvc.client.probe.stream_state import StreamState
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.report import causes
-from greetsvc.client.report.causes import likely_cause, likely_ending_cause
+from greetsvc.client.report.causes import likely_cause
 from greetsvc.client.result import Phase
 from greetsvc.client.target import parse
 from greetsvc.net.linux.packets import TcpInfo
@@ -264,14 +265,14 @@ async def test_greetings_whose_connection_does_not_end_well(peers: Any, reset: A
         peers.hold()
 
     greeting = await greet(peers.stream(greet_and_reset))
-    assert likely_ending_cause(greeting.closed) == (
+    assert likely_cause(greeting) == (
         "likely: the server closed with unread data, was killed, or a device on the path ended the connection",
     )
     greeting = await greet(peers.stream(greet_and_hold), timeout=0.3)
-    assert likely_ending_cause(greeting.closed) == (
+    assert likely_cause(greeting) == (
         "likely: the FIN was lost or held back on the path, or the server waits for us to close",
     )
-    assert likely_ending_cause("fin") == likely_ending_cause(None) == ()
+    assert likely_cause(evolve(greeting, closed="fin")) == likely_cause(evolve(greeting, closed=None)) == ()
 
 
 def test_a_failure_that_is_not_in_the_table_has_no_cause() -> None:
