@@ -8,11 +8,12 @@ from typing import Any, cast
 
 from OpenSSL import SSL
 
+from greetsvc.client.alerts import CLOSED, tls_words
 from greetsvc.client.load.connections import GREETED, End, Streams, Visit, failed
 from greetsvc.client.load.polling import HANGUP, READ, WRITE, Poller
 from greetsvc.client.probe.resolve import Remote
 from greetsvc.client.result import Phase
-from greetsvc.client.tls import ClientTls, tls_words
+from greetsvc.client.tls import ClientTls
 
 __all__ = ["TlsStreams"]
 
@@ -91,10 +92,13 @@ class TlsStreams(Streams):
         except (SSL.WantReadError, SSL.SysCallError):  # the latter: the end of the stream, which `ready` has seen
             return None
         except SSL.ZeroReturnError:
-            session.engine.shutdown()
+            with suppress(SSL.Error):  # a failure here takes nothing from what came before
+                session.engine.shutdown()
             return GREETED if visit.data else self._closed(visit, session)
         except SSL.Error as error:
-            return GREETED if visit.data else self._refused(session, tls_words(error))
+            return (
+                GREETED if visit.data else self._refused(session, tls_words(error, agreed=session.phase == "greet"))
+            )
 
     def _refused(self, session: _Session, words: str) -> End:
         """TLS 1.3 refuses a client only after the client thinks that all is agreed; it is TLS all the same."""
@@ -104,7 +108,7 @@ class TlsStreams(Streams):
         if visit.data:
             return GREETED
         if session.phase == "tls":
-            return self._refused(session, "the far end closed while TLS was being agreed")
+            return self._refused(session, CLOSED)
         return failed("greet", errno.ENODATA, "the connection was closed without a word")
 
     def _send(self, visit: Visit, session: _Session) -> None:

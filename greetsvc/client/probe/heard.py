@@ -8,9 +8,9 @@ import os
 from attrs import define, field
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
 
+from greetsvc.client.alerts import CLOSED, tls_words
 from greetsvc.client.probe.timeline import Progress
 from greetsvc.client.result import Closed, GreetFailed
-from greetsvc.client.tls import tls_words
 
 __all__ = ["Heard"]
 
@@ -94,7 +94,7 @@ class Heard:
         if self.tls and closed == "fin" and isinstance(error, ConnectionLost):
             progress.note("TLS ended without close_notify: the greeting may be cut")
         elif self.tls and _is_tls(error):
-            progress.note(f"TLS failed after the greeting: {tls_words(error)}")
+            progress.note(f"after the greeting: {tls_words(error, agreed=True)}")
 
     def _silence(self) -> str:
         waited = f"within {self.progress.timeout:g} s"
@@ -105,9 +105,9 @@ class Heard:
         if self.refused:
             why = self.refused
         elif _is_tls(error):
-            why = tls_words(error)
+            why = tls_words(error, agreed=self.progress.phase != "tls")
         elif self.progress.phase == "tls" and closed == "fin":
-            why = "the far end closed while TLS was being agreed"
+            why = CLOSED
         else:
             return
         self.progress.phase = "tls"

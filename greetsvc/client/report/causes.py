@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from greetsvc.client.alerts import alert_cause
+from greetsvc.client.certificates import certificate_cause
 from greetsvc.client.result import Closed, GreetFailed
 
 __all__ = ["likely", "likely_ending"]
@@ -39,26 +41,6 @@ _TLS = {
     errno.ETIMEDOUT: "the far end speaks no TLS and waits, or only long packets are lost (an MTU problem)",
     errno.ECONNRESET: "the far end speaks no TLS, or a firewall that reads the name asked for (SNI) ends it",
 }
-
-_TLS_WORDS = (
-    (
-        "not for",
-        "the name is mistyped, or that server presents another site's certificate: --sni names the one to ask for",
-    ),
-    (
-        "has expired",
-        "the certificate was not renewed, or the server was not told to read the new one; or our clock is wrong",
-    ),
-    ("not valid yet", "our clock is behind, or the certificate was made on a host whose clock is ahead"),
-    (
-        "unknown authority",
-        "a private authority (--ca names it), or the server does not send its intermediate certificates",
-    ),
-    ("self-signed", "it is meant for tests, or something on the way opens TLS; --ca trusts exactly this one"),
-    ("does not speak TLS", "a plain listener, or a PROXY header is expected on that port first"),
-    ("closed while", "a plain listener that has no use for it, or a load balancer with no live server behind it"),
-    ("refused", "it wants a client certificate (--cert), or shares no version or cipher with us"),
-)
 
 _GREET = {
     errno.ENODATA: "a limit or rule of the server, a load balancer with no live server, or it expects a PROXY header",
@@ -112,8 +94,8 @@ def _by_number(failed: GreetFailed) -> str:
     if failed.phase == "resolve":
         return _RESOLVE.get(number, "")
     if failed.phase == "tls":
-        words = next((cause for said, cause in _TLS_WORDS if said in (failed.strerror or "")), "")
-        return _TLS.get(number, words)
+        words = failed.strerror or ""
+        return _TLS.get(number) or certificate_cause(words) or alert_cause(words)
     if failed.phase == "connect":
         return (_CONNECT_UNIX if transport in {"unix", "unixgram"} else _CONNECT).get(number, "")
     return {"udp": _GREET_UDP, "unixgram": _GREET_UNIXGRAM}.get(transport, _GREET).get(number, "")
