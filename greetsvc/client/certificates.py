@@ -208,7 +208,7 @@ class _Facts:
 
 
 def _facts(certificate: X509) -> _Facts:
-    with warnings.catch_warnings(), suppress(ValueError):
+    with warnings.catch_warnings(), suppress(Exception):  # OpenSSL is waiting: nothing may be raised into it
         warnings.simplefilter("ignore")  # cryptography's, of a serial number of zero and the like
         found = certificate.to_cryptography()
         return _Facts(

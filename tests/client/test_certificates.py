@@ -253,6 +253,18 @@ def test_a_certificate_that_names_nobody_is_told_all_the_same() -> None:
     )
 
 
+def test_a_certificate_that_only_openssl_can_read_is_told_by_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: X509) -> None:
+        raise x509.InvalidVersion("7 is not a valid X509 version", 7)
+
+    monkeypatch.setattr(X509, "to_cryptography", refuse)
+    said = rejection(X509.from_cryptography(link("own", names=HERE).certificate), 20, 0, "localhost")
+    assert said == (
+        "the server's certificate is signed by an unknown authority: it is for localhost, 127.0.0.1, "
+        "issued by somebody without a name, valid until a date that cannot be read"
+    )
+
+
 ODD = [
     (0x82, b"*.localhost"),
     (0x82, b""),
