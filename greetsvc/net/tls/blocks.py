@@ -8,7 +8,7 @@ from attrs import frozen
 
 __all__ = ["Block", "pem_blocks"]
 
-_BEGIN, _END, _DASHES = b"-----BEGIN ", b"-----END ", b"-----"
+_BEGIN, _END, _DASHES = b"-----BEGIN", b"-----END", b"-----"
 _LONGEST_LABEL = 64
 
 
@@ -42,10 +42,11 @@ def pem_blocks(data: bytes) -> Iterator[Block]:
         limit = len(data) if following < 0 else following
         after = begin + len(_BEGIN)
         close = data.find(_DASHES, after, min(limit, after + _LONGEST_LABEL))
-        label = data[after:close] if close >= 0 else b""
+        label = data[after : max(close, after)]
         boundary = _END + label + _DASHES
         end = data.find(boundary, close, limit)
-        if not label or end < 0:
+        if not label.strip() or end < 0:
             raise ValueError(f"block {number} (line {line}) has no end")
-        yield Block(label.decode("ascii", "backslashreplace"), data[begin : end + len(boundary)], number, line)
+        text = data[begin : end + len(boundary)]
+        yield Block(label.decode("ascii", "backslashreplace").strip(), text, number, line)
         begin = following

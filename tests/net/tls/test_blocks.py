@@ -31,6 +31,7 @@ def test_blocks_are_cut_out_of_the_text_around_them() -> None:
         (b"-----BEGIN ------\n-----END ------", "block 1"),
         (b"-----BEGIN " + b"X" * 100 + b"-----\n-----END " + b"X" * 100 + b"-----", "block 1"),
         (b"\n-----BEGIN ", r"block 1 \(line 2\)"),
+        (ONE + b"\n-----BEGIN", r"block 2 \(line 4\)"),
     ],
 )
 def test_a_block_that_does_not_end_is_named(data: bytes, why: str) -> None:
