@@ -21,7 +21,9 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from greetsvc import GreetFailed, greet
-from greetsvc.client import ClientTls
+from greetsvc.client import ClientTls, alerts, certificates
+from greetsvc.client.alerts import ALERTS
+from greetsvc.client.certificates import VERIFY_ERRORS
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import Sent
 from greetsvc.client.probe.probe import Probe
@@ -288,8 +290,9 @@ def test_every_cause_is_in_the_document() -> None:
     text = DOCUMENT.read_text()
     tables = [value for name, value in vars(causes).items() if name.startswith("_") and name[1].isupper()]
     told = {cause for table in tables if isinstance(table, dict) for cause in table.values()}
-    told |= {cause for _, cause in causes._TLS_WORDS}
-    assert len(told) > 25
+    told |= {each.cause for each in (*ALERTS.values(), alerts._UNKNOWN_ALERT)} | set(alerts._CAUSES.values())
+    told |= {certificates._WRONG_NAME, *(cause for each in VERIFY_ERRORS.values() for cause in each[1:] if cause)}
+    assert len(told) > 50
     assert [cause for cause in sorted(told) if cause not in text] == []
 
 
