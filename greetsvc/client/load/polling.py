@@ -12,7 +12,7 @@ __all__ = ["HANGUP", "READ", "WRITE", "Poller", "SelectorPoller", "new_poller", 
 READ = 0x1
 WRITE = 0x4
 HANGUP = 0x2000
-"""The far end has sent its FIN: what can be read now is all there will be (EPOLLRDHUP; others do not tell)."""
+"""The server has sent its FIN: what can be read now is all there will be (EPOLLRDHUP; others do not tell)."""
 
 
 class SelectorPoller:

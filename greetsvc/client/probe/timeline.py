@@ -19,9 +19,9 @@ Trace = Callable[[str], None]
 """Takes a line for each step, in the manner of curl: ``* connected``, ``> request``, ``< answer``."""
 
 _CLOSINGS: dict[Closed, str] = {
-    "fin": "closed by the peer",
-    "reset": "reset by the peer",
-    "timeout": "not closed by the peer in time",
+    "fin": "closed by the server",
+    "reset": "the connection was reset",
+    "timeout": "not closed by the server in time",
 }
 
 
