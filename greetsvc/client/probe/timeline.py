@@ -19,9 +19,9 @@ Trace = Callable[[str], None]
 """Takes a line for each step, in the manner of curl: ``* connected``, ``> request``, ``< answer``."""
 
 _CLOSINGS: dict[Closed, str] = {
-    "fin": "closed by the far end",
-    "reset": "reset by the far end",
-    "timeout": "not closed by the far end in time",
+    "fin": "closed by the peer",
+    "reset": "reset by the peer",
+    "timeout": "not closed by the peer in time",
 }
 
 

@@ -139,6 +139,6 @@ def test_it_warns_when_the_schedule_falls_behind_and_says_which_side_is_slow() -
     )
     schedule.start_next(0.6, waited=True)
     schedule.start_next(0.7, waited=True)
-    assert "all 64 were in flight; the far end is too slow for this rate" in warned(metrics)
+    assert "all 64 were in flight; the server is too slow for this rate" in warned(metrics)
     metrics.elapsed = 1.0
     assert "6 probes were due and never started: all 64 were in flight" in warned(metrics)
