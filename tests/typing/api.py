@@ -297,7 +297,7 @@ def read_header(data: bytes) -> ProxyHeader | None:
     try:
         found = ProxyParser().feed(encode_v1(client, server) + encode_v2(client, server) + data)
     except ProxyHeaderError as error:
-        print(str(error))
+        print(error)
         return None
     return None if found is None else found[0]
 
