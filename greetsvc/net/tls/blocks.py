@@ -1,4 +1,4 @@
-"""PEM text cut into its blocks, each with its place in the file."""
+"""Splits PEM text into its blocks, each with its place in the file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Block:
 
     @property
     def place(self) -> str:
-        """Which one it is, for a person."""
+        """Its number and line, for an error message."""
         return f"block {self.number} (line {self.line})"
 
 
 def pem_blocks(data: bytes) -> Iterator[Block]:
-    """The blocks, in order; text around them is passed over. Takes time that is linear in the size.
+    """The blocks, in order; text around them is ignored. The time is linear in the size.
 
-    :raises ValueError: at a block that does not end before the next one begins, or whose label cannot be read.
+    :raises ValueError: at a block that does not end before the next one begins, or that has no label.
     """
     number, line, counted = 0, 1, 0
     begin = data.find(_BEGIN)

@@ -7,15 +7,15 @@ from OpenSSL import SSL
 __all__ = ["CLOSED_EARLY", "Connection"]
 
 CLOSED_EARLY = "close notify before the handshake was done"
-"""The reason that stands for it, in place of OpenSSL's."""
+"""The reason in its `SSL.Error`, where OpenSSL's would be."""
 
 
 class Connection(SSL.Connection):
-    """A TLS connection that reports a close_notify during the handshake as it reports every other fault.
+    """A TLS connection that raises an ordinary `SSL.Error` for a close_notify during the handshake.
 
-    pyOpenSSL raises `SSL.ZeroReturnError` then, which has no arguments. Twisted's ``_representsEOF`` (26.10) reads
-    the first argument of any error of a handshake, so seven bytes of a peer (``15 03 03 00 02 01 00``) would end in
-    an IndexError.
+    pyOpenSSL raises an `SSL.ZeroReturnError` without arguments for it. Twisted's ``_representsEOF`` (26.10) reads the
+    first argument of every error of a handshake, so seven bytes from a peer (``15 03 03 00 02 01 00``) cause an
+    IndexError.
     """
 
     def do_handshake(self) -> None:

@@ -70,7 +70,9 @@ class ReloadingContexts:
     Raises `OSError` or `ValueError`, one line with the name of the file, if the first files cannot be used.
     """
 
-    def __init__(self, source: CertificateSource, *, client_ca: Path | None = None, reactor: Any) -> None:
+    def __init__(self, source: CertificateSource, *, client_ca: Path | None = None, reactor: Any = None) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
         self._source = source
         self._client_ca = client_ca.absolute() if client_ca is not None else None
         self._reactor = reactor
@@ -236,6 +238,7 @@ class ReloadingContexts:
             for each in self._authorities:
                 store.add_cert(crypto.X509.from_cryptography(each))
                 context.add_client_ca(each)
+            store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # trust an intermediate authority too
             context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
         for pair in pairs:
             try:

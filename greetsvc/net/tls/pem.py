@@ -75,9 +75,11 @@ def read_pem(path: Path, stamp: Stamp = 0) -> Pem:
 
 def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     """The certificates of a file: at least one. Keys in it are not read."""
-    found = tuple(_certificate(path, block) for block in _blocks(path) if block.label.endswith("CERTIFICATE"))
+    blocks = list(_blocks(path))
+    found = tuple(_certificate(path, block) for block in blocks if block.label.endswith("CERTIFICATE"))
     if not found:
-        raise ConfigError("there is no certificate in it", value=path)
+        others = f", only {', '.join(block.label for block in blocks[:5])}" if blocks else ""
+        raise ConfigError(f"there is no certificate in it{others}", value=path)
     return found
 
 
@@ -109,16 +111,16 @@ def _key(path: Path, block: Block) -> PrivateKey:
         try:
             return load_pem_private_key(block.text, None)
         except TypeError:
-            raise ConfigError(f"{block.place} needs a passphrase; use a private key without", value=path) from None
+            raise ConfigError("a private key in it needs a passphrase; use one without", value=path) from None
 
-    key = _made(path, block, "private key", load)
+    key = _made(load, ConfigError("a private key in it is not valid", value=path))
     if not isinstance(key, PrivateKey):
-        raise ConfigError(f"{block.place} is a private key that TLS cannot use; use RSA, ECDSA or EdDSA", value=path)
+        raise ConfigError("a private key in it is not for TLS; use an RSA, ECDSA or EdDSA key", value=path)
     return key
 
 
 def _certificate(path: Path, block: Block) -> x509.Certificate:
-    return _made(path, block, "certificate", lambda: x509.load_pem_x509_certificate(block.text))
+    return _made(lambda: x509.load_pem_x509_certificate(block.text), _bad_certificate(path, block))
 
 
 def _own_certificate(path: Path, block: Block) -> x509.Certificate:
@@ -129,16 +131,20 @@ def _own_certificate(path: Path, block: Block) -> x509.Certificate:
         _ = certificate.subject, certificate.issuer, certificate.not_valid_after_utc, public_key(certificate)
         return certificate
 
-    return _made(path, block, "certificate", load)
+    return _made(load, _bad_certificate(path, block))
 
 
-def _made(path: Path, block: Block, what: str, load: Callable[[], _Made]) -> _Made:
+def _bad_certificate(path: Path, block: Block) -> ConfigError:
+    return ConfigError(f"{block.place} is not a valid certificate", value=path)
+
+
+def _made(load: Callable[[], _Made], bad: ConfigError) -> _Made:
     try:
         return load()
     except ConfigError:
         raise
     except Exception:  # noqa: BLE001 - the errors of cryptography have no base of their own
-        raise ConfigError(f"{block.place} is not a valid {what}", value=path) from None
+        raise bad from None
 
 
 def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:

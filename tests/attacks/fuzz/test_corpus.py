@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 HERE = Path(__file__).parent
@@ -30,7 +30,7 @@ def test_every_target_has_a_corpus_and_takes_anything(name: str, tmp_path: Path)
         lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] + parts[3] :]
     )
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150)
     @given(st.one_of(cut, st.binary(max_size=100), st.text(max_size=100).map(str.encode)))
     def takes(data: bytes) -> None:
         run(data)

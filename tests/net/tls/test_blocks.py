@@ -1,4 +1,4 @@
-"""PEM text in blocks: each has its place, and what cannot be read is named by it."""
+"""PEM text in blocks: each has its place, and an error names it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ONE = b"-----BEGIN ONE-----\nMQ==\n-----END ONE-----"
 TWO = b"-----BEGIN TWO MORE-----\r\nMg==\r\n-----END TWO MORE-----"
 
 
-def test_blocks_are_cut_out_of_the_text_around_them() -> None:
+def test_text_around_the_blocks_is_ignored() -> None:
     assert list(pem_blocks(b"a\nb\n" + ONE + b"\nc\n" + TWO + b"d")) == [
         Block("ONE", ONE, 1, 3),
         Block("TWO MORE", TWO, 2, 7),

@@ -121,7 +121,7 @@ class Session:
         path = self.folder / "server.pem"
         if not path.exists():
             path.write_bytes(issue("server").both_pem)
-        factory = Factory.forProtocol(lambda: Talker(self.early))  # type: ignore[arg-type]
+        factory = Factory.forProtocol(lambda: Talker(self.early))
         contexts = ReloadingContexts(CertificateFiles(path, path), reactor=self.clock)
         self.server = TlsFactory(contexts, factory, self.reasons.append, self.clock).buildProtocol(None)
         self.below = (Lingering if self.lingers else StringTransportWithDisconnection)()
