@@ -20,7 +20,7 @@ from greetsvc.daemon.config import read_toml, settings
 from greetsvc.daemon.logs import json_observer
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
-from greetsvc.errors import ConfigError
+from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters import known_greeters
 from greetsvc.printable import escaped
 
@@ -32,8 +32,8 @@ _MARGIN = 26
 
 
 def refuse(error: object) -> NoReturn:
-    """End with exit status 1 and one line on standard error, whatever characters the error quotes."""
-    raise SystemExit(f"greetsvc: {escaped(str(error))}")
+    """End with exit status 1 and one line on standard error, whatever the error quotes, and however long that is."""
+    raise SystemExit(f"greetsvc: {shortened(escaped(str(error)))}")
 
 
 def answer(*lines: str) -> NoReturn:

@@ -16,7 +16,7 @@ from twisted.internet.tcp import makeBinding
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import directlyProvides, providedBy
 
-from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, stream_socket, unix_stream_socket
+from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, adopted_stream_socket, stream_socket, unix_stream_socket
 from greetsvc.net.stream.listener import StreamPort
 
 if TYPE_CHECKING:
@@ -128,10 +128,11 @@ class ListeningReactor:
         return self._listen(unix_stream_socket(path, mode=mode, backlog=self._backlog), factory, UnixPath(path))
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> StreamPort:
-        """See `IReactorSocket`. Listens on a duplicate of the descriptor. The file of a UNIX socket is left alone."""
-        sock = socket.fromfd(fileDescriptor, addressFamily, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        return self._listen(sock, factory)
+        """See `IReactorSocket`. Listens on a duplicate of the descriptor. The file of a UNIX socket is left alone.
+
+        Raises what `adopted_stream_socket` raises.
+        """
+        return self._listen(adopted_stream_socket(fileDescriptor, addressFamily), factory)
 
     def _listen(self, sock: socket.socket, factory: IProtocolFactory, path: UnixPath | None = None) -> StreamPort:
         if self._prepare is not None:
