@@ -2,7 +2,7 @@ r"""Parses endpoint strings, and finds what is wrong in one before anything is b
 
 The grammar is Twisted's: ``KIND:argument:key=value``, with a backslash before a colon that belongs to a value. The
 kinds are Twisted's too, except ``udp:`` and ``unixgram:``, and ``proxy:`` in front of a stream endpoint, which are
-ours. They are written in lower case: Twisted takes ``TLS:`` for its own ``tls:``, which knows nothing of our settings.
+ours. They must be in lower case: Twisted takes ``TLS:`` for its own ``tls:``, which knows nothing of our settings.
 """
 
 from __future__ import annotations

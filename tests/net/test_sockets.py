@@ -201,10 +201,10 @@ def test_an_adopted_socket_is_a_listening_one_of_its_family(
 
 def test_what_is_no_socket_cannot_be_adopted() -> None:
     with Path(os.devnull).open("rb") as null:
-        before = len(os.listdir("/dev/fd"))
+        before = len(list(Path("/dev/fd").iterdir()))
         with pytest.raises(OSError, match="non-socket"):
             adopted_stream_socket(null.fileno(), socket.AF_INET)
-        assert len(os.listdir("/dev/fd")) == before
+        assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_the_file_of_a_listener_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
