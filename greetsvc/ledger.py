@@ -26,14 +26,14 @@ class Ledger:
 
     Each of ``watchers`` is called with the transport and the peer of a visit after it was counted. A watcher may
     remove itself from the list, or add itself again, at any time; what it raises is logged. ``when_refused`` is
-    called after a refusal was counted.
+    called after a refusal was counted, with what `refuse` was given.
     """
 
     def __init__(self) -> None:
         self.greeted: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.watchers: list[Watcher] = []
-        self.when_refused: Callable[[], object] | None = None
+        self.when_refused: Callable[[str, Any, str], object] | None = None
 
     @property
     def visits(self) -> int:
@@ -63,8 +63,11 @@ class Ledger:
         for peer in peers:
             self.greet(transport, peer, address_of)
 
-    def refuse(self, reason: str) -> None:
-        """A connection or a datagram was not greeted, for ``reason``."""
+    def refuse(self, reason: str, peer: Any = None, transport: str = "") -> None:
+        """A connection or a datagram was not greeted, for ``reason``.
+
+        ``peer`` is its address as the network has it (an `IAddress`, a tuple, or the name of a UNIX socket), or None.
+        """
         self.refused[reason] += 1
         if self.when_refused is not None:
-            self.when_refused()
+            self.when_refused(reason, peer, transport)

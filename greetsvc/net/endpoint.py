@@ -77,6 +77,16 @@ class Endpoint:
         """The IPv4 port that is bound. An IPv6 wildcard on the same port must not take IPv4 as well."""
         return self.port if self.port and self.host is not None and ":" not in self.host else None
 
+    def overlaps(self, other: Endpoint) -> bool:
+        """Whether the two cannot be bound at the same time, as far as the strings tell."""
+        if self.is_datagram != other.is_datagram or not (self.port or self.path):
+            return False
+        if (self.port, self.path) != (other.port, other.path):
+            return False
+        hosts = {self.host or "0.0.0.0", other.host or "0.0.0.0"}
+        one_family = len({":" in host for host in hosts}) == 1
+        return len(hosts) == 1 or (one_family and not hosts.isdisjoint({"0.0.0.0", "::"}))
+
 
 def parse_endpoint(text: str) -> Endpoint:
     """The endpoint that a string describes. Raises `ValueError` with one line that says what is wrong."""

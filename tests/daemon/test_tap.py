@@ -149,7 +149,7 @@ def test_check_prints_a_line_for_each_listener_and_leaves_nothing_bound(
         )
     assert caught.value.code == 0
     assert capsys.readouterr().out == (
-        f"tcp port: {port} says text:two\\nlines\nunixgram path: {tmp_path}/x says text:two\\nlines\n"
+        f"tcp port: {port} (127.0.0.1) says text:two\\nlines\nunixgram path: {tmp_path}/x says text:two\\nlines\n"
     )
     assert not list(tmp_path.iterdir())
 

@@ -196,7 +196,7 @@ def test_a_stop_waits_for_an_open_connection(installed: Installed, tmp_path: Pat
     with socket.create_connection(("127.0.0.1", port), SECONDS) as peer, peer.makefile("rb") as stream:
         assert stream.read() == GREETING
         os.kill(server.pid, signal.SIGTERM)
-        server.wait_for("Stopping: 1 open connections")
+        server.wait_for("Stopping: 1 open connection")
         assert server.alive()
     assert server.process is not None
     assert server.process.wait(SECONDS) == 0

@@ -58,9 +58,9 @@ class DatagramPort:
 
     ``sock`` is bound and non-blocking (`greetsvc.net.sockets` makes such sockets); the port owns it. ``longest`` is
     the length in bytes of the longest datagram that is accepted. ``path`` is the file of a UNIX socket, removed when
-    the port stops. ``dropped`` is called with a reason for each datagram that did not reach the protocol:
-    ``oversize`` where it was too long, or ``receive-`` and the name of the error that the kernel reported instead
-    (``receive-ECONNREFUSED``). With ``headers`` the TTL and DSCP of each datagram are read.
+    the port stops. ``dropped`` is called with a reason, and the address of the peer or None, for each datagram that
+    did not reach the protocol: ``oversize`` where it was too long, or ``receive-`` and the name of the error that the
+    kernel reported instead (``receive-ECONNREFUSED``). With ``headers`` the TTL and DSCP of each datagram are read.
 
     While ``datagramReceived`` runs, these attributes describe the datagram:
 
@@ -85,7 +85,7 @@ class DatagramPort:
         longest: int = 8192,
         path: UnixPath | None = None,
         headers: bool = False,
-        dropped: Callable[[str], object] | None = None,
+        dropped: Callable[[str, Any], object] | None = None,
     ) -> None:
         self.protocol = protocol
         self.arrival: Arrival | None = None
@@ -231,17 +231,17 @@ class DatagramPort:
 
     def _deliver(self, data: bytes, peer: Any) -> None:
         if len(data) > self._longest:
-            self._drop("oversize")
+            self._drop("oversize", peer)
             return
         try:
             self.protocol.datagramReceived(data, peer)
         except BaseException:  # noqa: BLE001 - as in Twisted: one bad datagram does not end the port
             _log.failure("The protocol failed on a datagram from {peer!r}", peer=peer)
 
-    def _drop(self, reason: str) -> None:
+    def _drop(self, reason: str, peer: Any = None) -> None:
         if self._dropped is not None:
             try:
-                self._dropped(reason)
+                self._dropped(reason, peer)
             except Exception:  # noqa: BLE001 - the port goes on
                 _log.failure("The drop callback raised")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from greetsvc.net.datagram.port import DatagramPort
 
@@ -31,7 +31,7 @@ def udp_port(
     *,
     longest: int,
     headers: bool = False,
-    dropped: Callable[[str], object] | None = None,
+    dropped: Callable[[str, Any], object] | None = None,
     batches: BatchAnswers | None = None,
 ) -> DatagramPort:
     """A `BatchedPort` where the platform and the socket allow one, else a `DatagramPort`, which ignores ``batches``.

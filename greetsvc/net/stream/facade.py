@@ -35,7 +35,8 @@ class ListeningReactor:
     ``lingerers`` and ``dropped`` are those of `StreamPort`. ``v4_ports`` are the port numbers that have an IPv4
     listener of their own: an IPv6 listener on one of these does not take IPv4. ``backlog`` replaces the one that
     callers pass, as that is nearly always Twisted's default of 50. ``wrap`` is put around each factory, below TLS.
-    ``prepare`` is called with each listening socket.
+    ``prepare`` is called with each listening socket. With ``replace`` the file of a UNIX socket that no process holds
+    is replaced.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class ListeningReactor:
         wrap: Callable[[IProtocolFactory], IProtocolFactory] | None = None,
         prepare: Callable[[socket.socket], object] | None = None,
         dropped: Callable[[str], object] | None = None,
+        replace: bool = True,
     ) -> None:
         self._reactor = reactor
+        self._replace = replace
         self._lingerers = lingerers
         self._v4_ports = v4_ports
         self._backlog = backlog
@@ -125,7 +128,8 @@ class ListeningReactor:
     ) -> StreamPort:
         """See `IReactorUNIX`. Raises `CannotListenError`."""
         path = os.fsdecode(address)
-        return self._listen(unix_stream_socket(path, mode=mode, backlog=self._backlog), factory, UnixPath(path))
+        sock = unix_stream_socket(path, mode=mode, backlog=self._backlog, replace=self._replace)
+        return self._listen(sock, factory, UnixPath(path))
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> StreamPort:
         """See `IReactorSocket`. Listens on a duplicate of the descriptor. The file of a UNIX socket is left alone.

@@ -55,7 +55,7 @@ class Rig:
         self.family = sock.family
         self.protocol = Recorder(answer)
         self.dropped: Counter[str] = Counter()
-        options: dict[str, Any] = {"longest": 1000, "dropped": lambda reason: self.dropped.update([reason])}
+        options: dict[str, Any] = {"longest": 1000, "dropped": lambda reason, _peer: self.dropped.update([reason])}
         if kind == "batched":
             self.port: DatagramPort = BatchedPort(sock, self.protocol, FDS, batches=batches, **options)
         else:

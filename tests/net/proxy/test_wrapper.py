@@ -86,7 +86,7 @@ class Arrival:
         factory = ProxiedFactory(
             self.inner,
             trusted=lambda host: host == PROXY.host,
-            refused=self.refusals.append,
+            refused=lambda reason, _peer: self.refusals.append(reason),
             reactor=self.clock,
         )
         self.protocol = factory.buildProtocol(peer)
@@ -243,7 +243,9 @@ def test_the_wrapped_factory_is_started_and_stopped() -> None:
         def doStop(self) -> None:
             calls.append("stop")
 
-    factory = ProxiedFactory(Counting(), trusted=lambda host: False, refused=calls.append)
+    factory = ProxiedFactory(
+        Counting(), trusted=lambda host: False, refused=lambda reason, _peer: calls.append(reason)
+    )
     factory.doStart()
     factory.doStop()
     assert calls == ["start", "stop"]
@@ -289,7 +291,9 @@ async def ask(factory: ProxiedFactory, data: bytes, *, eager: bool) -> bytes:
 async def test_over_tcp_the_protocol_gets_its_data_its_half_close_and_its_loss(eager: bool) -> None:
     for header in HEADERS:
         inner = Recorders()
-        factory = ProxiedFactory(inner, trusted=lambda host: host == "127.0.0.1", refused=pytest.fail)
+        factory = ProxiedFactory(
+            inner, trusted=lambda host: host == "127.0.0.1", refused=lambda reason, _peer: pytest.fail(reason)
+        )
         assert await ask(factory, header + b"rest", eager=eager) == b"hello you, and bye"
         [recorder] = inner.built
         recorder.gone.addTimeout(10, reactor)
@@ -310,6 +314,10 @@ async def test_over_tcp_a_refused_peer_receives_nothing(eager: bool) -> None:
         (True, HEADERS[0][:-1], "proxy-header"),
     ):
         refusals: list[str] = []
-        factory = ProxiedFactory(Recorders(), trusted=lambda host, trusted=trusted: trusted, refused=refusals.append)  # type: ignore[misc]
+        factory = ProxiedFactory(
+            Recorders(),
+            trusted=lambda host, trusted=trusted: trusted,
+            refused=lambda reason, _peer, refusals=refusals: refusals.append(reason),  # type: ignore[misc]
+        )  # type: ignore[misc]
         assert await ask(factory, data, eager=eager) == b""
         assert refusals == [reason]

@@ -659,7 +659,11 @@ async def test_a_proxy_header_is_read_below_tls(tmp_path: Path, good: Path, root
 
         def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
             assert isinstance(factory, TLSMemoryBIOFactory)
-            outer = ProxiedFactory(factory, trusted=lambda host: host == "127.0.0.1", refused=refusals.append)
+            outer = ProxiedFactory(
+                factory,
+                trusted=lambda host: host == "127.0.0.1",
+                refused=lambda reason, _peer: refusals.append(reason),
+            )
             real: Any = reactor
             return real.listenTCP(port, outer, backlog, interface)
 
