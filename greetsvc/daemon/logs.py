@@ -1,3 +1,5 @@
+# mypy: allow-untyped-calls
+# (twisted.python.logfile has no types.)
 """The log: as text or as JSON Lines, on standard output or in a file that rotates, and limited in lines a second."""
 
 from __future__ import annotations
@@ -110,11 +112,14 @@ class LimitedObserver:
             self._observer(event)
             return
         if not self._left_out:
-            self._later(self._sum_up)
+            self._later(self.sum_up)
         self._left_out[kind] += 1
 
-    def _sum_up(self) -> None:
+    def sum_up(self) -> None:
+        """Log how many events were left out, if there are any."""
         left_out, self._left_out = self._left_out, Counter()
+        if not left_out:
+            return
         named = [f"{number} of {kind[1]!s:.80}" for kind, number in left_out.most_common(_NAMED)]
         if len(left_out) > _NAMED:
             named.append("and others")
@@ -204,7 +209,9 @@ def open_log(parent: Any, form: str, owner: Owner, *, check: bool = False) -> Lo
     if parent.get("syslog"):
         from twisted.python import syslog  # not on every system
 
-        return Log(_limited(LegacyLogObserverWrapper(syslog.SyslogObserver(parent.get("prefix", "")).emit)))
+        return Log(
+            _limited(LegacyLogObserverWrapper(cast(Any, syslog.SyslogObserver(parent.get("prefix", "")).emit)))
+        )
     name = parent.get("logfile")
     file: OwnLogFile | None = None
     output: Any
@@ -243,8 +250,10 @@ def _escaping(stream: TextIO | None) -> TextIO | None:
 def _limited(observer: ILogObserver) -> LimitedObserver:
     from twisted.internet import reactor
 
-    threads: Any = reactor
-    return LimitedObserver(observer, lambda call: threads.callFromThread(threads.callLater, 1, call))
+    core: Any = reactor
+    limited = LimitedObserver(observer, lambda call: core.callFromThread(core.callLater, 1, call))
+    core.addSystemEventTrigger("after", "shutdown", limited.sum_up)
+    return limited
 
 
 def _limit_twist(twist: Any) -> None:

@@ -135,7 +135,7 @@ def _address(peer: Any) -> Address:
     return Address.of_path(peer) if isinstance(peer, str | bytes) else address_of(peer)
 
 
-def _shown(peer: Address) -> tuple[str, int] | str:
+def _shown(peer: Address) -> tuple[object, ...] | str:
     return tuple(peer) if peer.port else peer.host or "an unnamed UNIX socket"
 
 

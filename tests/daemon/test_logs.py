@@ -1,3 +1,5 @@
+# mypy: allow-untyped-calls
+# (twisted.python.logfile has no types.)
 """The log as JSON Lines."""
 
 from __future__ import annotations

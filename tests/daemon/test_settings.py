@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from greetsvc.daemon.config import settings
-from greetsvc.daemon.settings import SETTINGS, Place, Settings
+from greetsvc.daemon.settings import SETTINGS, SHARE_OF_FILES, Place, Settings
 from greetsvc.daemon.tap import Options
 
 CHECKOUT = Path(__file__).parents[2]
@@ -81,3 +81,16 @@ def test_what_is_commented_out_in_the_shipped_file_is_the_default() -> None:
     assert len(commented) >= 5
     for name, value in tomllib.loads("\n".join(commented)).items():
         assert BY_NAME[name].shown_default.split(";")[0] == str(value)
+
+
+def test_the_memory_of_the_unit_holds_the_connections_that_its_files_allow() -> None:
+    unit = (CHECKOUT / "deploy" / "greetsvc.service").read_text("utf-8")
+    (files,), (memory,) = (
+        re.findall(f"^{name}=([0-9]+)M?$", unit, re.MULTILINE) for name in ("LimitNOFILE", "MemoryMax")
+    )
+    (silent,) = re.findall(
+        r"a silent TLS connection takes ([0-9]+) KB", (CHECKOUT / "docs/security.md").read_text("utf-8")
+    )
+    needed = int(files) * SHARE_OF_FILES * int(silent) * 1024
+    # The program itself, and half as much again for what the kernel keeps for sockets.
+    assert 100 * 2**20 + needed * 1.5 < int(memory) * 2**20

@@ -67,7 +67,7 @@ class BatchedPort(DatagramPort):
         reactor: IReactorFDSet,
         *,
         longest: int = 8192,
-        dropped: Callable[[str], object] | None = None,
+        dropped: Callable[[str, Any], object] | None = None,
         batches: BatchAnswers | None = None,
     ) -> None:
         super().__init__(sock, protocol, reactor, longest=longest, dropped=dropped)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -304,6 +305,10 @@ async def test_over_tcp_the_protocol_gets_its_data_its_half_close_and_its_loss(e
         assert others == [b"rest", "half-closed", ConnectionDone]
 
 
+def _note(refusals: list[str], reason: str, _peer: object) -> None:
+    refusals.append(reason)
+
+
 @pytest.mark.parametrize("eager", [False, True], ids=["stock transport", "our transport"])
 @pytest_twisted.ensureDeferred
 async def test_over_tcp_a_refused_peer_receives_nothing(eager: bool) -> None:
@@ -316,8 +321,8 @@ async def test_over_tcp_a_refused_peer_receives_nothing(eager: bool) -> None:
         refusals: list[str] = []
         factory = ProxiedFactory(
             Recorders(),
-            trusted=lambda host, trusted=trusted: trusted,
-            refused=lambda reason, _peer, refusals=refusals: refusals.append(reason),  # type: ignore[misc]
-        )  # type: ignore[misc]
+            trusted=lambda host, trusted=trusted: trusted,  # type: ignore[misc]
+            refused=partial(_note, refusals),
+        )
         assert await ask(factory, data, eager=eager) == b""
         assert refusals == [reason]
