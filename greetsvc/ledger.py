@@ -14,8 +14,6 @@ __all__ = ["Ledger"]
 
 _log = Logger(namespace="greetsvc")
 
-Watcher = Callable[[str, Address], object]
-
 
 def _address(peer: Sequence[Any]) -> Address:
     return Address.plain(peer[0], peer[1])
@@ -26,14 +24,15 @@ class Ledger:
 
     Each of ``watchers`` is called with the transport and the peer of a visit after it was counted. A watcher may
     remove itself from the list, or add itself again, at any time; what it raises is logged. ``when_refused`` is
-    called after a refusal was counted, with what `refuse` was given.
+    called after a refusal was counted, and ``when_peer_refused`` with what `refuse_peer` was given.
     """
 
     def __init__(self) -> None:
         self.greeted: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
-        self.watchers: list[Watcher] = []
-        self.when_refused: Callable[[str, Any, str], object] | None = None
+        self.watchers: list[Callable[[str, Address], object]] = []
+        self.when_refused: Callable[[], object] | None = None
+        self.when_peer_refused: Callable[[str, Any, str], object] | None = None
 
     @property
     def visits(self) -> int:
@@ -63,11 +62,17 @@ class Ledger:
         for peer in peers:
             self.greet(transport, peer, address_of)
 
-    def refuse(self, reason: str, peer: Any = None, transport: str = "") -> None:
-        """A connection or a datagram was not greeted, for ``reason``.
-
-        ``peer`` is its address as the network has it (an `IAddress`, a tuple, or the name of a UNIX socket), or None.
-        """
+    def refuse(self, reason: str) -> None:
+        """A connection or a datagram was not greeted, for ``reason``."""
         self.refused[reason] += 1
         if self.when_refused is not None:
-            self.when_refused(reason, peer, transport)
+            self.when_refused()
+
+    def refuse_peer(self, reason: str, peer: Any, transport: str) -> None:
+        """As `refuse`, where the peer is known.
+
+        ``peer`` is its address as the network has it: an `IAddress`, a tuple, or the name of a UNIX socket.
+        """
+        self.refuse(reason)
+        if self.when_peer_refused is not None:
+            self.when_peer_refused(reason, peer, transport)

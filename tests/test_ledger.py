@@ -80,11 +80,20 @@ def test_a_watcher_that_raises_stops_neither_the_count_nor_the_other_watchers(lo
 
 def test_refusals_are_counted_by_reason_and_are_no_visits() -> None:
     ledger = Ledger()
-    refused: list[object] = []
-    ledger.when_refused = lambda *told: refused.append((ledger.refused.total(), *told))
-    ledger.refuse("loop")
-    ledger.refuse("loop", ("192.0.2.1", 5), "udp")
-    ledger.refuse("port", None, "udp")
+    refused: list[int] = []
+    ledger.when_refused = lambda: refused.append(ledger.refused.total())
+    for reason in ("loop", "loop", "port"):
+        ledger.refuse(reason)
     assert ledger.refused == {"loop": 2, "port": 1}
-    assert refused == [(1, "loop", None, ""), (2, "loop", ("192.0.2.1", 5), "udp"), (3, "port", None, "udp")]
+    assert refused == [1, 2, 3]
     assert ledger.visits == 0
+
+
+def test_a_refusal_of_a_known_peer_is_counted_once_and_told_with_the_peer() -> None:
+    ledger = Ledger()
+    told: list[object] = []
+    ledger.when_refused = lambda: told.append(ledger.refused.total())
+    ledger.when_peer_refused = lambda *peer: told.append(peer)
+    ledger.refuse_peer("loop", ("192.0.2.1", 5), "udp")
+    assert ledger.refused == {"loop": 1}
+    assert told == [1, ("loop", ("192.0.2.1", 5), "udp")]

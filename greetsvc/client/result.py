@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import socket
 from typing import Literal
 
 from attrs import field, frozen
@@ -21,14 +19,11 @@ __all__ = [
     "NO_GREETING",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
-    "TLS_CLOSED",
     "Closed",
     "GreetFailed",
     "Greeting",
     "Phase",
     "Seconds",
-    "errno_of",
-    "words_of",
 ]
 
 Phase = Literal["resolve", "connect", "tls", "greet", "close"]
@@ -36,13 +31,12 @@ Closed = Literal["fin", "reset", "timeout"]
 
 ENDINGS: dict[Closed, tuple[int, str]] = {
     "reset": (errno.ECONNRESET, "the connection was reset after the greeting"),
-    "timeout": (errno.ETIMEDOUT, "the far end did not close in time"),
+    "timeout": (errno.ETIMEDOUT, "the server did not close in time"),
 }
 """Errno and words for a greeting that was not followed by a FIN: phase ``close``, yet greeted."""
 
 NO_GREETING = "the connection was closed without a greeting"
 EMPTY_ANSWER = "the answer is empty"
-TLS_CLOSED = "the far end closed during the TLS handshake"
 OTHER_ADDRESS = "an answer came from another address"
 ECHO = "our own request came back"
 """Said of an answer that begins with the mark (`greetsvc.wire.MARK`): no greeting does."""
@@ -53,9 +47,6 @@ NO_BUFFER_ERRNOS = frozenset([errno.EAGAIN, errno.ENOBUFS])
 """The system had no buffer for a datagram, such as for a UNIX receiver with a full queue: send it again later."""
 
 _LOCAL_ERRNOS = frozenset([errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM])
-_UNKNOWN_NAME = frozenset(
-    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
-)
 
 
 @frozen
@@ -78,7 +69,7 @@ class Greeting:
     r"""A greeting that came.
 
     ``data`` is what arrived, in bytes; ``text`` the same decoded, bytes that do not decode written as ``\xNN``.
-    ``peer`` is the address that answered. ``closed`` is how the far end ended the connection: ``fin``, ``reset``, or
+    ``peer`` is the address that answered. ``closed`` is how the server ended the connection: ``fin``, ``reset``, or
     ``timeout`` when it did not end it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
     answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
     record; ``sent`` is what our own side knows, for TCP and UDP.
@@ -131,17 +122,3 @@ class GreetFailed(OSError):
 
     def __str__(self) -> str:
         return f"{self.phase}: {self.strerror}"
-
-
-def errno_of(error: OSError) -> int:
-    """The errno that a failed system call or look-up is reported with."""
-    if isinstance(error, socket.gaierror):
-        return errno.ENOENT if error.errno in _UNKNOWN_NAME else errno.EAGAIN
-    return error.errno or errno.EIO
-
-
-def words_of(error: OSError) -> str:
-    """The same in words: the resolver's own, or the system's."""
-    if isinstance(error, socket.gaierror):
-        return error.strerror or "the look-up failed"
-    return os.strerror(error.errno) if error.errno else str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -12,12 +11,12 @@ from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from greetsvc import wire
-from greetsvc.daemon.caveats import certificate_caveats
 from greetsvc.daemon.settings import Listener, Settings
+from greetsvc.daemon.start_checks import certificate_warnings
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.ledger import Ledger
 from greetsvc.net.datagram.port import DatagramPort
@@ -25,7 +24,7 @@ from greetsvc.net.datagram.udp import udp_port
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.linux.packets import keep_syn
-from greetsvc.net.proxy.wrapper import ProxiedFactory
+from greetsvc.net.proxy.wrapper import ProxiedFactory, Refusal
 from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.tls.endpoint import tls_endpoint
@@ -36,7 +35,7 @@ from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
 
-__all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError", "listening"]
+__all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError"]
 
 
 class TakenError(ConfigError):
@@ -81,6 +80,16 @@ class Spot:
         return f"{self.transport} {self.place}" + (f" ({self.address})" if self.port else "")
 
 
+class _CountedProxiedFactory(ProxiedFactory):
+    """Counts refusals in ``ledger`` with the peer."""
+
+    ledger: Ledger
+    transport: str
+
+    def refuse(self, reason: Refusal, peer: IAddress | None) -> None:
+        self.ledger.refuse_peer(reason, peer, self.transport)
+
+
 @frozen(eq=False)
 class Premises:
     """What all listeners of one service share."""
@@ -97,26 +106,6 @@ class Premises:
     """What each greeter, by its id, said for a made-up visit."""
     replace: bool = True
     """Whether the file of a UNIX socket that no process holds is replaced."""
-
-    def behind_proxy(self, factory: IProtocolFactory, transport: str) -> ProxiedFactory:
-        """The factory behind PROXY headers, which count when trusted networks send them."""
-        return ProxiedFactory(
-            factory,
-            trusted=self._trusts,
-            refused=partial(self.ledger.refuse, transport=f"proxy:{transport}"),
-            admission=self.admission,
-            reactor=self.reactor,
-        )
-
-    def _trusts(self, host: str) -> bool:
-        address = ip_address(Address.plain(host).host.partition("%")[0])
-        return any(address in network for network in self.settings.trust_proxy)
-
-
-def listening(premises: Premises, listener: Listener) -> StreamListening | DatagramListening:
-    """Listens for connections or for datagrams, as the endpoint says."""
-    kind = DatagramListening if listener.endpoint.is_datagram else StreamListening
-    return kind(premises, listener)
 
 
 class StreamListening:
@@ -141,7 +130,7 @@ class StreamListening:
             backlog=listener.endpoint.backlog or MAX_BACKLOG,
             wrap=self._behind_proxy if listener.endpoint.proxied else None,
             prepare=keep_syn if "path" in listener.greeter.needs else None,
-            dropped=partial(premises.ledger.refuse, transport=listener.endpoint.transport),
+            dropped=premises.ledger.refuse,
             replace=premises.replace,
         )
         self._premises = premises
@@ -160,7 +149,7 @@ class StreamListening:
         except Exception as error:
             if isinstance(error, LookupError) and self.listener.endpoint.kind == "systemd":
                 raise ConfigError(f"{self.listener.where}: the service manager passed no such socket") from error
-            raise _mistake(self.listener, error) from error
+            raise _config_error(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
         self._pending.addCallbacks(self._listens, self._fails)
         if errors:
@@ -168,8 +157,22 @@ class StreamListening:
         self._report = late
 
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
-        self._proxied.append(self._premises.behind_proxy(factory, self.listener.endpoint.transport))
-        return self._proxied[-1]
+        """The factory behind PROXY headers, which count when trusted networks send them."""
+        premises = self._premises
+        proxied = _CountedProxiedFactory(
+            factory,
+            trusted=self._trusts,
+            refused=premises.ledger.refuse,
+            admission=premises.admission,
+            reactor=premises.reactor,
+        )
+        proxied.ledger, proxied.transport = premises.ledger, f"proxy:{self.listener.endpoint.transport}"
+        self._proxied.append(proxied)
+        return proxied
+
+    def _trusts(self, host: str) -> bool:
+        address = ip_address(Address.plain(host).host.partition("%")[0])
+        return any(address in network for network in self._premises.settings.trust_proxy)
 
     def _listens(self, port: IListeningPort) -> None:
         self._pending = None
@@ -180,7 +183,7 @@ class StreamListening:
     def _fails(self, failure: Failure) -> None:
         self._pending = None
         if not failure.check(CancelledError):
-            self._report(_mistake(self.listener, failure.value))
+            self._report(_config_error(self.listener, failure.value))
 
     def begin(self, announce: Callable[[Spot], object]) -> None:
         """Accept connections from now on, and call ``announce`` with each spot, also with one that comes later."""
@@ -210,11 +213,11 @@ class StreamListening:
     def _spot(self, port: IListeningPort) -> Spot:
         return Spot.of(self.listener.endpoint, address_of(port.getHost()))
 
-    def caveats(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What is wrong with its certificates."""
         if self.listener.endpoint.transport != "tls":
             return []
-        return list(certificate_caveats(self.listener.endpoint, self._premises.settings.client_ca))
+        return list(certificate_warnings(self.listener.endpoint, self._premises.settings.client_ca))
 
 
 class DatagramListening:
@@ -232,12 +235,11 @@ class DatagramListening:
         """Make the socket and its port, which reads from `begin` on. Raises `ConfigError`, and never later."""
         endpoint, ledger, protocol = self.listener.endpoint, self._premises.ledger, self.protocol
         reactor, longest = self._premises.reactor, wire.MAX_REQUEST
-        dropped = partial(ledger.refuse, transport=endpoint.transport)
         try:
             if endpoint.path is not None:
                 sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode, replace=self._premises.replace)
                 path = UnixPath(endpoint.path)
-                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=dropped)
+                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=ledger.refuse)
             else:
                 port = endpoint.port or 0
                 self._port = udp_port(
@@ -246,11 +248,11 @@ class DatagramListening:
                     reactor,
                     longest=longest,
                     headers="path" in self.listener.greeter.needs,
-                    dropped=dropped,
+                    dropped=ledger.refuse,
                     batches=protocol,
                 )
         except CannotListenError as error:
-            raise _mistake(self.listener, error) from error
+            raise _config_error(self.listener, error) from error
 
     def begin(self, announce: Callable[[Spot], object]) -> None:
         """Answer from now on, and ``announce`` the spot."""
@@ -271,7 +273,7 @@ class DatagramListening:
             return []
         return [Spot.of(self.listener.endpoint, address_of(self._port.getHost()))]
 
-    def caveats(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Why this greeting cannot be sent to all who ask for it, where that is known before a visit."""
         if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
             return []
@@ -302,7 +304,7 @@ def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint, client_ca: s
     return cast(IStreamServerEndpoint, serverFromString(reactor, endpoint.text))
 
 
-def _mistake(listener: Listener, error: BaseException | None) -> ConfigError:
+def _config_error(listener: Listener, error: BaseException | None) -> ConfigError:
     if isinstance(error, CannotListenError):
         where = f"{error.interface or 'every IPv4 address'}, port {error.port}"
         if listener.endpoint.path is not None:

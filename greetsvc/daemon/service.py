@@ -13,10 +13,10 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
-from greetsvc.daemon.caveats import GreeterRaised, descriptor_caveats, sample_greeting
-from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError, listening
+from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
 from greetsvc.daemon.settings import PER_SOURCE, SHARE_OF_FILES, Listener, Settings
 from greetsvc.daemon.signals import taking_stop_signals
+from greetsvc.daemon.start_checks import GreeterRaised, descriptor_warnings, sample_greeting
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
 from greetsvc.net.descriptors import raise_limit
@@ -40,7 +40,7 @@ class GreetingService(Service):
     """Greets on every listener of ``settings``.
 
     Call `bind` first, and before a fork. `startService` begins to serve; `stopService` lets open connections end.
-    ``observer``, if set, replaces the application's log observer. ``caveats`` are what is told at the start, and what
+    ``observer``, if set, replaces the application's log observer. ``warnings`` are told at the start, and what
     ``obstacles`` returns then, when the process is who it will be. If a listener fails after the start,
     ``on_failure`` is called and the reactor is stopped.
     """
@@ -56,7 +56,7 @@ class GreetingService(Service):
         self.observer: ILogObserver | None = None
         self.on_failure: Callable[[], object] = lambda: None
         self.obstacles: Callable[[], Iterable[str]] = lambda: ()
-        self.caveats: list[str] = []
+        self.warnings: list[str] = []
         most = settings.max_connections or int(raise_limit() * SHARE_OF_FILES)
         self.admission = Admission(
             max_connections=most,
@@ -76,7 +76,7 @@ class GreetingService(Service):
         With ``check``, as beside a running instance, a socket that another program has bound is no error, and no file
         is removed that this service did not make. Such a service cannot be started.
         """
-        self.caveats += descriptor_caveats(self.settings.max_connections)
+        self.warnings += descriptor_warnings(self.settings.max_connections)
         listeners = self.settings.listeners or self._default_listeners()
         endpoints = [listener.endpoint for listener in listeners]
         premises = Premises(
@@ -93,7 +93,8 @@ class GreetingService(Service):
         )
         try:
             for listener in listeners:
-                one = listening(premises, listener)
+                kind = DatagramListening if listener.endpoint.is_datagram else StreamListening
+                one = kind(premises, listener)
                 self._listening.append(one)
                 try:
                     one.bind(self._listen_failed)
@@ -106,7 +107,7 @@ class GreetingService(Service):
             self.unbind()
             raise
         for one in self._listening:
-            self.caveats += one.caveats()
+            self.warnings += one.warnings()
         self.policy.own_ports = {one.udp_port for one in self._listening if isinstance(one, DatagramListening)}
 
     def unbind(self) -> None:
@@ -123,7 +124,7 @@ class GreetingService(Service):
 
     def describe(self) -> list[str]:
         """One line for each listener with where it is and its greeter, then the warnings."""
-        return [self._described(one) for one in self._listening] + self.caveats
+        return [self._described(one) for one in self._listening] + self.warnings
 
     def _described(self, one: StreamListening | DatagramListening) -> str:
         says = f"says {escaped(one.listener.greeter_option)}"
@@ -133,7 +134,7 @@ class GreetingService(Service):
         return f"{spots or f'{one.listener.endpoint.transport} not known yet: {one.listener.endpoint.text}'} {says}"
 
     def _sample_greetings(self, listeners: Iterable[Listener]) -> dict[int, bytes]:
-        """What each greeter says for a made-up visit. Those that raise become caveats."""
+        """What each greeter says for a made-up visit. Those that raise become warnings."""
         found: dict[int, bytes] = {}
         for listener in listeners:
             if id(listener.greeter) not in found:
@@ -141,7 +142,7 @@ class GreetingService(Service):
                 try:
                     found[id(listener.greeter)] = sample_greeting(listener)
                 except GreeterRaised as error:
-                    self.caveats.append(str(error))
+                    self.warnings.append(str(error))
         return found
 
     def setServiceParent(self, parent: Any) -> None:
@@ -162,8 +163,8 @@ class GreetingService(Service):
             _log.info("{note}", note=note)
         for one in self._listening:
             one.begin(_announce)
-        for caveat in (*self.caveats, *self.obstacles()):
-            _log.warn("{caveat}", caveat=caveat)
+        for warning in (*self.warnings, *self.obstacles()):
+            _log.warn("{warning}", warning=warning)
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, wait ``drain`` seconds for open connections to end, then abort them.

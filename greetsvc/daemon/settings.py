@@ -16,10 +16,12 @@ from typing import Any
 from attrs import frozen
 
 from greetsvc.errors import ConfigError
-from greetsvc.greeters import Greeter, text_encoding
+from greetsvc.greeters.registry import Greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
 from greetsvc.net.endpoint import Endpoint, parse_endpoint
-from greetsvc.server.defaults import DEADLINE, LINGER, UDP_BUDGET
+from greetsvc.net.linger.watched import SILENCE
+from greetsvc.server.stream import DEADLINE
+from greetsvc.server.udp_policy import UDP_BUDGET
 
 __all__ = ["PER_SOURCE", "SETTINGS", "SHARE_OF_FILES", "Listener", "Place", "Setting", "Settings", "shown"]
 
@@ -260,7 +262,7 @@ SETTINGS = (
         "max-per-source", "N", "maximum of open connections per IPv4 /24 or IPv6 /56", _COUNT, None, _MAX_PER_SOURCE
     ),
     Setting("deadline", "S", "seconds that a connection may live", _seconds(0.0001), DEADLINE),
-    Setting("linger", "S", "seconds of silence allowed while draining what a peer still sends", _seconds(0), LINGER),
+    Setting("linger", "S", "seconds of silence allowed while draining what a peer still sends", _seconds(0), SILENCE),
     Setting("drain", "S", "on stop: seconds that open connections have to end", _seconds(0), 5.0),
     Setting(
         "udp-budget",

@@ -26,7 +26,7 @@ from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
 from greetsvc.daemon.signals import handle_signals
 from greetsvc.errors import ConfigError, shortened
-from greetsvc.greeters import known_greeters
+from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
 
 __all__ = ["Options", "answer", "makeService", "refuse"]
@@ -150,7 +150,7 @@ def makeService(options: Options) -> GreetingService:
         answer(*lines)
     service.observer = log.observer
     kept = [owner.give_socket(path) for path in service.socket_paths]
-    service.caveats += filter(None, [*kept, log.file.kept if log.file is not None else ""])
+    service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
     service.obstacles = partial(_obstacles, service, log)
     handle_signals(reactor, log.rotate)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.

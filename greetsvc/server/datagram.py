@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import DatagramProtocol
 
 from greetsvc import wire
+from greetsvc.greeters.registry import Greeter
 from greetsvc.ledger import Ledger
-from greetsvc.net.datagram.port import reason as reason_of_error
+from greetsvc.net.sockets import reason as reason_of_error
 from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import NOBODY, Address, PathFacts, Visit
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IUDPTransport
-
-    from greetsvc.greeters import Greeter
 
 __all__ = ["GreetingDatagramProtocol"]
 
@@ -72,7 +69,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
             else:
                 self.ledger.greet(self.kind, addr if type(addr) is tuple else Address.of_path(addr))
                 return
-        self.ledger.refuse(reason, addr, self.kind)
+        self.ledger.refuse_peer(reason, addr, self.kind)
 
     def _judge(self, request: bytes, addr: Any) -> tuple[bytes, str | None]:
         """The answer, and the reason why it is not given or None. Raises `GreeterFailed`."""

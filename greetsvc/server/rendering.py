@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-from greetsvc.greeters import Greeter
+from greetsvc.greeters.registry import Greeter
 from greetsvc.ledger import Ledger
 from greetsvc.visit import NOBODY, Visit
 
@@ -48,8 +48,10 @@ class Rendering:
             if not isinstance(greeting, bytes):
                 raise TypeError(f"the greeter returned {greeting!r}, which is not bytes")
         except Exception as error:
-            peer = made.peer if made is not None and made.peer is not NOBODY else None
-            self._ledger.refuse("greeter", peer, self._transport)
+            if made is None or made.peer is NOBODY:
+                self._ledger.refuse("greeter")
+            else:
+                self._ledger.refuse_peer("greeter", made.peer, self._transport)
             now = time.monotonic()
             if now >= self._quiet_until:
                 self._quiet_until = now + _QUIET

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from greetsvc.ledger import Ledger
 from greetsvc.server.stream import address_of
 from greetsvc.visit import Address
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 __all__ = ["READABLE", "VisitLog"]
 
@@ -55,28 +53,29 @@ class VisitLog:
         """Write the last sums, and log no longer."""
         if self._visited in self._ledger.watchers:
             self._ledger.watchers.remove(self._visited)
-        self._ledger.when_refused = None
+        self._ledger.when_refused = self._ledger.when_peer_refused = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._sum_up()
 
     def _watch(self) -> None:
-        self._ledger.when_refused = self._turned_away
+        self._ledger.when_refused = self._wake
+        self._ledger.when_peer_refused = self._turned_away if self._readable else None
         if self._visited not in self._ledger.watchers:
             self._ledger.watchers.append(self._visited)
 
     def _wake(self) -> None:
-        """The first visit or refusal in a while: sum up in a second."""
+        """The first visit or refusal in a while: sum up in a second. Until then the ledger need not call again."""
+        self._ledger.when_refused = None
         if self._timer is None:
             self._timer = self._clock.callLater(1, self._second)
 
     def _turned_away(self, reason: str, peer: Any, transport: str) -> None:
-        self._wake()
         self._looked_at[reason] += 1
         if self._looked_at.total() >= self._readable:
-            self._ledger.when_refused = None  # until the next second
-        if self._readable and peer is not None and self._looked_at[reason] <= _PER_REASON:
+            self._ledger.when_peer_refused = None  # until the next second
+        if self._looked_at[reason] <= _PER_REASON:
             self._refused[reason] += 1
             self._named_refusals = True
             who = _shown(_address(peer))
@@ -93,8 +92,7 @@ class VisitLog:
 
     def _second(self) -> None:
         self._timer = None
-        summed_up = self._sum_up()
-        if summed_up or self._room < self._readable:
+        if self._sum_up() or self._room < self._readable:
             self._timer = self._clock.callLater(1, self._second)
         self._room = self._readable
         self._looked_at.clear()

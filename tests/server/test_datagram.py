@@ -326,9 +326,9 @@ class OwnLedger(Ledger):
         self.calls.append("greet")
         super().greet(transport, peer, *arguments)
 
-    def refuse(self, reason: str, *arguments: Any) -> None:
+    def refuse(self, reason: str) -> None:
         self.calls.append(f"refuse {reason}")
-        super().refuse(reason, *arguments)
+        super().refuse(reason)
 
 
 class OwnProtocol(GreetingDatagramProtocol):

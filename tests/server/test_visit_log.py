@@ -157,12 +157,12 @@ def test_many_refusals_set_one_timer(log_lines: list[str]) -> None:
 
 def test_a_refusal_is_logged_with_its_peer_reason_and_transport(log_lines: list[str]) -> None:
     ledger, clock, log = _started()
-    ledger.refuse("max-connections", IPv4Address("TCP", "192.0.2.1", 5), "tcp")
-    ledger.refuse("proxy-untrusted", IPv6Address("TCP", "::ffff:192.0.2.2", 6), "proxy:tls")
-    ledger.refuse("loop", ("2001:db8::1", 7, 0, 0), "udp")
-    ledger.refuse("loop", "/run/own.sock", "unixgram")
-    ledger.refuse("no-address", b"", "unixgram")
-    ledger.refuse("greeter", UNIXAddress(None), "unix")
+    ledger.refuse_peer("max-connections", IPv4Address("TCP", "192.0.2.1", 5), "tcp")
+    ledger.refuse_peer("proxy-untrusted", IPv6Address("TCP", "::ffff:192.0.2.2", 6), "proxy:tls")
+    ledger.refuse_peer("loop", ("2001:db8::1", 7, 0, 0), "udp")
+    ledger.refuse_peer("loop", "/run/own.sock", "unixgram")
+    ledger.refuse_peer("no-address", b"", "unixgram")
+    ledger.refuse_peer("greeter", UNIXAddress(None), "unix")
     expected = [
         "Refused ('192.0.2.1', 5): max-connections (tcp)",
         "Refused ('192.0.2.2', 6): proxy-untrusted (proxy:tls)",
@@ -182,13 +182,13 @@ def test_five_refusals_a_second_for_each_reason_are_logged_and_the_others_summed
     for _ in range(2):
         log_lines.clear()
         for number in range(9):
-            ledger.refuse("max-per-source", ("192.0.2.1", number), "udp")
-        ledger.refuse("loop", ("192.0.2.2", 1), "udp")
+            ledger.refuse_peer("max-per-source", ("192.0.2.1", number), "udp")
+        ledger.refuse_peer("loop", ("192.0.2.2", 1), "udp")
         assert len(log_lines) == 6
         for number in range(1000):
-            ledger.refuse("loop", ("192.0.2.2", number), "udp")
+            ledger.refuse_peer("loop", ("192.0.2.2", number), "udp")
         assert len(log_lines) == 10
-        assert ledger.when_refused is None, "the others cost no call"
+        assert ledger.when_peer_refused is None, "the others cost no call"
         clock.advance(1)
         assert log_lines[10:] == ["Refused 1000 more in a second: loop 996, max-per-source 4"]
     log.stop()
@@ -196,7 +196,7 @@ def test_five_refusals_a_second_for_each_reason_are_logged_and_the_others_summed
 
 def test_with_a_summary_only_no_refusal_is_logged_alone(log_lines: list[str]) -> None:
     ledger, clock, log = _started(readable=0)
-    ledger.refuse("loop", ("192.0.2.2", 1), "udp")
+    ledger.refuse_peer("loop", ("192.0.2.2", 1), "udp")
     clock.advance(1)
     assert log_lines == ["Refused 1 in a second: loop 1"]
     log.stop()

@@ -25,7 +25,7 @@ from greetsvc.printable import one_line
 from greetsvc.visit import Address
 from greetsvc.wire import MARK, nonce_of
 
-__all__ = ["DatagramReactor", "probe_udp", "probe_unixgram"]
+__all__ = ["DescriptorReactor", "probe_udp", "probe_unixgram"]
 
 _FIRST_REPEAT = 0.5
 """Seconds until the request is sent again; each further wait is twice as long (RFC 8085 3.1.1 begins at 1 s)."""
@@ -34,8 +34,8 @@ _NO_BUFFER_REPEAT = 0.05
 """Seconds until a request is sent again for which the system had no buffer."""
 
 
-class DatagramReactor(IReactorTime, IReactorFDSet):
-    """What a datagram probe needs of a reactor."""
+class DescriptorReactor(IReactorTime, IReactorFDSet):
+    """What a probe of datagrams, or a load run, needs of a reactor."""
 
 
 @implementer(IReadDescriptor)
@@ -48,7 +48,7 @@ class _DatagramProbe:
     """
 
     def __init__(
-        self, timeline: Timeline, sock: socket.socket, remote: SocketAddress | None, reactor: DatagramReactor
+        self, timeline: Timeline, sock: socket.socket, remote: SocketAddress | None, reactor: DescriptorReactor
     ) -> None:
         self.answer: Deferred[bytes] = Deferred(lambda _: self._close())
         self._timeline = timeline
@@ -149,15 +149,14 @@ class _DatagramProbe:
 
 def _same(sender: Any, remote: tuple[Any, ...]) -> bool:
     """Whether an answer comes from the target's host and port, and for a link-local address from the same link."""
-    same = tuple(sender[:2]) == remote[:2]
-    return same and (len(remote) < 4 or remote[3] in (0, sender[3]))
+    return tuple(sender[:2]) == remote[:2] and (len(remote) < 4 or remote[3] in (0, sender[3]))
 
 
 async def probe_udp(
     timeline: Timeline,
     remote: SocketAddress,
     request: bytes,
-    reactor: DatagramReactor,
+    reactor: DescriptorReactor,
     *,
     queued: bool = error_queue.AVAILABLE,
 ) -> bytes:
@@ -192,7 +191,7 @@ async def probe_unixgram(
     timeline: Timeline,
     path: str,
     request: bytes,
-    reactor: DatagramReactor,
+    reactor: DescriptorReactor,
     *,
     abstract: bool = sys.platform == "linux",
 ) -> bytes:

@@ -19,9 +19,9 @@ Trace = Callable[[str], None]
 """Takes a line for each step, in the manner of curl: ``* connected``, ``> request``, ``< answer``."""
 
 _CLOSINGS: dict[Closed, str] = {
-    "fin": "closed by the far end",
-    "reset": "reset by the far end",
-    "timeout": "not closed by the far end in time",
+    "fin": "closed by the server",
+    "reset": "the connection was reset",
+    "timeout": "not closed by the server in time",
 }
 
 
@@ -82,14 +82,7 @@ class Timeline:
 
     def seconds(self) -> Seconds:
         """What the steps took so far."""
-        took = self._took
-        return Seconds(
-            resolve=took.get("resolve"),
-            connect=took.get("connect"),
-            tls=took.get("tls"),
-            first_byte=took.get("first_byte"),
-            total=self._now() - self._start,
-        )
+        return Seconds(**self._took, total=self._now() - self._start)
 
     def failed(self, number: int, why: str, closed: Closed | None = None) -> GreetFailed:
         """The result when the present step failed."""

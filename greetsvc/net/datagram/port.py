@@ -13,28 +13,22 @@ import errno
 import socket
 import struct
 import sys
-from errno import errorcode
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IListeningPort, IReadDescriptor
+from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDescriptor
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.net.address import SocketAddress, address_factory
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
+from greetsvc.net.sockets import UnixPath, reason
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IReactorFDSet
-    from twisted.python.failure import Failure
-
-    from greetsvc.net.sockets import UnixPath
-
-__all__ = ["BATCH", "IP_PKTINFO", "DatagramPort", "reason"]
+__all__ = ["BATCH", "IP_PKTINFO", "BatchAnswers", "Covers", "DatagramPort", "FreeAnswer"]
 
 BATCH = 64
 """Datagrams read in one reactor turn."""
@@ -51,6 +45,31 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 _log = Logger()
 
+Covers = Callable[[int, bytes | bytearray, int, int, int, bool], bool]
+
+
+class FreeAnswer(NamedTuple):
+    """One answer, and which requests get it without a call of the protocol.
+
+    ``covers(len(answer), data, start, end, port, group)`` decides: the request is ``data[start:end]``, it came from
+    ``port``, and ``group`` says that it was sent to a broadcast or multicast address. It must have no side effect.
+    """
+
+    answer: bytes
+    covers: Covers
+
+
+class BatchAnswers(Protocol):
+    """Says what `greetsvc.net.datagram.batched.BatchedPort` may answer without calling ``datagramReceived``."""
+
+    def free_answer(self) -> FreeAnswer | None:
+        """The answer for the batch that was just read; None to have the protocol called for every datagram."""
+        ...
+
+    def answered(self, peers: Sequence[tuple[Any, ...]]) -> None:
+        """The answer was handed to the kernel for these peers, each a tuple that begins with host and port."""
+        ...
+
 
 @implementer(IListeningPort, IReadDescriptor)
 class DatagramPort:
@@ -58,9 +77,9 @@ class DatagramPort:
 
     ``sock`` is bound and non-blocking (`greetsvc.net.sockets` makes such sockets); the port owns it. ``longest`` is
     the length in bytes of the longest datagram that is accepted. ``path`` is the file of a UNIX socket, removed when
-    the port stops. ``dropped`` is called with a reason, and the address of the peer or None, for each datagram that
-    did not reach the protocol: ``oversize`` where it was too long, or ``receive-`` and the name of the error that the
-    kernel reported instead (``receive-ECONNREFUSED``). With ``headers`` the TTL and DSCP of each datagram are read.
+    the port stops. ``dropped`` is called with a reason for each datagram that did not reach the protocol:
+    ``oversize`` where it was too long, or ``receive-`` and the name of the error that the kernel reported instead
+    (``receive-ECONNREFUSED``). With ``headers`` the TTL and DSCP of each datagram are read.
 
     While ``datagramReceived`` runs, these attributes describe the datagram:
 
@@ -85,7 +104,7 @@ class DatagramPort:
         longest: int = 8192,
         path: UnixPath | None = None,
         headers: bool = False,
-        dropped: Callable[[str, Any], object] | None = None,
+        dropped: Callable[[str], object] | None = None,
     ) -> None:
         self.protocol = protocol
         self.arrival: Arrival | None = None
@@ -231,17 +250,17 @@ class DatagramPort:
 
     def _deliver(self, data: bytes, peer: Any) -> None:
         if len(data) > self._longest:
-            self._drop("oversize", peer)
+            self._drop("oversize")
             return
         try:
             self.protocol.datagramReceived(data, peer)
         except BaseException:  # noqa: BLE001 - as in Twisted: one bad datagram does not end the port
             _log.failure("The protocol failed on a datagram from {peer!r}", peer=peer)
 
-    def _drop(self, reason: str, peer: Any = None) -> None:
+    def _drop(self, reason: str) -> None:
         if self._dropped is not None:
             try:
-                self._dropped(reason, peer)
+                self._dropped(reason)
             except Exception:  # noqa: BLE001 - the port goes on
                 _log.failure("The drop callback raised")
 
@@ -249,8 +268,3 @@ class DatagramPort:
         if self._reply:
             return self._sock.sendmsg((datagram,), self._reply, 0, addr)
         return self._sock.sendto(datagram, addr)
-
-
-def reason(verb: str, error: OSError) -> str:
-    """The name under which a failed system call is counted: ``receive-ECONNREFUSED``, ``send-EPERM``."""
-    return f"{verb}-{errorcode.get(error.errno or 0, 'unknown')}"

@@ -128,7 +128,7 @@ def config(scratch: Path) -> Run:
 
 
 def record(_scratch: Path) -> Run:
-    """What a far end says the path did: a record that is encoded as it was read, or none."""
+    """What a server says the path did: a record that is encoded as it was read, or none."""
     from greetsvc.wire import decode_record, encode_record
 
     def run(data: bytes) -> None:

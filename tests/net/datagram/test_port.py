@@ -207,16 +207,15 @@ async def test_timers_run_during_a_flood(listen: Listen) -> None:
 @pytest.mark.parametrize("host", ["", "127.0.0.1"])
 def test_a_datagram_that_is_too_long_is_dropped_and_reported(host: str, listen: Listen) -> None:
     echo = Echo()
-    dropped: list[tuple[str, Any]] = []
-    port = listen(echo, datagram_socket(host, 0), longest=100, dropped=lambda *told: dropped.append(told))
+    dropped: list[str] = []
+    port = listen(echo, datagram_socket(host, 0), longest=100, dropped=dropped.append)
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", _number(port)))
         for size in (101, 100, 60_000, 0):
             client.send(b"x" * size)
     port.doRead()
     assert [len(data) for data, _ in echo.heard] == [100, 0]
-    assert [reason for reason, _peer in dropped] == ["oversize"] * 2
-    assert all(isinstance(peer, tuple) for _reason, peer in dropped)
+    assert dropped == ["oversize"] * 2
 
 
 class Troubled(socket.socket):
@@ -245,14 +244,14 @@ def test_errors_of_earlier_answers_are_reported_and_reading_goes_on(host: str, l
     sock.setblocking(False)
     sock.bind((host, 0))
     dropped: list[str] = []
-    port = listen(Echo(), sock, dropped=lambda reason, _peer: dropped.append(reason))
+    port = listen(Echo(), sock, dropped=dropped.append)
     sock.errors = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ECONNREFUSED)
     assert _asks(port, b"x", "127.0.0.1") == b"x"
     assert dropped == ["receive-ECONNREFUSED", "receive-EHOSTUNREACH", "receive-ECONNREFUSED"]
 
 
 def test_a_drop_callback_that_raises_is_logged_and_reading_goes_on(listen: Listen, logged_errors: Any) -> None:
-    def fails(_reason: str, _peer: Any) -> None:
+    def fails(_reason: str) -> None:
         raise ZeroDivisionError
 
     port = listen(Echo(), longest=10, dropped=fails)

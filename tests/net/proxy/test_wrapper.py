@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -87,7 +86,7 @@ class Arrival:
         factory = ProxiedFactory(
             self.inner,
             trusted=lambda host: host == PROXY.host,
-            refused=lambda reason, _peer: self.refusals.append(reason),
+            refused=self.refusals.append,
             reactor=self.clock,
         )
         self.protocol = factory.buildProtocol(peer)
@@ -244,9 +243,7 @@ def test_the_wrapped_factory_is_started_and_stopped() -> None:
         def doStop(self) -> None:
             calls.append("stop")
 
-    factory = ProxiedFactory(
-        Counting(), trusted=lambda host: False, refused=lambda reason, _peer: calls.append(reason)
-    )
+    factory = ProxiedFactory(Counting(), trusted=lambda host: False, refused=calls.append)
     factory.doStart()
     factory.doStop()
     assert calls == ["start", "stop"]
@@ -292,9 +289,7 @@ async def ask(factory: ProxiedFactory, data: bytes, *, eager: bool) -> bytes:
 async def test_over_tcp_the_protocol_gets_its_data_its_half_close_and_its_loss(eager: bool) -> None:
     for header in HEADERS:
         inner = Recorders()
-        factory = ProxiedFactory(
-            inner, trusted=lambda host: host == "127.0.0.1", refused=lambda reason, _peer: pytest.fail(reason)
-        )
+        factory = ProxiedFactory(inner, trusted=lambda host: host == "127.0.0.1", refused=pytest.fail)
         assert await ask(factory, header + b"rest", eager=eager) == b"hello you, and bye"
         [recorder] = inner.built
         recorder.gone.addTimeout(10, reactor)
@@ -303,10 +298,6 @@ async def test_over_tcp_the_protocol_gets_its_data_its_half_close_and_its_loss(e
         assert isinstance(first, tuple)
         assert (first[:2], first[2].host) == ((CLIENT, SERVICE), "127.0.0.1")
         assert others == [b"rest", "half-closed", ConnectionDone]
-
-
-def _note(refusals: list[str], reason: str, _peer: object) -> None:
-    refusals.append(reason)
 
 
 @pytest.mark.parametrize("eager", [False, True], ids=["stock transport", "our transport"])
@@ -319,10 +310,6 @@ async def test_over_tcp_a_refused_peer_receives_nothing(eager: bool) -> None:
         (True, HEADERS[0][:-1], "proxy-header"),
     ):
         refusals: list[str] = []
-        factory = ProxiedFactory(
-            Recorders(),
-            trusted=lambda host, trusted=trusted: trusted,  # type: ignore[misc]
-            refused=partial(_note, refusals),
-        )
+        factory = ProxiedFactory(Recorders(), trusted=lambda host, trusted=trusted: trusted, refused=refusals.append)  # type: ignore[misc]
         assert await ask(factory, data, eager=eager) == b""
         assert refusals == [reason]

@@ -15,14 +15,14 @@ from greetsvc.net.endpoint import Endpoint
 from greetsvc.printable import escaped
 from greetsvc.visit import Address, PathFacts, Visit
 
-__all__ = ["GreeterRaised", "certificate_caveats", "descriptor_caveats", "sample_greeting"]
+__all__ = ["GreeterRaised", "certificate_warnings", "descriptor_warnings", "sample_greeting"]
 
 _MOST = 5
 """Certificates of one endpoint that are named; the others are counted."""
 
 
 class GreeterRaised(Exception):
-    """A greeter raised for a made-up visit. A real one may have what that lacks, so this is only a caveat."""
+    """A greeter raised for a made-up visit. A real one may have what that lacks, so this is only a warning."""
 
 
 def sample_greeting(listener: Listener) -> bytes:
@@ -47,14 +47,14 @@ def sample_greeting(listener: Listener) -> bytes:
     return greeting
 
 
-def descriptor_caveats(max_connections: int | None) -> Iterator[str]:
+def descriptor_warnings(max_connections: int | None) -> Iterator[str]:
     """Tell if there are too few file descriptors for ``max_connections``. Call this before anything is bound."""
     left = remaining()
     if max_connections is not None and max_connections > left:
         yield f"max-connections: {max_connections} is more than the {left:.0f} files that may still be opened"
 
 
-def certificate_caveats(endpoint: Endpoint, client_ca: str | None) -> Iterator[str]:
+def certificate_warnings(endpoint: Endpoint, client_ca: str | None) -> Iterator[str]:
     """Tell which certificates of a TLS endpoint have expired, or are not valid yet."""
     options, found = endpoint.options, []
     if endpoint.kind == "tls":
