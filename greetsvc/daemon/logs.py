@@ -31,6 +31,7 @@ from zope.interface import implementer
 
 from greetsvc.daemon.owner import Owner, locked
 from greetsvc.errors import ConfigError
+from greetsvc.printable import escaped
 
 __all__ = ["LINES", "LimitedObserver", "Log", "OwnLogFile", "event_as_json", "event_as_text", "open_log"]
 
@@ -128,8 +129,8 @@ class LimitedObserver:
                 "log_time": time.time(),
                 "log_level": LogLevel.warn,
                 "log_namespace": "greetsvc",
-                # Not a field in braces: the formats in it have some of their own.
-                "log_format": "Left out {count} log messages of kinds of which there were too many: {kinds}",
+                "log_format": "Left out {count} log messages (more than {lines} lines a second of one kind): {kinds}",
+                "lines": LINES,
                 "count": left_out.total(),
                 "kinds": "; ".join(named),
             }
@@ -154,7 +155,7 @@ class OwnLogFile(LogFile):
     def obstacle(self) -> str:
         """Why it cannot be rotated, in one line; empty if it can, or is no plain file, as /dev/null."""
         why = locked(self.path) if self._is_plain() else ""
-        return f"{self.path} cannot be rotated: {why}" if why else ""
+        return self._cannot(why) if why else ""
 
     def rotate(self) -> None:
         """Rotate; or say why not, and try again when the file has grown by as much again."""
@@ -165,10 +166,13 @@ class OwnLogFile(LogFile):
             elif not obstacle:
                 super().rotate()
         except OSError as error:
-            obstacle = f"{self.path} cannot be rotated: {error.strerror}"
+            obstacle = self._cannot(error.strerror)
         if obstacle:
             self.size = 0
             _log.warn("{obstacle}", obstacle=obstacle)
+
+    def _cannot(self, why: str | None) -> str:
+        return f"{escaped(self.path)} cannot be rotated: {why}"
 
     def _is_plain(self) -> bool:
         return stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)

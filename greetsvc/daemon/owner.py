@@ -12,6 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from greetsvc.errors import ConfigError
+from greetsvc.printable import escaped
 
 __all__ = ["Owner", "locked"]
 
@@ -51,13 +52,13 @@ class Owner:
             descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                    return f"{path} keeps its owner: it is no longer a socket"
+                    return f"{escaped(path)} keeps its owner: it is no longer a socket"
                 # Of a path-only descriptor only /proc tells the file again (open(2)).
                 os.chown(f"/proc/self/fd/{descriptor}", self.uid, self.gid)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            return f"{path} keeps its owner: {error.strerror}"
+            return f"{escaped(path)} keeps its owner: {error.strerror}"
         return ""
 
     def give_file(self, path: str, descriptor: int) -> str:
@@ -70,10 +71,10 @@ class Owner:
             return ""
         try:
             if found.st_nlink > 1 or not os.path.samestat(os.lstat(path), found):
-                return f"{path} keeps its owner: it is a link"
+                return f"{escaped(path)} keeps its owner: it is a link"
             os.fchown(descriptor, self.uid, self.gid)
         except OSError as error:
-            return f"{path} keeps its owner: {error.strerror}"
+            return f"{escaped(path)} keeps its owner: {error.strerror}"
         return ""
 
 

@@ -120,8 +120,7 @@ class GreetingService(Service):
     @property
     def socket_paths(self) -> list[str]:
         """The files of its UNIX sockets."""
-        spots = [spot for one in self._listening for spot in one.spots()]
-        return [spot.host for spot in spots if not spot.port and spot.host.startswith("/")]
+        return [one.listener.endpoint.path for one in self._listening if one.listener.endpoint.path is not None]
 
     def describe(self) -> list[str]:
         """One line for each listener with where it is and its greeter, then the warnings."""

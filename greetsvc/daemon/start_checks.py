@@ -8,6 +8,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from attrs import evolve
+
 from greetsvc.daemon.settings import Listener, shown
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.descriptors import remaining
@@ -34,6 +36,10 @@ def sample_greeting(listener: Listener) -> bytes:
     here, there = Address("192.0.2.1", 8088), Address("192.0.2.2", 49152)
     transport = listener.endpoint.transport
     visit = Visit(transport, there, here, number=1, when=time.time(), size=1, name="", path=PathFacts())
+    if transport == "tls":
+        from greetsvc.net.tls.endpoint import TlsFacts  # only TLS needs OpenSSL
+
+        visit = evolve(visit, tls=TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", "localhost", None, None))
     try:
         greeting = listener.greeter.greet(visit)
     except Exception as error:

@@ -165,7 +165,7 @@ def _obstacles(service: GreetingService, log: Log) -> Iterator[str]:
     for path in service.socket_paths:
         why = locked(path)
         if why:
-            yield f"{path} will be left behind when the service stops: {why}"
+            yield f"{escaped(path)} will be left behind when the service stops: {why}"
 
 
 def _use_monotonic_timers() -> None:

@@ -200,7 +200,7 @@ def test_fifty_lines_of_a_kind_are_logged_in_a_second_and_the_others_summed_up(e
         seen.clock.advance(1)
         (line,) = seen.lines[LINES + 1 :]
         kind = event.get("format") or event["log_format"]
-        assert line == f"Left out 950 log messages of kinds of which there were too many: 950 of {kind}", second
+        assert line == f"Left out 950 log messages (more than 50 lines a second of one kind): 950 of {kind}", second
     seen.clock.advance(5)
     assert len(seen.lines) == LINES + 2
     assert not seen.clock.getDelayedCalls()
@@ -214,7 +214,7 @@ def test_tracebacks_are_limited_more_and_by_the_type_of_the_exception() -> None:
     assert len(seen.lines) == 4
     seen.clock.advance(1)
     assert seen.lines[4:] == [
-        "Left out 196 log messages of kinds of which there were too many: 98 of Unhandled; 98 of Unhandled"
+        "Left out 196 log messages (more than 50 lines a second of one kind): 98 of Unhandled; 98 of Unhandled"
     ]
 
 

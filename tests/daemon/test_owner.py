@@ -164,6 +164,17 @@ def test_a_user_that_is_not_known_is_refused(uid: int, gid: int | None) -> None:
         Owner.of({"uid": uid, "gid": gid})
 
 
+@needs_root
+@pytest.mark.parametrize("name", ["Grüße.sock", "two\nlines", "\udcff"])
+def test_a_socket_of_any_name_is_given_away(name: str, place: Path) -> None:
+    path = str(place / name)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        assert not Owner(NOBODY.pw_uid, NOBODY.pw_gid).give_socket(path)
+    assert Path(path).stat().st_uid == NOBODY.pw_uid
+    assert Owner(1, 1).give_socket(f"{path}?").isprintable()
+
+
 def test_what_is_no_socket_any_more_keeps_its_owner(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "file")
