@@ -167,7 +167,7 @@ class Icmp:
         name = found[0] if found else "unknown message"
         by = _IN_WORDS[self.sender]
         source = f"{self.address}, {by}" if self.address else by
-        return f"{name} (ICMP{version} type {self.type} code {self.code} from {source})"
+        return f"{name} (ICMP{version} type {self.type} code {self.code}), reported by {source}"
 
     @property
     def cause(self) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
-import socket
 from typing import Literal
 
 from attrs import field, frozen
 
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import PathChanges, Sent
 from greetsvc.client.target import Target
 from greetsvc.visit import Address
@@ -18,7 +17,11 @@ __all__ = [
     "EMPTY_ANSWER",
     "ENDINGS",
     "NO_BUFFER_ERRNOS",
+    "NO_FREE_PORT",
     "NO_GREETING",
+    "NO_IPV6",
+    "NO_ROUTE",
+    "NO_THREAD",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
     "TLS_CLOSED",
@@ -27,8 +30,6 @@ __all__ = [
     "Greeting",
     "Phase",
     "Seconds",
-    "errno_of",
-    "words_of",
 ]
 
 Phase = Literal["resolve", "connect", "tls", "greet", "close"]
@@ -47,14 +48,21 @@ OTHER_ADDRESS = "an answer came from another address"
 ECHO = "our own request came back"
 """Said of an answer that begins with the mark (`greetsvc.wire.MARK`): no greeting does."""
 
+NO_FREE_PORT = "this host has no free source port"
+NO_IPV6 = "this host has no IPv6 address"
+NO_ROUTE = "this host has no route"
+NO_THREAD = "this host cannot start another thread"
+
 RESET_ERRNOS = frozenset([errno.ECONNRESET, errno.EPIPE])
 """A reset: EPIPE where something was sent after it arrived. A refused connection has another errno."""
 NO_BUFFER_ERRNOS = frozenset([errno.EAGAIN, errno.ENOBUFS])
 """The system had no buffer for a datagram, such as for a UNIX receiver with a full queue: send it again later."""
 
-_LOCAL_ERRNOS = frozenset([errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM])
-_UNKNOWN_NAME = frozenset(
-    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
+_LOCAL_ERRNOS = frozenset(
+    [
+        *(errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAFNOSUPPORT),
+    ]
 )
 
 
@@ -99,7 +107,8 @@ class GreetFailed(OSError):
     """No greeting came: ``errno`` and ``strerror`` say why, ``phase`` in which step.
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
-    there is an address), ``seconds``, ``closed``, ``notes`` and ``sent`` are as in `Greeting`.
+    there is an address), ``seconds``, ``closed``, ``notes`` and ``sent`` are as in `Greeting`. ``icmp`` is the ICMP
+    message that ended the probe, or None.
     """
 
     def __init__(
@@ -114,6 +123,7 @@ class GreetFailed(OSError):
         closed: Closed | None = None,
         notes: tuple[str, ...] = (),
         sent: Sent | None = None,
+        icmp: Icmp | None = None,
     ) -> None:
         super().__init__(number, why)
         self.phase = phase
@@ -123,25 +133,12 @@ class GreetFailed(OSError):
         self.closed = closed
         self.notes = notes
         self.sent = sent
+        self.icmp = icmp
 
     @property
     def never_sent(self) -> bool:
         """Whether this host or the resolver failed before anything was sent: it says nothing about the path."""
-        return self.phase == "resolve" or self.errno in _LOCAL_ERRNOS
+        return self.phase == "resolve" or (self.errno in _LOCAL_ERRNOS and self.icmp is None)
 
     def __str__(self) -> str:
         return f"{self.phase}: {self.strerror}"
-
-
-def errno_of(error: OSError) -> int:
-    """The errno that a failed system call or look-up is reported with."""
-    if isinstance(error, socket.gaierror):
-        return errno.ENOENT if error.errno in _UNKNOWN_NAME else errno.EAGAIN
-    return error.errno or errno.EIO
-
-
-def words_of(error: OSError) -> str:
-    """The same in words: the resolver's own, or the system's."""
-    if isinstance(error, socket.gaierror):
-        return error.strerror or "the look-up failed"
-    return os.strerror(error.errno) if error.errno else str(error)

@@ -51,9 +51,7 @@ class Target:
         return self.transport in _UNIX
 
     def __str__(self) -> str:
-        if self.local:
-            return f"{self.transport}:{self.path}"
-        return f"{self.transport}:{_host_port(self.host, self.port)}"
+        return f"{self.transport}:{self.path if self.local else _host_port(self.host, self.port)}"
 
 
 def format_address(address: Address) -> str:
@@ -74,18 +72,12 @@ def parse(text: str | Target) -> Target:
         return text
     if not isinstance(text, str):
         raise _wrong(text, "must be text such as 'udp:127.0.0.1:8088'")
-    transport, rest = _transport(text)
+    transport: Transport = next((name for name in _TRANSPORTS if text.startswith(f"{name}:")), "tcp")
+    rest = text.removeprefix(f"{transport}:")
     if transport in _UNIX:
         return Target(transport, path=_path(text, rest))
     host, port = _split(text, rest)
     return Target(transport, host=host, port=_port(text, port))
-
-
-def _transport(text: str) -> tuple[Transport, str]:
-    for transport in _TRANSPORTS:
-        if text.startswith(f"{transport}:"):
-            return transport, text[len(transport) + 1 :]
-    return "tcp", text
 
 
 def _wrong(text: str, why: str) -> ValueError:

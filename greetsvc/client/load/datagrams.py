@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from typing import Any
 
-from greetsvc.client.load.connections import GREETED, RETRY, TOO_LONG, Connection, LoadResult, failed, open_socket
+from greetsvc.client.load.connections import GREETED, RETRY, TOO_LONG, Connection, LoadResult, Transport, failed
 from greetsvc.client.load.polling import READ, Poller
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.result import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, Phase
@@ -22,7 +21,7 @@ _MAX_STRAYS = 16
 """A kept socket on which this many datagrams wait is closed rather than emptied."""
 
 
-class Datagrams:
+class Datagrams(Transport):
     """UDP and UNIX datagrams: one request, one answer, nothing sent twice.
 
     A socket whose answer came is kept for another probe, as a busy peer would; after a time-out it is closed, so that
@@ -30,18 +29,15 @@ class Datagrams:
     answer, is thrown away before the socket is used again. Sockets are connected, so an ICMP error ends the probe.
     """
 
+    kind = socket.SOCK_DGRAM
+
     def __init__(self, remote: SocketAddress | str, request: bytes, limit: int, poller: Poller) -> None:
-        self._local = isinstance(remote, str)
-        self._family = socket.AF_UNIX if isinstance(remote, str) else remote.family
-        self._to: Any = remote if isinstance(remote, str) else remote.sockaddr
+        super().__init__(remote, limit, poller)
         self._request = request
-        self._limit = limit
-        self._poller = poller
         self._kept: dict[int, Connection] = {}
-        if self._local and sys.platform != "linux":
-            raise ConfigError(
-                "a load run over UNIX datagrams needs Linux", name="duration", value=f"unixgram:{remote}"
-            )
+        if isinstance(remote, str) and sys.platform != "linux":
+            why = "a load run over UNIX datagrams needs Linux"
+            raise ConfigError(why, name="duration", value=f"unixgram:{remote}")
 
     def open(self) -> Connection:
         """The usable socket that was kept longest, or a new one."""
@@ -50,8 +46,8 @@ class Datagrams:
             self.idle_ready(fd)
             if fd in self._kept:
                 return self._kept.pop(fd)
-        connection = Connection(open_socket(self._family, socket.SOCK_DGRAM))
-        if self._local:
+        connection = super().open()
+        if self._family == socket.AF_UNIX:
             connection.sock.bind("")  # an abstract address (Linux): the server needs one to answer to
         return connection
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable
 from threading import Thread
@@ -14,13 +15,18 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import errno_of, words_of
+from greetsvc.client.result import NO_THREAD, GreetFailed
 from greetsvc.client.target import Target
 from greetsvc.visit import Address
 
 __all__ = ["ResolveReactor", "SocketAddress", "resolve"]
 
 T = TypeVar("T")
+
+_FAMILIES = {None: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
+_UNKNOWN_NAME = frozenset(
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
+)
 
 
 class ResolveReactor(IReactorTime, IReactorFromThreads):
@@ -47,30 +53,73 @@ async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
 
     :raises GreetFailed: when there is none.
     """
-    target, family = timeline.target, timeline.options.address_family
+    target, family = timeline.target, _FAMILIES[timeline.options.family]
     try:
         return _addresses(target, family, socket.AI_NUMERICHOST)[0]
     except OSError as error:
         if ":" in target.host:  # an IPv6 address whose zone is no interface of ours: the resolver cannot help
-            raise timeline.failed(errno_of(error), words_of(error)) from None
+            raise _failed(timeline, error) from None
     timeline.enter("resolve")
     timeline.trace("*", f"resolving {target.host}")
-    answer = _in_a_thread(reactor, lambda: _addresses(target, family))
     try:
-        found = await answer.addTimeout(timeline.remaining(), reactor)
+        found = await _look_up(reactor, target, family).addTimeout(timeline.remaining(), reactor)
     except defer.TimeoutError:
         raise timeline.failed(errno.ETIMEDOUT, f"no answer from the resolver {timeline.within}") from None
     except OSError as error:
-        raise timeline.failed(errno_of(error), words_of(error)) from None
+        raise _failed(timeline, error) from None
+    except RuntimeError:  # that of `Thread.start`
+        raise timeline.failed(errno.EAGAIN, NO_THREAD) from None
     timeline.leave()
     timeline.trace("*", f"{target.host} is {found[0].address.host}, the first of {len(found)}")
     return found[0]
+
+
+def _failed(timeline: Timeline, error: OSError) -> GreetFailed:
+    if isinstance(error, socket.gaierror):
+        number = errno.ENOENT if error.errno in _UNKNOWN_NAME else _shortage() or errno.EAGAIN
+        words = error.strerror or "the look-up failed"
+        return timeline.failed(number, words if number in (errno.ENOENT, errno.EAGAIN) else os.strerror(number))
+    return timeline.failed(error.errno or errno.EIO, os.strerror(error.errno) if error.errno else str(error))
+
+
+def _shortage() -> int:
+    """The errno when this process cannot open a file. The resolver then fails, and says nothing of the reason."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 def _addresses(target: Target, family: int, flags: int = 0) -> list[SocketAddress]:
     kind = socket.SOCK_DGRAM if target.datagram else socket.SOCK_STREAM
     found = socket.getaddrinfo(target.host, target.port, family, kind, flags=flags)
     return [SocketAddress(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+_waiting: dict[tuple[Any, ...], list[defer.Deferred[list[SocketAddress]]]] = {}
+"""Who waits for each look-up that is in flight."""
+
+
+def _look_up(reactor: IReactorFromThreads, target: Target, family: int) -> defer.Deferred[list[SocketAddress]]:
+    """The addresses of a name. While a look-up of it is in flight, its answer is for everybody.
+
+    Nothing ends a `getaddrinfo` before its time: with a silent resolver, each probe would leave a thread behind.
+
+    :raises RuntimeError: when the system gives no thread.
+    """
+    key = (reactor, target, family)
+    if key not in _waiting:
+
+        def answer_all(result: Any) -> None:
+            for answer in _waiting.pop(key):
+                answer.callback(result)  # a Failure too: it then becomes an error
+
+        _in_a_thread(reactor, lambda: _addresses(target, family)).addBoth(answer_all)
+        _waiting[key] = []
+    answer: defer.Deferred[list[SocketAddress]] = defer.Deferred(_waiting[key].remove)
+    _waiting[key].append(answer)
+    return answer
 
 
 def _in_a_thread(reactor: IReactorFromThreads, call: Callable[[], T]) -> defer.Deferred[T]:

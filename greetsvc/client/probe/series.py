@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from greetsvc.client.options import DEFAULT_INTERVAL, MAX_SECONDS, ProbeOptions
+from greetsvc.client.options import DEFAULT_INTERVAL, MAX_SECONDS, ProbeOptions, check_range
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
@@ -72,12 +72,13 @@ def greet_many(
     probe = Probe(parse(target), ProbeOptions(**options))
     if count < 0:
         raise ConfigError("must not be negative", name="count", value=count)
-    if not 0 <= interval <= MAX_SECONDS:
-        raise ConfigError(f"must be from 0 to {MAX_SECONDS:g} seconds", name="interval", value=interval)
+    check_range("interval", interval, 0, MAX_SECONDS, " seconds")
     if reactor is None:
         from twisted.internet import reactor
-
-    def run_once() -> Awaitable[Greeting | GreetFailed]:
-        return result_of(probe.run(trace=trace, reactor=reactor))
-
-    return repeat(run_once, count=count, interval=interval, clock=reactor, now=time.monotonic)
+    return repeat(
+        lambda: result_of(probe.run(trace=trace, reactor=reactor)),
+        count=count,
+        interval=interval,
+        clock=reactor,
+        now=time.monotonic,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import Sent, compare
 from greetsvc.client.result import Closed, GreetFailed, Greeting, Phase, Seconds
@@ -82,16 +83,11 @@ class Timeline:
 
     def seconds(self) -> Seconds:
         """What the steps took so far."""
-        took = self._took
-        return Seconds(
-            resolve=took.get("resolve"),
-            connect=took.get("connect"),
-            tls=took.get("tls"),
-            first_byte=took.get("first_byte"),
-            total=self._now() - self._start,
-        )
+        return Seconds(**self._took, total=self._now() - self._start)
 
-    def failed(self, number: int, why: str, closed: Closed | None = None) -> GreetFailed:
+    def failed(
+        self, number: int, why: str, closed: Closed | None = None, *, icmp: Icmp | None = None
+    ) -> GreetFailed:
         """The result when the present step failed."""
         if self._notes:
             why = f"{why} ({'; '.join(self._notes)})"
@@ -105,6 +101,7 @@ class Timeline:
             closed=closed,
             notes=tuple(self._notes),
             sent=self.sent,
+            icmp=icmp,
         )
 
     def greeted(self, data: bytes, closed: Closed | None = None) -> Greeting:

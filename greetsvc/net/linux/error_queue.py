@@ -47,12 +47,12 @@ class QueuedError:
     code: int = 0
 
 
-def turn_on(sock: socket.socket) -> None:
+def turn_on(sock: socket.SocketType) -> None:
     """Have errors queued. They are then reported to an unconnected socket too, which otherwise hears of none."""
     _set(sock, 1)
 
 
-def turn_off(sock: socket.socket) -> None:
+def turn_off(sock: socket.SocketType) -> None:
     """Empty the queue, and have none any more.
 
     A TCP socket with a queue takes an ICMP error for final even when it is connected, against RFC 1122 4.2.3.9.
@@ -60,14 +60,14 @@ def turn_off(sock: socket.socket) -> None:
     _set(sock, 0)
 
 
-def _set(sock: socket.socket, value: int) -> None:
+def _set(sock: socket.SocketType, value: int) -> None:
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, value)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, value)
 
 
-def read(sock: socket.socket) -> list[QueuedError]:
+def read(sock: socket.SocketType) -> list[QueuedError]:
     """Take the entries from the queue."""
     found: list[QueuedError] = []
     while len(found) < _MAX_ENTRIES:

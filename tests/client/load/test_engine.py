@@ -331,10 +331,7 @@ async def test_a_greeting_in_pieces_and_longer_than_one_reading_is_one_greeting(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_greeting_that_is_slow_or_not_as_expected_is_flawed(
-    peers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "_REMEMBERED", 0)
+async def test_a_greeting_that_is_slow_or_not_as_expected_is_flawed(peers: Any) -> None:
     target = peers.datagram(answer)
     metrics = await carried_out(target, 0.1, 1, expect="^hello$", warn=5.0)
     assert (metrics.lost, metrics.flawed) == (0, 0)
