@@ -9,7 +9,7 @@ from typing import Any, cast
 from OpenSSL import SSL
 
 from greetsvc.client.load.connections import GREETED, TOO_LONG, Connection, LoadResult, Streams, failed
-from greetsvc.client.load.polling import HANGUP, READ, WRITE, Poller
+from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, Poller
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.result import NO_GREETING, TLS_CLOSED, Phase
 from greetsvc.client.tls import ClientTls, tls_words
@@ -64,7 +64,8 @@ class TlsStreams(Streams):
                 ended = not piece
                 session.engine.bio_write(piece) if piece else session.engine.bio_shutdown()
         except BlockingIOError:
-            pass
+            if events & ERROR and (broken := self._lost(connection, 0)) is not None:
+                return broken
         except OSError as error:
             return self._lost(connection, error.errno or errno.EIO)
         if session.phase == "connect":
@@ -76,10 +77,10 @@ class TlsStreams(Streams):
             result = self._lost(connection, number) if number else self._closed(connection, session)
         return result
 
-    def _lost(self, connection: Connection, number: int) -> LoadResult:
+    def _lost(self, connection: Connection, number: int) -> LoadResult | None:
         result = self._broken(connection, number)
-        in_tls = result.phase == "greet" and connection.session.phase != "greet"
-        return result._replace(phase="tls") if in_tls else result
+        in_tls = result is not None and result.phase == "greet" and connection.session.phase != "greet"
+        return result._replace(phase="tls") if result and in_tls else result
 
     def _advance(self, connection: Connection, session: _Session) -> LoadResult | None:
         try:

@@ -12,26 +12,32 @@ from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import NO_FREE_PORT, NO_IPV6, NO_ROUTE, GreetFailed
 from greetsvc.net.linux import error_queue
 
-__all__ = ["no_port", "read_icmp", "system_failed"]
+__all__ = ["no_port", "read_icmp", "system_failed", "system_words"]
 
 _UNREACHABLE = frozenset([errno.ENETUNREACH, errno.EHOSTUNREACH])
 
 
 def system_failed(timeline: Timeline, number: int, icmp: Icmp | None = None) -> GreetFailed:
-    """The result when a system call failed, or ``icmp`` ended the step: the system's words, and what is known more."""
-    words = os.strerror(number)
-    more = icmp.words if icmp is not None else _fault(timeline, number)
-    return timeline.failed(number, f"{words}: {more}" if more else words, icmp=icmp)
+    """The result when a system call failed, or ``icmp`` ended the step."""
+    host = timeline.peer.host if timeline.peer else ""
+    words = system_words(number, icmp, host=host, port_is_ours=timeline.options.source_port is not None)
+    return timeline.failed(number, words, icmp=icmp)
 
 
-def _fault(timeline: Timeline, number: int) -> str:
-    """What is known of an errno that this host itself gave."""
-    if number == errno.EADDRNOTAVAIL and timeline.options.source_port is None:
-        six = timeline.peer is not None and ":" in timeline.peer.host
-        return NO_IPV6 if six and not _has_ipv6() else NO_FREE_PORT
-    if number in _UNREACHABLE and error_queue.AVAILABLE:
-        return NO_ROUTE  # what came from the path would be in the error queue
-    return ""
+def system_words(number: int, icmp: Icmp | None = None, *, host: str, port_is_ours: bool = False) -> str:
+    """The system's words for an errno, and what is known more.
+
+    :param host: the address that was asked.
+    :param port_is_ours: whether we chose the source port.
+    """
+    words, more = os.strerror(number), ""
+    if icmp is not None:
+        more = icmp.words
+    elif number == errno.EADDRNOTAVAIL and not port_is_ours:
+        more = NO_IPV6 if ":" in host and not _has_ipv6() else NO_FREE_PORT
+    elif number in _UNREACHABLE and error_queue.AVAILABLE:
+        more = NO_ROUTE  # what came from the path would be in the error queue
+    return f"{words}: {more}" if more else words
 
 
 def _has_ipv6() -> bool:
