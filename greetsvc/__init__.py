@@ -1,26 +1,29 @@
 """A greeting service, and the client that says what the network did to the greeting.
 
-The public names are loaded when they are first used (PEP 562), so that the server never imports the client.
+The names of the client are loaded when they are first used, so the server never imports it.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from greetsvc._lazy import lazy_names
 from greetsvc._version import __version__
 
 if TYPE_CHECKING:
-    from greetsvc.client import GreetFailed, Greeting, Run, greet, greet_ex, greet_many
+    from greetsvc.client.load.run import Run
+    from greetsvc.client.probe.probe import greet, greet_ex
+    from greetsvc.client.probe.series import greet_many
+    from greetsvc.client.result import GreetFailed, Greeting
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "greetsvc.client.load.run": ("Run",),
+            "greetsvc.client.probe.probe": ("greet", "greet_ex"),
+            "greetsvc.client.probe.series": ("greet_many",),
+            "greetsvc.client.result": ("GreetFailed", "Greeting"),
+        },
+    )
 
 __all__ = ["GreetFailed", "Greeting", "Run", "__version__", "greet", "greet_ex", "greet_many"]
-
-
-def __getattr__(name: str) -> object:
-    if name in __all__:
-        return getattr(import_module("greetsvc.client"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

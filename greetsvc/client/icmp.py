@@ -76,6 +76,7 @@ RFC 792, 1108, 1122 (3.2.2.1), 1812 (5.2.7); for IPv6 RFC 4443, 6550, 7112, 8754
 """
 
 _FORWARDED = "the device at that address forwards to another host, such as NAT or a load balancer, and"
+_DOWN = "it is down, or there is no such host"
 
 CAUSES: dict[str, dict[Sender, str]] = {
     "no route": {
@@ -85,9 +86,8 @@ CAUSES: dict[str, dict[Sender, str]] = {
     },
     "no host": {
         "target": f"{_FORWARDED} that one does not answer",
-        "router": "that host does not answer its router: it is down, or there is no such host; or that router rejects",
-        "this host": "that host does not answer on our own network (ARP, neighbour discovery): it is down, or there is "
-        "no such host",
+        "router": f"that host does not answer its router: {_DOWN}; or that router rejects",
+        "this host": f"that host does not answer on our own network (ARP, neighbour discovery): {_DOWN}",
     },
     "no port": {
         "target": "the host is there: nothing listens on that port, or the host's own firewall rejects it",

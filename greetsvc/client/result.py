@@ -24,7 +24,6 @@ __all__ = [
     "NO_THREAD",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
-    "TLS_CLOSED",
     "Closed",
     "GreetFailed",
     "Greeting",
@@ -43,7 +42,6 @@ ENDINGS: dict[Closed, tuple[int, str]] = {
 
 NO_GREETING = "the connection was closed without a greeting"
 EMPTY_ANSWER = "the answer is empty"
-TLS_CLOSED = "the far end closed during the TLS handshake"
 OTHER_ADDRESS = "an answer came from another address"
 ECHO = "our own request came back"
 """Said of an answer that begins with the mark (`greetsvc.wire.MARK`): no greeting does."""

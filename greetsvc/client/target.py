@@ -9,6 +9,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from greetsvc.client.names import host_name
 from greetsvc.visit import Address
 
 __all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Target", "Transport", "format_address", "parse"]
@@ -24,7 +25,6 @@ _MAX_PATH = 103
 """Bytes of a path that ``sun_path`` holds on every platform, without the NUL at its end (macOS 103, Linux 107)."""
 
 _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
@@ -125,17 +125,15 @@ def _is_v6(host: str) -> bool:
 
 
 def _name(text: str, host: str) -> str:
-    """A host name in the form the resolver takes (IDNA 2003), or an IPv4 address."""
+    """A host name in the form the resolver takes, or an IPv4 address."""
     if not host:
         raise _wrong(text, "the host is missing")
     try:
-        name = host.encode("idna").decode("ascii")
-    except UnicodeError:
+        name = host_name(host)
+    except ValueError:
         raise _wrong(text, f"{host!a} is not a host name") from None
     if name.isdigit():
         raise _wrong(text, f"a port alone is not a target; write {DEFAULT_HOST}:{name}")
-    if not _NAME.fullmatch(name) or len(name) > 253:
-        raise _wrong(text, f"{host!a} is not a host name")
     return name
 
 

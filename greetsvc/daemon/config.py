@@ -12,7 +12,7 @@ from attrs import frozen
 
 from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings, shown
 from greetsvc.errors import ConfigError, reason_of
-from greetsvc.greeters import Greeter, find_greeter
+from greetsvc.greeters.registry import Greeter, find_greeter
 from greetsvc.greeters.text import TextGreeter
 
 __all__ = ["read_toml", "settings"]

@@ -16,7 +16,7 @@ from typing import Any
 from attrs import frozen
 
 from greetsvc.errors import ConfigError
-from greetsvc.greeters import Greeter, text_encoding
+from greetsvc.greeters.registry import Greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
 from greetsvc.net.endpoint import Endpoint, parse_endpoint
 from greetsvc.net.linger.watched import SILENCE

@@ -21,7 +21,7 @@ from greetsvc.daemon.logs import json_observer
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
 from greetsvc.errors import ConfigError
-from greetsvc.greeters import known_greeters
+from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
 
 __all__ = ["Options", "answer", "makeService", "refuse"]

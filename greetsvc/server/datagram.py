@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import DatagramProtocol
 
 from greetsvc import wire
-from greetsvc.greeters import Greeter
+from greetsvc.greeters.registry import Greeter
 from greetsvc.ledger import Ledger
 from greetsvc.net.sockets import reason as reason_of_error
 from greetsvc.server.rendering import GreeterFailed, Rendering

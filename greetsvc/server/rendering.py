@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-from greetsvc.greeters import Greeter
+from greetsvc.greeters.registry import Greeter
 from greetsvc.ledger import Ledger
 from greetsvc.visit import NOBODY, Visit
 

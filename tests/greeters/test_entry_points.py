@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from greetsvc.greeters import find_greeter, known_greeters
+from greetsvc.greeters.registry import find_greeter, known_greeters
 from greetsvc.visit import Address, Visit
 
 VISIT = Visit("tcp", Address("192.0.2.1", 5), Address("", 0))

@@ -81,8 +81,8 @@ HERE = {4: ("10.0.1.1", "10.0.1.2", "10.0.2.2"), 6: ("fd00:1::1", "fd00:1::2", "
 def both(network: Make) -> Network:
     """A client, a router and a server, with IPv4 and IPv6."""
     there = network(1)
-    ends = ((there.client, "right", "1::1"), (there.router, "left", "1::2"))
-    ends += ((there.router, "right", "2::1"), (there.server, "left", "2::2"))
+    ends = [(there.client, "right", "1::1"), (there.router, "left", "1::2")]
+    ends += [(there.router, "right", "2::1"), (there.server, "left", "2::2")]
     for node, device, address in ends:
         done = node.run("ip", "-6", "address", "add", f"fd00:{address}/64", "dev", device, "nodad")
         assert done.returncode == 0, done.stderr
@@ -167,9 +167,7 @@ def test_a_load_run_counts_failures_by_the_message(both: Network) -> None:
     both.filter("tcp dport 8088 reject with icmp type admin-prohibited")
     for prefix in ("", "udp:"):
         both.filter("udp dport 8088 reject with icmp type host-prohibited")
-        done = both.client.run(
-            "greet", "--json", "--duration", "0.5", "--concurrency", "2", f"{prefix}10.0.2.2"
-        )
+        done = both.client.run("greet", "--json", "--duration", "0.5", "--concurrency", "2", f"{prefix}10.0.2.2")
         assert done.returncode == 2
         (failure,) = json.loads(done.stdout.splitlines()[-1])["summary"]["failed"]
         words = "host administratively prohibited (ICMP type 3 code 10)"

@@ -55,7 +55,7 @@ class LoadMetrics:
 
     ``corrected`` has how long each greeting took from the *intended* start of its probe, ``uncorrected`` from its
     actual start; without a rate a probe has no intended start, and there is no ``uncorrected``. Both end with the
-    greeting (the far end's FIN, or the answer's datagram). ``seconds`` counts by the second in which something
+    greeting (the server's FIN, or the answer's datagram). ``seconds`` counts by the second in which something
     happened, ``lost_in`` counts losses by the second in which the probe started (open loop: should have started).
     """
 
@@ -172,7 +172,7 @@ class LoadMetrics:
             if 2 * schedule.waited > schedule.late:
                 why = (
                     f"all {concurrency} were in flight; "
-                    "the far end is too slow for this rate, or it needs a greater --concurrency"
+                    "the server is too slow for this rate, or it needs a greater --concurrency"
                 )
             else:
                 why = "this client is too slow for this rate"

@@ -8,11 +8,11 @@ import os
 from attrs import define, field
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
 
+from greetsvc.client.alerts import TLS_CLOSED, tls_words
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import NO_GREETING, RESET_ERRNOS, TLS_CLOSED, Closed, GreetFailed
-from greetsvc.client.tls import tls_words
+from greetsvc.client.result import NO_GREETING, RESET_ERRNOS, Closed, GreetFailed
 
 __all__ = ["StreamState"]
 
@@ -91,14 +91,14 @@ class StreamState:
         if self.tls and closed == "fin" and isinstance(error, ConnectionLost):
             self.timeline.note("TLS ended without close_notify: the greeting may be cut short")
         elif self.tls and _is_tls(error):
-            self.timeline.note(f"TLS failed after the greeting: {tls_words(error)}")
+            self.timeline.note(f"after the greeting: {tls_words(error, handshake_done=True)}")
 
     def _raise_tls_failure(self, error: BaseException, closed: Closed) -> None:
         """Raise when TLS is the reason: during the handshake or, where TLS 1.3 refuses a client, just after it."""
         if self.certificate_error:
             why = self.certificate_error
         elif _is_tls(error):
-            why = tls_words(error)
+            why = tls_words(error, handshake_done=self.timeline.phase != "tls")
         elif self.timeline.phase == "tls" and closed == "fin":
             why = TLS_CLOSED
         else:

@@ -20,9 +20,9 @@ Trace = Callable[[str], None]
 """Takes a line for each step, in the manner of curl: ``* connected``, ``> request``, ``< answer``."""
 
 _CLOSINGS: dict[Closed, str] = {
-    "fin": "closed by the far end",
-    "reset": "reset by the far end",
-    "timeout": "not closed by the far end in time",
+    "fin": "closed by the peer",
+    "reset": "reset by the peer",
+    "timeout": "not closed by the peer in time",
 }
 
 
@@ -85,9 +85,7 @@ class Timeline:
         """What the steps took so far."""
         return Seconds(**self._took, total=self._now() - self._start)
 
-    def failed(
-        self, number: int, why: str, closed: Closed | None = None, *, icmp: Icmp | None = None
-    ) -> GreetFailed:
+    def failed(self, number: int, why: str, closed: Closed | None = None, *, icmp: Icmp | None = None) -> GreetFailed:
         """The result when the present step failed."""
         if self._notes:
             why = f"{why} ({'; '.join(self._notes)})"

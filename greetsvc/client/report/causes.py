@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from greetsvc.client.alerts import alert_cause
+from greetsvc.client.certificates import certificate_cause
 from greetsvc.client.result import (
     NO_FREE_PORT,
     NO_IPV6,
@@ -66,29 +68,6 @@ _TLS = {
     errno.ETIMEDOUT: "the far end does not speak TLS and waits, or only long packets are lost (an MTU problem)",
     errno.ECONNRESET: "the far end does not speak TLS, or a firewall that filters by server name (SNI) ended it",
 }
-
-_TLS_WORDS = (
-    (
-        "not for",
-        "the name is mistyped, or that server presents another site's certificate: --sni sets the name to ask for",
-    ),
-    (
-        "has expired",
-        "the certificate was not renewed, the server has not read the new one, or our clock is wrong",
-    ),
-    ("not valid yet", "our clock is behind, or the certificate was made on a host whose clock is ahead"),
-    (
-        "unknown authority",
-        "a private authority (give its file with --ca), or the server does not send its intermediate certificates",
-    ),
-    (
-        "self-signed",
-        "a test certificate, or something on the path intercepts TLS; --ca trusts exactly this certificate",
-    ),
-    ("does not speak TLS", "a listener without TLS, or one that expects a PROXY header first"),
-    ("closed during", "a listener without TLS, or a load balancer with no live server"),
-    ("refused", "it requires a client certificate (--cert), or shares no TLS version or cipher with us"),
-)
 
 _GREET = {
     errno.ENODATA: "a limit or rule of the server, a load balancer with no live server, or a missing PROXY header",
@@ -157,8 +136,8 @@ def _by_errno(failed: GreetFailed) -> str:
     if failed.phase == "resolve":
         return _RESOLVE.get(number, "")
     if failed.phase == "tls":
-        words = next((cause for said, cause in _TLS_WORDS if said in (failed.strerror or "")), "")
-        return _TLS.get(number, words)
+        words = failed.strerror or ""
+        return _TLS.get(number) or certificate_cause(words) or alert_cause(words)
     if failed.phase == "connect":
         return (_CONNECT_UNIX if transport in {"unix", "unixgram"} else _CONNECT).get(number, "")
     return {"udp": _GREET_UDP, "unixgram": _GREET_UNIXGRAM}.get(transport, _GREET).get(number, "")

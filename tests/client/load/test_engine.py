@@ -279,7 +279,11 @@ async def test_a_tls_handshake_that_fails_says_why(peers: Any, papers: Any, rese
     strict = papers.server("good", ask_client=True)
     strict.minimum_version = ssl.TLSVersion.TLSv1_3
     cases: list[tuple[str, tuple[str, str], str]] = [
-        (peers.stream(hello, tls=papers.server("expired")), ("tls", "EPROTO"), "the certificate has expired"),
+        (
+            peers.stream(hello, tls=papers.server("expired")),
+            ("tls", "EPROTO"),
+            "the server's certificate has expired",
+        ),
         (peers.stream(hello, tls=strict), ("tls", "EPROTO"), "the far end refused: certificate required"),
         (f"tls:{peers.stream(hello)}", ("tls", "EPROTO"), "the far end does not speak TLS"),
         (f"tls:{peers.stream(lambda connection: connection.recv(4096))}", ("tls", "EPROTO"), "the far end closed"),

@@ -290,10 +290,14 @@ def test_a_reactor_may_report_an_error_as_readable(free_port: int) -> None:
 def test_a_request_that_is_too_long_for_the_path_is_sent_again(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Reactor()
     reader, result = started(clock, parse(peers.datagram(peers.hold)).port)
-    monkeypatch.setattr(error_queue, "read", lambda _: [error_queue.QueuedError(errno.EMSGSIZE, "192.0.2.1", 4, 3, 4)])
+    monkeypatch.setattr(
+        error_queue, "read", lambda _: [error_queue.QueuedError(errno.EMSGSIZE, "192.0.2.1", 4, 3, 4)]
+    )
     reader.connectionLost(Failure(ConnectionDone()))
     assert result == []
-    monkeypatch.setattr(error_queue, "read", lambda _: [error_queue.QueuedError(errno.EHOSTUNREACH, "192.0.2.1", 4, 3, 10)])
+    monkeypatch.setattr(
+        error_queue, "read", lambda _: [error_queue.QueuedError(errno.EHOSTUNREACH, "192.0.2.1", 4, 3, 10)]
+    )
     reader.connectionLost(Failure(ConnectionDone()))
     assert result[0].value.strerror == (
         "No route to host: host administratively prohibited "
