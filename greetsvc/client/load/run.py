@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from functools import lru_cache
@@ -16,6 +17,7 @@ from greetsvc.client.load.polling import Poller, new_poller
 from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
 from greetsvc.client.probe.probe import Probe, new_request
 from greetsvc.client.probe.resolve import resolve
+from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.stats import Expectations, Histogram
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
@@ -67,13 +69,17 @@ class Run:
         """Carry out the run. ``metrics`` and ``histogram`` have what was counted, also while it runs or is cancelled.
 
         :param each_second: called with the number of a second that is over, its counts, and the probes in flight.
-        :raises GreetFailed: when the name cannot be looked up.
+        :raises GreetFailed: when the name cannot be looked up, or this process cannot open files.
         """
         if reactor is None:
             from twisted.internet import reactor
-        poller = new_poller()
+        timeline = Timeline(self.target, self.options)
         try:
-            transport = await self._transport(poller, reactor)
+            poller = new_poller()
+        except OSError as error:
+            raise system_failed(timeline, error.errno or errno.EIO) from None
+        try:
+            transport = await self._transport(poller, timeline, reactor)
         except BaseException:
             poller.close()
             raise
@@ -95,9 +101,9 @@ class Run:
         await engine.run()
         return self
 
-    async def _transport(self, poller: Poller, reactor: Any) -> Streams | Datagrams:
+    async def _transport(self, poller: Poller, timeline: Timeline, reactor: Any) -> Streams | Datagrams:
         target, options = self.target, self.options
-        remote = target.path or await resolve(Timeline(target, options), reactor)
+        remote = target.path or await resolve(timeline, reactor)
         if target.datagram:
             return Datagrams(remote, new_request(options), options.limit, poller)
         if target.transport != "tls" or isinstance(remote, str):
