@@ -1,7 +1,7 @@
 """Ctrl-C while a command is still starting: it ends at once and without a traceback, as a program in C does.
 
-Python turns SIGINT into a KeyboardInterrupt, which in the midst of imports is 60 lines of traceback. With the system's
-own action the shell sees that the signal ended the command (status 130).
+Python turns SIGINT into a KeyboardInterrupt, which in the midst of imports is 60 lines of traceback. With the action
+of the system, the shell sees that the signal ended the command (status 130).
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ def main() -> int:
         from greetsvc.cli.command import main as run
 
         return run()
-    except (ImportError, MemoryError, OSError) as error:  # such as no descriptor or memory for a module or the reactor
+    except (ImportError, MemoryError, OSError, SystemError) as error:
+        # There is no descriptor or no memory left for a module, or for the reactor.
         reason = getattr(error, "strerror", None) or str(error) or "out of memory"
         sys.stderr.write(f"greet: this host: {reason}\n")
         return 2

@@ -57,7 +57,8 @@ class ProbePlan:
 
         def each(number: int, result: Greeting | GreetFailed, flaws: list[str]) -> None:
             if isinstance(result, Greeting):
-                flaws = [*self.expectations.flaws(result), *flaws]
+                left = self.probe.options.timeout - result.seconds.total
+                flaws = [*self.expectations.flaws(result, left), *flaws]
             stats.add(result, flaws)
             stats.elapsed = now() - start
             output.write(self.report.probe(number, result, flaws))

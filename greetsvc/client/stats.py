@@ -9,6 +9,7 @@ from math import ceil, comb, log
 
 from attrs import define, field, frozen
 
+from greetsvc.client.matching import Matcher, MatchingFailed
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line, without_line_end
@@ -158,6 +159,11 @@ class Expectations:
 
     expect: re.Pattern[str] | None = None
     warn: float | None = None
+    _matcher: Matcher | None = field(init=False, eq=False, repr=False)
+
+    @_matcher.default
+    def _make_matcher(self) -> Matcher | None:
+        return None if self.expect is None else Matcher(self.expect)
 
     @classmethod
     def of(cls, expect: str | re.Pattern[str] | None, warn: float | None) -> Expectations:
@@ -170,15 +176,24 @@ class Expectations:
         except (re.error, OverflowError, RecursionError) as error:
             raise ConfigError(f"is not a regular expression: {error}", name="expect", value=expect) from None
 
-    def matches(self, text: str) -> bool:
-        """Whether the text of a greeting is as expected. The line end at its end does not count."""
-        return self.expect is None or self.expect.search(without_line_end(text)) is not None
+    def mismatch(self, text: str, seconds: float) -> str:
+        """Why the text of a greeting is not as expected; empty when it is. The line end at its end does not count.
 
-    def flaws(self, greeting: Greeting) -> list[str]:
-        """What is wrong with a greeting that came, a line each."""
+        Matching may take about so many ``seconds`` (`Matcher.matches`).
+        """
+        if self.expect is None or self._matcher is None:
+            return ""
+        try:
+            found = self._matcher.matches(without_line_end(text), seconds)
+        except MatchingFailed as failed:
+            return str(failed)
+        return "" if found else f"nothing matches {one_line(self.expect.pattern)}"
+
+    def flaws(self, greeting: Greeting, seconds: float = 1.0) -> list[str]:
+        """What is wrong with a greeting that came, a line each; matching may take about so many ``seconds``."""
         found = []
-        if self.expect is not None and not self.matches(greeting.text):
-            found.append(f"not as expected: nothing matches {one_line(self.expect.pattern)}")
+        if mismatch := self.mismatch(greeting.text, seconds):
+            found.append(f"not as expected: {mismatch}")
         if self.warn is not None and greeting.seconds.total > self.warn:
             found.append(f"slow: {greeting.seconds.total * 1000:.3f} ms, more than {self.warn * 1000:g} ms")
         return found

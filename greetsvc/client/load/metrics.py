@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from attrs import define, field, frozen
 
 from greetsvc.client.load.pacing import LATE, Schedule
-from greetsvc.client.result import Phase
+from greetsvc.client.result import NO_IPV6, Phase
 from greetsvc.client.stats import Histogram, RunStats
 
 __all__ = ["FailureCount", "LoadMetrics", "SecondCounts"]
@@ -145,8 +145,8 @@ class LoadMetrics:
         """What limited the run on this side, and delays of its schedule, a line each."""
         found = []
         failed: Counter[int] = Counter()
-        for (_, number, _), count in self._failed.items():
-            failed[number] += count
+        for (_, number, words), count in self._failed.items():
+            failed[0 if words.endswith(NO_IPV6) else number] += count
         if ports := failed[errno.EADDRNOTAVAIL]:
             found.append(
                 f"this host had no free source port for {ports} probes (net.ipv4.ip_local_port_range): "

@@ -26,6 +26,11 @@ from greetsvc.net.descriptors import remaining
 
 __all__ = ["Run"]
 
+_MATCHING = 0.1
+"""Seconds for matching one greeting: all probes wait meanwhile."""
+_REMEMBERED = 4096
+"""Of longer greetings it is not remembered whether they match: the far end could fill the memory with them."""
+
 
 class Run:
     """A load run: ``await Run("udp:127.0.0.1:8088", duration=10, concurrency=64).go()``.
@@ -117,11 +122,14 @@ def _greeting_check(expectations: Expectations, encoding: str) -> GreetingCheck 
     """What decides whether a greeting is as expected; None where nothing is expected."""
     expect, warn = expectations.expect, expectations.warn
 
-    @lru_cache(1000)
     def matches(data: bytes) -> bool:
-        return expectations.matches(data.decode(encoding, "backslashreplace"))
+        return not expectations.mismatch(data.decode(encoding, "backslashreplace"), _MATCHING)
+
+    remembered = lru_cache(1000)(matches)
 
     def good(data: bytes, seconds: float) -> bool:
-        return not (warn is not None and seconds > warn) and (expect is None or matches(data))
+        if warn is not None and seconds > warn:
+            return False
+        return expect is None or (remembered(data) if len(data) <= _REMEMBERED else matches(data))
 
     return None if expect is None and warn is None else good
