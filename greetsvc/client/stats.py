@@ -14,7 +14,17 @@ from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line, without_line_end
 
-__all__ = ["NOT_GREETED", "WRONG_USAGE", "Expectations", "FlowStats", "Histogram", "Jitter", "RunStats"]
+__all__ = [
+    "MAX_REPLICAS",
+    "NOT_GREETED",
+    "OTHER_REPLICAS",
+    "WRONG_USAGE",
+    "Expectations",
+    "FlowStats",
+    "Histogram",
+    "Jitter",
+    "RunStats",
+]
 
 GREETED = 0
 FLAWED = 1
@@ -153,6 +163,11 @@ def _at_least(lost: int, sent: int, rate: float) -> float:
     return sum(comb(sent, k) * rate**k * (1 - rate) ** (sent - k) for k in range(lost, sent + 1))
 
 
+MAX_REPLICAS = 64
+"""Server instances that are counted by name; the server chooses the names."""
+OTHER_REPLICAS = "others"
+
+
 @frozen
 class Expectations:
     """What makes a greeting flawed: it does not match ``expect``, or took more than ``warn`` seconds."""
@@ -195,7 +210,7 @@ class Expectations:
         if mismatch := self.mismatch(greeting.text, seconds):
             found.append(f"not as expected: {mismatch}")
         if self.warn is not None and greeting.seconds.total > self.warn:
-            found.append(f"slow: {greeting.seconds.total * 1000:.3f} ms, more than {self.warn * 1000:g} ms")
+            found.append(f"slow: {greeting.seconds.total * 1000:.3f} ms, more than {self.warn * 1000:.10g} ms")
         return found
 
 
@@ -203,9 +218,9 @@ class Expectations:
 class RunStats:
     """Counts over a run. ``elapsed`` is its length so far, in seconds.
 
-    ``replicas`` counts the greetings of each server instance; ``retried_connects`` has the seconds to connect of
-    those connections that took more than one SYN, by the number of SYNs; ``flows`` are the losses by flow, where
-    there are several.
+    ``replicas`` counts the greetings of each server instance, the first 64 by name; ``retried_connects`` has the
+    seconds to connect of those connections that took more than one SYN, by the number of SYNs; ``flows`` are the
+    losses by flow, where there are several.
     """
 
     sent: int = 0
@@ -214,7 +229,7 @@ class RunStats:
     elapsed: float = 0.0
     seconds: Histogram = field(factory=Histogram)
     replicas: Counter[str] = field(factory=Counter)
-    retried_connects: dict[int, list[float]] = field(factory=dict)
+    retried_connects: dict[int, Histogram] = field(factory=dict)
     flows: FlowStats | None = None
     jitter: Jitter = field(factory=Jitter)
 
@@ -238,10 +253,11 @@ class RunStats:
         self.seconds.add(result.seconds.total)
         self.jitter.add(result.seconds.total)
         if result.path is not None:
-            self.replicas[result.path.instance] += 1
+            name = result.path.instance
+            self.replicas[name if name in self.replicas or len(self.replicas) < MAX_REPLICAS else OTHER_REPLICAS] += 1
         syns = result.sent.syns if result.sent else None
         if syns is not None and syns > 1:
-            self.retried_connects.setdefault(syns, []).append(result.seconds.connect or 0.0)
+            self.retried_connects.setdefault(syns, Histogram()).add(result.seconds.connect or 0.0)
 
     @property
     def status(self) -> int:

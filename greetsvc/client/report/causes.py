@@ -19,6 +19,10 @@ from greetsvc.client.result import (
 
 __all__ = ["explain", "likely_cause"]
 
+_MAX_SAID = 200
+"""Different remarks of one run: the far end chooses the addresses in them."""
+_ENOUGH = "further remarks about the path are left out: they differ each time"
+
 _UNREACHABLE = "a route is missing, the host does not answer on its own network, or a firewall rejects"
 _NO_PORT = (
     "too many connections of this host are open or in TIME_WAIT for its range of ports (net.ipv4.ip_local_port_range)"
@@ -107,9 +111,11 @@ def explain(result: Greeting | GreetFailed, said: set[str]) -> list[str]:
     notes = result.path.notes if isinstance(result, Greeting) and result.path else ()
     found = {note.key: note.text for note in notes if note.notable}
     found |= {cause: cause for cause in likely_cause(result)}
-    new = [text for key, text in found.items() if key not in said]
-    said.update(found)
-    return new
+    new = {key: text for key, text in found.items() if key not in said}
+    if len(said) + len(new) > _MAX_SAID:
+        new = {} if _ENOUGH in said else {_ENOUGH: _ENOUGH}
+    said.update(new)
+    return list(new.values())
 
 
 def likely_cause(result: Greeting | GreetFailed) -> tuple[str, ...]:
