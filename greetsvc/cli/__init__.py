@@ -11,6 +11,8 @@ from greetsvc.interrupts import end_at_once
 
 __all__ = ["main"]
 
+_SHORTAGES = (ImportError, MemoryError, OSError, SystemError)
+
 
 def main() -> int:
     """Run the command; the exit status."""
@@ -19,8 +21,10 @@ def main() -> int:
         from greetsvc.cli.command import main as run
 
         return run()
-    except (ImportError, MemoryError, OSError, SystemError) as error:
-        # There is no descriptor or no memory left for a module, or for the reactor.
+    except Exception as error:
+        # There is no descriptor or no memory left for a module, or for the reactor. OpenSSL has its own words for it.
+        if not isinstance(error, _SHORTAGES) and "malloc failure" not in str(error):
+            raise
         reason = getattr(error, "strerror", None) or str(error) or "out of memory"
         sys.stderr.write(f"greet: this host: {reason}\n")
         return 2

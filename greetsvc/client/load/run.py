@@ -16,6 +16,7 @@ from greetsvc.client.load.pacing import LoadOptions, Schedule
 from greetsvc.client.load.polling import Poller, new_poller
 from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
 from greetsvc.client.probe.probe import Probe, new_request
+from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline
@@ -76,8 +77,7 @@ class Run:
         :param each_second: called with the number of a second that is over, its counts, and the probes in flight.
         :raises GreetFailed: when the name cannot be looked up, or this process cannot open files.
         """
-        if reactor is None:
-            from twisted.internet import reactor
+        reactor = reactor or installed_reactor()
         timeline = Timeline(self.target, self.options)
         try:
             poller = new_poller()

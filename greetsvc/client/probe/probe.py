@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 
 from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
 from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
+from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.stream import probe_stream
 from greetsvc.client.probe.system import system_failed
@@ -44,8 +45,7 @@ class Probe:
 
         :raises GreetFailed: when no greeting came.
         """
-        if reactor is None:
-            from twisted.internet import reactor
+        reactor = reactor or installed_reactor()
         timeline = Timeline(self.target, self.options, trace=trace)
         try:
             return await self._greeting(timeline, reactor)

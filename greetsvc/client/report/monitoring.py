@@ -15,8 +15,8 @@ __all__ = ["HealthReport", "NagiosReport"]
 
 
 _LONGEST = 360
-"""Bytes of text before the perfdata. NRPE cuts a line at 1,024 bytes, and an ASCII locale writes longer escapes for some
-characters; the perfdata must arrive all the same.
+"""Bytes of text before the perfdata. NRPE cuts a line at 1,024 bytes, and where the locale is ASCII some characters
+become longer; the perfdata must arrive all the same.
 """
 
 
