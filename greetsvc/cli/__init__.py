@@ -23,8 +23,9 @@ def main() -> int:
         return run()
     except Exception as error:
         # There is no descriptor or no memory left for a module, or for the reactor. OpenSSL has its own words for it.
-        if not isinstance(error, _SHORTAGES) and "malloc failure" not in str(error):
+        no_memory = "malloc failure" in str(error)
+        if not isinstance(error, _SHORTAGES) and not no_memory:
             raise
-        reason = getattr(error, "strerror", None) or str(error) or "out of memory"
-        sys.stderr.write(f"greet: this host: {reason}\n")
+        reason = "" if no_memory else getattr(error, "strerror", None) or str(error)
+        sys.stderr.write(f"greet: this host: {reason or 'out of memory'}\n")
         return 2

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 from greetsvc.client.load.pacing import LATE, Schedule
 from greetsvc.client.result import NO_IPV6, Phase
 from greetsvc.client.stats import Histogram, RunStats
+from greetsvc.printable import shortened
 
 __all__ = ["FailureCount", "LoadMetrics", "SecondCounts"]
 
@@ -22,7 +23,10 @@ _NOTABLE_DELAY = 0.1
 
 
 _MAX_FAILURES = 64
-"""Kinds of failures with words of their own. The far end chooses some words, such as the names of its certificate."""
+_LONGEST_WORDS = 600
+"""Kinds of failures with words of their own, and characters of these. The far end chooses some of the words, such as
+the names of its certificate.
+"""
 
 
 @define
@@ -104,7 +108,7 @@ class LoadMetrics:
 
     def add_failure(self, phase: Phase, number: int, words: str) -> None:
         """Count a failure; in phase ``close`` the probe was greeted all the same."""
-        key = (phase, number, words)
+        key = (phase, number, shortened(words, _LONGEST_WORDS))
         if key not in self._failed and len(self._failed) >= _MAX_FAILURES:
             key = (phase, number, "")
         self._failed[key] += 1
