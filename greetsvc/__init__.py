@@ -10,19 +10,10 @@ from greetsvc._version import __version__
 
 TYPE_CHECKING = False  # not from `typing`: until that is imported, Ctrl-C is a traceback (greetsvc.interrupts)
 if TYPE_CHECKING:
-    from greetsvc.client.load.run import Run
-    from greetsvc.client.probe.probe import greet, greet_ex
-    from greetsvc.client.probe.series import greet_many
-    from greetsvc.client.result import GreetFailed, Greeting
+    from greetsvc.client import GreetFailed, Greeting, Run, greet, greet_ex, greet_many
 else:
     __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "greetsvc.client.load.run": ("Run",),
-            "greetsvc.client.probe.probe": ("greet", "greet_ex"),
-            "greetsvc.client.probe.series": ("greet_many",),
-            "greetsvc.client.result": ("GreetFailed", "Greeting"),
-        },
+        __name__, {"greetsvc.client": ("GreetFailed", "Greeting", "Run", "greet", "greet_ex", "greet_many")}
     )
 
 __all__ = ["GreetFailed", "Greeting", "Run", "__version__", "greet", "greet_ex", "greet_many"]

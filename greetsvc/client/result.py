@@ -36,7 +36,7 @@ Closed = Literal["fin", "reset", "timeout"]
 
 ENDINGS: dict[Closed, tuple[int, str]] = {
     "reset": (errno.ECONNRESET, "the connection was reset after the greeting"),
-    "timeout": (errno.ETIMEDOUT, "the far end did not close in time"),
+    "timeout": (errno.ETIMEDOUT, "the server did not close in time"),
 }
 """Errno and words for a greeting that was not followed by a FIN: phase ``close``, yet greeted."""
 
@@ -84,7 +84,7 @@ class Greeting:
     r"""A greeting that came.
 
     ``data`` is what arrived, in bytes; ``text`` the same decoded, bytes that do not decode written as ``\xNN``.
-    ``peer`` is the address that answered. ``closed`` is how the far end ended the connection: ``fin``, ``reset``, or
+    ``peer`` is the address that answered. ``closed`` is how the server ended the connection: ``fin``, ``reset``, or
     ``timeout`` when it did not end it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
     answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
     record; ``sent`` is what our own side knows, for TCP and UDP.

@@ -5,19 +5,18 @@ from __future__ import annotations
 import tomllib
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings, shown
 from greetsvc.errors import ConfigError, reason_of
+from greetsvc.files import read_plain
 from greetsvc.greeters.registry import Greeter, find_greeter
 from greetsvc.greeters.text import TextGreeter
 
 __all__ = ["read_toml", "settings"]
 
-_LONGEST_FILE = 1024 * 1024
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 _IN_FILE = {setting.name for setting in SETTINGS if Place.FILE in setting.places} - {"listen"}
 _IN_LISTEN = {setting.name for setting in SETTINGS if Place.LISTEN in setting.places}
@@ -28,13 +27,12 @@ def read_toml(path: str) -> dict[str, Any]:
     if not path:
         raise ConfigError("--config: must be a file, not ''")
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_LONGEST_FILE + 1)
-        if len(data) > _LONGEST_FILE:
-            raise ConfigError(f"longer than {_LONGEST_FILE} bytes")
+        data, _ = read_plain(path)
         return tomllib.loads(data.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"--config: {path}: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"--config: {error}") from error
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"--config: {path}: {reason_of(error)}") from error
 

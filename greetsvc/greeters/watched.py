@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from twisted.logger import Logger
 
-__all__ = ["LONGEST", "WatchedFile"]
+from greetsvc.files import read_plain
 
-LONGEST = 1024 * 1024
-"""The longest file that is read, in bytes."""
+__all__ = ["WatchedFile"]
 
 Content = TypeVar("Content")
 _Identity = tuple[int, int, int, int]
@@ -57,17 +55,7 @@ class WatchedFile(Generic[Content]):
         return self._content
 
     def _read(self) -> tuple[_Identity, Content]:
-        # O_NONBLOCK: opening a FIFO must not block the reactor. Only a plain file is sure to have an end.
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise ValueError(f"{str(self.path)!r} is not a plain file")
-            data = os.read(descriptor, LONGEST + 1)
-        finally:
-            os.close(descriptor)
-        if len(data) > LONGEST:
-            raise ValueError(f"{str(self.path)!r} is longer than {LONGEST} bytes")
+        data, found = read_plain(self.path)
         return _identity(found), self._parse(data)
 
 

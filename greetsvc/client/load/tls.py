@@ -119,7 +119,7 @@ class TlsStreams(Streams):
                 session.unsent = session.unsent[connection.sock.send(session.unsent) :]
         except BlockingIOError:
             pass
-        except OSError as error:  # what the far end sent before can still be read
+        except OSError as error:  # what the server sent before can still be read
             session.unsent, session.send_errno = b"", error.errno or errno.EIO
         self._poller.modify(connection.fd, READ | HANGUP | (WRITE if session.unsent else 0))
 

@@ -1,4 +1,4 @@
-"""One probe over a stream: connect, do the TLS handshake for a tls: target, read until the far end closes."""
+"""One probe over a stream: connect, do the TLS handshake for a tls: target, read until the server closes."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class StreamProbe(Protocol):
     def close(self) -> None:
         """Close with a FIN where that is safe.
 
-        A TLS close may wait for ever for the far end's close_notify. With a fixed source port the side that closes
+        A TLS close may wait for ever for the server's close_notify. With a fixed source port the side that closes
         first keeps the port in TIME_WAIT for a minute, so that the next probe could not use it.
         """
         if self.state.tls or self.state.timeline.options.source_port is not None:

@@ -27,7 +27,7 @@ class StreamState:
     timed_out: bool = False
     self_connected: bool = False
     certificate_error: str = ""
-    """Why we did not accept the certificate of the far end."""
+    """Why we did not accept the certificate of the server."""
 
     def connected(self) -> None:
         """The connection is established."""

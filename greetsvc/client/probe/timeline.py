@@ -24,9 +24,9 @@ _LONGEST = 600
 """Remarks about one probe, and characters of a remark, of an error and of a greeting in the trace."""
 
 _CLOSINGS: dict[Closed, str] = {
-    "fin": "closed by the peer",
-    "reset": "reset by the peer",
-    "timeout": "not closed by the peer in time",
+    "fin": "closed by the server",
+    "reset": "the connection was reset",
+    "timeout": "not closed by the server in time",
 }
 
 

@@ -69,8 +69,8 @@ _CONNECT_UNIX = {
 }
 
 _TLS = {
-    errno.ETIMEDOUT: "the far end does not speak TLS and waits, or only long packets are lost (an MTU problem)",
-    errno.ECONNRESET: "the far end does not speak TLS, or a firewall that filters by server name (SNI) ended it",
+    errno.ETIMEDOUT: "the server does not speak TLS and waits, or only long packets are lost (an MTU problem)",
+    errno.ECONNRESET: "the server does not speak TLS, or a firewall that filters by server name (SNI) ended it",
 }
 
 _GREET = {

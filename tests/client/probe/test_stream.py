@@ -196,5 +196,5 @@ async def test_the_steps_are_traced_as_they_happen(peers: Any) -> None:
         f"* connecting to 127.0.0.1 port {target.rpartition(':')[2]}",
         "* connected",
         "< Thank you for connecting (26 bytes)",
-        "* closed by the peer",
+        "* closed by the server",
     ]

@@ -220,7 +220,7 @@ async def test_far_ends_without_tls(peers: Any, reset: Any) -> None:
     failed = await failure(f"tls:{peers.stream(reset)}")
     blamed(failed, "tls", errno.ECONNRESET, "a firewall that filters by server name")
     failed = await failure(f"tls:{peers.stream(peers.hold)}", timeout=0.3)
-    blamed(failed, "tls", errno.ETIMEDOUT, "the far end does not speak TLS and waits")
+    blamed(failed, "tls", errno.ETIMEDOUT, "the server does not speak TLS and waits")
 
 
 @pytest_twisted.ensureDeferred
