@@ -79,7 +79,8 @@ class Transport:
         self._to: Any = remote if isinstance(remote, str) else remote.sockaddr
         self._limit = limit
         self._poller = poller
-        self._has_error_queue = error_queue.AVAILABLE and self._family != socket.AF_UNIX
+        has_queue = error_queue.AVAILABLE and self._family != socket.AF_UNIX
+        self._error_queue = error_queue.option(self._family) if has_queue else None
 
     def open(self) -> Connection:
         """A connection with a socket: bare, because ``socket.socket``, the class around it, takes twice as long.
@@ -90,13 +91,13 @@ class Transport:
         if not _FLAGS:
             sock.setblocking(False)
             os.set_inheritable(sock.fileno(), False)
-        if self._has_error_queue:
-            error_queue.turn_on(sock)
+        if self._error_queue is not None:
+            sock.setsockopt(*self._error_queue, 1)
         return Connection(sock)
 
     def _failed(self, connection: Connection, phase: Phase, number: int) -> LoadResult:
         """The result when the system reported an errno; with the ICMP message behind it, if there is one."""
-        if not self._has_error_queue:
+        if self._error_queue is None:
             return failed(phase, number)
         queued, icmp = read_icmp(connection.sock, self._to)
         number = queued or number

@@ -13,7 +13,7 @@ from typing import Literal
 
 from attrs import frozen
 
-__all__ = ["AVAILABLE", "QueuedError", "parse", "read", "turn_off", "turn_on"]
+__all__ = ["AVAILABLE", "QueuedError", "option", "parse", "read", "turn_off", "turn_on"]
 
 AVAILABLE = sys.platform == "linux"
 
@@ -49,7 +49,7 @@ class QueuedError:
 
 def turn_on(sock: socket.SocketType) -> None:
     """Have errors queued. They are then reported to an unconnected socket too, which otherwise hears of none."""
-    _set(sock, 1)
+    sock.setsockopt(*option(sock.family), 1)
 
 
 def turn_off(sock: socket.SocketType) -> None:
@@ -57,14 +57,14 @@ def turn_off(sock: socket.SocketType) -> None:
 
     A TCP socket with a queue takes an ICMP error for final even when it is connected, against RFC 1122 4.2.3.9.
     """
-    _set(sock, 0)
+    sock.setsockopt(*option(sock.family), 0)
 
 
-def _set(sock: socket.SocketType, value: int) -> None:
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, value)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, value)
+def option(family: int) -> tuple[int, int]:
+    """The level and the name of the socket option that turns the queue of this family on."""
+    if family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, _IPV6_RECVERR
+    return socket.IPPROTO_IP, _IP_RECVERR
 
 
 def read(sock: socket.SocketType) -> list[QueuedError]:

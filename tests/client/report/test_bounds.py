@@ -68,7 +68,7 @@ def test_perfdata_arrives_after_a_long_error() -> None:
 def test_the_lines_of_a_series_are_bounded_and_json_is_whole(peers: Any) -> None:
     target = peers.stream(lambda connection: connection.sendall(b"y" * 50_000))
     done = run("-c", "2", "-i", "0", "-v", target)
-    assert max(map(len, (done.stdout + done.stderr).splitlines())) < 1200
+    assert max(len(line) for line in (done.stdout + done.stderr).splitlines()) < 1200
     assert b"(50000 characters)" in done.stdout
     assert json.loads(run("--json", target).stdout)["greeting"] == "y" * 50_000
     assert run(target).stdout == b"y" * 50_000 + b"\n", "a single greeting is what was asked for"
@@ -76,7 +76,7 @@ def test_the_lines_of_a_series_are_bounded_and_json_is_whole(peers: Any) -> None
 
 def strays(sock: socket.socket, _: bytes, sender: Any) -> None:
     """Answers from 300 other ports, and then from the right one."""
-    for _ in range(300):
+    for _number in range(300):
         with socket.socket(type=socket.SOCK_DGRAM) as other:
             other.bind(("127.0.0.1", 0))
             other.sendto(b"stray", sender)
