@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import sys
 import tempfile
@@ -15,9 +14,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTim
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import answers_request
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.sockets import prepare, read_datagram
+from greetsvc.client.probe.system import no_port, read_icmp, system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, OTHER_ADDRESS
 from greetsvc.net.linux import error_queue
@@ -70,8 +71,11 @@ class _DatagramProbe:
             else:
                 self._socket.sendto(request, self._remote.sockaddr)
         except OSError as error:
-            if error.errno not in NO_BUFFER_ERRNOS:
-                self._fail(error.errno or errno.EIO)
+            number = error.errno or errno.EIO
+            if no_port(self._socket, number):
+                number = errno.EADDRNOTAVAIL
+            if number not in NO_BUFFER_ERRNOS:
+                self._fail(number)
                 return
             self._repeat = self._reactor.callLater(_NO_BUFFER_REPEAT, self.send, request, wait)
             return
@@ -117,16 +121,15 @@ class _DatagramProbe:
 
     def _read_errors(self, number: int) -> None:
         """Fail with what ICMP reported. After "too long" the system fragments: the repeated request may pass."""
-        reporter = None
-        if self._remote is not None and error_queue.AVAILABLE:
-            for entry in error_queue.read(self._socket):
-                number, reporter = entry.errno, entry.offender or reporter
+        icmp = None
+        if self._remote is not None:
+            queued, icmp = read_icmp(self._socket, self._remote.sockaddr)
+            number = queued or number
         if number not in (0, errno.EMSGSIZE):
-            self._fail(number, reporter)
+            self._fail(number, icmp)
 
-    def _fail(self, number: int, reporter: str | None = None) -> None:
-        by = f", reported by {reporter}" if reporter else ""
-        self._finish(self._timeline.failed(number, os.strerror(number) + by))
+    def _fail(self, number: int, icmp: Icmp | None = None) -> None:
+        self._finish(system_failed(self._timeline, number, icmp))
 
     def _time_out(self) -> None:
         requests = "1 request" if self._sent == 1 else f"{self._sent} requests"
@@ -152,6 +155,15 @@ def _same(sender: Any, remote: tuple[Any, ...]) -> bool:
     return tuple(sender[:2]) == remote[:2] and (len(remote) < 4 or remote[3] in (0, sender[3]))
 
 
+def _open(timeline: Timeline, family: int) -> socket.socket:
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise system_failed(timeline, error.errno or errno.EIO) from None
+    sock.setblocking(False)
+    return sock
+
+
 async def probe_udp(
     timeline: Timeline,
     remote: SocketAddress,
@@ -170,8 +182,7 @@ async def probe_udp(
     """
     timeline.peer = remote.address
     timeline.enter("greet")
-    sock = socket.socket(remote.family, socket.SOCK_DGRAM)
-    sock.setblocking(False)
+    sock = _open(timeline, remote.family)
     try:
         prepare(sock, timeline.options)
         if queued:
@@ -179,8 +190,9 @@ async def probe_udp(
         else:
             sock.connect(remote.sockaddr)
     except OSError as error:
+        number = errno.EADDRNOTAVAIL if no_port(sock, error.errno or 0) else error.errno or errno.EIO
         sock.close()
-        raise timeline.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
+        raise system_failed(timeline, number) from None
     probe = _DatagramProbe(timeline, sock, remote if queued else None, reactor)
     probe.send(request)
     timeline.sent = read_datagram(sock, remote.address, remote.sockaddr, nonce_of(request))
@@ -204,8 +216,7 @@ async def probe_unixgram(
     """
     timeline.peer = Address(path, 0)
     timeline.enter("connect")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sock.setblocking(False)
+    sock = _open(timeline, socket.AF_UNIX)
     folder = None if abstract else tempfile.TemporaryDirectory(prefix="greet-")
     try:
         sock.bind("" if folder is None else str(Path(folder.name) / "answer"))
@@ -213,7 +224,7 @@ async def probe_unixgram(
             sock.connect(path)
         except OSError as error:
             sock.close()
-            raise timeline.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
+            raise system_failed(timeline, error.errno or errno.EIO) from None
         timeline.leave()
         timeline.enter("greet")
         probe = _DatagramProbe(timeline, sock, None, reactor)
