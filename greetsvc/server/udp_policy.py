@@ -75,8 +75,7 @@ An entry that sees another source every few seconds is never silent, fills up, a
 80,000 answers a second for 1 in 100 entries (of 65,536 entries: 5,000), more than a process can give.
 """
 
-_RECENT_BITS = 1 << 23
-_RECENT_HASHES = 4  # with 20,000 new addresses a second, 1 in 150 is then taken for one that asked before
+_RECENT_WORDS = 1 << 18
 _LOWEST_PORT = 1024
 _NO_PORT = 65536  # stands for the port of a UNIX socket, which no rule about ports forbids
 
@@ -86,13 +85,17 @@ class _Budgets:
 
     def __init__(self, now: float, rate: float, entries: int) -> None:
         self._rate = rate
-        self._left = array("d", [rate * BURST]) * entries
+        self._most = rate * BURST
+        self._left = array("d", [self._most]) * entries
         self._as_of = array("d", [now]) * entries
 
     def left(self, index: int, now: float) -> float:
-        earned = max(0.0, now - self._as_of[index]) * self._rate
+        # Comparisons instead of min() and max(), here and below: a flood calls this for each datagram.
+        left, passed = self._left[index], now - self._as_of[index]
         self._as_of[index] = now
-        self._left[index] = left = min(self._left[index] + earned, self._rate * BURST)
+        if passed > 0:
+            left += passed * self._rate
+            self._left[index] = left = min(left, self._most)
         return left
 
     def spend(self, index: int, cost: float) -> None:
@@ -115,45 +118,49 @@ class _Total:
 
     def earn(self, now: float) -> bool:
         """Bring what is left up to date; whether a half is short."""
-        earned = max(0.0, now - self._as_of) * self._rate
-        self._as_of = now
-        most = self._most
-        one, other = self.left[0] + earned, self.left[1] + earned
-        self.left[0] = min(most, one + max(0.0, other - most))
-        self.left[1] = min(most, other + max(0.0, one - most))
-        return min(self.left) < self.enough
+        first, again = self.left
+        passed, self._as_of = now - self._as_of, now
+        if passed > 0:
+            earned, most = passed * self._rate, self._most
+            first += earned
+            again += earned
+            if first > most:
+                again += first - most
+                first = most
+            if again > most:
+                first += again - most
+                again = most
+                first = min(first, most)
+            self.left[:] = first, again
+        return first < self.enough or again < self.enough
 
 
 class _Recent:
-    """Which sources asked lately: two Bloom filters, of which the older one is emptied every `RECENT` seconds."""
+    """Which sources asked lately: two Bloom filters, of which the older one is emptied every `RECENT` seconds.
+
+    All bits of a source are in one word of 64 (a blocked filter; Putze, Sanders and Singler, 2007), which is one
+    look-up instead of four. With 20,000 new sources a second, about 1 in 200 is taken for one that asked before.
+    """
 
     def __init__(self, now: float) -> None:
         # Ones are written, as pages of zeros would become resident only when a flood touches them.
-        self._newer, self._older = (bytearray(b"\1") * (_RECENT_BITS // 8) for _ in range(2))
+        self._newer, self._older = (array("Q", [1]) * _RECENT_WORDS for _ in range(2))
         self._turned = now - 2 * RECENT
 
     def add(self, hashed: int, now: float) -> bool:
-        """Remember the source with this hash (of 46 bits or more); whether it was known already."""
+        """Remember the source with this hash (42 bits count); whether it was known already."""
         age = now - self._turned
         if age >= RECENT:
             self._newer, self._older = self._older, self._newer
-            self._newer[:] = bytes(_RECENT_BITS // 8)
+            memoryview(self._newer).cast("B")[:] = bytes(8 * _RECENT_WORDS)
             if age >= 2 * RECENT:
-                self._older[:] = bytes(_RECENT_BITS // 8)
+                memoryview(self._older).cast("B")[:] = bytes(8 * _RECENT_WORDS)
             self._turned = now
-        newer, older = self._newer, self._older
-        known_now = known_before = True
-        # Double hashing (Kirsch and Mitzenmacher, 2006) with the two halves of the hash.
-        place, step = hashed % _RECENT_BITS, hashed // _RECENT_BITS % _RECENT_BITS | 1
-        for _ in range(_RECENT_HASHES):
-            index, bit = place >> 3, 1 << (place & 7)
-            if not newer[index] & bit:
-                known_now = False
-                newer[index] |= bit
-            if known_before and not older[index] & bit:
-                known_before = False
-            place = (place + step) % _RECENT_BITS
-        return known_now or known_before
+        index, rest = hashed % _RECENT_WORDS, hashed // _RECENT_WORDS
+        bits = 1 << (rest & 63) | 1 << (rest >> 6 & 63) | 1 << (rest >> 12 & 63) | 1 << (rest >> 18 & 63)
+        word = self._newer[index]
+        self._newer[index] = word | bits
+        return word & bits == bits or self._older[index] & bits == bits
 
 
 class UdpPolicy:
@@ -172,7 +179,7 @@ class UdpPolicy:
         now = clock()
         # The tables are indexed by a keyed hash and nothing is ever evicted: forged sources can neither grow them nor
         # push out another source, and without the key nobody can choose to share the entry of another.
-        self._hasher = Hasher(1 << 46)
+        self._hasher = Hasher(1 << 42)
         self._count = array("B", bytes(LOOP_ENTRIES))
         self._last = array("I", [0]) * LOOP_ENTRIES  # in milliseconds, modulo 2**32
         self._run = array("B", bytes(ENTRIES))
@@ -260,7 +267,10 @@ class UdpPolicy:
 
     def _pauses(self, entry: int, now: float) -> bool:
         """Whether the address of this entry, which has just sent something, gets no answers now."""
-        run, silence = self._run[entry], now - self._run_as_of[entry]
+        run = self._run[entry]
+        if not run:
+            return False
+        silence = now - self._run_as_of[entry]
         if run > ADDRESS_MOST and silence < ADDRESS_PAUSE:
             return True  # the pause has begun with the first request that it refused
         if run > ADDRESS_MOST or silence >= LOOP_SILENCE:
@@ -281,7 +291,8 @@ class UdpPolicy:
         # Behind the byte for the version: a /24 is 3 bytes of an IPv4 address, a /56 is 7 of an IPv6 one.
         v4 = len(address) == 5
         hashed = index(address if v4 else address[:9])
-        if self._pauses(hashed % ENTRIES, now):
+        entry = hashed % ENTRIES
+        if self._pauses(entry, now):
             return "loop"
         source = index(address[:4] if v4 else address[:8]) % ENTRIES
         left = self._prefixes.left(source, now)
@@ -301,7 +312,8 @@ class UdpPolicy:
                 return "total-budget"
             self._networks.spend(network, price)
         self._count[loop] += 1
-        self._run[hashed % ENTRIES] += 1
+        self._run[entry] += 1
+        self._run_as_of[entry] = now
         self._prefixes.spend(source, price)
         total.left[half] -= cost
         return None

@@ -94,14 +94,16 @@ class Hopper(DatagramProtocol):
     """Sends each answer from a new port, which then listens as well."""
 
     noisy = False
+    transport: Any
 
     def __init__(self, ports: list[Any]) -> None:
         self.ports = ports
 
     def hop(self, to: Any) -> None:
-        port = cast(IReactorUDP, reactor).listenUDP(0, Hopper(self.ports), interface="127.0.9.1")
+        hopper = Hopper(self.ports)
+        port = cast(IReactorUDP, reactor).listenUDP(0, hopper, interface="127.0.9.1", maxPacketSize=8192)
         self.ports.append(port)
-        port.write(b"once more", to)
+        hopper.transport.write(b"once more", to)
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         self.hop(addr)

@@ -442,7 +442,7 @@ def test_random_addresses_and_ports_grow_no_table() -> None:
     assert len(policy._count) == len(policy._last) == LOOP_ENTRIES
     tables = (policy._run, policy._run_as_of, policy._prefixes._left, policy._networks._left, policy._networks._as_of)
     assert {len(table) for table in tables} == {ENTRIES}
-    assert len(policy._recent._newer) == len(policy._recent._older) == 1 << 20
+    assert len(policy._recent._newer) == len(policy._recent._older) == 1 << 18
     assert len(policy._total.left) == 2
 
 
