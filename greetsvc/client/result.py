@@ -17,11 +17,14 @@ __all__ = [
     "ECHO",
     "EMPTY_ANSWER",
     "ENDINGS",
+    "LATE_ANSWER",
     "NO_BUFFER_ERRNOS",
     "NO_GREETING",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
     "TLS_CLOSED",
+    "TWO_ANSWERS",
+    "Attempt",
     "Closed",
     "GreetFailed",
     "Greeting",
@@ -44,6 +47,8 @@ NO_GREETING = "the connection was closed without a greeting"
 EMPTY_ANSWER = "the answer is empty"
 TLS_CLOSED = "the far end closed during the TLS handshake"
 OTHER_ADDRESS = "an answer came from another address"
+LATE_ANSWER = "an answer to an earlier request came late"
+TWO_ANSWERS = "an answer came twice"
 ECHO = "our own request came back"
 """Said of an answer that begins with the mark (`greetsvc.wire.MARK`): no greeting does."""
 
@@ -74,6 +79,17 @@ class Seconds:
 
 
 @frozen
+class Attempt:
+    """One datagram request: when it was sent, in seconds after the start of the probe, and how long its answer took.
+
+    ``seconds`` is None when no answer came before the probe was over, or when it is not known which one was its.
+    """
+
+    time: float
+    seconds: float | None = None
+
+
+@frozen
 class Greeting:
     r"""A greeting that came.
 
@@ -81,7 +97,7 @@ class Greeting:
     ``peer`` is the address that answered. ``closed`` is how the far end ended the connection: ``fin``, ``reset``, or
     ``timeout`` when it did not end it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
     answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
-    record; ``sent`` is what our own side knows, for TCP and UDP.
+    record; ``sent`` is what our own side knows, for TCP and UDP. ``attempts`` are the datagram requests.
     """
 
     target: Target
@@ -93,13 +109,26 @@ class Greeting:
     notes: tuple[str, ...] = ()
     path: PathChanges | None = None
     sent: Sent | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def took(self) -> float | None:
+        """Seconds from the request that was answered to its answer; for a stream, of the whole probe."""
+        if not self.attempts:
+            return self.seconds.total
+        return next((attempt.seconds for attempt in self.attempts if attempt.seconds is not None), None)
+
+    @property
+    def requests_lost(self) -> int:
+        """Datagram requests without an answer; those that were sent after the answered one are not counted."""
+        return next((n for n, attempt in enumerate(self.attempts) if attempt.seconds is not None), 0)
 
 
 class GreetFailed(OSError):
     """No greeting came: ``errno`` and ``strerror`` say why, ``phase`` in which step.
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
-    there is an address), ``seconds``, ``closed``, ``notes`` and ``sent`` are as in `Greeting`.
+    there is an address), ``seconds``, ``closed``, ``notes``, ``sent`` and ``attempts`` are as in `Greeting`.
     """
 
     def __init__(
@@ -114,6 +143,7 @@ class GreetFailed(OSError):
         closed: Closed | None = None,
         notes: tuple[str, ...] = (),
         sent: Sent | None = None,
+        attempts: tuple[Attempt, ...] = (),
     ) -> None:
         super().__init__(number, why)
         self.phase = phase
@@ -123,6 +153,12 @@ class GreetFailed(OSError):
         self.closed = closed
         self.notes = notes
         self.sent = sent
+        self.attempts = attempts
+
+    @property
+    def requests_lost(self) -> int:
+        """Datagram requests without an answer: all of them."""
+        return len(self.attempts)
 
     @property
     def never_sent(self) -> bool:

@@ -204,7 +204,8 @@ class RunStats:
 
     ``replicas`` counts the greetings of each server instance; ``retried_connects`` has the seconds to connect of
     those connections that took more than one SYN, by the number of SYNs; ``flows`` are the losses by flow, where
-    there are several.
+    there are several. ``seconds`` and ``jitter`` have what each greeting `took`. ``requests`` counts datagram
+    requests, of which a probe may send several, and ``requests_lost`` those without an answer.
     """
 
     sent: int = 0
@@ -216,11 +217,21 @@ class RunStats:
     retried_connects: dict[int, list[float]] = field(factory=dict)
     flows: FlowStats | None = None
     jitter: Jitter = field(factory=Jitter)
+    requests: int = 0
+    requests_lost: int = 0
 
     @property
     def lost(self) -> int:
         """Probes that were not greeted."""
         return self.sent - self.greeted
+
+    @property
+    def repeats(self) -> str:
+        """How many requests were sent and lost, in words; empty when each probe sent one."""
+        if self.requests <= self.sent:
+            return ""
+        share = 100 * self.requests_lost / self.requests
+        return f"{self.requests} requests sent, {self.requests_lost} lost ({share:.3g} %)"
 
     @property
     def rate(self) -> float:
@@ -230,12 +241,15 @@ class RunStats:
     def add(self, result: Greeting | GreetFailed, flaws: list[str]) -> None:
         """Count one probe."""
         self.sent += 1
+        self.requests += len(result.attempts)
+        self.requests_lost += result.requests_lost
         if isinstance(result, GreetFailed):
             return
         self.greeted += 1
         self.flawed += bool(flaws)
-        self.seconds.add(result.seconds.total)
-        self.jitter.add(result.seconds.total)
+        if result.took is not None:
+            self.seconds.add(result.took)
+            self.jitter.add(result.took)
         if result.path is not None:
             self.replicas[result.path.instance] += 1
         syns = result.sent.syns if result.sent else None

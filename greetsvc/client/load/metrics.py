@@ -13,7 +13,7 @@ from greetsvc.client.load.pacing import LATE, Schedule
 from greetsvc.client.result import Phase
 from greetsvc.client.stats import Histogram, RunStats
 
-__all__ = ["FailureCount", "LoadMetrics", "SecondCounts"]
+__all__ = ["FailureCount", "LoadMetrics", "SecondCounts", "Strays"]
 
 _BUSY = 0.9
 """The share of a core from which this client is likely the limit."""
@@ -30,6 +30,22 @@ class SecondCounts:
     sent: int = 0
     greeted: int = 0
     lost: int = 0
+
+
+@define
+class Strays:
+    """Answers to datagram probes that were over: those that came after the time-out, and copies."""
+
+    late: int = 0
+    doubled: int = 0
+
+    def add(self, *, late: bool) -> None:
+        """Count one."""
+        self.late += late
+        self.doubled += not late
+
+    def __bool__(self) -> bool:
+        return bool(self.late or self.doubled)
 
 
 @frozen
@@ -74,6 +90,7 @@ class LoadMetrics:
     """Processor seconds that this thread used in that time."""
     seconds: list[SecondCounts] = field(factory=lambda: [SecondCounts()])
     lost_in: Counter[int] = field(factory=Counter)
+    strays: Strays = field(factory=Strays)
     _failed: Counter[tuple[Phase, int]] = field(factory=Counter)
     _words: dict[tuple[Phase, int], str] = field(factory=dict)
 
@@ -158,6 +175,10 @@ class LoadMetrics:
                 f"this client used {100 * self.cpu / self.elapsed:.0f} % of a core: "
                 "it is likely the limit, and the times include its own delays"
             )
+        if self.strays.late:
+            found.append(f"{self.strays.late} answers came after the time-out: they are counted as lost")
+        if self.strays.doubled:
+            found.append(f"{self.strays.doubled} answers came twice: a copy is not counted")
         found.extend(self._schedule_warnings(concurrency))
         return found
 

@@ -85,6 +85,8 @@ class Run:
             self.metrics = LoadMetrics()
         else:
             self.metrics = LoadMetrics.open_loop(Schedule(start, load.rate, load.duration))
+        if isinstance(transport, Datagrams):
+            self.metrics.strays = transport.strays
         engine = Engine(
             transport,
             poller,
@@ -104,7 +106,8 @@ class Run:
         target, options = self.target, self.options
         remote = target.path or await resolve(Timeline(target, options), reactor)
         if target.datagram:
-            return Datagrams(remote, new_request(options), options.limit, poller)
+            keep = max(0, remaining() - self.concurrency) // 2  # half of what this process may open besides
+            return Datagrams(remote, new_request(options), options.limit, poller, keep)
         if target.transport != "tls" or isinstance(remote, str):
             return Streams(remote, options.limit, poller)
         from greetsvc.client.load.tls import TlsStreams

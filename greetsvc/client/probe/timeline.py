@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import Sent, compare
-from greetsvc.client.result import Closed, GreetFailed, Greeting, Phase, Seconds
+from greetsvc.client.result import Attempt, Closed, GreetFailed, Greeting, Phase, Seconds
 from greetsvc.client.target import Target
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
@@ -41,9 +41,11 @@ class Timeline:
         self.phase: Phase = "resolve"
         self.peer: Address | None = None
         self.sent: Sent | None = None
+        self.attempts: list[Attempt] = []
         self._now = now
         self._trace = trace
         self._start = self._entered = now()
+        self._ended: float | None = None
         self._took: dict[str, float] = {}
         self._notes: list[str] = []
 
@@ -69,6 +71,30 @@ class Timeline:
         """The first byte of the greeting has come; later calls change nothing."""
         self._took.setdefault("first_byte", self._now() - self._entered)
 
+    def sent_request(self) -> int:
+        """A datagram request was sent; its number, from 0."""
+        self.attempts.append(Attempt(self._now() - self._start))
+        return len(self.attempts) - 1
+
+    def sent_at(self, number: int) -> float:
+        """When a request was sent, on our clock."""
+        return self._start + self.attempts[number].time
+
+    def answered(self, number: int) -> tuple[float, float]:
+        """A request was answered, which ends the probe: when it was sent, and when its answer came."""
+        self._ended, sent = self._now(), self.sent_at(number)
+        self._took["first_byte"] = self._ended - sent
+        self.attempts[number] = Attempt(self.attempts[number].time, self._ended - sent)
+        return sent, self._ended
+
+    def withdraw_answer(self) -> tuple[float, float]:
+        """It is not known which request was answered; what `answered` gave."""
+        assert self._ended is not None
+        came, self._ended = self._ended, None
+        del self._took["first_byte"]
+        self.attempts = [Attempt(attempt.time) for attempt in self.attempts]
+        return self.sent_at(-1), came
+
     def trace(self, mark: str, text: str) -> None:
         """Report a step, if there is somebody to report it to."""
         if self._trace is not None:
@@ -88,7 +114,7 @@ class Timeline:
             connect=took.get("connect"),
             tls=took.get("tls"),
             first_byte=took.get("first_byte"),
-            total=self._now() - self._start,
+            total=(self._now() if self._ended is None else self._ended) - self._start,
         )
 
     def failed(self, number: int, why: str, closed: Closed | None = None) -> GreetFailed:
@@ -105,6 +131,7 @@ class Timeline:
             closed=closed,
             notes=tuple(self._notes),
             sent=self.sent,
+            attempts=tuple(self.attempts),
         )
 
     def greeted(self, data: bytes, closed: Closed | None = None) -> Greeting:
@@ -128,4 +155,5 @@ class Timeline:
             notes=tuple(self._notes),
             path=path,
             sent=self.sent,
+            attempts=tuple(self.attempts),
         )

@@ -38,6 +38,8 @@ class JsonReport:
             code, phase = (ENDINGS[result.closed][0], "close") if result.closed in ENDINGS else (None, None)
             found |= {"ok": True, "greeting": result.text, "error": error, "errno": code, "phase": phase}
         found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
+        if self.target.datagram:
+            found["attempts"] = [json_seconds(asdict(attempt)) for attempt in result.attempts]
         if isinstance(result, Greeting) and result.path is not None:
             found["path"] = result.path.as_json()
         return Lines([json.dumps(found)])
@@ -53,6 +55,8 @@ class JsonReport:
             "rate": round(stats.rate, 3),
             "seconds": json_seconds(spread(stats.seconds)),
         }
+        if self.target.datagram:
+            summary["requests"] = {"sent": stats.requests, "lost": stats.requests_lost}
         if stats.replicas:
             summary["replicas"] = dict(stats.replicas.most_common())
         if stats.flows is not None:

@@ -155,4 +155,6 @@ class JsonLoadReport:
             "cpu": round(metrics.cpu / metrics.elapsed, 3) if metrics.elapsed else 0.0,
             "warnings": metrics.warnings(run.concurrency),
         }
+        if run.target.datagram:
+            summary["answers"] = asdict(metrics.strays)
         return Lines([json.dumps({"summary": summary})])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
-from greetsvc.client.report.base import PERCENTILES, ending_notes, percent, spread
+from greetsvc.client.report.base import PERCENTILES, ending_notes, lost_requests, percent, spread
 from greetsvc.client.report.causes import Explainer
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import FlowStats, RunStats
@@ -33,6 +33,8 @@ class TextReport:
             out, notes = [], [str(result)]
         else:
             out, notes = [self._greeting(number, result)], [*result.notes, *ending_notes(result)]
+            if result.requests_lost:
+                notes.append(lost_requests(result))
         notes += [*flaws, *self.explainer.explain(result)]
         return Lines(out, [f"{start}: {one_line(note)}" for note in notes])
 
@@ -50,7 +52,9 @@ class TextReport:
             return Lines()
         lost = f"{stats.lost} lost ({percent(stats.lost, stats.sent)})"
         out = ["", f"{stats.sent} sent, {stats.greeted} greeted, {lost}, {stats.rate:.3g} a second"]
-        if stats.greeted:
+        if stats.repeats:
+            out.append(stats.repeats)
+        if stats.seconds.count:
             times = spread(stats.seconds) | {"jitter": stats.jitter.value}
             out.append(_times(times, ("min", "mean", "max", "jitter")))
             out.append(_times(times, PERCENTILES))

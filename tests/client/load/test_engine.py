@@ -20,7 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from greetsvc import GreetFailed
-from greetsvc.client.load import connections, engine
+from greetsvc.client.load import connections, datagrams, engine
 from greetsvc.client.load import run as runs
 from greetsvc.client.load.connections import GREETED, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.datagrams import Datagrams
@@ -427,15 +427,15 @@ def test_tls_data_waits_until_the_socket_is_writable() -> None:
     watched.close()
 
 
-def test_datagrams_between_probes_are_dropped_and_a_broken_or_noisy_socket_is_closed() -> None:
+def test_a_kept_socket_is_used_again_until_a_stray_answer_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datagrams, "_MIN_KEPT", 2)
     watched = new_poller()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
         far.bind(("127.0.0.1", 0))
-        transport = Datagrams(SocketAddress(socket.AF_INET, far.getsockname()), b"ask", 10, watched)
+        transport = Datagrams(SocketAddress(socket.AF_INET, far.getsockname()), b"ask", 10, watched, keep=2)
 
-        def visited() -> tuple[Connection, Any]:
+        def greeted() -> tuple[Connection, Any]:
             connection = transport.open()
-            connection.data = b""
             assert transport.start(connection) is None
             _, sender = far.recvfrom(10)
             far.sendto(b"hi", sender)
@@ -443,25 +443,53 @@ def test_datagrams_between_probes_are_dropped_and_a_broken_or_noisy_socket_is_cl
             transport.release(connection, greeted=True)
             return connection, sender
 
-        first, sender = visited()
+        first, sender = greeted()
+        second, _ = greeted()
+        assert greeted()[0] is first, "two are kept, and the older one is used again"
         far.sendto(b"again", sender)
+        assert watched.poll(1) == [(first.fd, READ)]
         transport.idle_ready(first.fd)
-        assert watched.poll(0) == []
-        far.sendto(b"and again", sender)
-        assert visited()[0] is first
-        for _ in range(20):
-            far.sendto(b"and again", sender)
-        second, _ = visited()
-        assert second is not first
+        assert (transport.strays.doubled, transport.strays.late) == (1, 0)
         assert first.sock.fileno() == -1
+        third, _ = greeted()
+        fourth, _ = greeted()
+        assert third is not second
+        assert second.sock.fileno() == -1
     with suppress(OSError):
-        second.sock.send(b"into the void")
-    third = transport.open()
-    assert third is not second
-    assert second.sock.fileno() == -1
-    transport.release(third, greeted=False)
+        fourth.sock.send(b"into the void")
+    transport.idle_ready(fourth.fd)
+    assert fourth.sock.fileno() == -1
     transport.close()
+    assert third.sock.fileno() == -1
     watched.close()
+
+
+@pytest.mark.parametrize("copy_after", [0.01, 0.04, 0.15])
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_comes_twice_counts_once(peers: Any, copy_after: float) -> None:
+    metrics = await carried_out(peers.datagram(peers.later(0.03, 0.03 + copy_after)), 0.6, 4)
+    assert metrics.lost == 0
+    assert metrics.corrected.least > 0.025, "no copy was taken for an answer"
+    assert metrics.strays.doubled > 4
+    assert any("answers came twice" in warning for warning in metrics.warnings(4))
+
+
+@pytest.mark.parametrize("delay", [0.25, 0.45])
+@pytest_twisted.ensureDeferred
+async def test_a_late_answer_counts_for_no_probe(peers: Any, delay: float) -> None:
+    metrics = await carried_out(peers.datagram(peers.later(delay)), 0.7, 2, timeout=0.2)
+    assert (metrics.greeted, metrics.sent) == (0, metrics.lost)
+    assert metrics.strays.late > 0
+    assert any("answers came after the time-out" in warning for warning in metrics.warnings(2))
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_descriptors_to_spare_each_probe_has_a_new_socket(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "remaining", lambda: 4)
+    metrics = await carried_out(peers.datagram(peers.later(0.03, 0.04)), 0.3, 4)
+    assert metrics.corrected.least > 0.025
 
 
 class Starved(Streams):
