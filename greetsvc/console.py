@@ -47,11 +47,10 @@ class Output:
             raise CannotWrite("it is closed")
         try:
             _write(self._out, lines.out)
-        except BrokenPipeError:
-            _discard_buffer(self._out)
-            raise ReaderGone from None
         except OSError as error:
             _discard_buffer(self._out)
+            if isinstance(error, BrokenPipeError):
+                raise ReaderGone from None
             raise CannotWrite(os.strerror(error.errno or 0)) from None
         for line in lines.err:
             self.complain(line)

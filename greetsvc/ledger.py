@@ -14,8 +14,6 @@ __all__ = ["Ledger"]
 
 _log = Logger(namespace="greetsvc")
 
-Watcher = Callable[[str, Address], object]
-
 
 def _address(peer: Sequence[Any]) -> Address:
     return Address.plain(peer[0], peer[1])
@@ -32,7 +30,7 @@ class Ledger:
     def __init__(self) -> None:
         self.greeted: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
-        self.watchers: list[Watcher] = []
+        self.watchers: list[Callable[[str, Address], object]] = []
         self.when_refused: Callable[[], object] | None = None
 
     @property

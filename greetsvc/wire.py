@@ -7,6 +7,7 @@ cannot amplify, and it cannot loop, because no answer begins with the mark.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from attrs import asdict, frozen
@@ -31,8 +32,7 @@ __all__ = [
 ]
 
 MARK = b"GREET/1 "
-NONCE_DIGITS = 16
-MARKED_MINIMUM = len(MARK) + NONCE_DIGITS + 1
+MARKED_MINIMUM = len(MARK) + 16 + 1
 """The shortest request that carries the mark, a nonce and the space behind it, in bytes."""
 
 MAX_ANSWER = 1199
@@ -43,6 +43,8 @@ MAX_PAID_ANSWER = 512
 
 MAX_REQUEST = 8192
 """The longest request datagram that is read, in bytes; a longer one is counted as oversize."""
+
+_MARK_AND_NONCE = re.compile(MARK + b"([0-9A-Fa-f]{16})")
 
 
 def request(nonce: str, size: int) -> bytes:
@@ -57,14 +59,8 @@ def request(nonce: str, size: int) -> bytes:
 
 def nonce_of(request: bytes) -> str | None:
     """The nonce in a marked request, or None where there is none."""
-    digits = request[len(MARK) : MARKED_MINIMUM - 1]
-    if not request.startswith(MARK) or len(digits) != NONCE_DIGITS:
-        return None
-    try:
-        int(digits, 16)
-    except ValueError:
-        return None
-    return digits.decode("ascii")
+    found = _MARK_AND_NONCE.match(request)
+    return found and found[1].decode("ascii")
 
 
 # The path record: what the server saw of a visit, as one line of JSON. The client reads records of servers that it

@@ -33,7 +33,10 @@ def test_a_request_too_short_for_the_mark_goes_unmarked(size: int) -> None:
     assert wire.nonce_of(request) is None
 
 
-@pytest.mark.parametrize("request_", [b"", b"GREET/1 ", b"GREET/1 0123", b"GREET/1 0123456789abcdeX .", b"x" * 40])
+@pytest.mark.parametrize(
+    "request_",
+    [b"", b"GREET/1 ", b"GREET/1 0123", b"GREET/1 0123456789abcdeX .", b"GREET/1 0x123456789abcde .", b"x" * 40],
+)
 def test_a_request_without_a_nonce_has_none(request_: bytes) -> None:
     assert wire.nonce_of(request_) is None
 

@@ -4,48 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from greetsvc._version import __version__
 from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, wrong
 from greetsvc.cli.plan import Plan, ProbePlan, drive
-from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULTS, ProbeOptions, ProxyClaim, parse_proxy_claim
+from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULTS, ProbeOptions, parse_proxy_claim
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.base import Report
 from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Expectations
 from greetsvc.client.target import Target, parse
 from greetsvc.client.tls import ClientTls
-from greetsvc.console import CannotWrite, Lines, Output, ReaderGone, standard
+from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line
 
 __all__ = ["main"]
 
 
-def _help(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    _print_and_exit(context, context.get_help() if wanted else None)
-
-
-def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    _print_and_exit(context, f"greet {__version__}" if wanted else None)
-
-
-def _print_and_exit(context: click.Context, text: str | None) -> None:
+def _print_and_exit(context: click.Context, option: click.Parameter, wanted: bool) -> None:
     """Print without click, whose own way ends in a traceback when standard output cannot be written."""
-    if text is not None:
-        context.obj.write(Lines([text]))
+    if wanted:
+        context.obj.write(Lines([context.get_help() if option.name == "help" else f"greet {__version__}"]))
         context.exit()
+
+
+_EXITING: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _print_and_exit}
 
 
 @click.command(add_help_option=False)
 @greet_options
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
-)
-@click.option("--help", is_flag=True, is_eager=True, expose_value=False, callback=_help, help="Show this and exit.")
+@click.option("--version", help="Show the version and exit.", **_EXITING)
+@click.option("--help", help="Show this and exit.", **_EXITING)
 def _command(**given: Any) -> Plan:
     """Probe TARGET for its greeting, and say which step failed when none comes.
 
@@ -55,6 +47,8 @@ def _command(**given: Any) -> Plan:
     Exit status: 0 greeted; 1 greeted, but slow, not as expected, or some lost; 2 not greeted; 3 wrong usage.
     """
     check_combinations(given)
+    if given["warn"] is not None:
+        given["warn"] /= 1000
     try:
         target = parse(given["target"])
     except ValueError as error:
@@ -99,12 +93,14 @@ def _common_options(given: dict[str, Any], target: Target) -> dict[str, Any]:
 
 def _probe_plan(given: dict[str, Any], target: Target) -> ProbePlan:
     """The plan for single probes, a series, or flows."""
-    expectations = Expectations.of(given["expect"], _warn(given))
+    expectations = Expectations.of(given["expect"], given["warn"])
+    version: Literal[1, 2] = 1 if given["proxy_v2"] is None else 2
+    source = given[f"proxy_v{version}"]
     options = ProbeOptions(
         **_common_options(given, target),
         dscp=given["dscp"],
         source_port=given["source_port"],
-        proxy=_proxy_claim(given),
+        proxy=None if source is None else parse_proxy_claim(version, source),
     )
     flows = given["flows"] or 0
     count = given["count"] if given["count"] is not None else DEFAULT_ROUNDS if flows else 1
@@ -127,30 +123,18 @@ def _load_plan(given: dict[str, Any], target: Target) -> Plan:
     from greetsvc.net.descriptors import raise_limit
 
     raise_limit()
-    load = {name: given[name] for name in ("duration", "concurrency", "rate", "expect")}
-    run = Run(target, **load, warn=_warn(given), **_common_options(given, target))
+    load = {name: given[name] for name in ("duration", "concurrency", "rate", "expect", "warn")}
+    run = Run(target, **load, **_common_options(given, target))
     return LoadPlan(run, as_json=given["as_json"], terminal=find_terminal(sys.stdout, os.environ))
-
-
-def _warn(given: dict[str, Any]) -> float | None:
-    return None if given["warn"] is None else given["warn"] / 1000
-
-
-def _proxy_claim(given: dict[str, Any]) -> ProxyClaim | None:
-    if given["proxy_v1"] is not None:
-        return parse_proxy_claim(1, given["proxy_v1"])
-    return None if given["proxy_v2"] is None else parse_proxy_claim(2, given["proxy_v2"])
 
 
 def _report(given: dict[str, Any], target: Target, expectations: Expectations, *, several: bool) -> Report:
     """The report; each is imported where it is used, so that a health check loads one only."""
-    if given["healthcheck"]:
-        from greetsvc.client.report.monitoring import HealthReport
+    if given["healthcheck"] or given["nagios"]:
+        from greetsvc.client.report.monitoring import HealthReport, NagiosReport
 
-        return HealthReport(target)
-    if given["nagios"]:
-        from greetsvc.client.report.monitoring import NagiosReport
-
+        if given["healthcheck"]:
+            return HealthReport(target)
         return NagiosReport(target, given["timeout"], expectations.warn)
     if given["as_json"]:
         from greetsvc.client.report.json_lines import JsonReport
@@ -178,21 +162,16 @@ def _usage_error(error: click.ClickException) -> str:
     return error.message
 
 
-def _run(arguments: Sequence[str], output: Output) -> int:
-    try:
-        plan = _command.main(list(arguments), prog_name="greet", standalone_mode=False, obj=output)
-    except click.ClickException as error:
-        output.complain(f"greet: {one_line(_usage_error(error))}")
-        return WRONG_USAGE
-    # --help and --version leave an exit status, 0, in place of a plan.
-    return 0 if plan is None or isinstance(plan, int) else drive(plan, output)
-
-
 def main() -> int:
     """Run the command; the exit status."""
     output = standard()
     try:
-        return _run(sys.argv[1:], output)
+        plan = _command.main(sys.argv[1:], prog_name="greet", standalone_mode=False, obj=output)
+        # --help and --version leave an exit status, 0, in place of a plan.
+        return 0 if plan is None or isinstance(plan, int) else drive(plan, output)
+    except click.ClickException as error:
+        output.complain(f"greet: {one_line(_usage_error(error))}")
+        return WRONG_USAGE
     except ReaderGone:
         return 0
     except CannotWrite as error:

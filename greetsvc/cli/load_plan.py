@@ -11,7 +11,6 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall
 
-from greetsvc.client.load.metrics import SecondCounts
 from greetsvc.client.load.run import Run
 from greetsvc.client.report.load import JsonLoadReport, LoadReport, TextLoadReport
 from greetsvc.client.report.terminal import DrawnLoadReport, ProgressBar, Terminal
@@ -34,25 +33,16 @@ class LoadPlan:
     as_json: bool = False
     terminal: Terminal | None = None
 
-    def report(self) -> LoadReport:
-        """The report on the run."""
-        if self.as_json:
-            return JsonLoadReport()
-        text = TextLoadReport()
-        return text if self.terminal is None else DrawnLoadReport(text, self.terminal)
-
     async def run(self, output: Output, stats: RunStats, reactor: Any, now: Callable[[], float]) -> None:
         """Run and report, until done or cancelled; the summary is written either way."""
-        report = self.report()
+        report: LoadReport = JsonLoadReport() if self.as_json else TextLoadReport()
+        if self.terminal is not None and not self.as_json:
+            report = DrawnLoadReport(report, self.terminal)
         output.write(report.begin(self.load))
         with self._above_the_bar(output, reactor, now) as write:
-
-            def each_second(number: int, second: SecondCounts, in_flight: int) -> None:
-                write(report.second(number, second, in_flight))
-
             try:
                 with suppress(CancelledError):
-                    await self.load.go(each_second, reactor=reactor)
+                    await self.load.go(lambda *second: write(report.second(*second)), reactor=reactor)
             except GreetFailed as failed:
                 output.complain(f"greet: {one_line(str(self.load.target))}: {one_line(str(failed))}")
                 return

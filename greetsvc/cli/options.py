@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
+from attrs import frozen
 from click.core import ParameterSource
 
 from greetsvc.client import options as limits
@@ -20,25 +21,21 @@ __all__ = ["TLS_OPTIONS", "Number", "check_combinations", "greet_options", "wron
 TLS_OPTIONS = ("ca", "insecure", "cert", "key", "sni")
 
 _FORMATS = {"--json": "as_json", "--nagios": "nagios", "--healthcheck": "healthcheck"}
-_LOAD_OPTIONS = frozenset(
-    [
-        *("target", "duration", "concurrency", "rate", "timeout", "four", "six"),
-        *("expect", "warn", "as_json", "size", "encoding", *TLS_OPTIONS),
-    ]
-)
+_LOAD_OPTIONS = {"target", "duration", "concurrency", "rate", "timeout", "four", "six"}
+_LOAD_OPTIONS |= {"expect", "warn", "as_json", "size", "encoding", *TLS_OPTIONS}
 """The options that a load run uses; it refuses the others."""
 
 
+@frozen
 class Number(click.ParamType[float]):
     """A finite decimal number in a range."""
 
     name = "number"
 
-    def __init__(self, least: float, most: float, *, whole: bool = False, above: bool = False) -> None:
-        self.least = least
-        self.most = most
-        self.whole = whole
-        self.above = above
+    least: float
+    most: float
+    whole: bool = False
+    above: bool = False
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number that was written; the message quotes what was written."""
@@ -48,14 +45,10 @@ class Number(click.ParamType[float]):
         number = float(value) if re.fullmatch(kind, value) else math.nan
         low = number > self.least if self.above else number >= self.least
         if not (low and number <= self.most):
-            self.fail(f"{value}: must be {self._range()}", param, ctx)
+            what = "a whole number" if self.whole else "a number"
+            start = "above 0, at most" if self.above else f"from {self.least:g} to"
+            self.fail(f"{value}: must be {what} {start} {self.most:.10g}", param, ctx)
         return int(number) if self.whole else number
-
-    def _range(self) -> str:
-        what = "a whole number" if self.whole else "a number"
-        if self.above:
-            return f"{what} above 0, at most {self.most:.10g}"
-        return f"{what} from {self.least:g} to {self.most:.10g}"
 
 
 def wrong(option: str, value: object, why: str) -> NoReturn:
@@ -111,12 +104,8 @@ def greet_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of `greet`, and its argument."""
     for names, metavar, kind, text in reversed(_OPTIONS):
         *_, name = names.split()
-        if metavar:
-            default = _DEFAULTS.get(name.lstrip("-"))
-            option = click.option(*names.split(), metavar=metavar, type=kind, default=default, help=text)
-        else:
-            option = click.option(*names.split(), is_flag=True, help=text)
-        command = option(command)
+        value: dict[str, Any] = {"metavar": metavar, "type": kind, "default": _DEFAULTS.get(name.lstrip("-"))}
+        command = click.option(*names.split(), help=text, **(value if metavar else {"is_flag": True}))(command)
     return click.argument("target", required=False, default=DEFAULT_HOST)(command)
 
 

@@ -48,15 +48,14 @@ class ProbePlan:
         pace: Any = {"count": self.count, "interval": self.interval, "clock": reactor, "now": now}
         port = self.probe.options.source_port
 
-        def trace(line: str) -> None:
-            output.complain(one_line(line))
+        trace = (lambda line: output.complain(one_line(line))) if self.verbose else None
 
         probes: list[Probe] = []
 
         def from_port(port: int | None) -> Callable[[], Awaitable[Greeting]]:
             probe = self.probe.from_port(port)
             probes.append(probe)
-            return partial(probe.run, trace=trace if self.verbose else None, reactor=reactor)
+            return partial(probe.run, trace=trace, reactor=reactor)
 
         def each(number: int, result: Greeting | GreetFailed, flaws: list[str]) -> None:
             if isinstance(result, Greeting):
@@ -88,11 +87,8 @@ class ProbePlan:
     async def _probe_flows(self, from_port: Any, each: Any, stats: RunStats, pace: Any) -> None:
         from greetsvc.client.probe.flows import free_ports, probe_flows
 
-        first = self.probe.options.source_port
-        if first is None:
-            ports = free_ports(self.flows, datagram=self.probe.target.datagram)
-        else:
-            ports = list(range(first, first + self.flows))
+        first, datagram = self.probe.options.source_port, self.probe.target.datagram
+        ports = list(range(first, first + self.flows)) if first else free_ports(self.flows, datagram=datagram)
         flows = stats.flows = FlowStats(ports)
 
         def each_of_flow(number: int, result: Greeting | GreetFailed) -> None:
@@ -110,21 +106,15 @@ def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], flo
     if reactor is None:
         from twisted.internet import reactor
     stats = RunStats()
-    running: list[Deferred[None]] = []
     failures: list[Failure] = []
     stopping: list[bool] = []
 
     def start() -> None:
         run = Deferred.fromCoroutine(plan.run(output, stats, reactor, now))
-        running.append(run)
         run.addErrback(failures.append).addCallback(lambda _: stopping or reactor.stop())
+        reactor.addSystemEventTrigger("before", "shutdown", run.cancel)
 
-    def stop() -> None:
-        stopping.append(True)
-        for run in running:
-            run.cancel()
-
-    reactor.addSystemEventTrigger("before", "shutdown", stop)
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: stopping.append(True))
     reactor.callWhenRunning(start)
     reactor.run()
     for failure in failures:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-import socket
 from codecs import lookup
 from ipaddress import ip_address
 from typing import Literal
@@ -29,6 +27,8 @@ __all__ = [
     "Family",
     "ProbeOptions",
     "ProxyClaim",
+    "check_above_0",
+    "check_range",
     "parse_proxy_claim",
 ]
 
@@ -49,7 +49,6 @@ MAX_CONCURRENCY = 100_000
 MAX_RATE = 1_000_000.0
 """Probes a second."""
 
-_FAMILIES = {None: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
@@ -111,25 +110,15 @@ class ProbeOptions:
     proxy: ProxyClaim | None = None
 
     def __attrs_post_init__(self) -> None:
-        if not (math.isfinite(self.timeout) and 0 < self.timeout <= MAX_SECONDS):
-            why = f"must be more than 0 and at most {MAX_SECONDS:g} seconds"
-            raise ConfigError(why, name="timeout", value=self.timeout)
-        if self.family not in _FAMILIES:
+        check_above_0("timeout", self.timeout, MAX_SECONDS, "seconds")
+        if self.family not in (None, 4, 6):
             raise ConfigError("must be 4, 6 or None", name="family", value=self.family)
-        if not 0 <= self.size <= MAX_DATAGRAM:
-            raise ConfigError(f"must be from 0 to {MAX_DATAGRAM} bytes", name="size", value=self.size)
+        check_range("size", self.size, 0, MAX_DATAGRAM, " bytes")
         if self.limit < 1:
             raise ConfigError("must be at least 1 byte", name="limit", value=self.limit)
-        if self.dscp is not None and not 0 <= self.dscp <= MAX_DSCP:
-            raise ConfigError(f"must be from 0 to {MAX_DSCP}", name="dscp", value=self.dscp)
-        if self.source_port is not None and not 1 <= self.source_port <= 65535:
-            raise ConfigError("must be from 1 to 65535", name="source-port", value=self.source_port)
+        check_range("dscp", self.dscp, 0, MAX_DSCP)
+        check_range("source-port", self.source_port, 1, 65535)
         _check_encoding(self.encoding)
-
-    @property
-    def address_family(self) -> int:
-        """``family`` as the system numbers it."""
-        return _FAMILIES[self.family]
 
     def check_target(self, target: Target) -> None:
         """Check that this target can be probed with these options.
@@ -147,6 +136,18 @@ class ProbeOptions:
                     raise ConfigError(f"needs an IP target, not {target}", name=name, value=number)
         if self.family is not None:
             _check_family(self.family, target)
+
+
+def check_above_0(name: str, value: float | None, most: float, unit: str) -> None:
+    """Raise `ConfigError` when an option that is set is not above 0, or above ``most``."""
+    if value is not None and not 0 < value <= most:
+        raise ConfigError(f"must be more than 0 and at most {most:.10g} {unit}", name=name, value=value)
+
+
+def check_range(name: str, value: float | None, least: int, most: float, unit: str = "") -> None:
+    """Raise `ConfigError` when an option that is set is not from ``least`` to ``most``."""
+    if value is not None and not least <= value <= most:
+        raise ConfigError(f"must be from {least} to {most:.10g}{unit}", name=name, value=value)
 
 
 def _check_family(family: Family, target: Target) -> None:

@@ -91,15 +91,7 @@ class PathChanges:
 
     def as_json(self) -> dict[str, Any]:
         """The object that `greet --json` gives as ``path``."""
-        return {
-            "nat": self.nat,
-            "proxy": self.proxy,
-            "hops": self.hops,
-            "mss": self.mss and asdict(self.mss),
-            "stripped": None if self.stripped is None else list(self.stripped),
-            "dscp": self.dscp and asdict(self.dscp),
-            "instance": self.instance,
-        }
+        return asdict(self, filter=lambda attribute, _: attribute.name != "notes")
 
 
 def compare(sent: Sent, record: PathRecord) -> PathChanges:
@@ -179,21 +171,17 @@ def _packets(changes: PathChanges, sent: Sent, record: PathRecord) -> Iterator[P
         text = "hops, MSS, TCP options, DSCP: not known, the server does not report what arrived"
         yield PathNote(text, True, "arrived")
         return
-    yield _hops_note(changes.hops)
+    hops, stripped = changes.hops, changes.stripped
+    yield PathNote(f"hops: {'not known' if hops is None else hops}", bool(hops), f"hops {hops}")
     if record.syn is not None:
         yield _mss_note(changes.mss, sent.mss, record.syn.mss)
-        yield _options_note(changes.stripped)
+        what = "not known" if stripped is None else f"{', '.join(stripped) or 'none'} stripped"
+        yield PathNote(f"TCP options: {what}", bool(stripped), f"options {stripped}")
     yield _dscp_note(changes.dscp, sent.dscp, arrived.dscp)
     if record.tcp is not None and record.tcp.retransmits:
         count = record.tcp.retransmits
         text = f"retransmitted: {count} of the server's first packets: packets are lost on the way back"
         yield PathNote(text, True, "retransmitted")
-
-
-def _hops_note(hops: int | None) -> PathNote:
-    if hops is None:
-        return PathNote("hops: not known", False, "hops")
-    return PathNote(f"hops: {hops}", hops > 0, f"hops {hops}")
 
 
 def _mss_note(change: Change | None, sent: int | None, arrived: int | None) -> PathNote:
@@ -204,12 +192,6 @@ def _mss_note(change: Change | None, sent: int | None, arrived: int | None) -> P
         return PathNote(f"MSS: stripped, {sent} was sent and none arrived", True, "MSS none")
     known = arrived if sent is None else f"{sent}, as sent"
     return PathNote(f"MSS: {'not known' if known is None else known}", False, "MSS")
-
-
-def _options_note(stripped: tuple[str, ...] | None) -> PathNote:
-    if stripped:
-        return PathNote(f"TCP options: {', '.join(stripped)} stripped", True, f"options {stripped}")
-    return PathNote(f"TCP options: {'not known' if stripped is None else 'none stripped'}", False, "options")
 
 
 def _dscp_note(change: Change | None, sent: int | None, arrived: int | None) -> PathNote:

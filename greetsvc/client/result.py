@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import socket
 from typing import Literal
 
 from attrs import field, frozen
@@ -22,7 +20,6 @@ __all__ = [
     "NO_GREETING",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
-    "TLS_CLOSED",
     "TWO_ANSWERS",
     "Attempt",
     "Closed",
@@ -30,8 +27,6 @@ __all__ = [
     "Greeting",
     "Phase",
     "Seconds",
-    "errno_of",
-    "words_of",
 ]
 
 Phase = Literal["resolve", "connect", "tls", "greet", "close"]
@@ -45,7 +40,6 @@ ENDINGS: dict[Closed, tuple[int, str]] = {
 
 NO_GREETING = "the connection was closed without a greeting"
 EMPTY_ANSWER = "the answer is empty"
-TLS_CLOSED = "the far end closed during the TLS handshake"
 OTHER_ADDRESS = "an answer came from another address"
 LATE_ANSWER = "an answer to an earlier request came late"
 TWO_ANSWERS = "an answer came twice"
@@ -58,9 +52,6 @@ NO_BUFFER_ERRNOS = frozenset([errno.EAGAIN, errno.ENOBUFS])
 """The system had no buffer for a datagram, such as for a UNIX receiver with a full queue: send it again later."""
 
 _LOCAL_ERRNOS = frozenset([errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM])
-_UNKNOWN_NAME = frozenset(
-    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
-)
 
 
 @frozen
@@ -167,17 +158,3 @@ class GreetFailed(OSError):
 
     def __str__(self) -> str:
         return f"{self.phase}: {self.strerror}"
-
-
-def errno_of(error: OSError) -> int:
-    """The errno that a failed system call or look-up is reported with."""
-    if isinstance(error, socket.gaierror):
-        return errno.ENOENT if error.errno in _UNKNOWN_NAME else errno.EAGAIN
-    return error.errno or errno.EIO
-
-
-def words_of(error: OSError) -> str:
-    """The same in words: the resolver's own, or the system's."""
-    if isinstance(error, socket.gaierror):
-        return error.strerror or "the look-up failed"
-    return os.strerror(error.errno) if error.errno else str(error)

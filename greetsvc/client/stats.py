@@ -13,26 +13,13 @@ from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line, without_line_end
 
-__all__ = [
-    "FLAWED",
-    "GREETED",
-    "NOT_GREETED",
-    "RELATIVE_ERROR",
-    "WRONG_USAGE",
-    "Expectations",
-    "FlowStats",
-    "Histogram",
-    "Jitter",
-    "RunStats",
-]
+__all__ = ["NOT_GREETED", "WRONG_USAGE", "Expectations", "FlowStats", "Histogram", "Jitter", "RunStats"]
 
 GREETED = 0
 FLAWED = 1
 NOT_GREETED = 2
 WRONG_USAGE = 3
 """The exit statuses of `greet`; 3 is also for output that cannot be written, as UNKNOWN is in monitoring."""
-
-RELATIVE_ERROR = 0.01
 
 _GROWTH = math.log1p(2 * 0.0099 / (1 - 0.0099))
 """The logarithm of the ratio between bucket limits; slightly less than 1 % needs, which leaves room for rounding."""
@@ -142,10 +129,9 @@ class FlowStats:
 
     def add(self, flow: int, result: Greeting | GreetFailed) -> None:
         """Count one probe of a flow, if it was sent."""
-        failed = isinstance(result, GreetFailed)
         if not (isinstance(result, GreetFailed) and result.never_sent):
             self.sent[flow] += 1
-            self.lost[flow] += failed
+            self.lost[flow] += isinstance(result, GreetFailed)
 
     def broken(self) -> list[tuple[int, int, int]]:
         """Flows that lose more than chance explains: number, and lost and sent probes of the healthier flows."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from greetsvc.client.names import host_name
 from greetsvc.visit import Address
 
 __all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Target", "Transport", "format_address", "parse"]
@@ -24,7 +25,6 @@ _MAX_PATH = 103
 """Bytes of a path that ``sun_path`` holds on every platform, without the NUL at its end (macOS 103, Linux 107)."""
 
 _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
@@ -51,9 +51,7 @@ class Target:
         return self.transport in _UNIX
 
     def __str__(self) -> str:
-        if self.local:
-            return f"{self.transport}:{self.path}"
-        return f"{self.transport}:{_host_port(self.host, self.port)}"
+        return f"{self.transport}:{self.path if self.local else _host_port(self.host, self.port)}"
 
 
 def format_address(address: Address) -> str:
@@ -74,18 +72,12 @@ def parse(text: str | Target) -> Target:
         return text
     if not isinstance(text, str):
         raise _wrong(text, "must be text such as 'udp:127.0.0.1:8088'")
-    transport, rest = _transport(text)
+    transport: Transport = next((name for name in _TRANSPORTS if text.startswith(f"{name}:")), "tcp")
+    rest = text.removeprefix(f"{transport}:")
     if transport in _UNIX:
         return Target(transport, path=_path(text, rest))
     host, port = _split(text, rest)
     return Target(transport, host=host, port=_port(text, port))
-
-
-def _transport(text: str) -> tuple[Transport, str]:
-    for transport in _TRANSPORTS:
-        if text.startswith(f"{transport}:"):
-            return transport, text[len(transport) + 1 :]
-    return "tcp", text
 
 
 def _wrong(text: str, why: str) -> ValueError:
@@ -133,17 +125,15 @@ def _is_v6(host: str) -> bool:
 
 
 def _name(text: str, host: str) -> str:
-    """A host name in the form the resolver takes (IDNA 2003), or an IPv4 address."""
+    """A host name in the form the resolver takes, or an IPv4 address."""
     if not host:
         raise _wrong(text, "the host is missing")
     try:
-        name = host.encode("idna").decode("ascii")
-    except UnicodeError:
+        name = host_name(host)
+    except ValueError:
         raise _wrong(text, f"{host!a} is not a host name") from None
     if name.isdigit():
         raise _wrong(text, f"a port alone is not a target; write {DEFAULT_HOST}:{name}")
-    if not _NAME.fullmatch(name) or len(name) > 253:
-        raise _wrong(text, f"{host!a} is not a host name")
     return name
 
 

@@ -3,63 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
+from greetsvc.client.alerts import reason_of_openssl
+from greetsvc.client.certificates import rejection
+from greetsvc.client.names import address_of, host_name
 from greetsvc.errors import ConfigError
+from greetsvc.net.tls.connection import Connection
 
 if TYPE_CHECKING:
-    from cryptography.x509 import Certificate
     from OpenSSL import SSL
     from OpenSSL.crypto import X509
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-__all__ = ["ClientTls", "tls_words"]
+__all__ = ["ClientTls"]
 
 _Read = TypeVar("_Read")
-
-_CHAIN = {
-    9: "the certificate is not valid yet",
-    10: "the certificate has expired",
-    18: "the certificate is self-signed and not trusted",
-    19: "the certificate chain ends in a self-signed certificate that is not trusted",
-    20: "the certificate is signed by an unknown authority",
-    21: "the certificate is signed by an unknown authority",
-    23: "the certificate has been revoked",
-    26: "the certificate is not meant for servers",
-    79: "the certificate is signed by a certificate that is not an authority",
-}
-"""OpenSSL's X509_V_ERR_* in words (x509_vfy.h)."""
-
-_NOT_TLS = (
-    "wrong version number",
-    "packet length too long",
-    "record layer failure",
-    "http request",
-    "record overflow",
-)
-
-
-def tls_words(error: BaseException) -> str:
-    """The last reason of an OpenSSL error, in words."""
-    reasons = error.args[0] if error.args else None
-    if not isinstance(reasons, list) or not reasons:
-        return str(error) or type(error).__name__
-    reason = str(reasons[-1][-1])
-    if reason in _NOT_TLS:
-        return f"the far end does not speak TLS ({reason})"
-    name, alert, what = reason.partition(" alert ")
-    return f"the far end refused: {what}" if alert and name else reason
 
 
 class ClientTls:
     """How a probe does TLS. The files are read here, once.
 
-    ``ca`` is a PEM file of the authorities to trust instead of the system's; ``insecure`` accepts any certificate;
+    ``ca`` is a PEM file of the certificates to trust instead of the system's; ``insecure`` accepts any certificate;
     ``cert`` is our own PEM certificate (its chain may follow), ``key`` its key if that is not in the same file;
     ``sni`` is the server name to send and to find in the certificate, instead of the target's host.
 
@@ -76,6 +45,7 @@ class ClientTls:
         sni: str | None = None,
     ) -> None:
         from OpenSSL import SSL
+        from OpenSSL.crypto import X509StoreFlags
         from twisted.internet.ssl import CertificateOptions, platformTrust, trustRootFromCertificates
 
         for setting, path in (("ca", ca), ("cert", cert), ("key", key)):
@@ -96,7 +66,10 @@ class ClientTls:
         try:
             self._context: SSL.Context = CertificateOptions(trustRoot=trust, **ours).getContext()
         except (SSL.Error, TypeError) as error:
-            raise ConfigError(tls_words(error), name="key", value=str(key or cert)) from None
+            raise ConfigError(reason_of_openssl(error), name="key", value=str(key or cert)) from None
+        if ca is not None and (store := self._context.get_cert_store()) is not None:
+            # Trust all certificates in the file, also an intermediate authority or the server's own certificate.
+            store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
 
     def creator(self, host: str, refuse: Callable[[str], None]) -> IOpenSSLClientConnectionCreator:
         """Makes the TLS connection of one probe; ``refuse`` gets the reason when a certificate is not accepted."""
@@ -113,8 +86,8 @@ class _Creator:
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         from OpenSSL import SSL
 
-        connection = SSL.Connection(self._context, None)
-        if not _is_address(self._name):
+        connection = Connection(self._context, None)
+        if address_of(self._name) is None:
             connection.set_tlsext_host_name(self._name.encode("ascii"))
         if self._refuse is not None:
             connection.set_verify(SSL.VERIFY_PEER, _Verify(self._name, self._refuse))
@@ -129,59 +102,19 @@ class _Verify:
         self._refuse = refuse
 
     def __call__(self, _: SSL.Connection, certificate: X509, number: int, depth: int, good: int) -> bool:
-        if not good:
-            self._refuse(_CHAIN.get(number, f"the certificate does not verify (OpenSSL error {number})"))
-            return False
-        if depth > 0:
-            return True
-        why = _wrong_name(certificate.to_cryptography(), self._name)
+        why = rejection(certificate, 0 if good else number or 1, depth, self._name)
         if why:
             self._refuse(why)
         return not why
-
-
-def _wrong_name(certificate: Certificate, name: str) -> str:
-    """Why the certificate is not for this name; empty when it is."""
-    from service_identity import CertificateError, VerificationError
-    from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
-
-    verify = verify_certificate_ip_address if _is_address(name) else verify_certificate_hostname
-    try:
-        verify(certificate, name)
-    except (VerificationError, CertificateError, ValueError):
-        return f"the certificate is not for {name}, {_names(certificate)}"
-    return ""
-
-
-def _names(certificate: Certificate) -> str:
-    from cryptography import x509
-
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return "it has no names"
-    found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    return f"but for {', '.join(found[:5]) or 'other kinds of names'}"
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _dns_name(name: str) -> str:
     if not name:
         raise ConfigError("must be a host name, not ''", name="sni", value=name)
     try:
-        encoded = name.encode("idna").decode("ascii")
-    except UnicodeError:
-        encoded = ""
-    if not encoded or not encoded.isprintable() or " " in encoded:
-        raise ConfigError("is not a host name", name="sni", value=name)
-    return encoded
+        return name if address_of(name) else host_name(name)
+    except ValueError:
+        raise ConfigError("is not a host name", name="sni", value=name) from None
 
 
 def _from_file(setting: str, path: str, read: Callable[[Path], _Read]) -> _Read:

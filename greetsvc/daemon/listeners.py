@@ -35,7 +35,7 @@ from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import NOBODY, Address, Visit
 
-__all__ = ["DatagramListening", "Premises", "StreamListening", "listening"]
+__all__ = ["DatagramListening", "Premises", "StreamListening"]
 
 
 @frozen(eq=False)
@@ -50,26 +50,6 @@ class Premises:
     lingerers: Lingerers
     ipv4_tcp: Collection[int] = frozenset()
     ipv4_udp: Collection[int] = frozenset()
-
-    def behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
-        """The factory behind PROXY headers, which count when trusted networks send them."""
-        return ProxiedFactory(
-            factory,
-            trusted=self._trusts,
-            refused=self.ledger.refuse,
-            admission=self.admission,
-            reactor=self.reactor,
-        )
-
-    def _trusts(self, host: str) -> bool:
-        address = ip_address(Address.plain(host).host.partition("%")[0])
-        return any(address in network for network in self.settings.trust_proxy)
-
-
-def listening(premises: Premises, listener: Listener) -> StreamListening | DatagramListening:
-    """Listens for connections or for datagrams, as the endpoint says."""
-    kind = DatagramListening if listener.endpoint.is_datagram else StreamListening
-    return kind(premises, listener)
 
 
 class StreamListening:
@@ -112,7 +92,7 @@ class StreamListening:
         except Exception as error:
             if isinstance(error, LookupError) and self.listener.endpoint.kind == "systemd":
                 raise ConfigError(f"{self.listener.where}: the service manager passed no such socket") from error
-            raise _mistake(self.listener, error) from error
+            raise _config_error(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
         self._pending.addCallbacks(self._listens, self._fails)
         if errors:
@@ -120,8 +100,21 @@ class StreamListening:
         self._report = late
 
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
-        self._proxied.append(self._premises.behind_proxy(factory))
-        return self._proxied[-1]
+        """The factory behind PROXY headers, which count when trusted networks send them."""
+        premises = self._premises
+        proxied = ProxiedFactory(
+            factory,
+            trusted=self._trusts,
+            refused=premises.ledger.refuse,
+            admission=premises.admission,
+            reactor=premises.reactor,
+        )
+        self._proxied.append(proxied)
+        return proxied
+
+    def _trusts(self, host: str) -> bool:
+        address = ip_address(Address.plain(host).host.partition("%")[0])
+        return any(address in network for network in self._premises.settings.trust_proxy)
 
     def _listens(self, port: IListeningPort) -> None:
         self._pending = None
@@ -132,7 +125,7 @@ class StreamListening:
     def _fails(self, failure: Failure) -> None:
         self._pending = None
         if not failure.check(CancelledError):
-            self._report(_mistake(self.listener, failure.value))
+            self._report(_config_error(self.listener, failure.value))
 
     def begin(self, announce: Callable[[str], object]) -> None:
         """Accept connections from now on, and call ``announce`` with each place, also with one that comes later."""
@@ -192,7 +185,7 @@ class DatagramListening:
                     batches=protocol,
                 )
         except CannotListenError as error:
-            raise _mistake(self.listener, error) from error
+            raise _config_error(self.listener, error) from error
 
     def begin(self, announce: Callable[[str], object]) -> None:
         """Answer from now on, and ``announce`` the place."""
@@ -212,7 +205,7 @@ class DatagramListening:
         return [_place(self._port)] if self._port is not None else []
 
     @property
-    def caveat(self) -> str:
+    def warning(self) -> str:
         """Why this greeting cannot be sent to all who ask for it, where that is known before a visit; else empty."""
         if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
             return ""
@@ -251,7 +244,7 @@ def _place(port: IListeningPort) -> str:
     return f"port: {address.port}" if address.port else f"path: {address.host}"
 
 
-def _mistake(listener: Listener, error: BaseException | None) -> ConfigError:
+def _config_error(listener: Listener, error: BaseException | None) -> ConfigError:
     if isinstance(error, CannotListenError):
         where = f"{error.interface or 'every IPv4 address'}, port {error.port}"
         if listener.endpoint.path is not None:

@@ -50,12 +50,9 @@ def json_observer(twistd: Mapping[str, Any] | None) -> FileLogObserver:
     except (AssertionError, OSError) as error:  # LogFile asserts that the folder exists
         raise ConfigError(f"--logfile: {name!r} cannot be written: {error}") from error
 
-    def rotate(*_: object) -> None:
-        from twisted.internet import reactor
-
-        cast(Any, reactor).callFromThread(file.rotate)
-
     # twistd does the same for its own log, and leaves a handler that is already set.
     if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
-        signal.signal(signal.SIGUSR1, rotate)
+        from twisted.internet import reactor
+
+        signal.signal(signal.SIGUSR1, lambda *_: cast(Any, reactor).callFromThread(file.rotate))
     return FileLogObserver(cast(TextIO, file), event_as_json)

@@ -16,7 +16,7 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
-from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening, listening
+from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening
 from greetsvc.daemon.settings import PER_SOURCE, SHARE_OF_FILES, Listener, Settings
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
@@ -83,7 +83,8 @@ class GreetingService(Service):
         )
         try:
             for listener in listeners:
-                one = listening(premises, listener)
+                kind = DatagramListening if listener.endpoint.is_datagram else StreamListening
+                one = kind(premises, listener)
                 self._listening.append(one)
                 one.bind(self._listen_failed)
         except ConfigError:
@@ -103,7 +104,7 @@ class GreetingService(Service):
         for one in self._listening:
             places = ", ".join(one.places()) or f"not known yet: {one.listener.endpoint.text}"
             lines.append(f"{one.listener.endpoint.transport} {places} says {escaped(one.listener.greeter_option)}")
-        return lines + self._caveats()
+        return lines + self._warnings()
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and give it our log observer if there is one."""
@@ -123,8 +124,8 @@ class GreetingService(Service):
             _log.info("{note}", note=note)
         for one in self._listening:
             one.begin(lambda place: _log.info("Server start at {place}", place=place))
-        for caveat in self._caveats():
-            _log.warn("{caveat}", caveat=caveat)
+        for warning in self._warnings():
+            _log.warn("{warning}", warning=warning)
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, wait ``drain`` seconds for open connections to end, then abort them.
@@ -138,11 +139,8 @@ class GreetingService(Service):
         for one in self._listening:
             await one.stop()
         if self.admission.open:
-            _log.info(
-                "Stopping: {count} open connections have {drain} s to end",
-                count=self.admission.open,
-                drain=self.settings.drain,
-            )
+            count, drain = self.admission.open, self.settings.drain
+            _log.info("Stopping: {count} open connections have {drain} s to end", count=count, drain=drain)
             await self._drain()
         for one in self._listening:
             if isinstance(one, StreamListening):
@@ -168,8 +166,8 @@ class GreetingService(Service):
                 _log.info("Ending {count} open connections", count=self.admission.open)
         self.admission.when_empty = None
 
-    def _caveats(self) -> list[str]:
-        return [one.caveat for one in self._listening if isinstance(one, DatagramListening) and one.caveat]
+    def _warnings(self) -> list[str]:
+        return [one.warning for one in self._listening if isinstance(one, DatagramListening) and one.warning]
 
     def _listen_failed(self, error: ConfigError) -> None:
         """Stop the program: an endpoint that listens only after a while could not."""

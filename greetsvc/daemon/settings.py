@@ -1,22 +1,29 @@
-"""The settings of the service: one record for each, and the checked values together.
+"""The settings of the service: one record for each, how its values are read, and the checked values together.
 
-The command line, the TOML file, ``--help``, the defaults and the error messages all follow the records; a test holds
-the tables of the documentation to them.
+The command line, the TOML file, ``--help``, the defaults and the error messages follow the records; a test holds the
+tables of the documentation to them.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from enum import Flag, auto
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
-from greetsvc.daemon import values
-from greetsvc.greeters import Greeter
+from greetsvc.errors import ConfigError
+from greetsvc.greeters import Greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
-from greetsvc.net.endpoint import Endpoint
-from greetsvc.server.defaults import DEADLINE, LINGER, UDP_BUDGET
+from greetsvc.net.endpoint import Endpoint, parse_endpoint
+from greetsvc.net.linger.watched import SILENCE
+from greetsvc.server.stream import DEADLINE
+from greetsvc.server.udp_policy import UDP_BUDGET
 
-__all__ = ["PER_SOURCE", "SETTINGS", "SHARE_OF_FILES", "Listener", "Place", "Setting", "Settings"]
+__all__ = ["PER_SOURCE", "SETTINGS", "SHARE_OF_FILES", "Listener", "Place", "Setting", "Settings", "shown"]
 
 PER_SOURCE = 256
 """Connections of one source without ``max-per-source``; loopback is exempt then."""
@@ -24,16 +31,92 @@ PER_SOURCE = 256
 SHARE_OF_FILES = 0.9
 """The share of the allowed open files that may be connections without ``max-connections``."""
 
-_SHORTEST = 0.0001
-_MOST = 10_000_000
+_LONGEST = 300
+"""The characters of a number that is read, and of a value that an error quotes."""
+
+
+def shown(value: object) -> str:
+    """A value as an error message quotes it; a long one is cut."""
+    try:
+        quoted = repr(value)
+    except ValueError:  # sys.set_int_max_str_digits
+        return "a number of thousands of digits"
+    return quoted if len(quoted) <= _LONGEST else f"{quoted[:_LONGEST]}…"
+
+
+def _not(allowed: str, value: object) -> ConfigError:
+    return ConfigError(f"must be {allowed}, not {shown(value)}")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _not("text", value)
+    return value
+
+
+@frozen
+class _Number:
+    """Reads a number within bounds."""
+
+    kind: type[int] | type[float]
+    lowest: float
+    highest: float
+    allowed: str
+
+    def __call__(self, value: Any) -> float:
+        # A boolean is not a number in TOML, though it is an int in Python. NaN is within no bounds.
+        good = isinstance(value, int | self.kind) and not isinstance(value, bool)
+        if not good or not self.lowest <= value <= self.highest:
+            raise _not(self.allowed, value)
+        return self.kind(value)
+
+
+def _seconds(lowest: float) -> _Number:
+    return _Number(float, lowest, 86400, f"a number of seconds {'above 0' if lowest else 'from 0'} to 86400")
+
+
+def _whole(lowest: int, highest: int) -> _Number:
+    return _Number(int, lowest, highest, f"a whole number from {lowest} to {highest}")
+
+
+def _one_of(*words: str) -> Callable[[object], object]:
+    def read(value: object) -> object:
+        if value not in words:
+            raise _not(f"one of {', '.join(words)}", value)
+        return value
+
+    return read
+
+
+def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
+    if not isinstance(value, list):
+        raise _not("an array of networks", value)
+    return tuple(_network(_text(one)) for one in value)
+
+
+def _network(name: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(name)
+    except ValueError as error:
+        raise ConfigError(f"must be a network as 192.0.2.0/24 or 2001:db8::/32, not {name!r} ({error})") from error
+
+
+def _authorities(value: object) -> str:
+    """The path of a file of certificates, which is read here so that an error is found without any TLS listener."""
+    path = _text(value)
+    if not path:
+        raise _not("a file", path)
+    from greetsvc.net.tls.pem import read_certificates  # only TLS needs cryptography
+
+    read_certificates(Path(path))
+    return path
 
 
 @frozen
 class Listener:
     """One endpoint to listen on and its greeter.
 
-    ``greeter_option`` is the greeter as ``--greeter`` names it. ``where`` is the setting that the listener comes
-    from, for error messages.
+    ``greeter_option`` is the greeter as ``--greeter`` names it. ``where`` is its setting, for error messages.
     """
 
     endpoint: Endpoint
@@ -55,34 +138,33 @@ class Settings:
     max_connections: int | None
     max_per_source: int | None
     udp_budget: float
-    trust_proxy: tuple[values.Network, ...]
+    trust_proxy: tuple[IPv4Network | IPv6Network, ...]
     client_ca: str | None
     log_visits: str
     log_format: str
 
 
 class Place(Flag):
-    """Where a setting may be given."""
+    """Where a setting may be given: ``LISTEN`` is a ``[[listen]]`` table, ``FILE`` the top level of the TOML file."""
 
     COMMAND_LINE = auto()
     FILE = auto()
-    """At the top level of the TOML file."""
     LISTEN = auto()
-    """In a ``[[listen]]`` table of the TOML file."""
 
 
 @frozen
 class Setting:
     """One setting.
 
-    ``default`` is a value as TOML gives it; ``default_text`` replaces it in the help, where a value alone would not
-    tell enough. ``metavar`` is empty for a flag. ``reload``: whether a reload of the file may change it.
+    ``metavar`` is empty for a flag. ``read`` checks a value as TOML gives it and returns what `Settings` holds; it
+    raises `ConfigError`, `ValueError` or `OSError`. ``default`` is as TOML gives it; ``default_text`` replaces it in
+    the help, where a value alone would not tell enough. ``reload``: whether a reload of the file may change it.
     """
 
     name: str
     metavar: str
     meaning: str
-    type: values.Type = values.TEXT
+    read: Callable[[object], Any] = _text
     default: object = None
     default_text: str = ""
     places: Place = Place.COMMAND_LINE | Place.FILE
@@ -93,6 +175,14 @@ class Setting:
     def attribute(self) -> str:
         """The name in Python: that of the field of `Settings`."""
         return self.name.replace("-", "_")
+
+    def literal(self, given: str) -> object:
+        """What TOML would give where the command line gives this text: a number, if the setting is one."""
+        if not isinstance(self.read, _Number) or len(given) > _LONGEST:
+            return given
+        if re.fullmatch(r"-?[0-9]+", given):
+            return int(given)
+        return float(given) if re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given) else given
 
     @property
     def option(self) -> str:
@@ -114,8 +204,8 @@ class Setting:
         return f"{self.meaning}{repeatable}{default}"
 
 
-_COUNT = values.whole(1, _MOST)
 _ANYWHERE = Place.COMMAND_LINE | Place.FILE | Place.LISTEN
+_COUNT = _whole(1, 10_000_000)
 _MAX_CONNECTIONS = f"{SHARE_OF_FILES * 100:.0f} % of the file limit"
 _MAX_PER_SOURCE = f"{PER_SOURCE}; loopback is exempt while this is the default"
 
@@ -127,7 +217,9 @@ SETTINGS = (
         default_text="TCP and UDP 8088 on every address",
         repeatable=True,
     ),
-    Setting("endpoint", "ENDPOINT", "where to listen", values.ENDPOINT, places=Place.LISTEN),
+    Setting(
+        "endpoint", "ENDPOINT", "where to listen", lambda value: parse_endpoint(_text(value)), places=Place.LISTEN
+    ),
     Setting("greeting", "TEXT", "the greeting, a template", default=DEFAULT_GREETING, places=_ANYWHERE),
     Setting(
         "greeter",
@@ -136,7 +228,14 @@ SETTINGS = (
         default_text="text:",
         places=_ANYWHERE,
     ),
-    Setting("encoding", "NAME", "how text becomes bytes", values.ENCODING, "utf-8", places=_ANYWHERE),
+    Setting(
+        "encoding",
+        "NAME",
+        "how text becomes bytes",
+        lambda value: text_encoding(_text(value)),
+        "utf-8",
+        places=_ANYWHERE,
+    ),
     Setting(
         "config",
         "FILE",
@@ -152,23 +251,21 @@ SETTINGS = (
     Setting(
         "max-per-source", "N", "maximum of open connections per IPv4 /24 or IPv6 /56", _COUNT, None, _MAX_PER_SOURCE
     ),
-    Setting("deadline", "S", "seconds that a connection may live", values.seconds(_SHORTEST), DEADLINE),
-    Setting(
-        "linger", "S", "seconds of silence allowed while draining what a peer still sends", values.seconds(0), LINGER
-    ),
-    Setting("drain", "S", "on stop: seconds that open connections have to end", values.seconds(0), 5.0),
+    Setting("deadline", "S", "seconds that a connection may live", _seconds(0.0001), DEADLINE),
+    Setting("linger", "S", "seconds of silence allowed while draining what a peer still sends", _seconds(0), SILENCE),
+    Setting("drain", "S", "on stop: seconds that open connections have to end", _seconds(0), 5.0),
     Setting(
         "udp-budget",
         "BYTES",
         "bytes a second for UDP answers to the unmarked requests of one source prefix",
-        values.whole(0, 10**9),
+        _whole(0, 10**9),
         UDP_BUDGET,
     ),
     Setting(
         "trust-proxy",
         "CIDR",
         "a network whose PROXY headers are trusted",
-        values.NETWORKS,
+        _networks,
         ["127.0.0.0/8", "::1"],
         "loopback",
         repeatable=True,
@@ -177,7 +274,7 @@ SETTINGS = (
         "client-ca",
         "FILE",
         "TLS listeners require a client certificate that is signed by one of the certificates in FILE",
-        values.AUTHORITIES,
+        _authorities,
         default_text="off",
         reload=False,
     ),
@@ -185,10 +282,10 @@ SETTINGS = (
         "log-visits",
         "WHAT",
         "all: log each visit, or a summary each second when there are many; summary: only summaries; off: nothing",
-        values.one_of("all", "summary", "off"),
+        _one_of("all", "summary", "off"),
         "all",
     ),
-    Setting("log-format", "FORMAT", "text or json", values.one_of("text", "json"), "text"),
+    Setting("log-format", "FORMAT", "text or json", _one_of("text", "json"), "text"),
     Setting("version", "", "print the version and exit", places=Place.COMMAND_LINE),
     Setting("help", "", "print this help and exit", places=Place.COMMAND_LINE),
 )

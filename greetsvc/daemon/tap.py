@@ -48,17 +48,16 @@ def answer(*lines: str) -> NoReturn:
 
 
 class Options(usage.Options):
-    """Reads the command line. A usage error ends the program with one line and exit status 1.
+    """Reads the command line. The methods ``opt_NAME``, by which the base class finds options, come from the records.
 
-    On a usage error twistd would print seven lines on standard output, and twist would exit with status 64: neither
-    is of use to a script. The methods ``opt_NAME``, by which the base class finds the options, come from the records.
+    A usage error ends the program with one line and exit status 1. twistd would print seven lines on standard output,
+    and twist would exit with status 64: neither is of use to a script.
     """
 
     synopsis = "[options]"
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
-        self._arguments: Sequence[str] = ()
         super().__init__()
 
     def getUsage(self, width: int | None = None) -> str:
@@ -71,22 +70,18 @@ class Options(usage.Options):
         return "\n".join(lines)
 
     def parseArgs(self, *arguments: str) -> None:
-        """Keep what is not an option: `postOptions` refuses it."""
-        self._arguments = arguments
-
-    def postOptions(self) -> None:
-        """Answer ``--help``, ``--version`` and ``--list``, and refuse arguments."""
+        """Answer ``--help``, ``--version`` and ``--list``, and refuse what is not an option."""
         if "help" in self.given:
             answer(str(self))
         if "version" in self.given:
             answer(f"greetsvc {__version__}")
         if "list" in self.given:
             answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
-        if self._arguments:
-            raise usage.UsageError(f"{self._arguments[0]!r} is not an option, and there are no other arguments")
+        if arguments:
+            raise usage.UsageError(f"{arguments[0]!r} is not an option, and there are no other arguments")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Read the command line; a usage error ends the program."""
+        """Read the command line, or end the program."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
@@ -94,16 +89,9 @@ class Options(usage.Options):
 
     def settings(self) -> Settings:
         """The settings from the command line and the file. Raises `ConfigError`."""
-        given = {
-            setting.name: self.given[setting.name]
-            for setting in _OPTIONS
-            if Place.FILE in setting.places and setting.name in self.given
-        }
-        listen = given.pop("listen", ())
         path = self.given.get("config")
-        if path is None:
-            return settings(given, listen)
-        return settings(given, listen, read_toml(path), path)
+        file = None if path is None else read_toml(path)
+        return settings(self.given, self.given.get("listen", ()), file, path or "")
 
 
 def _handler(setting: Setting) -> Callable[..., None]:
@@ -113,14 +101,12 @@ def _handler(setting: Setting) -> Callable[..., None]:
         self.given[setting.name] = True
 
     def take(self: Options, value: str) -> None:
-        self.given[setting.name] = setting.type.literal(value)
+        if setting.repeatable:
+            self.given.setdefault(setting.name, []).append(value)
+        else:
+            self.given[setting.name] = setting.literal(value)
 
-    def take_repeatable(self: Options, value: str) -> None:
-        self.given.setdefault(setting.name, []).append(value)
-
-    if not setting.metavar:
-        return take_flag
-    return take_repeatable if setting.repeatable else take
+    return take if setting.metavar else take_flag
 
 
 for _setting in _OPTIONS:
@@ -144,13 +130,9 @@ def makeService(options: Options) -> GreetingService:
         lines = service.describe()
         service.unbind()
         answer(*lines)
-    service.on_failure = _exit_with_failure
+    # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
+    service.on_failure = lambda: atexit.register(os._exit, 1)
     return service
-
-
-def _exit_with_failure() -> None:
-    """End the process with status 1. An exit handler does it, because twistd would exit with 0 and has no hook."""
-    atexit.register(os._exit, 1)
 
 
 def _use_monotonic_timers() -> None:

@@ -34,6 +34,5 @@ class DaytimeGreeter:
         """As in ``Tuesday, February 22, 1982 17:37:43-PST``."""
         at = time.localtime(visit.when)
         day = f"{_DAYS[at.tm_wday]}, {_MONTHS[at.tm_mon - 1]} {at.tm_mday}, {at.tm_year}"
-        return f"{day} {at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}-{at.tm_zone}\r\n".encode(
-            self._encoding, "replace"
-        )
+        clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}-{at.tm_zone}"
+        return f"{day} {clock}\r\n".encode(self._encoding, "replace")

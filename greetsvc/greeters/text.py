@@ -85,9 +85,8 @@ def _parse(template: str) -> list[tuple[bool, str]]:
             if name is None:
                 continue
             if name not in FIELDS:
-                raise ValueError(
-                    f"{{{name}}} is not a field; there are {' '.join(f'{{{field}}}' for field in FIELDS)}"
-                )
+                known = " ".join(f"{{{field}}}" for field in FIELDS)
+                raise ValueError(f"{{{name}}} is not a field; there are {known}")
             if form or conversion:
                 raise ValueError(f"{{{name}}} takes neither a format nor a conversion")
             pieces.append((False, name))

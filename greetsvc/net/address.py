@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["SocketAddress", "address_factory"]
 
@@ -29,7 +27,7 @@ def address_factory(family: int, kind: Kind) -> Callable[[Any], SocketAddress]:
     if family == socket.AF_INET6:
         return partial(_ipv6, kind)
     if family == socket.AF_UNIX:
-        return _unix
+        return lambda name: UNIXAddress(name or None)
     raise ValueError(f"sockets of address family {family} are not supported: only IPv4, IPv6 and UNIX sockets are")
 
 
@@ -50,7 +48,3 @@ def _ipv6(kind: Kind, name: tuple[str, int, int, int]) -> IPv6Address:
         host = socket.getnameinfo(name, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
         return IPv6Address(kind, host, *name[1:])
     return IPv6Address(kind, *name)
-
-
-def _unix(name: str | bytes | None) -> UNIXAddress:
-    return UNIXAddress(name or None)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import socket
 
 __all__ = ["SpareDescriptor", "raise_limit", "remaining"]
 

@@ -77,7 +77,11 @@ def parse_endpoint(text: str) -> Endpoint:
     """The endpoint that a string describes. Raises `ValueError` with one line that says what is wrong."""
     for prefix in _PROXY:
         if text.startswith(prefix):
-            return _proxied(text.removeprefix(prefix))
+            text = text.removeprefix(prefix)
+            inner = parse_endpoint(text)
+            if inner.is_datagram or inner.proxied:
+                raise ValueError(f"proxy: must be followed by a stream endpoint, not by {text!r}")
+            return evolve(inner, proxied=True)
     (kind, *arguments), options = split_endpoint(text)
     if kind == "stdio":
         raise ValueError("stdio: has no peers to greet; listen on a socket")
@@ -116,13 +120,6 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def _proxied(text: str) -> Endpoint:
-    inner = parse_endpoint(text)
-    if inner.is_datagram or inner.proxied:
-        raise ValueError(f"proxy: must be followed by a stream endpoint, not by {text!r}")
-    return evolve(inner, proxied=True)
-
-
 def _named(kind: str, arguments: Sequence[str], options: Mapping[str, str]) -> dict[str, str]:
     """All arguments by name, the positional ones too."""
     names = _OPTIONS[kind]
@@ -130,17 +127,16 @@ def _named(kind: str, arguments: Sequence[str], options: Mapping[str, str]) -> d
     if len(arguments) > len(names):
         raise ValueError(f"{kind}: too many arguments: {arguments[len(names)]!r}; allowed are {allowed}{_COLONS}")
     named = dict(zip(names, arguments, strict=False))
+    for name in filter(options.__contains__, named):
+        raise ValueError(f"{kind}: {name} is given twice, {named[name]!r} and {options[name]!r}{_COLONS}")
+    named.update(options)
     for name, value in named.items():
-        if name in options:
-            raise ValueError(f"{kind}: {name} is given twice, {value!r} and {options[name]!r}{_COLONS}")
-    for name, value in {**named, **options}.items():
         if name in _NOT_SUPPORTED:
-            raise ValueError(
-                f"{kind}: {name} cannot be chosen: {value!r}; it is always TLS 1.2 or later with elliptic curves"
-            )
+            always = "it is always TLS 1.2 or later with elliptic curves"
+            raise ValueError(f"{kind}: {name} cannot be chosen: {value!r}; {always}")
         if name not in names:
             raise ValueError(f"{kind}: unknown option {name!r}; allowed are {allowed}")
-    return {**named, **options}
+    return named
 
 
 def _ip(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
@@ -169,21 +165,12 @@ def _unix(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
     if options.get("lockfile", "1") not in {"0", "1"}:
         # Accepted as in Twisted, and not used: a stale socket is recognized without a lock file.
         raise ValueError(f"the lockfile must be 0 or 1, not {options['lockfile']!r}")
-    return Endpoint(
-        text,
-        kind,
-        kind,
-        path=str(Path(path).absolute()),
-        mode=int(mode, 8),
-        backlog=_backlog(options),
-        options=options,
-    )
+    path = str(Path(path).absolute())
+    return Endpoint(text, kind, kind, path=path, mode=int(mode, 8), backlog=_backlog(options), options=options)
 
 
 def _backlog(options: Mapping[str, str]) -> int | None:
     text = options.get("backlog")
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 1:
+    if text is not None and (not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 1):
         raise ValueError(f"the backlog must be a whole number above 0, not {text!r}")
-    return int(text)
+    return None if text is None else int(text)

@@ -10,16 +10,11 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
 
 __all__ = [
     "MAX_BACKLOG",
@@ -27,6 +22,7 @@ __all__ = [
     "datagram_socket",
     "ipv6_works",
     "kernel_backlog",
+    "reason",
     "stream_socket",
     "unix_datagram_socket",
     "unix_stream_socket",
@@ -56,6 +52,11 @@ def kernel_backlog() -> tuple[int, bool]:
     except (OSError, ValueError):
         limit = socket.SOMAXCONN
     return min(limit, MAX_BACKLOG), limit < MAX_BACKLOG
+
+
+def reason(verb: str, error: OSError) -> str:
+    """The name under which a failed system call is counted: ``accept-EMFILE``, ``receive-ECONNREFUSED``."""
+    return f"{verb}-{errno.errorcode.get(error.errno or 0, 'unknown')}"
 
 
 def stream_socket(
@@ -168,22 +169,15 @@ def _or_closed(sock: socket.socket, host: str, port: int | str, step: Callable[[
 def _bind_unix(sock: socket.socket, path: str, mode: int) -> None:
     if "\0" in path and not path.startswith("\0"):  # the kernel would end the path there
         raise ValueError("the path holds a NUL character")
-    with _permissions(mode):
-        try:
-            sock.bind(path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_stale(path, sock.type):
-                raise
-            os.unlink(path)  # noqa: PTH108
-            sock.bind(path)
-
-
-@contextmanager
-def _permissions(mode: int) -> Iterator[None]:
-    """Files made inside have ``mode`` from the moment they exist, which a later chmod would not give them."""
+    # The file has ``mode`` from the moment it exists, which a later chmod would not give it.
     before = os.umask(0o777 & ~mode)
     try:
-        yield
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not _is_stale(path, sock.type):
+            raise
+        os.unlink(path)  # noqa: PTH108
+        sock.bind(path)
     finally:
         os.umask(before)
 

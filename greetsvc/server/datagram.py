@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import DatagramProtocol
 
 from greetsvc import wire
+from greetsvc.greeters import Greeter
 from greetsvc.ledger import Ledger
-from greetsvc.net.datagram.port import reason as reason_of_error
+from greetsvc.net.sockets import reason as reason_of_error
 from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import NOBODY, Address, PathFacts, Visit
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IUDPTransport
-
-    from greetsvc.greeters import Greeter
 
 __all__ = ["GreetingDatagramProtocol"]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Sequence
+from typing import Any, final
 
-from greetsvc.net.datagram.free import FreeAnswer
+from greetsvc.net.datagram.port import FreeAnswer
 from greetsvc.server.datagram import GreetingDatagramProtocol
 from greetsvc.visit import Address
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["FastGreetingDatagramProtocol"]
 

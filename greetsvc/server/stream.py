@@ -5,36 +5,29 @@ from __future__ import annotations
 import socket
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from operator import methodcaller
+from typing import Any, cast
 
-from twisted.internet.interfaces import (
-    IAddress,
-    IHandshakeListener,
-    IReactorTime,
-    ISSLTransport,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IAddress, IHandshakeListener, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.greeters import Greeter
 from greetsvc.ledger import Ledger
 from greetsvc.net.deadlines import Deadlines
 from greetsvc.net.linger.half_close import LingeringClose
+from greetsvc.net.linger.watched import SILENCE
 from greetsvc.net.linux.packets import read_syn, read_tcp_info
 from greetsvc.net.tls.endpoint import facts
 from greetsvc.server.admission import Admission, Source
-from greetsvc.server.defaults import DEADLINE, LINGER
 from greetsvc.server.rendering import GreeterFailed, Rendering
-from greetsvc.visit import Address, PathFacts, Visit
+from greetsvc.visit import NOBODY, Address, PathFacts, Visit
 
-if TYPE_CHECKING:
-    from twisted.python.failure import Failure
+__all__ = ["DEADLINE", "GreetingFactory", "GreetingProtocol", "address_of"]
 
-    from greetsvc.greeters import Greeter
-
-__all__ = ["GreetingFactory", "GreetingProtocol", "address_of"]
-
-_UNKNOWN = Address("", 0)
+DEADLINE = 10.0
+"""Seconds that a connection may live."""
 
 
 def address_of(address: IAddress | None) -> Address:
@@ -59,8 +52,6 @@ class GreetingProtocol(Protocol):
     """The address of the peer, as Twisted has it."""
     source: Source = ()
     """What the connection counts as in ``factory.admission``."""
-    timed = False
-    """Whether the deadline runs."""
     lingers = False
     """Whether ``loseConnection`` of the transport is a lingering close (`greetsvc.net.linger.sweep.ILingers`)."""
 
@@ -97,24 +88,18 @@ class GreetingProtocol(Protocol):
         self.close()
 
     def close(self) -> None:
-        """Close when everything is written, with a lingering close on every transport."""
+        """Close when everything is written, with a lingering close on every transport. May be called again."""
         if self.lingers:
             self.transport.loseConnection()
-            return
-        closing = self.factory.lingering_close(self.transport)
-        if self._lost:  # a transport may call connectionLost before it returns from the close
-            closing.stop()
-        else:
-            self._closing = closing
+        elif self._closing is None:
+            self._closing = self.factory.lingering_close(self.transport)
+            if self._lost:  # a transport may call connectionLost before it returns from the close
+                self._closing.stop()
 
     def dataReceived(self, data: bytes) -> None:
         """Ignore what the peer sends."""
         if self._closing is not None:
             self._closing.discard(data)
-
-    def stays(self) -> None:
-        """The connection is still open after `connectionMade`: it needs a deadline."""
-        self.factory.start_deadline(self)
 
     def expire(self) -> None:
         """The deadline has passed: abort the connection."""
@@ -152,7 +137,7 @@ class GreetingFactory(Factory):
         ledger: Ledger | None = None,
         admission: Admission | None = None,
         deadline: float = DEADLINE,
-        linger: float = LINGER,
+        linger: float = SILENCE,
         transport: str = "tcp",
         reactor: IReactorTime | None = None,
     ) -> None:
@@ -167,7 +152,7 @@ class GreetingFactory(Factory):
         self._reactor = reactor
         self._deadline = deadline
         self._linger = linger
-        self._deadlines: Deadlines[GreetingProtocol] = Deadlines(reactor, deadline, self._expire)
+        self._deadlines: Deadlines[GreetingProtocol] = Deadlines(reactor, deadline, methodcaller("expire"))
         self._rendering = Rendering(greeter, self.ledger, transport)
 
     def buildProtocol(self, addr: IAddress | None) -> GreetingProtocol | None:  # type: ignore[override]
@@ -189,7 +174,6 @@ class GreetingFactory(Factory):
         transport: Any = protocol.transport
         source = protocol.source
         self.admission.enter(source)
-        protocol.timed = False
         # Not ILingers.providedBy, which takes three times as long; wrappers of transports delegate the attribute.
         call_when_closed = getattr(transport, "call_when_closed", None)
         protocol.lingers = call_when_closed is not None
@@ -197,17 +181,15 @@ class GreetingFactory(Factory):
             self.start_deadline(protocol)
             return
         call_when_closed(partial(self.admission.leave, source) if source else self.admission.leave)
-        transport.call_if_it_stays(protocol.stays)
+        transport.call_if_it_stays(partial(self.start_deadline, protocol))
 
     def start_deadline(self, protocol: GreetingProtocol) -> None:
         """Start the deadline of a connection."""
-        protocol.timed = True
         self._deadlines.add(protocol)
 
     def leave(self, protocol: GreetingProtocol) -> None:
         """A connection is over, though its socket may linger."""
-        if protocol.timed:
-            self._deadlines.discard(protocol)
+        self._deadlines.discard(protocol)
         if not protocol.lingers:
             self.admission.leave(protocol.source)
 
@@ -221,12 +203,7 @@ class GreetingFactory(Factory):
 
     def greeted(self, protocol: GreetingProtocol) -> None:
         """The greeting was handed to the transport."""
-        address: Any = protocol.address
-        try:
-            peer = address.host, address.port
-        except AttributeError:
-            peer = address_of(address)
-        self.ledger.greet(self.transport, peer)
+        self.ledger.greet(self.transport, protocol.address, address_of)
 
     def _visit(self, protocol: GreetingProtocol) -> Visit:
         """The visit, with the fields that the greeter needs: the others would cost system calls for nothing."""
@@ -235,16 +212,13 @@ class GreetingFactory(Factory):
         return Visit(
             transport=self.transport,
             peer=protocol.peer,
-            local=address_of(transport.getHost()) if "local" in needs else _UNKNOWN,
+            local=address_of(transport.getHost()) if "local" in needs else NOBODY,
             number=self.ledger.visits + 1 if "number" in needs else 0,
             when=time.time() if "when" in needs else 0.0,
             via=via and address_of(via),
             tls=facts(transport) if "tls" in needs else None,
             path=_path_facts(transport) if "path" in needs else None,
         )
-
-    def _expire(self, protocol: GreetingProtocol) -> None:
-        protocol.expire()
 
     def abort(self) -> None:
         """Abort every open connection, and leave no timer behind."""

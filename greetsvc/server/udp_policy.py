@@ -13,12 +13,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection
 
-from greetsvc.server.defaults import UDP_BUDGET
 from greetsvc.server.sources import Hasher, prefix
 from greetsvc.visit import Address
 from greetsvc.wire import MARK, MAX_ANSWER, MAX_PAID_ANSWER
 
-__all__ = ["BURST", "LOOP_MOST", "LOOP_SILENCE", "OVERHEAD", "PREFIXES_IN_TOTAL", "UdpPolicy"]
+__all__ = ["BURST", "LOOP_MOST", "LOOP_SILENCE", "OVERHEAD", "PREFIXES_IN_TOTAL", "UDP_BUDGET", "UdpPolicy"]
+
+UDP_BUDGET = 1024
+"""Bytes a second of UDP answers that one source prefix may get besides the free ones."""
 
 LOOP_MOST = 8
 """Paid answers to one address and port until it was silent for `LOOP_SILENCE`."""

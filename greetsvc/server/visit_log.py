@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from greetsvc.ledger import Ledger
 from greetsvc.visit import Address
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 __all__ = ["READABLE", "VisitLog"]
 
@@ -76,8 +73,7 @@ class VisitLog:
 
     def _second(self) -> None:
         self._timer = None
-        summed_up = self._sum_up()
-        if summed_up or self._room < self._readable:
+        if self._sum_up() or self._room < self._readable:
             self._timer = self._clock.callLater(1, self._second)
         self._room = self._readable
         self._watch()

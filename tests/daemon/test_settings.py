@@ -37,7 +37,7 @@ def test_each_default_is_a_value_that_the_setting_accepts() -> None:
     found = settings({})
     for setting in SETTINGS:
         if setting.default is not None:
-            value = setting.type.read(setting.default)
+            value = setting.read(setting.default)
             assert getattr(found, setting.attribute, value) == value
 
 

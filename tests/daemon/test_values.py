@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import twisted
-from greetsvc.daemon.settings import SETTINGS
-from greetsvc.daemon.values import shown
+from greetsvc.daemon.settings import SETTINGS, shown
 from greetsvc.errors import ConfigError
 from greetsvc.printable import escaped
 
@@ -38,7 +37,7 @@ BY_NAME = {setting.name: setting for setting in SETTINGS}
     ],
 )
 def test_a_value_at_its_bound_is_accepted(name: str, value: object, expected: object) -> None:
-    assert BY_NAME[name].type.read(value) == expected
+    assert BY_NAME[name].read(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_a_value_at_its_bound_is_accepted(name: str, value: object, expected: ob
 )
 def test_a_value_out_of_bounds_is_refused_and_quoted(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match="must be ") as caught:
-        BY_NAME[name].type.read(value)
+        BY_NAME[name].read(value)
     wrong = value[-1] if isinstance(value, list) and name == "trust-proxy" else value
     assert shown(wrong) in str(caught.value)
 
@@ -96,7 +95,7 @@ def test_a_value_out_of_bounds_is_refused_and_quoted(name: str, value: object) -
     ],
 )
 def test_a_number_on_the_command_line_is_one_of_toml_and_other_text_stays_text(given_: str, expected: object) -> None:
-    found = BY_NAME["deadline"].type.literal(given_)
+    found = BY_NAME["deadline"].literal(given_)
     assert found == expected
     assert type(found) is type(expected)
 
@@ -104,18 +103,18 @@ def test_a_number_on_the_command_line_is_one_of_toml_and_other_text_stays_text(g
 @given(st.text(alphabet="0123456789.-e+_ nxif", max_size=400))
 def test_any_text_for_a_number_is_accepted_or_refused(given_: str) -> None:
     for name in ("deadline", "max-connections", "udp-budget"):
-        type_ = BY_NAME[name].type
+        setting = BY_NAME[name]
         try:
-            value = type_.read(type_.literal(given_))
+            value = setting.read(setting.literal(given_))
         except ConfigError:
             continue
         assert math.isfinite(value)
 
 
 def test_text_must_be_text() -> None:
-    assert BY_NAME["greeting"].type.read("x") == "x"
+    assert BY_NAME["greeting"].read("x") == "x"
     with pytest.raises(ConfigError, match="must be text, not 5"):
-        BY_NAME["greeting"].type.read(5)
+        BY_NAME["greeting"].read(5)
 
 
 @given(st.text())

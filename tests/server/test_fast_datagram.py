@@ -17,7 +17,7 @@ from greetsvc import wire
 from greetsvc.greeters.text import TextGreeter
 from greetsvc.ledger import Ledger
 from greetsvc.net.datagram.port import IP_PKTINFO, DatagramPort
-from greetsvc.net.linux.mmsg import CONTROL, MESSAGES, NAME, mmsg_works
+from greetsvc.net.linux.mmsg import AVAILABLE, CONTROL, MESSAGES, NAME
 from greetsvc.server.datagram import GreetingDatagramProtocol
 from greetsvc.server.fast_datagram import FastGreetingDatagramProtocol
 from greetsvc.server.udp_policy import UdpPolicy
@@ -29,7 +29,7 @@ MARKED = wire.request("0123456789abcdef", 1200)
 OWN_PORT = 8088
 LONGEST = 1300
 
-needs_mmsg = pytest.mark.skipif(not mmsg_works(), reason="recvmmsg is Linux's")
+needs_mmsg = pytest.mark.skipif(not AVAILABLE, reason="recvmmsg is Linux's")
 
 
 def test_it_cannot_be_subclassed() -> None:

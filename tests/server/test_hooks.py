@@ -64,7 +64,6 @@ PROTOCOL_HOOKS: dict[str, str] = {
     "connectionLost": "",
     "handshakeCompleted": "handshake",
     "dataReceived": "stays",
-    "stays": "stays",
     "expire": "stays",
 }
 FACTORY_HOOKS: dict[str, str] = {

@@ -226,6 +226,26 @@ def test_a_connection_that_ended_has_no_deadline() -> None:
     assert not clock.getDelayedCalls()
 
 
+class HalfClosing(Transport):
+    """A stock transport that stays open after its half-close, until the peer closes."""
+
+    closed = 0
+
+    def loseWriteConnection(self) -> None:
+        self.closed += 1
+
+
+def test_a_connection_that_is_closed_twice_closes_once_and_leaves_no_timer() -> None:
+    factory, clock = _factory()
+    transport = _connected(factory, transport=HalfClosing(peerAddress=PEER))
+    protocol: Any = transport.protocol
+    protocol.close()
+    protocol.connectionLost(Failure(ConnectionDone()))
+    factory.abort()
+    assert transport.closed == 1  # type: ignore[attr-defined]
+    assert not clock.getDelayedCalls()
+
+
 def test_abort_ends_every_connection_and_leaves_no_timer() -> None:
     factory, clock = _factory()
     factory.protocol = Silent

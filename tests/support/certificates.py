@@ -5,12 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from attrs import frozen
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -19,6 +25,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
+
+Extension = tuple[x509.ExtensionType, bool]
+"""An extension of a certificate, and whether it is critical."""
 
 
 @frozen
@@ -60,9 +69,19 @@ class Issued:
         starts: float = -1,
         days: float = 30,
         key: EllipticCurvePrivateKey | None = None,
+        extensions: Sequence[Extension] = (),
     ) -> Issued:
         """A certificate that this one signs."""
-        return issue(common_name, *names, authority=authority, starts=starts, days=days, key=key, issuer=self)
+        return issue(
+            common_name,
+            *names,
+            authority=authority,
+            starts=starts,
+            days=days,
+            key=key,
+            extensions=extensions,
+            issuer=self,
+        )
 
 
 def issue(
@@ -72,11 +91,12 @@ def issue(
     starts: float = -1,
     days: float = 30,
     key: EllipticCurvePrivateKey | None = None,
+    extensions: Sequence[Extension] = (),
     issuer: Issued | None = None,
 ) -> Issued:
     """A certificate for the subject ``common_name`` and the DNS (or other) ``names``; without ``issuer`` self-signed.
 
-    It is valid from ``starts`` to ``days``, both in days from now.
+    It is valid from ``starts`` to ``days``, both in days from now. An extension replaces the usual one of its kind.
     """
     key = key or generate_private_key(SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
@@ -89,18 +109,21 @@ def issue(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now + dt.timedelta(days=starts))
         .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .add_extension(_key_usage(authority), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key((issuer.key if issuer else key).public_key()),
-            critical=False,
-        )
     )
+    public_key = issuer.certificate.public_key() if issuer else key.public_key()
+    assert isinstance(public_key, EllipticCurvePublicKey)
+    usual: list[Extension] = [
+        (x509.BasicConstraints(ca=authority, path_length=None), True),
+        (_key_usage(authority), True),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(public_key), False),
+    ]
     if names:
         # RFC 5280, 4.2.1.6: critical where the subject is empty.
         alternative = x509.SubjectAlternativeName([x509.DNSName(n) if isinstance(n, str) else n for n in names])
-        builder = builder.add_extension(alternative, critical=not common_name)
+        usual.append((alternative, not common_name))
+    for extension, critical in {each.oid: (each, critical) for each, critical in (*usual, *extensions)}.values():
+        builder = builder.add_extension(extension, critical=critical)
     return Issued(builder.sign(issuer.key if issuer else key, SHA256()), key)
 
 

@@ -8,23 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from greetsvc.client.load.polling import HANGUP, READ, Poller
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.result import ENDINGS, NO_GREETING, RESET_ERRNOS, Phase
 
-__all__ = [
-    "GREETED",
-    "RETRY",
-    "TOO_LONG",
-    "Connection",
-    "LoadResult",
-    "LoadTransport",
-    "Streams",
-    "failed",
-    "open_socket",
-]
+__all__ = ["GREETED", "RETRY", "TOO_LONG", "Connection", "LoadResult", "Streams", "Transport", "failed"]
 
 _CONNECTING = (0, errno.EINPROGRESS)
 _PIECE = 4096
@@ -73,48 +63,14 @@ class Connection:
         self.session: Any = None
 
 
-class LoadTransport(Protocol):
-    """What differs between the transports of a load run."""
+class Transport:
+    """What streams and datagrams share: by default, each probe has a socket of its own.
 
-    def open(self) -> Connection:
-        """A connection with a socket.
+    The engine also calls ``start``, ``ready`` when the socket has events, and ``timed_out``. They return the result
+    of the probe, or None while it goes on; ``start`` also `RETRY`, to be called again later.
+    """
 
-        :raises OSError: when the system gives none.
-        """
-
-    def start(self, connection: Connection) -> LoadResult | None:
-        """Connect or send: None while that goes on, `RETRY` to be called again later, or the failure."""
-
-    def ready(self, connection: Connection, events: int) -> LoadResult | None:
-        """Handle events of the socket; the result, or None while the probe goes on."""
-
-    def timed_out(self, connection: Connection) -> LoadResult:
-        """The result of a probe that has reached its time-out."""
-
-    def release(self, connection: Connection, *, greeted: bool) -> None:
-        """The probe is over: close the socket, or keep it for another probe."""
-
-    def idle_ready(self, fd: int) -> None:
-        """Handle events of a socket that is kept between two probes."""
-
-    def close(self) -> None:
-        """Close the sockets that are kept."""
-
-
-def open_socket(family: int, kind: int) -> socket.SocketType:
-    """A bare socket: ``socket.socket``, the class around it, takes twice as long to make."""
-    sock = socket.SocketType(family, kind | _FLAGS)
-    if not _FLAGS:
-        sock.setblocking(False)
-        os.set_inheritable(sock.fileno(), False)
-    return sock
-
-
-class Streams:
-    """TCP and UNIX streams: connect and read to the end."""
-
-    after_connect: Phase = "greet"
-    """The step that follows connecting."""
+    kind: socket.SocketKind
 
     def __init__(self, remote: SocketAddress | str, limit: int, poller: Poller) -> None:
         self._family = socket.AF_UNIX if isinstance(remote, str) else remote.family
@@ -123,8 +79,33 @@ class Streams:
         self._poller = poller
 
     def open(self) -> Connection:
-        """A socket for one probe."""
-        return Connection(open_socket(self._family, socket.SOCK_STREAM))
+        """A connection with a socket: bare, because ``socket.socket``, the class around it, takes twice as long.
+
+        :raises OSError: when the system gives none.
+        """
+        sock = socket.SocketType(self._family, self.kind | _FLAGS)
+        if not _FLAGS:
+            sock.setblocking(False)
+            os.set_inheritable(sock.fileno(), False)
+        return Connection(sock)
+
+    def release(self, connection: Connection, *, greeted: bool) -> None:
+        """The probe is over: close the socket, or keep it for another probe."""
+        connection.sock.close()
+
+    def idle_ready(self, fd: int) -> None:
+        """Handle events of a socket that is kept between two probes."""
+
+    def close(self) -> None:
+        """Close the sockets that are kept."""
+
+
+class Streams(Transport):
+    """TCP and UNIX streams: connect and read to the end."""
+
+    kind = socket.SOCK_STREAM
+    after_connect: Phase = "greet"
+    """The step that follows connecting."""
 
     def start(self, connection: Connection) -> LoadResult | None:
         """Connect."""
@@ -165,13 +146,3 @@ class Streams:
         except OSError:
             return failed("connect", errno.ETIMEDOUT, "no connection in time")
         return failed(self.after_connect, errno.ETIMEDOUT, "no greeting in time")
-
-    def release(self, connection: Connection, *, greeted: bool) -> None:
-        """Close the socket."""
-        connection.sock.close()
-
-    def idle_ready(self, fd: int) -> None:
-        """No socket is kept."""
-
-    def close(self) -> None:
-        """No socket is kept."""

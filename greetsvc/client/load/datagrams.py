@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from typing import Any
 
-from greetsvc.client.load.connections import GREETED, RETRY, TOO_LONG, Connection, LoadResult, failed, open_socket
+from greetsvc.client.load.connections import GREETED, RETRY, TOO_LONG, Connection, LoadResult, Transport, failed
 from greetsvc.client.load.metrics import Strays
 from greetsvc.client.load.polling import READ, Poller
 from greetsvc.client.probe.resolve import SocketAddress
@@ -28,7 +27,7 @@ _MIN_KEPT = 256
 """Where fewer can be kept, none is: a copy of an answer might still be on its way when its socket is used again."""
 
 
-class Datagrams:
+class Datagrams(Transport):
     """UDP and UNIX datagrams: one request, one answer, nothing sent twice.
 
     A greeting does not say which request it answers: only the socket that it reaches does. But a new socket for each
@@ -38,22 +37,19 @@ class Datagrams:
     missing never is. Sockets are connected, so an ICMP error ends the probe.
     """
 
+    kind = socket.SOCK_DGRAM
+
     def __init__(
         self, remote: SocketAddress | str, request: bytes, limit: int, poller: Poller, keep: float = _MAX_KEPT
     ) -> None:
-        self._local = isinstance(remote, str)
-        self._family = socket.AF_UNIX if isinstance(remote, str) else remote.family
-        self._to: Any = remote if isinstance(remote, str) else remote.sockaddr
+        super().__init__(remote, limit, poller)
         self._request = request
-        self._limit = limit
-        self._poller = poller
         self._keep = 0 if keep < _MIN_KEPT else int(min(keep, _MAX_KEPT))
         self._kept: dict[int, Connection] = {}
         self.strays = Strays()
-        if self._local and sys.platform != "linux":
-            raise ConfigError(
-                "a load run over UNIX datagrams needs Linux", name="duration", value=f"unixgram:{remote}"
-            )
+        if isinstance(remote, str) and sys.platform != "linux":
+            why = "a load run over UNIX datagrams needs Linux"
+            raise ConfigError(why, name="duration", value=f"unixgram:{remote}")
 
     def open(self) -> Connection:
         """The socket that was kept longest, if it may be used again, or a new one."""
@@ -64,8 +60,8 @@ class Datagrams:
                 if oldest.session == _ANSWERED and not self.strays:
                     return oldest
                 oldest.sock.close()
-        connection = Connection(open_socket(self._family, socket.SOCK_DGRAM))
-        if self._local:
+        connection = super().open()
+        if self._family == socket.AF_UNIX:
             connection.sock.bind("")  # an abstract address (Linux): the server needs one to answer to
         return connection
 

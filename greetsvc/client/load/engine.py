@@ -13,18 +13,19 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import takewhile
 
-import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.client.load.connections import RETRY, Connection, LoadResult, LoadTransport, failed
+from greetsvc.client.load.connections import RETRY, Connection, LoadResult, Streams, failed
+from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.pacing import LATE
 from greetsvc.client.load.polling import Poller, short_sleep
+from greetsvc.client.probe.datagram import DescriptorReactor
 
-__all__ = ["EachSecond", "Engine", "GreetingCheck", "LoadReactor"]
+__all__ = ["EachSecond", "Engine", "GreetingCheck"]
 
 GreetingCheck = Callable[[bytes, float], bool]
 """Whether a greeting with these bytes, that took this many seconds, is as expected."""
@@ -46,24 +47,20 @@ _RETRY_WAIT = 0.001
 _TICK = 0.05
 
 
-class LoadReactor(IReactorTime, IReactorFDSet):
-    """What a load run needs of a reactor."""
-
-
 @implementer(IReadDescriptor)
 class Engine:
     """Carries out one run. ``metrics`` has what was counted so far."""
 
     def __init__(
         self,
-        transport: LoadTransport,
+        transport: Streams | Datagrams,
         poller: Poller,
         metrics: LoadMetrics,
         *,
         duration: float,
         concurrency: int,
         timeout: float,
-        reactor: LoadReactor,
+        reactor: DescriptorReactor,
         check: GreetingCheck | None = None,
         each_second: EachSecond | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -93,7 +90,7 @@ class Engine:
     async def run(self) -> None:
         """Run until the time is over and the last probe has ended. Cancelling stops it at once; the metrics stay."""
         self._reactor.addReader(self)
-        self._timer = self._reactor.callLater(0, self._turn)
+        self._timer = self._reactor.callLater(0, self.doRead)
         try:
             await self._done
         finally:
@@ -110,7 +107,7 @@ class Engine:
         self._in_flight.clear()
         self._transport.close()
         self._poller.close()
-        if attrs.astuple(self.metrics.seconds[-1]) != (0, 0, 0):
+        if self.metrics.seconds[-1] != SecondCounts():
             self._report_second(0)
 
     def fileno(self) -> int:
@@ -125,10 +122,6 @@ class Engine:
         """A poller is never lost."""
 
     def doRead(self) -> None:
-        """Some socket is ready."""
-        self._turn()
-
-    def _turn(self) -> None:
         """One turn; an unexpected exception, or one from `each_second`, ends the run."""
         try:
             self._work()
@@ -244,12 +237,9 @@ class Engine:
                 self._lose(result, connection.intended, now)
             self._transport.release(connection, greeted=result.greeted)
         took = [now - connection.intended for connection in greeted]
-        check = self._check
-        flawed = (
-            sum(not check(connection.data, seconds) for connection, seconds in zip(greeted, took, strict=True))
-            if check
-            else 0
-        )
+        flawed = 0
+        if check := self._check:
+            flawed = sum(not check(probe.data, seconds) for probe, seconds in zip(greeted, took, strict=True))
         uncorrected = took if self._schedule is None else [now - connection.started for connection in greeted]
         self.metrics.add_greeted(took, uncorrected, flawed=flawed)
 
@@ -280,10 +270,10 @@ class Engine:
             self._each_second(len(self.metrics.seconds), self.metrics.seconds[-1], in_flight)
 
     def _set_timer(self, now: float) -> None:
-        """Have the reactor call `_turn` in time; its timers are up to 1 ms late."""
+        """Have the reactor call `doRead` in time; its timers are up to 1 ms late."""
         wait = max(0.0, min(self._due() - now - _SHORT_WAIT / 2, _TICK))
         assert self._timer is not None
         if self._timer.active():
             self._timer.reset(wait)
         else:
-            self._timer = self._reactor.callLater(wait, self._turn)
+            self._timer = self._reactor.callLater(wait, self.doRead)

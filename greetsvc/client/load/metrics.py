@@ -20,8 +20,6 @@ _BUSY = 0.9
 _NOTABLE_DELAY = 0.1
 """A delay of this many seconds is reported even when less than 1 % of the probes started late."""
 
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-
 
 @define
 class SecondCounts:
@@ -73,9 +71,9 @@ class LoadMetrics:
     happened, ``lost_in`` counts losses by the second in which the probe started (open loop: should have started).
     """
 
-    corrected: Histogram = field(factory=Histogram)
-    uncorrected: Histogram | None = None
     schedule: Schedule | None = None
+    corrected: Histogram = field(factory=Histogram)
+    uncorrected: Histogram | None = field(init=False)
     sent: int = 0
     greeted: int = 0
     lost: int = 0
@@ -94,10 +92,8 @@ class LoadMetrics:
     _failed: Counter[tuple[Phase, int]] = field(factory=Counter)
     _words: dict[tuple[Phase, int], str] = field(factory=dict)
 
-    @classmethod
-    def open_loop(cls, schedule: Schedule) -> LoadMetrics:
-        """The metrics of an open loop."""
-        return cls(uncorrected=Histogram(), schedule=schedule)
+    def __attrs_post_init__(self) -> None:
+        self.uncorrected = None if self.schedule is None else Histogram()
 
     def add_started(self, probes: int = 1) -> None:
         """Count probes that start."""
@@ -168,7 +164,7 @@ class LoadMetrics:
                 f"this host had no free source port for {ports} probes (net.ipv4.ip_local_port_range): "
                 "these losses are not the server's"
             )
-        if files := sum(failed[number] for number in _NO_DESCRIPTOR):
+        if files := failed[errno.EMFILE] + failed[errno.ENFILE]:
             found.append(f"this process could not open files for {files} probes: these losses are not the server's")
         if self.elapsed and self.cpu / self.elapsed >= _BUSY:
             found.append(
@@ -179,8 +175,7 @@ class LoadMetrics:
             found.append(f"{self.strays.late} answers came after the time-out: they are counted as lost")
         if self.strays.doubled:
             found.append(f"{self.strays.doubled} answers came twice: a copy is not counted")
-        found.extend(self._schedule_warnings(concurrency))
-        return found
+        return found + self._schedule_warnings(concurrency)
 
     def _schedule_warnings(self, concurrency: int) -> list[str]:
         schedule = self.schedule

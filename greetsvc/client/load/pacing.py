@@ -6,7 +6,7 @@ import math
 
 from attrs import define, field, frozen
 
-from greetsvc.client.options import MAX_CONCURRENCY, MAX_RATE, MAX_SECONDS
+from greetsvc.client.options import MAX_CONCURRENCY, MAX_RATE, MAX_SECONDS, check_above_0, check_range
 from greetsvc.errors import ConfigError
 
 __all__ = ["LATE", "LoadOptions", "Schedule"]
@@ -33,14 +33,9 @@ class LoadOptions:
     rate: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        if not 0 < self.duration <= MAX_SECONDS:
-            why = f"must be more than 0 and at most {MAX_SECONDS:g} seconds"
-            raise ConfigError(why, name="duration", value=self.duration)
-        if self.concurrency is not None and not 1 <= self.concurrency <= MAX_CONCURRENCY:
-            raise ConfigError(f"must be from 1 to {MAX_CONCURRENCY}", name="concurrency", value=self.concurrency)
-        if self.rate is not None and not 0 < self.rate <= MAX_RATE:
-            why = f"must be more than 0 and at most {MAX_RATE:.10g} a second"
-            raise ConfigError(why, name="rate", value=self.rate)
+        check_above_0("duration", self.duration, MAX_SECONDS, "seconds")
+        check_range("concurrency", self.concurrency, 1, MAX_CONCURRENCY)
+        check_above_0("rate", self.rate, MAX_RATE, "a second")
 
     def max_in_flight(self, descriptors: float) -> int:
         """The maximum in flight, when this process may open ``descriptors`` more files.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import selectors
 import sys
-from typing import Protocol
+from typing import TypeAlias
 
 __all__ = ["HANGUP", "READ", "WRITE", "Poller", "SelectorPoller", "new_poller", "short_sleep"]
 
@@ -15,33 +15,14 @@ HANGUP = 0x2000
 """The far end has sent its FIN: what can be read now is all there will be (EPOLLRDHUP; others do not tell)."""
 
 
-class Poller(Protocol):
-    """The part of ``select.epoll`` that is used. The system forgets a descriptor when it is closed."""
-
-    def fileno(self) -> int:
-        """A descriptor that is readable when one of the others is ready."""
-
-    def register(self, fd: int, eventmask: int) -> None:
-        """Watch a descriptor."""
-
-    def modify(self, fd: int, eventmask: int) -> None:
-        """Watch it for something else."""
-
-    def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
-        """Which are ready, and for what; waits at most ``timeout`` seconds."""
-
-    def close(self) -> None:
-        """Stop watching."""
-
-
 class SelectorPoller:
-    """The same for systems without epoll, on Python's default selector (kqueue)."""
+    """The part of ``select.epoll`` that is used, on Python's default selector, for systems without epoll (kqueue)."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
 
     def fileno(self) -> int:
-        """The selector's own descriptor."""
+        """A descriptor that is readable when one of the others is ready."""
         return self._selector.fileno()
 
     def register(self, fd: int, eventmask: int) -> None:
@@ -55,7 +36,10 @@ class SelectorPoller:
         self._selector.modify(fd, _interest(eventmask))
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
-        """Which are ready, all at once. kqueue reports a descriptor twice that is ready for reading and writing."""
+        """Which are ready, all at once, and for what; waits at most ``timeout`` seconds.
+
+        kqueue reports a descriptor twice that is ready for reading and writing.
+        """
         ready: dict[int, int] = {}
         for key, events in self._selector.select(timeout):
             found = READ * bool(events & selectors.EVENT_READ) | WRITE * bool(events & selectors.EVENT_WRITE)
@@ -70,6 +54,12 @@ class SelectorPoller:
 def _interest(eventmask: int) -> int:
     wanted = selectors.EVENT_READ if eventmask & READ else 0
     return wanted | (selectors.EVENT_WRITE if eventmask & WRITE else 0)
+
+
+if sys.platform == "linux":
+    Poller: TypeAlias = select.epoll | SelectorPoller
+else:
+    Poller: TypeAlias = SelectorPoller
 
 
 def new_poller() -> Poller:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from functools import lru_cache
 from typing import Any
 
-from greetsvc.client.load.connections import LoadTransport, Streams
+from greetsvc.client.load.connections import Streams
 from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.engine import EachSecond, Engine, GreetingCheck
 from greetsvc.client.load.metrics import LoadMetrics
@@ -22,9 +23,6 @@ from greetsvc.client.tls import ClientTls
 from greetsvc.net.descriptors import remaining
 
 __all__ = ["Run"]
-
-_REMEMBERED = 1000
-"""Different greetings for which it is remembered whether they match; further ones are matched each time."""
 
 
 class Run:
@@ -81,10 +79,7 @@ class Run:
             raise
         start = time.monotonic()
         load = self.load_options
-        if load.rate is None:
-            self.metrics = LoadMetrics()
-        else:
-            self.metrics = LoadMetrics.open_loop(Schedule(start, load.rate, load.duration))
+        self.metrics = LoadMetrics(None if load.rate is None else Schedule(start, load.rate, load.duration))
         if isinstance(transport, Datagrams):
             self.metrics.strays = transport.strays
         engine = Engine(
@@ -102,7 +97,7 @@ class Run:
         await engine.run()
         return self
 
-    async def _transport(self, poller: Poller, reactor: Any) -> LoadTransport:
+    async def _transport(self, poller: Poller, reactor: Any) -> Streams | Datagrams:
         target, options = self.target, self.options
         remote = target.path or await resolve(Timeline(target, options), reactor)
         if target.datagram:
@@ -118,15 +113,10 @@ class Run:
 def _greeting_check(expectations: Expectations, encoding: str) -> GreetingCheck | None:
     """What decides whether a greeting is as expected; None where nothing is expected."""
     expect, warn = expectations.expect, expectations.warn
-    known: dict[bytes, bool] = {}
 
+    @lru_cache(1000)
     def matches(data: bytes) -> bool:
-        found = known.get(data)
-        if found is None:
-            found = expectations.matches(data.decode(encoding, "backslashreplace"))
-            if len(known) < _REMEMBERED:
-                known[data] = found
-        return found
+        return expectations.matches(data.decode(encoding, "backslashreplace"))
 
     def good(data: bytes, seconds: float) -> bool:
         return not (warn is not None and seconds > warn) and (expect is None or matches(data))

@@ -8,11 +8,12 @@ from typing import Any, cast
 
 from OpenSSL import SSL
 
+from greetsvc.client.alerts import TLS_CLOSED, tls_words
 from greetsvc.client.load.connections import GREETED, TOO_LONG, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.polling import HANGUP, READ, WRITE, Poller
 from greetsvc.client.probe.resolve import SocketAddress
-from greetsvc.client.result import NO_GREETING, TLS_CLOSED, Phase
-from greetsvc.client.tls import ClientTls, tls_words
+from greetsvc.client.result import NO_GREETING, Phase
+from greetsvc.client.tls import ClientTls
 
 __all__ = ["TlsStreams"]
 
@@ -93,10 +94,13 @@ class TlsStreams(Streams):
         except (SSL.WantReadError, SSL.SysCallError):  # SysCallError: the stream has ended, as `ready` knows
             return None
         except SSL.ZeroReturnError:
-            session.engine.shutdown()
+            with suppress(SSL.Error):  # if our close_notify cannot be sent, the greeting still counts
+                session.engine.shutdown()
             return GREETED if connection.data else self._closed(connection, session)
         except SSL.Error as error:
-            return GREETED if connection.data else _handshake_failed(session, tls_words(error))
+            if connection.data:
+                return GREETED
+            return _handshake_failed(session, tls_words(error, handshake_done=session.phase == "greet"))
 
     def _closed(self, connection: Connection, session: _Session) -> LoadResult:
         if connection.data:

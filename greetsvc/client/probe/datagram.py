@@ -35,7 +35,7 @@ from greetsvc.printable import one_line
 from greetsvc.visit import Address
 from greetsvc.wire import MARK, decode_record, nonce_of
 
-__all__ = ["DatagramReactor", "PortHistory", "probe_udp", "probe_unixgram"]
+__all__ = ["DescriptorReactor", "PortHistory", "probe_udp", "probe_unixgram"]
 
 _FIRST_REPEAT = 0.5
 """Seconds until the request is sent again; each further wait is twice as long (RFC 8085 3.1.1 begins at 1 s)."""
@@ -117,8 +117,8 @@ class PortHistory:
             self.kept.popleft().sock.close()
 
 
-class DatagramReactor(IReactorTime, IReactorFDSet):
-    """What a datagram probe needs of a reactor."""
+class DescriptorReactor(IReactorTime, IReactorFDSet):
+    """What a probe of datagrams, or a load run, needs of a reactor."""
 
 
 @implementer(IReadDescriptor)
@@ -162,7 +162,7 @@ class _DatagramProbe:
         self,
         timeline: Timeline,
         request: bytes,
-        reactor: DatagramReactor,
+        reactor: DescriptorReactor,
         open_socket: Callable[[], socket.socket],
         *,
         history: PortHistory | None,
@@ -345,8 +345,7 @@ class _DatagramProbe:
 
 def _same(sender: Any, remote: tuple[Any, ...]) -> bool:
     """Whether an answer comes from the target's host and port, and for a link-local address from the same link."""
-    same = tuple(sender[:2]) == remote[:2]
-    return same and (len(remote) < 4 or remote[3] in (0, sender[3]))
+    return tuple(sender[:2]) == remote[:2] and (len(remote) < 4 or remote[3] in (0, sender[3]))
 
 
 def _answering(remote: SocketAddress) -> tuple[Any, ...]:
@@ -367,7 +366,7 @@ async def probe_udp(
     timeline: Timeline,
     remote: SocketAddress,
     request: bytes,
-    reactor: DatagramReactor,
+    reactor: DescriptorReactor,
     *,
     history: PortHistory | None = None,
     queued: bool = error_queue.AVAILABLE,
@@ -414,7 +413,7 @@ async def probe_unixgram(
     timeline: Timeline,
     path: str,
     request: bytes,
-    reactor: DatagramReactor,
+    reactor: DescriptorReactor,
     *,
     history: PortHistory | None = None,
     abstract: bool = sys.platform == "linux",

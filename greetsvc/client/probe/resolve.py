@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable
 from threading import Thread
@@ -14,13 +15,18 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import errno_of, words_of
+from greetsvc.client.result import GreetFailed
 from greetsvc.client.target import Target
 from greetsvc.visit import Address
 
 __all__ = ["ResolveReactor", "SocketAddress", "resolve"]
 
 T = TypeVar("T")
+
+_FAMILIES = {None: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
+_UNKNOWN_NAME = frozenset(
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
+)
 
 
 class ResolveReactor(IReactorTime, IReactorFromThreads):
@@ -47,12 +53,12 @@ async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
 
     :raises GreetFailed: when there is none.
     """
-    target, family = timeline.target, timeline.options.address_family
+    target, family = timeline.target, _FAMILIES[timeline.options.family]
     try:
         return _addresses(target, family, socket.AI_NUMERICHOST)[0]
     except OSError as error:
         if ":" in target.host:  # an IPv6 address whose zone is no interface of ours: the resolver cannot help
-            raise timeline.failed(errno_of(error), words_of(error)) from None
+            raise _failed(timeline, error) from None
     timeline.enter("resolve")
     timeline.trace("*", f"resolving {target.host}")
     answer = _in_a_thread(reactor, lambda: _addresses(target, family))
@@ -61,10 +67,17 @@ async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
     except defer.TimeoutError:
         raise timeline.failed(errno.ETIMEDOUT, f"no answer from the resolver {timeline.within}") from None
     except OSError as error:
-        raise timeline.failed(errno_of(error), words_of(error)) from None
+        raise _failed(timeline, error) from None
     timeline.leave()
     timeline.trace("*", f"{target.host} is {found[0].address.host}, the first of {len(found)}")
     return found[0]
+
+
+def _failed(timeline: Timeline, error: OSError) -> GreetFailed:
+    if isinstance(error, socket.gaierror):
+        number = errno.ENOENT if error.errno in _UNKNOWN_NAME else errno.EAGAIN
+        return timeline.failed(number, error.strerror or "the look-up failed")
+    return timeline.failed(error.errno or errno.EIO, os.strerror(error.errno) if error.errno else str(error))
 
 
 def _addresses(target: Target, family: int, flags: int = 0) -> list[SocketAddress]:

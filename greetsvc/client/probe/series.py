@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from greetsvc.client.options import DEFAULT_INTERVAL, MAX_SECONDS, ProbeOptions
+from greetsvc.client.options import DEFAULT_INTERVAL, MAX_SECONDS, ProbeOptions, check_range
 from greetsvc.client.probe.datagram import PortHistory
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.result import GreetFailed, Greeting
@@ -73,8 +73,7 @@ def greet_many(
     probe = Probe(parse(target), ProbeOptions(**options), PortHistory())
     if count < 0:
         raise ConfigError("must not be negative", name="count", value=count)
-    if not 0 <= interval <= MAX_SECONDS:
-        raise ConfigError(f"must be from 0 to {MAX_SECONDS:g} seconds", name="interval", value=interval)
+    check_range("interval", interval, 0, MAX_SECONDS, " seconds")
     if reactor is None:
         from twisted.internet import reactor
 

@@ -18,7 +18,12 @@ from greetsvc.visit import Address
 
 __all__ = ["offered_options", "prepare", "read_datagram", "read_stream"]
 
-_SWITCH_FOLDER = Path("/proc/sys/net/ipv4")
+_OPTION_NAMES = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL, socket.IP_TOS),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, socket.IPV6_TCLASS),
+}
+"""The level, the TTL and the traffic class of each family, as socket options name them."""
+
 _SWITCHES = dict(zip(TCP_OPTIONS, ("tcp_timestamps", "tcp_sack", "tcp_window_scaling"), strict=True))
 """The setting that has Linux offer each option."""
 
@@ -28,21 +33,19 @@ def prepare(sock: socket.socket, options: ProbeOptions) -> None:
 
     :raises OSError: when the source port is not available.
     """
-    six = sock.family == socket.AF_INET6
     if options.dscp is not None:
-        level, option = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if six else (socket.IPPROTO_IP, socket.IP_TOS)
-        sock.setsockopt(level, option, options.dscp << 2)
+        level, _, traffic_class = _OPTION_NAMES[sock.family]
+        sock.setsockopt(level, traffic_class, options.dscp << 2)
     if options.source_port is not None:
         if sock.type == socket.SOCK_STREAM:
             # The previous connection from this port may still be in TIME_WAIT.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("::" if six else "0.0.0.0", options.source_port))
+        sock.bind(("::" if sock.family == socket.AF_INET6 else "0.0.0.0", options.source_port))
 
 
 def read_stream(sock: socket.socket, destination: Address, claimed: Address | None = None) -> Sent:
     """What a TCP socket of ours sent, connected or not yet."""
-    tcp = read_tcp_info(sock)
-    return _read(sock, Sent(destination, claimed=claimed, tcp=tcp, offered=offered_options()))
+    return _read(sock, Sent(destination, claimed=claimed, tcp=read_tcp_info(sock), offered=offered_options()))
 
 
 def read_datagram(sock: socket.socket, destination: Address, sockaddr: tuple[object, ...], nonce: str | None) -> Sent:
@@ -61,22 +64,17 @@ def read_datagram(sock: socket.socket, destination: Address, sockaddr: tuple[obj
 
 
 def _read(sock: socket.socket, sent: Sent) -> Sent:
-    six = sock.family == socket.AF_INET6
+    level, *names = _OPTION_NAMES[sock.family]
     try:
         host, port, *_ = sock.getsockname()
-        if six:
-            ttl = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
-            traffic_class = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
-        else:
-            ttl = sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
-            traffic_class = sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
+        ttl, traffic_class = (sock.getsockopt(level, name) for name in names)
     except OSError:
         return sent
     return evolve(sent, local=Address.plain(host, port), ttl=ttl, dscp=traffic_class >> 2)
 
 
 @lru_cache(maxsize=1)
-def offered_options(folder: Path = _SWITCH_FOLDER) -> frozenset[str] | None:
+def offered_options(folder: Path = Path("/proc/sys/net/ipv4")) -> frozenset[str] | None:
     """The TCP options that this system offers; None where it does not tell. Read once."""
     try:
         return frozenset(name for name, switch in _SWITCHES.items() if int((folder / switch).read_text()))

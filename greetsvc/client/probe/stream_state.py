@@ -8,9 +8,9 @@ import os
 from attrs import define, field
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
 
+from greetsvc.client.alerts import TLS_CLOSED, tls_words
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import NO_GREETING, RESET_ERRNOS, TLS_CLOSED, Closed, GreetFailed
-from greetsvc.client.tls import tls_words
+from greetsvc.client.result import NO_GREETING, RESET_ERRNOS, Closed, GreetFailed
 
 __all__ = ["StreamState"]
 
@@ -71,11 +71,8 @@ class StreamState:
             raise fail(errno.ECONNREFUSED, "nothing listens there: the socket connected to itself")
         if len(self.data) > limit:
             raise fail(errno.EMSGSIZE, f"the greeting is longer than {limit} bytes")
-        closed: Closed = "fin"
-        if self.timed_out:
-            closed = "timeout"
-        elif isinstance(stream_error, ConnectionLost):
-            closed = "reset"
+        reset = isinstance(stream_error, ConnectionLost)
+        closed: Closed = "timeout" if self.timed_out else "reset" if reset else "fin"
         if self.data:
             self._note_tls_end(error, closed)
             return closed
@@ -92,14 +89,14 @@ class StreamState:
         if self.tls and closed == "fin" and isinstance(error, ConnectionLost):
             self.timeline.note("TLS ended without close_notify: the greeting may be cut short")
         elif self.tls and _is_tls(error):
-            self.timeline.note(f"TLS failed after the greeting: {tls_words(error)}")
+            self.timeline.note(f"after the greeting: {tls_words(error, handshake_done=True)}")
 
     def _raise_tls_failure(self, error: BaseException, closed: Closed) -> None:
         """Raise when TLS is the reason: during the handshake or, where TLS 1.3 refuses a client, just after it."""
         if self.certificate_error:
             why = self.certificate_error
         elif _is_tls(error):
-            why = tls_words(error)
+            why = tls_words(error, handshake_done=self.timeline.phase != "tls")
         elif self.timeline.phase == "tls" and closed == "fin":
             why = TLS_CLOSED
         else:

@@ -108,14 +108,8 @@ class Timeline:
 
     def seconds(self) -> Seconds:
         """What the steps took so far."""
-        took = self._took
-        return Seconds(
-            resolve=took.get("resolve"),
-            connect=took.get("connect"),
-            tls=took.get("tls"),
-            first_byte=took.get("first_byte"),
-            total=(self._now() if self._ended is None else self._ended) - self._start,
-        )
+        end = self._now() if self._ended is None else self._ended
+        return Seconds(**self._took, total=end - self._start)
 
     def failed(self, number: int, why: str, closed: Closed | None = None) -> GreetFailed:
         """The result when the present step failed."""

@@ -9,7 +9,7 @@ from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
 from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.console import Lines
 
-__all__ = ["PERCENTILES", "Report", "ending_notes", "json_seconds", "lost_requests", "percent", "spread"]
+__all__ = ["PERCENTILES", "Report", "counts", "ending_notes", "json_seconds", "lost_requests", "spread"]
 
 PERCENTILES: dict[str, float] = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9}
 
@@ -21,7 +21,8 @@ class Report(Protocol):
         """What to write about one probe; ``flaws`` say what is wrong with it besides a failure."""
 
     def end(self, stats: RunStats) -> Lines:
-        """What to write when the run is over, or was stopped."""
+        """What to write when the run is over, or was stopped; nothing by default."""
+        return Lines()
 
 
 def ending_notes(greeting: Greeting) -> list[str]:
@@ -35,9 +36,9 @@ def lost_requests(greeting: Greeting) -> str:
     return f"{len(greeting.attempts)} requests were sent, {greeting.requests_lost} of them lost{took}"
 
 
-def percent(lost: int, sent: int) -> str:
-    """The share of losses."""
-    return f"{100 * lost / sent if sent else 0:.3g} %"
+def counts(sent: int, greeted: int, lost: int) -> str:
+    """What was sent, greeted and lost, in words."""
+    return f"{sent} sent, {greeted} greeted, {lost} lost ({100 * lost / sent if sent else 0:.3g} %)"
 
 
 def spread(seconds: Histogram) -> dict[str, float | None]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 
-from attrs import define, field
-
+from greetsvc.client.alerts import alert_cause
+from greetsvc.client.certificates import certificate_cause
 from greetsvc.client.result import OTHER_ADDRESS, Closed, GreetFailed, Greeting
 
-__all__ = ["Explainer", "likely_cause", "likely_ending_cause"]
+__all__ = ["explain", "likely_cause"]
 
 _UNREACHABLE = "a route is missing, the host does not answer on its own network, or a firewall rejects"
 _NO_SERVICE = "something other than a greeting service answers there"
@@ -42,29 +42,6 @@ _TLS = {
     errno.ECONNRESET: "the far end does not speak TLS, or a firewall that filters by server name (SNI) ended it",
 }
 
-_TLS_WORDS = (
-    (
-        "not for",
-        "the name is mistyped, or that server presents another site's certificate: --sni sets the name to ask for",
-    ),
-    (
-        "has expired",
-        "the certificate was not renewed, the server has not read the new one, or our clock is wrong",
-    ),
-    ("not valid yet", "our clock is behind, or the certificate was made on a host whose clock is ahead"),
-    (
-        "unknown authority",
-        "a private authority (give its file with --ca), or the server does not send its intermediate certificates",
-    ),
-    (
-        "self-signed",
-        "a test certificate, or something on the path intercepts TLS; --ca trusts exactly this certificate",
-    ),
-    ("does not speak TLS", "a listener without TLS, or one that expects a PROXY header first"),
-    ("closed during", "a listener without TLS, or a load balancer with no live server"),
-    ("refused", "it requires a client certificate (--cert), or shares no TLS version or cipher with us"),
-)
-
 _GREET = {
     errno.ENODATA: "a limit or rule of the server, a load balancer with no live server, or a missing PROXY header",
     errno.ECONNRESET: "a firewall or load balancer; or the server failed, refuses us or expects a PROXY header",
@@ -92,45 +69,34 @@ _GREET_UNIXGRAM = {
     errno.EPROTO: _ECHO,
 }
 
-_ENDING: dict[Closed, str] = {
+_ENDING: dict[Closed | None, str] = {
     "reset": "the server closed with unread data, was killed, or a device on the path ended the connection",
     "timeout": "the FIN was lost or held back on the path, or the server waits for us to close",
 }
 
 
-@define
-class Explainer:
-    """Says what the path did and what caused a failure, each only once in a run."""
-
-    said: set[str] = field(factory=set)
-
-    def explain(self, result: Greeting | GreetFailed) -> list[str]:
-        """What is new in this result, a line each."""
-        if isinstance(result, GreetFailed):
-            found = {cause: cause for cause in likely_cause(result)}
-        else:
-            notes = result.path.notes if result.path else ()
-            found = {note.key: note.text for note in notes if note.notable}
-            found |= {cause: cause for cause in likely_ending_cause(result.closed)}
-        new = [text for key, text in found.items() if key not in self.said]
-        self.said.update(found)
-        return new
+def explain(result: Greeting | GreetFailed, said: set[str]) -> list[str]:
+    """What the path did and what caused a failure, a line each; what a run has ``said`` is not said again."""
+    notes = result.path.notes if isinstance(result, Greeting) and result.path else ()
+    found = {note.key: note.text for note in notes if note.notable}
+    found |= {cause: cause for cause in likely_cause(result)}
+    new = [text for key, text in found.items() if key not in said]
+    said.update(found)
+    return new
 
 
-def likely_cause(failed: GreetFailed) -> tuple[str, ...]:
-    """The likely cause of a failure, as a line; nothing when the failure says it all."""
-    cause = _by_errno(failed)
-    if failed.errno == errno.ETIMEDOUT:
-        if failed.phase == "connect" and not (failed.target and failed.target.local):
-            cause = _dropped(failed)
-        if any(note.startswith(OTHER_ADDRESS) for note in failed.notes):
-            cause = "the server answers from another of its addresses, or NAT on the way back is wrong"
+def likely_cause(result: Greeting | GreetFailed) -> tuple[str, ...]:
+    """The likely cause of a failure, or of an end without a FIN, as a line; nothing when the result says it all."""
+    if isinstance(result, Greeting):
+        cause = _ENDING.get(result.closed, "")
+    else:
+        cause = _by_errno(result)
+        if result.errno == errno.ETIMEDOUT:
+            if result.phase == "connect" and not (result.target and result.target.local):
+                cause = _dropped(result)
+            if any(note.startswith(OTHER_ADDRESS) for note in result.notes):
+                cause = "the server answers from another of its addresses, or NAT on the way back is wrong"
     return (f"likely: {cause}",) if cause else ()
-
-
-def likely_ending_cause(closed: Closed | None) -> tuple[str, ...]:
-    """The same for a connection that did not end with a FIN after its greeting."""
-    return (f"likely: {_ENDING[closed]}",) if closed in _ENDING else ()
 
 
 def _by_errno(failed: GreetFailed) -> str:
@@ -138,8 +104,8 @@ def _by_errno(failed: GreetFailed) -> str:
     if failed.phase == "resolve":
         return _RESOLVE.get(number, "")
     if failed.phase == "tls":
-        words = next((cause for said, cause in _TLS_WORDS if said in (failed.strerror or "")), "")
-        return _TLS.get(number, words)
+        words = failed.strerror or ""
+        return _TLS.get(number) or certificate_cause(words) or alert_cause(words)
     if failed.phase == "connect":
         return (_CONNECT_UNIX if transport in {"unix", "unixgram"} else _CONNECT).get(number, "")
     return {"udp": _GREET_UDP, "unixgram": _GREET_UNIXGRAM}.get(transport, _GREET).get(number, "")

@@ -59,13 +59,10 @@ def _worst(values: Sequence[float | None]) -> float | None:
 def sparkline(values: Sequence[float | None]) -> str:
     """A character for each value, scaled from the least to the greatest; `LOST` for None."""
     known = [value for value in values if value is not None]
-    low = min(known, default=0.0)
-    span = max(known, default=0.0) - low
-    return "".join(LOST if value is None else _LEVELS[_level(value - low, span)] for value in values)
-
-
-def _level(height: float, span: float) -> int:
-    return min(len(_LEVELS) - 1, int(len(_LEVELS) * height / span)) if span else 0
+    low, top = min(known, default=0.0), len(_LEVELS) - 1
+    span = max(known, default=0.0) - low or 1.0
+    levels = [None if value is None else min(top, int(len(_LEVELS) * (value - low) / span)) for value in values]
+    return "".join(LOST if level is None else _LEVELS[level] for level in levels)
 
 
 def bars(histogram: Histogram, width: int) -> list[str]:

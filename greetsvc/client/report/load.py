@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-from attrs import asdict, frozen
+from attrs import asdict
 
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.run import Run
-from greetsvc.client.report.base import json_seconds, percent, spread
-from greetsvc.client.stats import Histogram
+from greetsvc.client.report.base import counts, json_seconds, spread
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
 
@@ -23,7 +22,8 @@ class LoadReport(Protocol):
     """A report on a load run. Pure: it returns what to write."""
 
     def begin(self, run: Run) -> Lines:
-        """What to write before the run."""
+        """What to write before the run; nothing by default."""
+        return Lines()
 
     def second(self, number: int, second: SecondCounts, in_flight: int) -> Lines:
         """What to write when a second of the run is over."""
@@ -32,7 +32,6 @@ class LoadReport(Protocol):
         """What to write when the run is over, or was stopped."""
 
 
-@frozen
 class TextLoadReport:
     """For people: a line a second and a summary."""
 
@@ -53,9 +52,7 @@ class TextLoadReport:
     def end(self, run: Run) -> Lines:
         """The summary, the failures and when they happened; warnings go to standard error."""
         metrics = run.metrics
-        lost = f"{metrics.lost} lost ({percent(metrics.lost, metrics.sent)})"
-        counts = f"{metrics.sent} sent, {metrics.greeted} greeted, {lost}"
-        out = ["", f"{counts}, {metrics.rate:.6g} a second"]
+        out = ["", f"{counts(metrics.sent, metrics.greeted, metrics.lost)}, {metrics.rate:.6g} a second"]
         if metrics.elapsed < run.load_options.duration:
             out.append(f"stopped after {metrics.elapsed:.3f} s with {metrics.unfinished} in flight")
         if metrics.flawed:
@@ -74,22 +71,17 @@ class TextLoadReport:
 def _times(metrics: LoadMetrics) -> list[str]:
     if not metrics.greeted:
         return []
-    rows = [("from intended start", metrics.corrected), ("from actual start", metrics.uncorrected)]
-    if metrics.uncorrected is None:
-        rows = [("time", metrics.corrected)]
-    names = spread(metrics.corrected)
-    head = f"{'milliseconds':<20}" + "".join(f"{name:>8}" for name in names)
-    return [head, *(f"{label:<20}" + _row(histogram) for label, histogram in rows if histogram is not None)]
+    times = spread(metrics.corrected)
+    rows = [("milliseconds", list(times)), ("time", _ms(times))]
+    if metrics.uncorrected is not None:
+        rows[1:] = [("from intended start", _ms(times)), ("from actual start", _ms(spread(metrics.uncorrected)))]
+    return [f"{label:<20}" + "".join(f"{cell:>8}" for cell in cells) for label, cells in rows]
 
 
-def _row(histogram: Histogram) -> str:
-    return "".join(f"{_ms(value):>8}" for value in spread(histogram).values())
-
-
-def _ms(seconds: float | None) -> str:
-    """At least four digits, and as many as are needed."""
-    value = 1000 * (seconds or 0.0)
-    return f"{value:.3f}" if value < 1000 else f"{value:.0f}"
+def _ms(times: dict[str, float | None]) -> list[str]:
+    """Milliseconds, with at least four digits, and as many as are needed."""
+    values = [1000 * (seconds or 0.0) for seconds in times.values()]
+    return [f"{value:.3f}" if value < 1000 else f"{value:.0f}" for value in values]
 
 
 def stretches(lost_in: dict[int, int]) -> list[tuple[int, int, int]]:
@@ -115,13 +107,8 @@ def _stretches_in_words(metrics: LoadMetrics) -> str:
     return ", ".join([*words, *([f"{rest} later"] if rest else [])])
 
 
-@frozen
-class JsonLoadReport:
+class JsonLoadReport(LoadReport):
     """For programs: an object for each second, and the summary object."""
-
-    def begin(self, run: Run) -> Lines:
-        """Nothing: the summary says it."""
-        return Lines()
 
     def second(self, number: int, second: SecondCounts, in_flight: int) -> Lines:
         """The object of one second."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
+from greetsvc.client.report.base import Report
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
 from greetsvc.client.target import Target
@@ -43,7 +44,7 @@ class NagiosReport:
 
 
 @frozen
-class HealthReport:
+class HealthReport(Report):
     """Nothing, except what makes the exit status other than 0, on standard error."""
 
     target: Target
@@ -53,7 +54,3 @@ class HealthReport:
         notes = [str(result)] if isinstance(result, GreetFailed) else flaws
         subject = one_line(str(self.target))
         return Lines(err=[f"greet: {subject}: {one_line(note)}" for note in notes])
-
-    def end(self, stats: RunStats) -> Lines:
-        """Nothing: the exit status says it."""
-        return Lines()

@@ -47,18 +47,14 @@ def find_terminal(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal
     """The terminal of ``stream``; None where there is none, or it cannot show drawings."""
     if stream is None or not stream.isatty() or environ.get("TERM", "dumb") == "dumb":
         return None
-    if _locale(environ) in ("C", "POSIX"):
+    locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG")  # in this order: locale(7)
+    if locale in ("C", "POSIX"):
         return None  # Python uses UTF-8 all the same (PEP 540), but the locale says that the terminal has none
     try:
         _SAMPLE.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return None
     return Terminal(min(shutil.get_terminal_size().columns, _MAX_WIDTH), not environ.get("NO_COLOR"))
-
-
-def _locale(environ: Mapping[str, str]) -> str:
-    """The setting that decides on the characters (locale(7))."""
-    return environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
 
 
 @frozen

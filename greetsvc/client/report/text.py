@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
-from greetsvc.client.report.base import PERCENTILES, ending_notes, lost_requests, percent, spread
-from greetsvc.client.report.causes import Explainer
+from greetsvc.client.report.base import PERCENTILES, counts, ending_notes, lost_requests, spread
+from greetsvc.client.report.causes import explain
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import FlowStats, RunStats
 from greetsvc.client.target import Target, format_address
@@ -23,7 +23,7 @@ class TextReport:
 
     target: Target
     several: bool
-    explainer: Explainer = field(factory=Explainer)
+    said: set[str] = field(factory=set)
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
         """The greeting on standard output; what is wrong, and what the path did, on standard error."""
@@ -35,7 +35,7 @@ class TextReport:
             out, notes = [self._greeting(number, result)], [*result.notes, *ending_notes(result)]
             if result.requests_lost:
                 notes.append(lost_requests(result))
-        notes += [*flaws, *self.explainer.explain(result)]
+        notes += [*flaws, *explain(result, self.said)]
         return Lines(out, [f"{start}: {one_line(note)}" for note in notes])
 
     def _greeting(self, number: int, greeting: Greeting) -> str:
@@ -50,8 +50,7 @@ class TextReport:
         """The summary, in the manner of ping."""
         if not self.several:
             return Lines()
-        lost = f"{stats.lost} lost ({percent(stats.lost, stats.sent)})"
-        out = ["", f"{stats.sent} sent, {stats.greeted} greeted, {lost}, {stats.rate:.3g} a second"]
+        out = ["", f"{counts(stats.sent, stats.greeted, stats.lost)}, {stats.rate:.3g} a second"]
         if stats.repeats:
             out.append(stats.repeats)
         if stats.seconds.count:

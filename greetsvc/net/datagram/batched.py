@@ -10,22 +10,18 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from greetsvc.net.datagram.port import IP_PKTINFO, DatagramPort, reason
+from greetsvc.net.datagram.port import IP_PKTINFO, BatchAnswers, DatagramPort, FreeAnswer
 from greetsvc.net.linux.mmsg import CONTROL, NAME, Messages
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IReactorFDSet
-    from twisted.internet.protocol import DatagramProtocol
-
-    from greetsvc.net.datagram.free import BatchAnswers, FreeAnswer
+from greetsvc.net.sockets import reason
 
 __all__ = ["BatchedPort"]
 
@@ -73,20 +69,20 @@ class BatchedPort(DatagramPort):
         super().__init__(sock, protocol, reactor, longest=longest, dropped=dropped)
         self._is_v6 = sock.family == socket.AF_INET6
         self._batches = batches
-        self._names = _V6_NAME if self._is_v6 else _V4_NAME
-        self._index = _V6_INDEX if self._is_v6 else _V4_INDEX
-        info = _V6_END if self._is_v6 else _V4_END
+        self._names, self._index, self._end = (
+            (_V6_NAME, _V6_INDEX, _V6_END) if self._is_v6 else (_V4_NAME, _V4_INDEX, _V4_END)
+        )
         self._messages = Messages(
             sock,
             longest,
             name_length=28 if self._is_v6 else 16,
-            answer_control=socket.CMSG_SPACE(info - _HEADER) if self.tells_destination else 0,
+            answer_control=socket.CMSG_SPACE(self._end - _HEADER) if self.tells_destination else 0,
         )
         self._current = 0
         self._peer: Any = None
         self._answer: bytes | None = None
         self._latest: bytes | None = None
-        # Answers to the datagrams from the one index to before the other wait to be sent.
+        # Answers to the datagrams from the one index to before the other wait to be sent: always one run.
         self._first = 0
         self._next = 0
         self.doRead = self._read_batch
@@ -112,7 +108,11 @@ class BatchedPort(DatagramPort):
         finally:
             self._peer = None
         self._flush()
-        self._tell(answered)
+        if answered and self._batches is not None:
+            try:
+                self._batches.answered(answered)
+            except Exception:  # noqa: BLE001 - the port goes on
+                _log.failure("The datagrams are answered, but the protocol failed to count them")
 
     def _free_answer(self) -> FreeAnswer | None:
         if self._batches is None:
@@ -162,13 +162,6 @@ class BatchedPort(DatagramPort):
                 break
         return answered
 
-    def _tell(self, answered: list[Any]) -> None:
-        if answered and self._batches is not None:
-            try:
-                self._batches.answered(answered)
-            except Exception:  # noqa: BLE001 - the port goes on
-                _log.failure("The datagrams are answered, but the protocol failed to count them")
-
     # The destination of the datagram that the protocol is handed
 
     @property
@@ -201,8 +194,11 @@ class BatchedPort(DatagramPort):
     def _write(self, datagram: bytes, addr: Any) -> int:
         if addr is not self._peer:
             return self._sock.sendto(datagram, addr)
-        if self.tells_destination:
-            self._choose_source(self._current, addr)
+        i = self._current
+        if self.tells_destination and not (self._is_v6 and addr[3]):
+            # The ancillary data becomes that of the answer: see `DatagramPort._note_destination`.
+            at = i * CONTROL + self._index
+            self._messages.controls[at : at + 4] = _NO_INDEX
         if datagram is not self._answer:
             self._flush()
             # One that differs each time would only be prepared for a batch of one.
@@ -210,7 +206,10 @@ class BatchedPort(DatagramPort):
                 self._latest = datagram
                 return self._answer_now(datagram, addr)
             self._use(datagram)
-        self._add(self._current)
+        if i != self._next:
+            self._flush()
+            self._first = i
+        self._next = i + 1
         return len(datagram)
 
     def _use(self, answer: bytes) -> None:
@@ -218,28 +217,11 @@ class BatchedPort(DatagramPort):
         self._messages.answer_with(answer)
         self._answer = answer
 
-    def _add(self, i: int) -> None:
-        """Have the answer sent to the peer of this datagram too. What waits is always one run of datagrams."""
-        if i != self._next:
-            self._flush()
-            self._first = i
-        self._next = i + 1
-
-    def _choose_source(self, i: int, peer: tuple[Any, ...]) -> None:
-        """Make the ancillary data of a datagram that of its answer: as in `DatagramPort._note_destination`."""
-        if self._is_v6 and peer[3]:
-            return  # link-local: the interface is part of the address
-        at = i * CONTROL + self._index
-        self._messages.controls[at : at + 4] = _NO_INDEX
-
     def _answer_now(self, datagram: bytes, addr: Any) -> int:
         if not self.tells_destination:
             return self._sock.sendto(datagram, addr)
-        if self._is_v6:
-            info = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, bytes(self._info(_HEADER, _V6_END)))
-        else:
-            info = (socket.IPPROTO_IP, IP_PKTINFO, bytes(self._info(_HEADER, _V4_END)))
-        return self._sock.sendmsg((datagram,), (info,), 0, addr)
+        kind = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) if self._is_v6 else (socket.IPPROTO_IP, IP_PKTINFO)
+        return self._sock.sendmsg((datagram,), ((*kind, self._info(_HEADER, self._end)),), 0, addr)
 
     def _flush(self) -> None:
         """Send the answers that wait."""

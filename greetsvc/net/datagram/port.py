@@ -13,28 +13,22 @@ import errno
 import socket
 import struct
 import sys
-from errno import errorcode
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IListeningPort, IReadDescriptor
+from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDescriptor
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.net.address import SocketAddress, address_factory
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
+from greetsvc.net.sockets import UnixPath, reason
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IReactorFDSet
-    from twisted.python.failure import Failure
-
-    from greetsvc.net.sockets import UnixPath
-
-__all__ = ["BATCH", "IP_PKTINFO", "DatagramPort", "reason"]
+__all__ = ["BATCH", "IP_PKTINFO", "BatchAnswers", "Covers", "DatagramPort", "FreeAnswer"]
 
 BATCH = 64
 """Datagrams read in one reactor turn."""
@@ -50,6 +44,31 @@ _WILDCARDS = ("0.0.0.0", "::")
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 _log = Logger()
+
+Covers = Callable[[int, bytes | bytearray, int, int, int, bool], bool]
+
+
+class FreeAnswer(NamedTuple):
+    """One answer, and which requests get it without a call of the protocol.
+
+    ``covers(len(answer), data, start, end, port, group)`` decides: the request is ``data[start:end]``, it came from
+    ``port``, and ``group`` says that it was sent to a broadcast or multicast address. It must have no side effect.
+    """
+
+    answer: bytes
+    covers: Covers
+
+
+class BatchAnswers(Protocol):
+    """Says what `greetsvc.net.datagram.batched.BatchedPort` may answer without calling ``datagramReceived``."""
+
+    def free_answer(self) -> FreeAnswer | None:
+        """The answer for the batch that was just read; None to have the protocol called for every datagram."""
+        ...
+
+    def answered(self, peers: Sequence[tuple[Any, ...]]) -> None:
+        """The answer was handed to the kernel for these peers, each a tuple that begins with host and port."""
+        ...
 
 
 @implementer(IListeningPort, IReadDescriptor)
@@ -249,8 +268,3 @@ class DatagramPort:
         if self._reply:
             return self._sock.sendmsg((datagram,), self._reply, 0, addr)
         return self._sock.sendto(datagram, addr)
-
-
-def reason(verb: str, error: OSError) -> str:
-    """The name under which a failed system call is counted: ``receive-ECONNREFUSED``, ``send-EPERM``."""
-    return f"{verb}-{errorcode.get(error.errno or 0, 'unknown')}"

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from greetsvc.net.datagram.port import DatagramPort
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.protocol import DatagramProtocol
+
+from greetsvc.net.datagram.port import BatchAnswers, DatagramPort
 
 try:
     from greetsvc.net.datagram.batched import BatchedPort
-    from greetsvc.net.linux.mmsg import mmsg_works
+    from greetsvc.net.linux.mmsg import AVAILABLE
 except ImportError:  # a Python that was built without ctypes
     BatchedPort = None  # type: ignore[assignment,misc]
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IReactorFDSet
-    from twisted.internet.protocol import DatagramProtocol
-
-    from greetsvc.net.datagram.free import BatchAnswers
 
 __all__ = ["udp_port"]
 
@@ -39,6 +34,6 @@ def udp_port(
     A dual-stack socket gets the latter: its datagrams carry the packet info of either family.
     """
     dual = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-    if headers or dual or BatchedPort is None or not mmsg_works():
+    if headers or dual or BatchedPort is None or not AVAILABLE:
         return DatagramPort(sock, protocol, reactor, longest=longest, headers=headers, dropped=dropped)
     return BatchedPort(sock, protocol, reactor, longest=longest, dropped=dropped, batches=batches)

@@ -13,14 +13,11 @@ and from then on passes ``dataReceived`` to `LingeringClose.discard` and ``conne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import IReactorTime, ISSLTransport
 
 from greetsvc.net.linger.watched import MAX_DISCARDED, SILENCE
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
 
 __all__ = ["LingeringClose"]
 
@@ -29,23 +26,14 @@ class LingeringClose:
     """Closes ``transport``: sends what is written, then FIN, and waits in bounded time for the peer to close.
 
     Closes after ``silence`` seconds without a byte, and aborts after ``lifetime`` seconds or more than
-    ``max_discarded`` bytes. TLS has a close of its own that waits for the peer (close_notify): it is used there, in
+    `MAX_DISCARDED` bytes. TLS has a close of its own that waits for the peer (close_notify): it is used there, in
     the same bounds.
     """
 
-    def __init__(
-        self,
-        transport: Any,
-        clock: IReactorTime,
-        *,
-        silence: float = SILENCE,
-        lifetime: float,
-        max_discarded: int = MAX_DISCARDED,
-    ) -> None:
+    def __init__(self, transport: Any, clock: IReactorTime, *, silence: float = SILENCE, lifetime: float) -> None:
         self._transport = transport
         self._clock = clock
         self._silence = silence
-        self._max_discarded = max_discarded
         self._discarded = 0
         self._last_heard = clock.seconds()
         self._end = self._last_heard + lifetime
@@ -60,7 +48,7 @@ class LingeringClose:
         """The peer is still sending."""
         self._last_heard = self._clock.seconds()
         self._discarded += len(data)
-        if self._discarded > self._max_discarded:
+        if self._discarded > MAX_DISCARDED:
             self._transport.abortConnection()
 
     def stop(self) -> None:

@@ -12,26 +12,20 @@ every socket every 20 ms took 86 % of a core for 9,000 silent peers.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
+from collections.abc import Callable, Collection
 from itertools import chain
-from typing import TYPE_CHECKING
 
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import Interface
 
-from greetsvc.net.linger.watched import DISCARD, MAX_DISCARDED, SILENCE, WatchedSockets
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Collection
-
-    from twisted.internet.interfaces import IDelayedCall
-
-    from greetsvc.net.linger.watched import LingerReactor, Watch, WhenClosed
-
-    Sockets = deque[tuple[socket.SocketType, WhenClosed]]
+from greetsvc.net.linger.watched import DISCARD, SILENCE, LingerReactor, WatchedSockets, WhenClosed
 
 __all__ = ["AGES", "SWEEP", "ILingers", "Lingerers"]
+
+Sockets = deque[tuple[socket.SocketType, WhenClosed]]
 
 _log = Logger()
 
@@ -77,10 +71,9 @@ class Lingerers:
     """The sockets that have sent their FIN and wait for their peer's.
 
     Each ends when its peer closes, and at the latest after ``silence`` seconds without a byte, ``lifetime`` seconds
-    in all, or ``max_discarded`` bytes, in which case the peer is reset. There are at most ``max_sockets``; beyond
+    in all, or `MAX_DISCARDED` bytes, in which case the peer is reset. There are at most ``max_sockets``; beyond
     that the oldest is closed. A peer that reads slowly still gets everything: the kernel sends on after `close`.
-
-    ``watching`` watches the sockets that stay; the cheapest way on this platform when left out.
+    ``count`` is the number of sockets.
     """
 
     def __init__(
@@ -89,30 +82,18 @@ class Lingerers:
         *,
         silence: float = SILENCE,
         lifetime: float,
-        max_discarded: int = MAX_DISCARDED,
         max_sockets: int,
-        watching: Watch | None = None,
     ) -> None:
         self._reactor = reactor
         self._max_sockets = max_sockets
-        self._count = 0
+        self.count = 0
         self._new: Sockets = deque()
         ages = [age * SWEEP for age in AGES if age * SWEEP < min(silence, lifetime)] or [SWEEP]
         # For each look: the age at which it happens, and the batches that wait for it, with the time of each.
         self._looks: list[tuple[float, deque[tuple[float, Sockets]]]] = [(age, deque()) for age in ages]
         self._next_sweep: IDelayedCall | None = None
         self._stopped = False
-        self._watched = WatchedSockets(
-            reactor,
-            self._close,
-            silence=silence,
-            lifetime=lifetime,
-            max_discarded=max_discarded,
-            watching=watching,
-        )
-
-    def __len__(self) -> int:
-        return self._count
+        self._watched = WatchedSockets(reactor, self._close, silence=silence, lifetime=lifetime)
 
     def add(self, sock: socket.SocketType, when_closed: WhenClosed = None) -> None:
         """Take over ``sock``, whose sending side is shut down. ``when_closed()`` is called when it is closed."""
@@ -120,10 +101,10 @@ class Lingerers:
 
     def extend(self, sockets: Collection[tuple[socket.SocketType, WhenClosed]]) -> None:
         """As `add`, for several sockets."""
-        self._count += len(sockets)
+        self.count += len(sockets)
         first = not self._new
         self._new.extend(sockets)
-        while self._count > self._max_sockets and self._close_oldest():
+        while self.count > self._max_sockets and self._close_oldest():
             pass
         if first and not self._stopped:
             self._sweep_in(SWEEP)
@@ -204,7 +185,7 @@ class Lingerers:
         return still_open
 
     def _close(self, sock: socket.SocketType, when_closed: WhenClosed) -> None:
-        self._count -= 1
+        self.count -= 1
         sock.close()
         if when_closed is not None:
             try:

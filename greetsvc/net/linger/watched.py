@@ -6,34 +6,16 @@ import select
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TypeAlias
 
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.net.deadlines import Deadlines
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IReactorFDSet, IReactorTime
-    from twisted.python.failure import Failure
-
-    class LingerReactor(IReactorTime, IReactorFDSet):
-        """What lingering needs of a reactor."""
-
-    WhenClosed = Callable[[], object] | None
-
-__all__ = [
-    "DISCARD",
-    "MAX_DISCARDED",
-    "SILENCE",
-    "EpollWatch",
-    "ReactorWatch",
-    "Watch",
-    "WatchedSockets",
-    "best_watch",
-]
+__all__ = ["DISCARD", "MAX_DISCARDED", "SILENCE", "LingerReactor", "Watch", "WatchedSockets", "WhenClosed"]
 
 SILENCE = 2.0
 """Seconds without a byte after which a lingering connection is closed."""
@@ -55,47 +37,23 @@ _EVENTS = 128
 """Sockets handled in one turn of the reactor."""
 
 
-class Watch(Protocol):
-    """Calls ``doRead`` of each descriptor that was added while there is something to read."""
-
-    def add(self, reader: IReadDescriptor) -> None:
-        """Watch this one. Raises `OSError` where the kernel has no room for it."""
-        ...
-
-    def remove(self, reader: IReadDescriptor) -> None:
-        """Stop watching this one; its socket is about to be closed."""
-        ...
-
-    def stop(self) -> None:
-        """Stop watching, and close what watching needed."""
-        ...
+class LingerReactor(IReactorTime, IReactorFDSet):
+    """What lingering needs of a reactor."""
 
 
-def best_watch(reactor: IReactorFDSet) -> Watch:
-    """The cheapest watch on this platform."""
-    return EpollWatch(reactor) if hasattr(select, "epoll") else ReactorWatch(reactor)
-
-
-class ReactorWatch:
-    """Registers each descriptor with the reactor."""
-
-    def __init__(self, reactor: IReactorFDSet) -> None:
-        self.add = reactor.addReader
-        self.remove = reactor.removeReader
-
-    def stop(self) -> None:
-        """See `Watch`."""
+WhenClosed: TypeAlias = Callable[[], object] | None
 
 
 @implementer(IReadDescriptor)
-class EpollWatch:
-    """Registers one descriptor with the reactor: an epoll of its own (epoll(7)), which watches all the others.
+class Watch:
+    """Calls ``doRead`` of each descriptor that was added while there is something to read.
 
-    In the reactor each event of a descriptor is a call within a logging context, and each descriptor has to be
-    unregistered before it is closed. A socket that only waits to be closed needs neither.
+    It registers one descriptor with the reactor: an epoll of its own (epoll(7)), which watches all the others. In the
+    reactor each event of a descriptor is a call within a logging context, and each descriptor has to be unregistered
+    before it is closed. A socket that only waits to be closed needs neither.
 
-    The epoll is made when it is first needed, so not before a fork. While no descriptor is left to make it, the
-    reactor watches.
+    The epoll is made when it is first needed, so not before a fork. Where there is no epoll, and while no descriptor
+    is left to make it, the reactor watches.
     """
 
     def __init__(self, reactor: IReactorFDSet) -> None:
@@ -105,11 +63,11 @@ class EpollWatch:
         self._with_reactor: set[IReadDescriptor] = set()
 
     def add(self, reader: IReadDescriptor) -> None:
-        """See `Watch`."""
+        """Watch this one. Raises `OSError` where the kernel has no room for it."""
         if self._epoll is None:
             try:
                 self._epoll = select.epoll()
-            except OSError:
+            except (AttributeError, OSError):
                 self._with_reactor.add(reader)
                 self._reactor.addReader(reader)
                 return
@@ -119,7 +77,7 @@ class EpollWatch:
         self._epoll.register(descriptor, select.EPOLLIN)
 
     def remove(self, reader: IReadDescriptor) -> None:
-        """See `Watch`."""
+        """Stop watching this one; its socket is about to be closed."""
         if reader in self._with_reactor:
             self._with_reactor.remove(reader)
             self._reactor.removeReader(reader)
@@ -128,7 +86,7 @@ class EpollWatch:
             self._readers.pop(reader.fileno(), None)
 
     def stop(self) -> None:
-        """See `Watch`."""
+        """Stop watching, and close the epoll."""
         self._readers.clear()
         if self._epoll is not None:
             self._reactor.removeReader(self)
@@ -165,7 +123,7 @@ class WatchedSockets:
     """Discards what the peers send, and calls ``close(sock, when_closed)`` once for each socket that ends.
 
     A socket ends when its peer closes, after ``silence`` seconds without a byte, after ``lifetime`` seconds in all,
-    and after ``max_discarded`` bytes, in which case the peer is reset. ``buffer`` is where discarded bytes go; the
+    and after `MAX_DISCARDED` bytes, in which case the peer is reset. ``buffer`` is where discarded bytes go; the
     sweep uses it too.
     """
 
@@ -176,17 +134,14 @@ class WatchedSockets:
         *,
         silence: float,
         lifetime: float,
-        max_discarded: int,
-        watching: Watch | None,
     ) -> None:
         self.buffer = bytearray(_CHUNK)
         self._close = close
-        self._max_discarded = max_discarded
         # `Deadlines` end in the order of adding, so these are two: silent since our FIN, and silent since a read.
         self._never_heard: Deadlines[_WatchedSocket] = Deadlines(reactor, silence, self.finish)
         self._silence: Deadlines[_WatchedSocket] = Deadlines(reactor, silence, self.finish)
         self._lifetime: Deadlines[_WatchedSocket] = Deadlines(reactor, lifetime, self.finish)
-        self._watch = best_watch(reactor) if watching is None else watching
+        self._watch = Watch(reactor)
 
     def add(self, sock: socket.SocketType, when_closed: WhenClosed, discarded: int, age: float) -> None:
         """Watch ``sock``, which has lingered for ``age`` seconds and of which ``discarded`` bytes were read."""
@@ -228,7 +183,7 @@ class WatchedSockets:
         watched.discarded += size
         if not size:
             self.finish(watched)
-        elif watched.discarded > self._max_discarded:
+        elif watched.discarded > MAX_DISCARDED:
             watched.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.finish(watched)
         else:

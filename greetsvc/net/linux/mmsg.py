@@ -12,7 +12,7 @@ import socket
 import sys
 from typing import Any
 
-__all__ = ["MESSAGES", "Messages", "mmsg_works"]
+__all__ = ["AVAILABLE", "MESSAGES", "Messages"]
 
 MESSAGES = 64
 """Datagrams in one call."""
@@ -65,10 +65,8 @@ def _calls() -> tuple[Any, Any] | None:
 
 _CALLS = _calls()
 
-
-def mmsg_works() -> bool:
-    """Whether this platform has the calls."""
-    return _CALLS is not None
+AVAILABLE = _CALLS is not None
+"""Whether this platform has the calls."""
 
 
 class Messages:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from contextlib import suppress
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 __all__ = [
     "Arrival",
@@ -31,6 +32,7 @@ _LINUX = sys.platform == "linux"
 _TCP_SAVE_SYN = 27
 _TCP_SAVED_SYN = 28
 _TCP_INFO = 11
+_TCP_INFO_SIZE = 104  # bytes up to tcpi_total_retrans, the last field that is read
 _IP_RECVTOS = 13
 _IP_RECVTTL = 12
 
@@ -87,22 +89,20 @@ def keep_syn(listening: socket.socket) -> None:
 
 def read_syn(sock: socket.socket) -> Syn | None:
     """The SYN of an accepted connection; None where it was not kept. Reading it once makes the kernel forget it."""
-    if not _LINUX or sock.family not in {socket.AF_INET, socket.AF_INET6}:
-        return None
-    try:
-        return parse_syn(sock.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, 512))
-    except OSError:
-        return None
+    return parse_syn(_tcp_option(sock, _TCP_SAVED_SYN, 512))
 
 
 def read_tcp_info(sock: socket.socket) -> TcpInfo | None:
     """The state of a connection; None where the kernel does not tell it."""
-    if not _LINUX or sock.family not in {socket.AF_INET, socket.AF_INET6}:
-        return None
-    try:
-        return parse_tcp_info(sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 104))
-    except OSError:
-        return None
+    return parse_tcp_info(_tcp_option(sock, _TCP_INFO, _TCP_INFO_SIZE))
+
+
+def _tcp_option(sock: socket.socket, option: int, size: int) -> bytes:
+    """The value of a socket option, at most ``size`` bytes; empty where there is none."""
+    if _LINUX and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        with suppress(OSError):
+            return sock.getsockopt(socket.IPPROTO_TCP, option, size)
+    return b""
 
 
 def parse_syn(packet: bytes) -> Syn | None:
@@ -123,31 +123,31 @@ def parse_syn(packet: bytes) -> Syn | None:
 
 def _parse_tcp(header: bytes, ttl: int, traffic_class: int) -> Syn:
     options = header[20 : (header[12] >> 4) * 4]
-    syn = Syn(ttl, traffic_class >> 2, traffic_class & 3, None, None, sack=False, timestamps=False)
+    values: dict[int, bytes] = {}
     at = 0
     while at < len(options) and options[at] != _END:
         if options[at] == _NO_OPERATION:
             at += 1
             continue
-        kind, length = options[at], options[at + 1]
-        value = options[at + 2 : at + length]
+        length = options[at + 1]
         if length < 2:
             break
-        if kind == _MSS:
-            syn = evolve(syn, mss=int.from_bytes(value, "big"))
-        elif kind == _WINDOW_SCALE:
-            syn = evolve(syn, wscale=value[0])
-        elif kind == _SACK_PERMITTED:
-            syn = evolve(syn, sack=True)
-        elif kind == _TIMESTAMPS:
-            syn = evolve(syn, timestamps=True)
+        values[options[at]] = options[at + 2 : at + length]
         at += length
-    return syn
+    return Syn(
+        ttl=ttl,
+        dscp=traffic_class >> 2,
+        ecn=traffic_class & 3,
+        mss=int.from_bytes(values[_MSS], "big") if _MSS in values else None,
+        wscale=values[_WINDOW_SCALE][0] if _WINDOW_SCALE in values else None,
+        sack=_SACK_PERMITTED in values,
+        timestamps=_TIMESTAMPS in values,
+    )
 
 
 def parse_tcp_info(info: bytes) -> TcpInfo | None:
     """Reads ``struct tcp_info`` of linux/tcp.h. None where it is too short."""
-    if len(info) < 104:
+    if len(info) < _TCP_INFO_SIZE:
         return None
     # Eight single bytes, of which the sixth is tcpi_options, then 24 words in an order that is fixed: fields are only
     # ever added behind. Word 2 is tcpi_snd_mss, 15 tcpi_rtt, 19 tcpi_advmss, 23 tcpi_total_retrans.
@@ -178,11 +178,11 @@ def ask_for_headers(sock: socket.socket) -> None:
 
 def read_header(ancillary: list[tuple[int, int, bytes]]) -> Arrival:
     """The header fields among a datagram's ancillary data."""
-    found = Arrival()
+    ttl = dscp = None
     for level, kind, value in ancillary:
         if (level, kind) in {(socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)}:
-            found = evolve(found, ttl=int.from_bytes(value[:4], sys.byteorder))
+            ttl = int.from_bytes(value[:4], sys.byteorder)
         elif (level, kind) in {(socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}:
             # IPv4 delivers one byte, IPv6 an int whose low byte counts.
-            found = evolve(found, dscp=value[0 if sys.byteorder == "little" else len(value) - 1] >> 2)
-    return found
+            dscp = value[0 if sys.byteorder == "little" else -1] >> 2
+    return Arrival(ttl, dscp)

@@ -7,30 +7,15 @@ from __future__ import annotations
 
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
+from struct import Struct
 from typing import Literal, TypeAlias
 
 from attrs import frozen
 from twisted.internet import address
 
-__all__ = [
-    "LONGEST_V1",
-    "LONGEST_V2",
-    "ProxiedAddress",
-    "ProxyHeader",
-    "ProxyHeaderError",
-    "ProxyParser",
-    "Reason",
-    "crc32c",
-    "encode_v1",
-    "encode_v2",
-]
+__all__ = ["LONGEST_V1", "LONGEST_V2", "ProxyHeader", "ProxyHeaderError", "ProxyParser", "encode_v1", "encode_v2"]
 
-ProxiedAddress: TypeAlias = address.IPv4Address | address.IPv6Address | address.UNIXAddress
-
-Reason: TypeAlias = Literal[
-    "not-proxy", "oversize", "malformed", "address", "command", "family", "length", "tlv", "checksum"
-]
-"""Why a header was refused: a fixed set, so that refusals can be counted by reason."""
+_Address: TypeAlias = address.IPv4Address | address.IPv6Address | address.UNIXAddress
 
 LONGEST_V1 = 107
 """The longest line of version 1 in bytes, including CRLF (section 2.1)."""
@@ -49,18 +34,14 @@ _V1_PORT = re.compile(rb"0|[1-9]\d{0,4}")
 _LOCAL, _PROXY = 0, 1
 _INET, _INET6, _UNIX = 1, 2, 3
 _STREAM, _DGRAM = 1, 2
-_ADDRESS_BYTES = {_INET: 12, _INET6: 36, _UNIX: 216}
+_ADDRESSES = {_INET: Struct("!4s4sHH"), _INET6: Struct("!16s16sHH"), _UNIX: Struct("!108s108s")}
 _TLV_CRC32C = 0x03
 _CASTAGNOLI = 0x82F63B78
 """The polynomial of CRC32c, bits reversed (RFC 4960 appendix B)."""
 
 
 class ProxyHeaderError(ValueError):
-    """The bytes are not a valid PROXY header; ``reason`` is one of `Reason`."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """The bytes are not a valid PROXY header. The text is the reason, one word."""
 
 
 @frozen
@@ -72,38 +53,31 @@ class ProxyHeader:
     """
 
     version: Literal[1, 2]
-    source: ProxiedAddress | None = None
-    destination: ProxiedAddress | None = None
+    source: _Address | None = None
+    destination: _Address | None = None
 
 
 class ProxyParser:
-    """Parses one header from fragments of any size. It buffers no more than the longest header."""
+    """Parses one header from fragments of any size.
+
+    ``buffer`` has the part of a header that has been received: never more than the longest header.
+    """
 
     def __init__(self) -> None:
-        self._buffer = b""
-
-    @property
-    def started(self) -> bool:
-        """Whether a part of a header has been received."""
-        return bool(self._buffer)
+        self.buffer = b""
 
     def feed(self, data: bytes) -> tuple[ProxyHeader, bytes] | None:
         """The header and the bytes that follow it, or ``None`` while the header is incomplete.
 
         Raises `ProxyHeaderError` as soon as the bytes cannot become a valid header.
         """
-        received = self._buffer + data
+        received = self.buffer + data
         for start, read in ((_V1_START, _read_v1), (_V2_START, _read_v2)):
-            if received.startswith(start):
+            if received[: len(start)] == start[: len(received)]:
                 result = read(received)
-                break
-            if start.startswith(received):
-                result = None
-                break
-        else:
-            raise ProxyHeaderError("not-proxy")
-        self._buffer = received if result is None else b""
-        return result
+                self.buffer = received if result is None else b""
+                return result
+        raise ProxyHeaderError("not-proxy")
 
 
 def _read_v1(data: bytes) -> tuple[ProxyHeader, bytes] | None:
@@ -122,20 +96,14 @@ def _read_v1(data: bytes) -> tuple[ProxyHeader, bytes] | None:
     match = _V1_LINE.fullmatch(text)
     if match is None:
         raise ProxyHeaderError("malformed")
-    family, source, destination, source_port, destination_port = match.groups()
+    family, *hosts, source_port, destination_port = match.groups()
+    if not all(_V1_PORT.fullmatch(port) and int(port) <= 65535 for port in (source_port, destination_port)):
+        raise ProxyHeaderError("address")
     try:
-        ends = [
-            (IPv4Address if family == b"TCP4" else IPv6Address)(end.decode("ascii")) for end in (source, destination)
-        ]
+        source, destination = ((IPv4Address if family == b"TCP4" else IPv6Address)(host.decode()) for host in hosts)
     except AddressValueError:
         raise ProxyHeaderError("address") from None
-    return ProxyHeader(1, _named(ends[0], _port(source_port)), _named(ends[1], _port(destination_port))), rest
-
-
-def _port(text: bytes) -> int:
-    if not _V1_PORT.fullmatch(text) or int(text) > 65535:
-        raise ProxyHeaderError("address")
-    return int(text)
+    return ProxyHeader(1, _named(source, int(source_port)), _named(destination, int(destination_port))), rest
 
 
 def _named(
@@ -161,30 +129,21 @@ def _read_v2(data: bytes) -> tuple[ProxyHeader, bytes] | None:
     if command == _PROXY and (family > _UNIX or kind > _DGRAM):
         raise ProxyHeaderError("family")
     # Without a family it is unknown where the addresses end and the extensions begin: the whole block is skipped.
-    no_addresses = command == _LOCAL or family == 0 or kind == 0
-    if not no_addresses and end < 16 + _ADDRESS_BYTES[family]:
+    addresses = None if command == _LOCAL or family == 0 or kind == 0 else _ADDRESSES[family]
+    if addresses is not None and end < 16 + addresses.size:
         raise ProxyHeaderError("length")
     if len(data) < end:
         return None
     header, rest = data[:end], data[end:]
-    if no_addresses:
+    if addresses is None:
         return ProxyHeader(2), rest
-    _check_extensions(header, 16 + _ADDRESS_BYTES[family])
-    source, destination = _v2_ends(
-        family, "TCP" if kind == _STREAM else "UDP", header[16 : 16 + _ADDRESS_BYTES[family]]
-    )
-    return ProxyHeader(2, source, destination), rest
-
-
-def _v2_ends(family: int, kind: Literal["TCP", "UDP"], block: bytes) -> tuple[ProxiedAddress, ProxiedAddress]:
+    _check_extensions(header, 16 + addresses.size)
+    source, destination, *ports = addresses.unpack_from(header, 16)
     if family == _UNIX:
-        return _unix(block[:108]), _unix(block[108:])
-    known, length = (IPv4Address, 4) if family == _INET else (IPv6Address, 16)
-    ports = block[2 * length :]
-    return (
-        _named(known(block[:length]), int.from_bytes(ports[:2], "big"), kind),
-        _named(known(block[length : 2 * length]), int.from_bytes(ports[2:], "big"), kind),
-    )
+        return ProxyHeader(2, _unix(source), _unix(destination)), rest
+    protocol: Literal["TCP", "UDP"] = "TCP" if kind == _STREAM else "UDP"
+    ends = [_named(ip_address(ip), port, protocol) for ip, port in zip((source, destination), ports, strict=True)]
+    return ProxyHeader(2, *ends), rest
 
 
 def _unix(padded: bytes) -> address.UNIXAddress:
@@ -232,19 +191,16 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def _one_family(
-    source: tuple[str, int], destination: tuple[str, int]
-) -> tuple[IPv4Address, IPv4Address] | tuple[IPv6Address, IPv6Address]:
-    for _, port in (source, destination):
+def _one_family(*ends: tuple[str, int]) -> list[IPv4Address | IPv6Address]:
+    for _, port in ends:
         if not 0 <= port <= 65535:
             raise ValueError(f"the port must be a number from 0 to 65535, not {port}")
-    first, second = ip_address(source[0]), ip_address(destination[0])
-    if isinstance(first, IPv4Address) and isinstance(second, IPv4Address):
-        return first, second
-    sixes = [IPv6Address(f"::ffff:{ip}") if isinstance(ip, IPv4Address) else ip for ip in (first, second)]
-    if any(ip.scope_id for ip in sixes):
+    ips = [ip_address(host) for host, _ in ends]
+    if any(isinstance(ip, IPv6Address) and ip.scope_id for ip in ips):
         raise ValueError("a PROXY header has no field for the scope of an IPv6 address")
-    return sixes[0], sixes[1]
+    if len({ip.version for ip in ips}) == 1:
+        return ips
+    return [IPv6Address(f"::ffff:{ip}") if ip.version == 4 else ip for ip in ips]
 
 
 def encode_v1(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
@@ -259,6 +215,6 @@ def encode_v1(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
 def encode_v2(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
     """The same as `encode_v1` in version 2, without extensions."""
     first, second = _one_family(source, destination)
-    block = first.packed + second.packed + b"".join(port.to_bytes(2, "big") for port in (source[1], destination[1]))
-    family = (_INET if first.version == 4 else _INET6) << 4 | _STREAM
-    return _V2_START + bytes((2 << 4 | _PROXY, family)) + len(block).to_bytes(2, "big") + block
+    family = _INET if first.version == 4 else _INET6
+    block = _ADDRESSES[family].pack(first.packed, second.packed, source[1], destination[1])
+    return _V2_START + bytes((2 << 4 | _PROXY, family << 4 | _STREAM)) + len(block).to_bytes(2, "big") + block

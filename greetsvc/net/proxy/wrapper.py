@@ -9,20 +9,15 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, ITCPTransport, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer, providedBy
 
 from greetsvc.net.proxy.header import ProxyHeader, ProxyHeaderError, ProxyParser
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from twisted.internet.interfaces import IReactorTime
-    from twisted.python.failure import Failure
 
 __all__ = ["Admits", "ProxiedFactory", "ProxiedTransport", "Refusal"]
 
@@ -35,19 +30,15 @@ class Admits(typing.Protocol):
 
     def has_room(self) -> bool:
         """Whether one more connection may be open."""
-        ...
 
     def enter(self, source: tuple[()]) -> None:
         """A connection is open."""
-        ...
 
     def leave(self, source: tuple[()]) -> None:
         """A connection is closed."""
-        ...
 
     def hand_over(self, pass_on: Callable[[], object]) -> None:
         """A connection has its header: stop counting it, and call ``pass_on()``, which counts it by its source."""
-        ...
 
 
 @implementer(ITransport)
@@ -61,6 +52,9 @@ class ProxiedTransport:
         self._transport = transport
         self._header = header
         self.via: IAddress | None = transport.getPeer() if header.source is not None else None
+        self.write = transport.write  # directly, without a call in between
+        self.writeSequence = transport.writeSequence
+        self.loseConnection = transport.loseConnection
         directlyProvides(self, providedBy(transport))
 
     def getPeer(self) -> IAddress:
@@ -70,18 +64,6 @@ class ProxiedTransport:
     def getHost(self) -> IAddress:
         """The destination in the header, or the real local address."""
         return self._header.destination or self._transport.getHost()
-
-    def write(self, data: bytes) -> None:
-        """See `ITransport`."""
-        self._transport.write(data)
-
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        """See `ITransport`."""
-        self._transport.writeSequence(data)
-
-    def loseConnection(self) -> None:
-        """See `ITransport`."""
-        self._transport.loseConnection()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -96,7 +78,9 @@ class _AwaitingHeader(Protocol):
         self._inner: IProtocol | None = None
 
     def connectionMade(self) -> None:
-        self._proxied.enter(self)
+        self._proxied.awaiting.add(self)
+        if self._proxied.admission is not None:
+            self._proxied.admission.enter(())
         self._timer = self._proxied.clock.callLater(self._proxied.timeout, self._refuse, "proxy-timeout")
 
     def dataReceived(self, data: bytes) -> None:
@@ -110,7 +94,11 @@ class _AwaitingHeader(Protocol):
             else:
                 if result is not None:
                     self._timer.cancel()
-                    self._proxied.hand_over(self, partial(self._hand_over, *result))
+                    self._proxied.awaiting.remove(self)
+                    if self._proxied.admission is None:
+                        self._hand_over(*result)
+                    else:
+                        self._proxied.admission.hand_over(partial(self._hand_over, *result))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._inner is not None:
@@ -119,16 +107,18 @@ class _AwaitingHeader(Protocol):
         if self._timer.active():
             self._timer.cancel()
             # A connection without a byte is a health check and no refusal; a part of a header is one.
-            if self._parser.started:
+            if self._parser.buffer:
                 self._proxied.refused("proxy-header")
-        self._proxied.leave(self)
+        if self in self._proxied.awaiting:  # else it was handed over, and no protocol was built
+            self._proxied.awaiting.remove(self)
+            if self._proxied.admission is not None:
+                self._proxied.admission.leave(())
 
     def _refuse(self, reason: Refusal) -> None:
         self._proxied.refused(reason)
         self.abort()
 
     def abort(self) -> None:
-        """Reset the connection."""
         if self._timer.active():
             self._timer.cancel()
         # Not loseConnection: nothing was sent, so there is nothing to linger for.
@@ -177,19 +167,17 @@ class ProxiedFactory:
         timeout: float = 3.0,
         refused: Callable[[Refusal], object],
         admission: Admits | None = None,
-        reactor: IReactorTime | None = None,
+        reactor: Any = None,
     ) -> None:
         if reactor is None:
-            from twisted.internet import reactor as global_reactor
-
-            reactor = cast("IReactorTime", global_reactor)
+            from twisted.internet import reactor
         self.wrapped = factory
         self.timeout = timeout
         self.refused = refused
         self.clock = reactor
+        self.admission = admission
+        self.awaiting: set[_AwaitingHeader] = set()
         self._trusted = trusted
-        self._admission = admission
-        self._awaiting: set[_AwaitingHeader] = set()
 
     def doStart(self) -> None:
         """Start the wrapped factory."""
@@ -204,33 +192,12 @@ class ProxiedFactory:
         if not isinstance(addr, UNIXAddress) and not self._trusted(getattr(addr, "host", "")):
             self.refused("proxy-untrusted")
             return None
-        if self._admission is not None and not self._admission.has_room():
+        if self.admission is not None and not self.admission.has_room():
             self.refused("max-connections")
             return None
         return _AwaitingHeader(self)
 
-    def enter(self, awaiting: _AwaitingHeader) -> None:
-        """Count a connection that waits for its header."""
-        self._awaiting.add(awaiting)
-        if self._admission is not None:
-            self._admission.enter(())
-
-    def leave(self, awaiting: _AwaitingHeader) -> None:
-        """Stop counting a connection that is closed, unless it was handed over."""
-        if awaiting in self._awaiting:
-            self._awaiting.remove(awaiting)
-            if self._admission is not None:
-                self._admission.leave(())
-
-    def hand_over(self, awaiting: _AwaitingHeader, pass_on: Callable[[], object]) -> None:
-        """Stop counting a connection that has its header, and call ``pass_on``."""
-        self._awaiting.remove(awaiting)
-        if self._admission is None:
-            pass_on()
-        else:
-            self._admission.hand_over(pass_on)
-
     def abort(self) -> None:
         """Reset every connection that waits for its header."""
-        for awaiting in tuple(self._awaiting):
+        for awaiting in tuple(self.awaiting):
             awaiting.abort()

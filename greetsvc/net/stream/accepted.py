@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import socket
 import sys
-from socket import MSG_DONTWAIT, SHUT_WR
 from struct import Struct
 
-__all__ = ["FIN", "SEND", "SEND_LAST", "counts_queue", "queue_length", "whole"]
+__all__ = ["SEND", "SEND_LAST", "counts_queue", "queue_length", "whole"]
 
-FIN = SHUT_WR
-"""What `shutdown` takes to send the FIN."""
-
-SEND = MSG_DONTWAIT
+SEND = socket.MSG_DONTWAIT
 """The flags of `send`. MSG_DONTWAIT, as the descriptor stays a blocking one until the reactor has to know it."""
 
 SEND_LAST = SEND

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.logger import Logger
 from zope.interface import Interface
 
-from greetsvc.net.stream.accepted import FIN, SEND_LAST
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Sequence
-
-    from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.stream.accepted import SEND_LAST
 
 __all__ = ["MAX_ANSWER", "Batch", "IConstantAnswer"]
 
@@ -63,7 +60,7 @@ class Batch:
             return False
         try:
             sent = sock.send(self._data, SEND_LAST)
-            sock.shutdown(FIN)
+            sock.shutdown(socket.SHUT_WR)
         except OSError:
             leave()
             return False

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import Any
 
-from twisted.internet.interfaces import IReactorSocket, IReactorSSL, IReactorTCP, IReactorUNIX
+from twisted.internet.interfaces import (
+    Binding,
+    IProtocolFactory,
+    IReactorSocket,
+    IReactorSSL,
+    IReactorTCP,
+    IReactorUNIX,
+)
 from twisted.internet.tcp import makeBinding
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import directlyProvides, providedBy
 
+from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, stream_socket, unix_stream_socket
 from greetsvc.net.stream.listener import StreamPort
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
-    from twisted.internet.interfaces import Binding, IProtocolFactory
-
-    from greetsvc.net.linger.sweep import Lingerers
 
 __all__ = ["ListeningReactor"]
 
@@ -78,11 +80,7 @@ class ListeningReactor:
             port.startListening()
 
     def listenTCP(
-        self,
-        port: int | Binding,
-        factory: IProtocolFactory,
-        backlog: int = 0,
-        interface: str = "",
+        self, port: int | Binding, factory: IProtocolFactory, backlog: int = 0, interface: str = ""
     ) -> StreamPort:
         """See `IReactorTCP`; ``port`` may be what `twisted.internet.tcp.makeBinding` gives.
 

@@ -10,32 +10,33 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, execute
-from twisted.internet.interfaces import IListeningPort, ILoggingContext, IReadDescriptor
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IListeningPort,
+    ILoggingContext,
+    IProtocolFactory,
+    IReadDescriptor,
+)
 from twisted.logger import Logger
 from twisted.protocols.policies import WrappingFactory
 from twisted.python import log
+from twisted.python.failure import Failure
 from twisted.python.reflect import qual
 from zope.interface import implementer
 
 from greetsvc.net.address import address_factory
-from greetsvc.net.datagram.port import reason
 from greetsvc.net.descriptors import SpareDescriptor
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.sockets import UnixPath, reason
 from greetsvc.net.stream.accepted import counts_queue, queue_length
 from greetsvc.net.stream.batch import Batch, IConstantAnswer
 from greetsvc.net.stream.transport import StreamTransport, UnixStreamTransport
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory
-    from twisted.python.failure import Failure
-
-    from greetsvc.net.linger.sweep import Lingerers
-    from greetsvc.net.sockets import UnixPath
 
 __all__ = ["MAX_ACCEPTED", "PAUSE", "StreamPort"]
 
@@ -106,7 +107,6 @@ class StreamPort:
         # must not be bypassed.
         self._answers: Any = factory if not is_unix and IConstantAnswer.implementedBy(type(factory)) else None
         self._prefix = qual(factory.__class__)
-        self._reading = False  # the owner wants connections, also during a pause
         self._pause: IDelayedCall | None = None
         self._spare = SpareDescriptor()
         self._next_warning = 0.0
@@ -131,7 +131,7 @@ class StreamPort:
         prefix = factory.logPrefix() if ILoggingContext.providedBy(factory) else type(factory).__name__
         self._log_if_noisy(f"{prefix} starting on {self._name!r}")
         factory.doStart()
-        self.resumeReading()
+        self.reactor.addReader(self)
 
     def stopListening(self) -> Deferred[None]:
         """Accept what is in the queue, close the socket, remove its file, and stop the factory.
@@ -140,26 +140,12 @@ class StreamPort:
         """
         if self.listening:
             # The kernel resets connections that are in the queue when the socket is closed.
-            self._reading = True
             self._accept(_MAX_QUEUED, _MAX_QUEUED)
         return execute(self._close)
 
     def getHost(self) -> IAddress:
         """The address that the socket is bound to."""
         return self._host
-
-    def resumeReading(self) -> None:
-        """Accept connections, until `pauseReading`."""
-        if self.listening:
-            self._reading = True
-            if self._pause is None:
-                self.reactor.addReader(self)
-
-    def pauseReading(self) -> None:
-        """Leave connections in the kernel's queue for now."""
-        if self._reading:
-            self._reading = False
-            self.reactor.removeReader(self)
 
     # IReadDescriptor
 
@@ -185,10 +171,10 @@ class StreamPort:
         """Accept ``queued`` connections, then those that came meanwhile, ``limit`` in all."""
         batch = self._batch()
         try:
-            while queued and limit and self._reading:
+            while queued and limit and self.listening:
                 queued = min(queued, limit)
                 limit -= queued
-                queued = self._queued() if self._take(queued, batch) and self._reading else 0
+                queued = self._queued() if self._take(queued, batch) and self.listening else 0
         finally:
             if batch is not None:
                 batch.end()
@@ -232,7 +218,7 @@ class StreamPort:
                 continue
             if not answered:
                 self._connect(sock, name)
-            if not self._reading:
+            if not self.listening:
                 return False
         return True
 
@@ -285,11 +271,11 @@ class StreamPort:
     def _end_pause(self) -> None:
         self._pause = None
         self._spare.open()
-        if self._reading:
-            self.reactor.addReader(self)
+        self.reactor.addReader(self)
 
     def _close(self) -> None:
-        self.pauseReading()
+        if self.listening:
+            self.reactor.removeReader(self)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None

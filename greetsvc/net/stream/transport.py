@@ -20,28 +20,23 @@ lists them, and fails when a new Twisted lacks one.
 
 from __future__ import annotations
 
+import socket
 import typing
+from collections.abc import Callable
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet import abstract, tcp, unix
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.net.linger.sweep import ILingers
-from greetsvc.net.stream.accepted import FIN, SEND, SEND_LAST, whole
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IAddress, IProtocol
-
-    from greetsvc.net.linger.sweep import Lingerers
-    from greetsvc.net.linger.watched import WhenClosed
+from greetsvc.net.linger.sweep import ILingers, Lingerers
+from greetsvc.net.linger.watched import WhenClosed
+from greetsvc.net.stream.accepted import SEND, SEND_LAST, whole
 
 __all__ = ["StreamTransport", "UnixStreamTransport"]
 
@@ -275,7 +270,7 @@ class StreamTransport(tcp.Server):
         if lingerers is not None:
             if self.disconnecting and not self._peer_closed and reason.type is ConnectionDone:
                 try:
-                    sock.shutdown(FIN)
+                    sock.shutdown(socket.SHUT_WR)
                 except OSError:
                     lingerers = None
             else:

@@ -123,6 +123,7 @@ class ReloadingContexts:
             for each in authorities:
                 store.add_cert(crypto.X509.from_cryptography(each))
                 context.add_client_ca(each)
+            store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # trust an intermediate authority too
             context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
         try:
             context.use_certificate(pair.certificate)

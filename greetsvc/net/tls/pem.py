@@ -5,7 +5,6 @@ Every error is a `ConfigError` of one line with the file as its value.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from greetsvc.errors import ConfigError
+from greetsvc.net.tls.blocks import Block, pem_blocks
 
 __all__ = ["Pem", "PrivateKey", "dns_names", "public_key", "read_certificates", "read_key", "read_pem", "stamp_of"]
 
@@ -28,8 +28,6 @@ PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519Private
 
 Stamp: TypeAlias = tuple[int, ...] | int
 """Differs if a file has changed: its identity, size and times; the errno if they cannot be read."""
-
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -54,48 +52,49 @@ class Pem:
 def read_pem(path: Path, stamp: Stamp = 0) -> Pem:
     """All private keys and certificates of a file; it may hold none."""
     blocks = list(_blocks(path))
-    keys = tuple(_key(path, block) for label, block in blocks if label.endswith(b"PRIVATE KEY"))
-    certificates = tuple(_certificate(path, block) for label, block in blocks if label.endswith(b"CERTIFICATE"))
-    for certificate in certificates:
+    keys = tuple(_key(path, block) for block in blocks if block.label.endswith("PRIVATE KEY"))
+    found = [(block, _certificate(path, block)) for block in blocks if block.label.endswith("CERTIFICATE")]
+    for block, certificate in found:
         try:
             public_key(certificate)  # to match it to a key later; an authority's key does not matter
         except (ValueError, UnsupportedAlgorithm):
-            raise ConfigError("a certificate in it is not valid", value=path) from None
+            raise _bad_certificate(path, block) from None
+    certificates = tuple(certificate for _, certificate in found)
     return Pem(path, keys, certificates, stamp)
 
 
 def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     """The certificates of a file: at least one. Keys in it are not read."""
-    found = tuple(_certificate(path, block) for label, block in _blocks(path) if label.endswith(b"CERTIFICATE"))
+    blocks = list(_blocks(path))
+    found = tuple(_certificate(path, block) for block in blocks if block.label.endswith("CERTIFICATE"))
     if not found:
-        raise ConfigError("there is no certificate in it", value=path)
+        others = f", only {', '.join(block.label for block in blocks[:5])}" if blocks else ""
+        raise ConfigError(f"there is no certificate in it{others}", value=path)
     return found
 
 
 def read_key(path: Path) -> PrivateKey:
     """The first private key of a file."""
-    for label, block in _blocks(path):
-        if label.endswith(b"PRIVATE KEY"):
+    for block in _blocks(path):
+        if block.label.endswith("PRIVATE KEY"):
             return _key(path, block)
     raise ConfigError("there is no private key in it", value=path)
 
 
-def _blocks(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """The label and the text of each PEM block (RFC 7468)."""
+def _blocks(path: Path) -> Iterator[Block]:
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ConfigError(f"cannot be read: {getattr(error, 'strerror', None) or error}", value=path) from None
-    blocks = list(_BLOCK.finditer(data))
-    if len(blocks) != data.count(b"-----BEGIN"):
-        raise ConfigError("a PEM block in it has no end", value=path)
-    for block in blocks:
-        yield block[1], block[0]
-
-
-def _key(path: Path, block: bytes) -> PrivateKey:
     try:
-        key = load_pem_private_key(block, None)
+        yield from pem_blocks(data)
+    except ValueError as error:
+        raise ConfigError(str(error), value=path) from None
+
+
+def _key(path: Path, block: Block) -> PrivateKey:
+    try:
+        key = load_pem_private_key(block.text, None)
     except TypeError:
         raise ConfigError("a private key in it needs a passphrase; use one without", value=path) from None
     except (ValueError, UnsupportedAlgorithm):
@@ -105,11 +104,15 @@ def _key(path: Path, block: bytes) -> PrivateKey:
     return key
 
 
-def _certificate(path: Path, block: bytes) -> x509.Certificate:
+def _certificate(path: Path, block: Block) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(block)
+        return x509.load_pem_x509_certificate(block.text)
     except ValueError:
-        raise ConfigError("a certificate in it is not valid", value=path) from None
+        raise _bad_certificate(path, block) from None
+
+
+def _bad_certificate(path: Path, block: Block) -> ConfigError:
+    return ConfigError(f"{block.place} is not a valid certificate", value=path)
 
 
 def dns_names(certificate: x509.Certificate) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def proxy(_scratch: Path) -> Run:
                 if result is not None:
                     return result[0], result[1] + data[start + size :]
         except ProxyHeaderError as error:
-            return error.reason
+            return str(error)
         return None
 
     def run(data: bytes) -> None:

@@ -279,7 +279,11 @@ async def test_a_tls_handshake_that_fails_says_why(peers: Any, papers: Any, rese
     strict = papers.server("good", ask_client=True)
     strict.minimum_version = ssl.TLSVersion.TLSv1_3
     cases: list[tuple[str, tuple[str, str], str]] = [
-        (peers.stream(hello, tls=papers.server("expired")), ("tls", "EPROTO"), "the certificate has expired"),
+        (
+            peers.stream(hello, tls=papers.server("expired")),
+            ("tls", "EPROTO"),
+            "the server's certificate has expired",
+        ),
         (peers.stream(hello, tls=strict), ("tls", "EPROTO"), "the far end refused: certificate required"),
         (f"tls:{peers.stream(hello)}", ("tls", "EPROTO"), "the far end does not speak TLS"),
         (f"tls:{peers.stream(lambda connection: connection.recv(4096))}", ("tls", "EPROTO"), "the far end closed"),
@@ -331,10 +335,7 @@ async def test_a_greeting_in_pieces_and_longer_than_one_reading_is_one_greeting(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_greeting_that_is_slow_or_not_as_expected_is_flawed(
-    peers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "_REMEMBERED", 0)
+async def test_a_greeting_that_is_slow_or_not_as_expected_is_flawed(peers: Any) -> None:
     target = peers.datagram(answer)
     metrics = await carried_out(target, 0.1, 1, expect="^hello$", warn=5.0)
     assert (metrics.lost, metrics.flawed) == (0, 0)

@@ -91,7 +91,7 @@ def test_the_metrics_count_by_result_by_failure_and_by_second() -> None:
 
 
 def test_an_open_loop_keeps_both_times_and_counts_probes_that_never_started() -> None:
-    metrics = LoadMetrics.open_loop(Schedule(0.0, rate=10, duration=2))
+    metrics = LoadMetrics(Schedule(0.0, rate=10, duration=2))
     assert metrics.uncorrected is not None
     assert metrics.schedule is not None
     metrics.add_started()
@@ -130,7 +130,7 @@ def test_it_warns_when_source_ports_or_files_or_this_client_are_the_limit() -> N
 
 def test_it_warns_when_the_schedule_falls_behind_and_says_which_side_is_slow() -> None:
     schedule = Schedule(0.0, rate=10, duration=1)
-    metrics = LoadMetrics.open_loop(schedule)
+    metrics = LoadMetrics(schedule)
     schedule.start_next(0.005, waited=False)
     assert metrics.warnings(64) == []
     schedule.start_next(0.15, waited=False)

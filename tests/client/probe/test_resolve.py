@@ -75,12 +75,24 @@ async def test_the_requested_family_is_passed_to_the_resolver(free_port: int, re
     assert [family for _, family in resolver.lookups] == [socket.AF_INET, socket.AF_UNSPEC]
 
 
-@pytest.mark.parametrize(("fault", "number"), [(socket.EAI_NONAME, errno.ENOENT), (socket.EAI_AGAIN, errno.EAGAIN)])
+@pytest.mark.parametrize(
+    ("error", "number", "words"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), errno.ENOENT, "Name or service not known"),
+        (socket.gaierror(socket.EAI_AGAIN, "Try again"), errno.EAGAIN, "Try again"),
+        (socket.gaierror(socket.EAI_FAIL, "It failed"), errno.EAGAIN, "It failed"),
+        (socket.gaierror(socket.EAI_FAIL), errno.EAGAIN, "the look-up failed"),
+        (OSError(errno.ENETUNREACH, "x"), errno.ENETUNREACH, "Network is unreachable"),
+        (OSError("odd"), errno.EIO, "odd"),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_an_error_of_the_resolver_is_an_errno_at_resolve(resolver: Resolver, fault: int, number: int) -> None:
-    resolver.answer = socket.gaierror(fault, "so it says")
+async def test_every_error_of_the_resolver_is_an_errno_and_words_at_resolve(
+    resolver: Resolver, error: OSError, number: int, words: str
+) -> None:
+    resolver.answer = error
     failed = await failure("greet.test")
-    assert (failed.errno, failed.phase, failed.strerror, failed.peer) == (number, "resolve", "so it says", None)
+    assert (failed.errno, failed.phase, failed.strerror, failed.peer) == (number, "resolve", words, None)
 
 
 @pytest_twisted.ensureDeferred

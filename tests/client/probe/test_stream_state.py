@@ -62,7 +62,9 @@ def test_no_more_than_the_limit_is_kept(pieces: list[bytes], limit: int) -> None
 
 def test_a_reset_that_comes_before_we_look_is_not_a_refusal() -> None:
     for number in (errno.ECONNRESET, errno.EPIPE):
-        failed = connected().not_connected(ConnectError(number))
+        timeline = Timeline(parse("127.0.0.1"), ProbeOptions())
+        timeline.enter("connect")
+        failed = StreamState(timeline).not_connected(ConnectError(number))
         assert (failed.errno, failed.phase, failed.closed) == (errno.ECONNRESET, "greet", "reset")
 
 

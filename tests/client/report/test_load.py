@@ -24,7 +24,7 @@ def closed() -> Run:
 
 def opened() -> Run:
     run = Run(duration=10, rate=100)
-    run.metrics = metrics = LoadMetrics.open_loop(Schedule(0.0, 100, 10))
+    run.metrics = metrics = LoadMetrics(Schedule(0.0, 100, 10))
     assert metrics.schedule is not None
     for _ in range(6):
         metrics.add_started()

@@ -17,13 +17,12 @@ from twisted.internet.protocol import DatagramProtocol
 
 from greetsvc.net.datagram import udp
 from greetsvc.net.datagram.batched import BatchedPort
-from greetsvc.net.datagram.free import Covers, FreeAnswer
-from greetsvc.net.datagram.port import DatagramPort
-from greetsvc.net.linux.mmsg import MESSAGES, mmsg_works
+from greetsvc.net.datagram.port import Covers, DatagramPort, FreeAnswer
+from greetsvc.net.linux.mmsg import AVAILABLE, MESSAGES
 from greetsvc.net.sockets import datagram_socket, ipv6_works
 
 FDS = cast(IReactorFDSet, reactor)
-needs_mmsg = pytest.mark.skipif(not mmsg_works(), reason="recvmmsg is Linux's")
+needs_mmsg = pytest.mark.skipif(not AVAILABLE, reason="recvmmsg is Linux's")
 needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="there is no IPv6 here")
 
 
@@ -271,12 +270,12 @@ def test_a_socket_that_cannot_be_batched_gets_the_plain_port(monkeypatch: pytest
         port._sock.close()
         return type(port)
 
-    if mmsg_works():
+    if AVAILABLE:
         assert chosen("127.0.0.1") is BatchedPort
     assert chosen("127.0.0.1", headers=True) is DatagramPort
     if ipv6_works():
         assert chosen("::") is DatagramPort, "datagrams of a dual-stack socket carry either kind of packet info"
-    monkeypatch.setattr(udp, "mmsg_works", lambda: False)
+    monkeypatch.setattr(udp, "AVAILABLE", False)
     assert chosen("127.0.0.1") is DatagramPort
     monkeypatch.setattr(udp, "BatchedPort", None)
     assert chosen("127.0.0.1") is DatagramPort

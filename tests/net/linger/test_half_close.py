@@ -16,6 +16,7 @@ from zope.interface import alsoProvides
 
 from greetsvc.net.linger.half_close import LingeringClose
 from greetsvc.net.linger.sweep import ILingers
+from greetsvc.net.linger.watched import MAX_DISCARDED
 from tests.support.waiting import until
 
 
@@ -64,8 +65,8 @@ def test_a_peer_that_sends_has_the_whole_lifetime() -> None:
 
 def test_a_peer_that_sends_too_much_is_aborted() -> None:
     clock, transport = Clock(), Transport()
-    close = closing(clock, transport, max_discarded=10)
-    close.discard(b"x" * 10)
+    close = closing(clock, transport)
+    close.discard(bytes(MAX_DISCARDED))
     assert transport.told == ["half-close"]
     close.discard(b"x")
     assert transport.told == ["half-close", "abort"]

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from greetsvc.net.linger.sweep import AGES, SWEEP, Lingerers
-from greetsvc.net.linger.watched import MAX_DISCARDED, EpollWatch, ReactorWatch, best_watch
+from greetsvc.net.linger.watched import MAX_DISCARDED, Watch
 
 
 class Ticking(Clock):
@@ -26,8 +26,8 @@ class Ticking(Clock):
 
     @property
     def watched(self) -> list[Any]:
-        """The watched sockets, on either kind of watch."""
-        return list(self.watching._readers.values()) if isinstance(self.watching, EpollWatch) else self.readers
+        """The watched sockets, with epoll and without."""
+        return [*self.watching._readers.values(), *self.watching._with_reactor]
 
     def addReader(self, reader: Any) -> None:
         self.readers.append(reader)
@@ -89,19 +89,19 @@ def clock() -> Ticking:
     return Ticking()
 
 
-@pytest.fixture(
-    params=[("tcp", ReactorWatch), ("unix", ReactorWatch), ("tcp", EpollWatch)], ids=["tcp", "unix", "epoll"]
-)
-def linger(request: pytest.FixtureRequest, clock: Ticking) -> Iterator[Callable[..., tuple[Lingerers, list[Pair]]]]:
+@pytest.fixture(params=["tcp without epoll", "unix without epoll", "tcp"])
+def linger(
+    request: pytest.FixtureRequest, clock: Ticking, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[Lingerers, list[Pair]]]]:
     """Makes `Lingerers` that took over sockets which have greeted and sent their FIN."""
     made: list[tuple[Lingerers, list[Pair]]] = []
-    family, kind = request.param
+    family, _, without = request.param.partition(" ")
+    if without:
+        monkeypatch.delattr(select, "epoll", raising=False)
 
     def make(sockets: int = 1, sending: bytes = b"", **options: Any) -> tuple[Lingerers, list[Pair]]:
-        clock.watching = watching = kind(clock)
-        lingerers = Lingerers(
-            cast("Any", clock), watching=watching, **{"lifetime": 10.0, "max_sockets": 1000, **options}
-        )
+        lingerers = Lingerers(cast("Any", clock), **{"lifetime": 10.0, "max_sockets": 1000, **options})
+        clock.watching = lingerers._watched._watch
         pairs = []
         for _ in range(sockets):
             server, client = _connected(family)
@@ -144,9 +144,9 @@ def test_a_peer_that_has_closed_costs_one_look(clock: Ticking, linger: Any) -> N
     for pair in pairs:
         pair.client.close()
     clock.advance(SWEEP)
-    assert len(lingerers) == 3
+    assert lingerers.count == 3
     clock.advance(SWEEP)
-    assert (len(lingerers), [pair.closed for pair in pairs]) == (0, [1, 1, 1])
+    assert (lingerers.count, [pair.closed for pair in pairs]) == (0, [1, 1, 1])
     assert not clock.getDelayedCalls()
 
 
@@ -177,7 +177,7 @@ def test_a_peer_that_stays_is_looked_at_at_growing_ages_and_then_watched(clock: 
     assert seen[-1] == 6
     client.close()
     clock.read()
-    assert (server.looks, len(lingerers)) == (7, 0)
+    assert (server.looks, lingerers.count) == (7, 0)
     lingerers.stop()
 
 
@@ -191,7 +191,7 @@ def test_of_many_sockets_that_stay_a_sample_is_looked_at(clock: Ticking) -> None
     for client in clients:
         client.close()
     clock.pump([SWEEP] * 3)
-    assert len(lingerers) == 0
+    assert lingerers.count == 0
     lingerers.stop()
 
 
@@ -241,30 +241,25 @@ def test_a_lifetime_shorter_than_the_last_age_holds(clock: Ticking) -> None:
     (server,), (client,) = counted(1)
     lingerers.add(server)
     clock.pump([0.001] * 140)
-    assert (server.fileno(), len(lingerers)) == (-1, 0)
+    assert (server.fileno(), lingerers.count) == (-1, 0)
     lingerers.stop()
     client.close()
 
 
-class Full(ReactorWatch):
-    """Has no room."""
-
-    def __init__(self, reactor: Any) -> None:
-        super().__init__(reactor)
-        self.add = self.refuse
-
-    def refuse(self, reader: Any) -> None:
+def test_a_socket_that_cannot_be_watched_is_closed_and_its_callback_called(
+    clock: Ticking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_watch: Watch, _reader: Any) -> None:
         raise OSError(28, "No space left on device")
 
-
-def test_a_socket_that_cannot_be_watched_is_closed_and_its_callback_called(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000, watching=Full(clock))
+    monkeypatch.setattr(Watch, "add", refuse)
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(3)
     told: list[int] = []
     for number, server in enumerate(servers):
         lingerers.add(server, partial(told.append, number))
     clock.sweep()
-    assert (told, len(lingerers)) == ([0, 1, 2], 0)
+    assert (told, lingerers.count) == ([0, 1, 2], 0)
     lingerers.stop()
     for client in clients:
         client.close()
@@ -277,7 +272,7 @@ def test_a_close_callback_that_stops_everything_during_a_sweep_leaves_nothing_op
     for server in servers:
         lingerers.add(server, lingerers.stop)
     clock.pump([SWEEP] * 2)
-    assert ([server.fileno() for server in servers], len(lingerers)) == ([-1] * 3, 0)
+    assert ([server.fileno() for server in servers], lingerers.count) == ([-1] * 3, 0)
     assert not clock.getDelayedCalls()
     for client in clients:
         client.close()
@@ -286,11 +281,11 @@ def test_a_close_callback_that_stops_everything_during_a_sweep_leaves_nothing_op
 def test_a_peer_that_stays_is_watched(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
-    assert (len(lingerers), len(clock.watched), pair.closed) == (1, 1, 0)
+    assert (lingerers.count, len(clock.watched), pair.closed) == (1, 1, 0)
     assert pair.client.recv(100) == b"hello"
     pair.client.close()
     clock.read()
-    assert (len(lingerers), len(clock.watched), pair.closed) == (0, 0, 1)
+    assert (lingerers.count, len(clock.watched), pair.closed) == (0, 0, 1)
 
 
 def test_silent_sockets_are_not_looked_at_again(clock: Ticking, linger: Any) -> None:
@@ -305,7 +300,7 @@ def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any, 
     clock.pump([0.001] * (round(silence * 1000) - 1))
     assert pair.closed == 0
     clock.pump([0.001] * 40)
-    assert (pair.closed, len(lingerers), clock.watched) == (1, 0, [])
+    assert (pair.closed, lingerers.count, clock.watched) == (1, 0, [])
     assert pair.client.recv(100) == b"hello"
 
 
@@ -382,7 +377,7 @@ def test_16_mib_are_discarded_and_then_the_peer_is_reset(clock: Ticking, linger:
 
 
 def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
-    lingerers, (pair,) = linger(max_discarded=200_000)
+    lingerers, (pair,) = linger()
     clock.sweep()
     (reader,) = clock.watched
     while True:
@@ -399,11 +394,11 @@ def test_beyond_the_maximum_the_oldest_socket_is_closed(clock: Ticking, linger: 
     lingerers, pairs = linger(5, max_sockets=3)
     assert [pair.closed for pair in pairs] == [1, 1, 0, 0, 0]
     clock.sweep()
-    assert len(lingerers) == 3
+    assert lingerers.count == 3
     server, client = _connected("tcp")
     lingerers.add(server)
     assert [pair.closed for pair in pairs] == [1, 1, 1, 0, 0]
-    assert len(lingerers) == 3
+    assert lingerers.count == 3
     client.close()
 
 
@@ -428,7 +423,7 @@ def test_a_socket_that_the_reactor_finds_broken_is_closed(clock: Ticking, linger
     assert reader.logPrefix() == "lingering socket"
     reader.connectionLost(Failure(ConnectionLost()))
     reader.connectionLost(Failure(ConnectionLost()))
-    assert (pair.closed, len(lingerers)) == (1, 0)
+    assert (pair.closed, lingerers.count) == (1, 0)
 
 
 def test_after_stop_sockets_are_closed_as_they_are_added(clock: Ticking, linger: Any) -> None:
@@ -441,7 +436,7 @@ def test_after_stop_sockets_are_closed_as_they_are_added(clock: Ticking, linger:
     server, other = _connected("tcp")
     lingerers.add(server)
     assert server.fileno() == -1
-    assert (len(lingerers), [pair.closed for pair in pairs]) == (0, [1, 1])
+    assert (lingerers.count, [pair.closed for pair in pairs]) == (0, [1, 1])
     client.close()
     other.close()
 
@@ -455,7 +450,7 @@ def test_a_close_callback_that_raises_does_not_keep_other_sockets_open(
     for each in (client, *(pair.client for pair in pairs)):
         each.close()
     clock.sweep()
-    assert (len(lingerers), server.fileno()) == (0, -1)
+    assert (lingerers.count, server.fileno()) == (0, -1)
     assert len(logged_errors.flush(ZeroDivisionError)) == 1
 
 
@@ -469,15 +464,14 @@ def test_the_reactor_sees_one_descriptor_however_many_linger(clock: Ticking) -> 
     for _, client in pairs:
         client.close()
     clock.read()
-    assert len(lingerers) == 0
+    assert lingerers.count == 0
     lingerers.stop()
     assert not clock.readers
 
 
 def test_a_reactor_that_stops_closes_every_watched_socket(clock: Ticking) -> None:
-    lingerers = Lingerers(
-        cast("Any", clock), lifetime=10.0, max_sockets=1000, watching=(held := EpollWatch(cast("Any", clock)))
-    )
+    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
+    held = lingerers._watched._watch
     server, client = _connected("tcp")
     lingerers.add(server)
     assert held.fileno() == -1
@@ -485,7 +479,7 @@ def test_a_reactor_that_stops_closes_every_watched_socket(clock: Ticking) -> Non
     assert held.logPrefix() == "lingering sockets"
     held.connectionLost(Failure(ConnectionLost()))
     held.doRead()
-    assert (server.fileno(), held.fileno(), len(lingerers)) == (-1, -1, 0)
+    assert (server.fileno(), held.fileno(), lingerers.count) == (-1, -1, 0)
     client.close()
     lingerers.stop()
 
@@ -502,16 +496,11 @@ def test_while_no_epoll_can_be_made_the_reactor_watches(
     assert len(clock.readers) == 2
     early.client.close()
     clock.read()
-    assert (early.closed, late.closed, len(clock.readers), len(lingerers)) == (1, 0, 1, 1)
+    assert (early.closed, late.closed, len(clock.readers), lingerers.count) == (1, 0, 1, 1)
 
 
 def test_a_watched_socket_with_nothing_to_read_stays(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
     clock.watched[0].doRead()
-    assert (pair.closed, len(lingerers)) == (0, 1)
-
-
-def test_without_epoll_the_reactor_watches(monkeypatch: pytest.MonkeyPatch, clock: Ticking) -> None:
-    monkeypatch.delattr(select, "epoll", raising=False)
-    assert isinstance(best_watch(cast("Any", clock)), ReactorWatch)
+    assert (pair.closed, lingerers.count) == (0, 1)

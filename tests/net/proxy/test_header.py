@@ -65,7 +65,7 @@ def parse_in_pieces(data: bytes, cuts: list[int]) -> tuple[ProxyHeader, bytes] |
 def refused(data: bytes) -> str:
     with pytest.raises(ProxyHeaderError) as caught:
         parse(data)
-    return caught.value.reason
+    return str(caught.value)
 
 
 def shown(host: str) -> str:

@@ -64,15 +64,15 @@ async def test_the_socket_lingers_until_the_peer_closes_too(ours: Any, lingerers
     port = ours.listen(factory)
     with socket.create_connection(("127.0.0.1", port.getHost().port), timeout=5) as client:
         assert await factory.until(1) == ["ConnectionDone"]
-        assert len(lingerers) == 1
+        assert lingerers.count == 1
         await later(0.06)
         client.sendall(b"still here" * 1000)
         await later(0.02)
         assert client.recv(100) == b"hello"
         assert client.recv(100) == b""
-        assert (factory.happened, len(lingerers)) == (["ConnectionDone"], 1)
+        assert (factory.happened, lingerers.count) == (["ConnectionDone"], 1)
     assert await factory.until(2) == ["ConnectionDone", "closed"]
-    assert len(lingerers) == 0
+    assert lingerers.count == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -82,7 +82,7 @@ async def test_when_the_peer_closed_first_nothing_lingers(ours: Any, lingerers: 
     await peer.until(5)
     peer.transport.loseConnection()
     assert await factory.until(2) == ["ConnectionDone", "closed"]
-    assert len(lingerers) == 0
+    assert lingerers.count == 0
     await peer.finish()
 
 
@@ -92,7 +92,7 @@ async def test_an_aborted_connection_is_closed_at_once(ours: Any, lingerers: Lin
     peer = await ours.connect(ours.listen(factory))
     await peer.finish()
     assert await factory.until(2) == ["ConnectionAborted", "closed"]
-    assert len(lingerers) == 0
+    assert lingerers.count == 0
     factory.transport.call_when_closed(lambda: factory.happened.append("too late, but told"))
     assert factory.happened[2:] == ["too late, but told"]
 
@@ -109,7 +109,7 @@ async def test_several_callbacks_can_wait_for_the_close(ours: Any, lingerers: Li
     factory.transport.loseConnection()
     await peer.finish()
     assert await factory.until(3) == ["ConnectionDone", "closed", "again"]
-    assert len(lingerers) == 0
+    assert lingerers.count == 0
 
 
 @pytest_twisted.ensureDeferred

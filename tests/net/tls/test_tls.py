@@ -229,7 +229,7 @@ def test_an_invalid_new_file_leaves_the_old_certificate_in_use_and_is_reported_o
     for _ in range(3):
         clock.advance(1)
         assert served(contexts, "a.example") == a.serial
-    assert warnings == [f"TLS keeps the old certificate: {a_path}: a PEM block in it has no end"]
+    assert warnings == [f"TLS keeps the old certificate: {a_path}: block 2 (line 6) has no end"]
     renewed = root.issue("2", "b.example")
     put(b_path, renewed.key_pem, renewed.pem)
     clock.advance(1)
@@ -323,7 +323,7 @@ def test_the_same_fault_in_another_version_of_a_file_is_not_reported_again(
 
 def test_at_the_start_one_invalid_file_among_good_ones_is_an_error(tmp_path: Path, good: Path) -> None:
     broken = put(good.parent / "x.pem", b"-----BEGIN")
-    assert bad(f"tls:{good.parent}:port=1") == f"{broken}: a PEM block in it has no end"
+    assert bad(f"tls:{good.parent}:port=1") == f"{broken}: block 1 (line 1) has no end"
 
 
 def test_pem_blocks_of_other_kinds_are_ignored(tmp_path: Path, root: Issued) -> None:
@@ -479,7 +479,7 @@ def test_an_invalid_file_is_one_line_with_its_name(tmp_path: Path, good: Path, r
         (locked + pair.pem, "needs a passphrase"),
         (dsa_key + pair.pem, "not for TLS; use an RSA, ECDSA or EdDSA key"),
         (pair.key_pem + pair.pem[:-9], "has no end"),
-        (pair.key_pem + b"".join([lines[0], *lines[2:]]), "a certificate in it is not valid"),
+        (pair.key_pem + b"".join([lines[0], *lines[2:]]), "is not a valid certificate"),
         (pair.key_pem.replace(b"\nM", b"\nA") + pair.pem, "a private key in it is not valid"),
     ]
     for content, complaint in cases:
