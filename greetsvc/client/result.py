@@ -12,14 +12,17 @@ from greetsvc.client.target import Target
 from greetsvc.visit import Address
 
 __all__ = [
+    "CUT_SHORT",
     "ECHO",
     "EMPTY_ANSWER",
     "ENDINGS",
     "LATE_ANSWER",
     "NO_BUFFER_ERRNOS",
+    "NO_CLOSE_NOTIFY",
     "NO_GREETING",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
+    "STILL_COMING",
     "TWO_ANSWERS",
     "Attempt",
     "Closed",
@@ -37,6 +40,11 @@ ENDINGS: dict[Closed, tuple[int, str]] = {
     "timeout": (errno.ETIMEDOUT, "the far end did not close in time"),
 }
 """Errno and words for a greeting that was not followed by a FIN: phase ``close``, yet greeted."""
+
+NO_CLOSE_NOTIFY = "TLS ended without close_notify"
+CUT_SHORT = "cut short"
+"""Begins the words for a greeting of which only part came, by all we know."""
+STILL_COMING = "and more was still coming"
 
 NO_GREETING = "the connection was closed without a greeting"
 EMPTY_ANSWER = "the answer is empty"
@@ -89,6 +97,7 @@ class Greeting:
     ``timeout`` when it did not end it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
     answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
     record; ``sent`` is what our own side knows, for TCP and UDP. ``attempts`` are the datagram requests.
+    ``cut_short`` says why only part of the greeting came, and how much; it is empty for a whole one.
     """
 
     target: Target
@@ -101,6 +110,12 @@ class Greeting:
     path: PathChanges | None = None
     sent: Sent | None = None
     attempts: tuple[Attempt, ...] = ()
+    cut_short: str = ""
+
+    @property
+    def ending_errno(self) -> int | None:
+        """The errno of an end that makes the greeting, or the connection, incomplete; None where there is none."""
+        return ENDINGS[self.closed][0] if self.closed in ENDINGS else errno.EPROTO if self.cut_short else None
 
     @property
     def took(self) -> float | None:

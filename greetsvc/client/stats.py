@@ -176,7 +176,7 @@ class Expectations:
 
     def flaws(self, greeting: Greeting) -> list[str]:
         """What is wrong with a greeting that came, a line each."""
-        found = []
+        found = [greeting.cut_short] if greeting.cut_short else []
         if self.expect is not None and not self.matches(greeting.text):
             found.append(f"not as expected: nothing matches {one_line(self.expect.pattern)}")
         if self.warn is not None and greeting.seconds.total > self.warn:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from greetsvc.client.load.polling import HANGUP, READ, Poller
 from greetsvc.client.probe.resolve import SocketAddress
-from greetsvc.client.result import ENDINGS, NO_GREETING, RESET_ERRNOS, Phase
+from greetsvc.client.result import CUT_SHORT, ENDINGS, NO_CLOSE_NOTIFY, NO_GREETING, RESET_ERRNOS, Closed, Phase
 
-__all__ = ["GREETED", "RETRY", "TOO_LONG", "Connection", "LoadResult", "Streams", "Transport", "failed"]
+__all__ = ["GREETED", "RETRY", "TOO_LONG", "Connection", "LoadResult", "Streams", "Transport", "ended", "failed"]
 
 _CONNECTING = (0, errno.EINPROGRESS)
 _PIECE = 4096
@@ -23,20 +23,29 @@ _FLAGS = getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0
 
 
 class LoadResult(NamedTuple):
-    """The result of one probe: greeted or not, and what failed (in phase ``close`` after a greeting)."""
+    """The result of one probe: greeted or not, and what failed (in phase ``close`` after a greeting).
+
+    ``cut_short``: of the greeting only part came, by all we know.
+    """
 
     greeted: bool
     phase: Phase | None = None
     errno: int = 0
     words: str = ""
+    cut_short: bool = False
 
 
 GREETED = LoadResult(greeted=True)
 RETRY = LoadResult(greeted=False)
 """No result yet: the queue of the UNIX socket is full, so start again a little later."""
 
-_RESET_AFTER = LoadResult(True, "close", *ENDINGS["reset"])
-_OPEN_AFTER = LoadResult(True, "close", *ENDINGS["timeout"])
+_ENDED: dict[Closed, tuple[LoadResult, LoadResult]] = {
+    closed: (
+        LoadResult(True, "close", number, words),
+        LoadResult(True, "close", number, f"{CUT_SHORT}: {words}", True),
+    )
+    for closed, (number, words) in {**ENDINGS, "fin": (errno.EPROTO, NO_CLOSE_NOTIFY)}.items()
+}
 _NO_GREETING = LoadResult(False, "greet", errno.ENODATA, NO_GREETING)
 TOO_LONG = LoadResult(False, "greet", errno.EMSGSIZE, "the greeting is too long")
 
@@ -44,6 +53,11 @@ TOO_LONG = LoadResult(False, "greet", errno.EMSGSIZE, "the greeting is too long"
 def failed(phase: Phase, number: int, words: str = "") -> LoadResult:
     """The result of a probe without a greeting; without ``words`` the report shows the system's."""
     return LoadResult(False, phase, number, words)
+
+
+def ended(data: bytes, closed: Closed) -> LoadResult:
+    """The result of a greeting without a proper end: a line end is the only sign that it is whole."""
+    return _ENDED[closed][not data.rstrip(b"\0").endswith(b"\n")]
 
 
 class Connection:
@@ -134,13 +148,13 @@ class Streams(Transport):
 
     def _broken(self, connection: Connection, number: int) -> LoadResult:
         if connection.data:
-            return _RESET_AFTER
+            return ended(connection.data, "reset")
         return failed("greet", errno.ECONNRESET) if number in RESET_ERRNOS else failed("connect", number)
 
     def timed_out(self, connection: Connection) -> LoadResult:
         """What was missing: the connection, the greeting or the end."""
         if connection.data:
-            return _OPEN_AFTER
+            return ended(connection.data, "timeout")
         try:
             connection.sock.getpeername()
         except OSError:

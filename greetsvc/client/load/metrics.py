@@ -89,8 +89,8 @@ class LoadMetrics:
     seconds: list[SecondCounts] = field(factory=lambda: [SecondCounts()])
     lost_in: Counter[int] = field(factory=Counter)
     strays: Strays = field(factory=Strays)
-    _failed: Counter[tuple[Phase, int]] = field(factory=Counter)
-    _words: dict[tuple[Phase, int], str] = field(factory=dict)
+    _failed: Counter[tuple[Phase, int, str]] = field(factory=Counter)
+    _words: dict[tuple[Phase, int, str], str] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.uncorrected = None if self.schedule is None else Histogram()
@@ -118,8 +118,9 @@ class LoadMetrics:
 
     def add_failure(self, phase: Phase, number: int, words: str) -> None:
         """Count a failure; in phase ``close`` the probe was greeted all the same."""
-        self._failed[phase, number] += 1
-        self._words.setdefault((phase, number), words)
+        kind = (phase, number, words if phase == "close" else "")
+        self._failed[kind] += 1
+        self._words.setdefault(kind, words)
 
     def stop(self) -> None:
         """The run was stopped: probes in flight are neither greeted nor lost."""
@@ -130,8 +131,8 @@ class LoadMetrics:
     def failures(self) -> list[FailureCount]:
         """The kinds of failures, the most frequent first."""
         return [
-            FailureCount(phase, number, self._words[phase, number] or os.strerror(number), count)
-            for (phase, number), count in self._failed.most_common()
+            FailureCount(kind[0], kind[1], self._words[kind] or os.strerror(kind[1]), count)
+            for kind, count in self._failed.most_common()
         ]
 
     @property
@@ -157,7 +158,7 @@ class LoadMetrics:
         """What limited the run on this side, and delays of its schedule, a line each."""
         found = []
         failed: Counter[int] = Counter()
-        for (_, number), count in self._failed.items():
+        for (_, number, _), count in self._failed.items():
             failed[number] += count
         if ports := failed[errno.EADDRNOTAVAIL]:
             found.append(

@@ -42,7 +42,8 @@ class Timeline:
         self.peer: Address | None = None
         self.sent: Sent | None = None
         self.attempts: list[Attempt] = []
-        self._now = now
+        self.cut_short = ""
+        self.now = now
         self._trace = trace
         self._start = self._entered = now()
         self._ended: float | None = None
@@ -56,24 +57,24 @@ class Timeline:
 
     def remaining(self) -> float:
         """Seconds left of the time-out; never negative."""
-        return max(0.0, self._start + self.options.timeout - self._now())
+        return max(0.0, self._start + self.options.timeout - self.now())
 
     def enter(self, phase: Phase) -> None:
         """A step begins now."""
         self.phase = phase
-        self._entered = self._now()
+        self._entered = self.now()
 
     def leave(self) -> None:
         """The step succeeded; it ends now."""
-        self._took[self.phase] = self._now() - self._entered
+        self._took[self.phase] = self.now() - self._entered
 
     def first_byte(self) -> None:
         """The first byte of the greeting has come; later calls change nothing."""
-        self._took.setdefault("first_byte", self._now() - self._entered)
+        self._took.setdefault("first_byte", self.now() - self._entered)
 
     def sent_request(self) -> int:
         """A datagram request was sent; its number, from 0."""
-        self.attempts.append(Attempt(self._now() - self._start))
+        self.attempts.append(Attempt(self.now() - self._start))
         return len(self.attempts) - 1
 
     def sent_at(self, number: int) -> float:
@@ -82,7 +83,7 @@ class Timeline:
 
     def answered(self, number: int) -> tuple[float, float]:
         """A request was answered, which ends the probe: when it was sent, and when its answer came."""
-        self._ended, sent = self._now(), self.sent_at(number)
+        self._ended, sent = self.now(), self.sent_at(number)
         self._took["first_byte"] = self._ended - sent
         self.attempts[number] = Attempt(self.attempts[number].time, self._ended - sent)
         return sent, self._ended
@@ -108,7 +109,7 @@ class Timeline:
 
     def seconds(self) -> Seconds:
         """What the steps took so far."""
-        end = self._now() if self._ended is None else self._ended
+        end = self.now() if self._ended is None else self._ended
         return Seconds(**self._took, total=end - self._start)
 
     def failed(self, number: int, why: str, closed: Closed | None = None) -> GreetFailed:
@@ -150,4 +151,5 @@ class Timeline:
             path=path,
             sent=self.sent,
             attempts=tuple(self.attempts),
+            cut_short=self.cut_short,
         )

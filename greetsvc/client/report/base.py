@@ -26,8 +26,8 @@ class Report(Protocol):
 
 
 def ending_notes(greeting: Greeting) -> list[str]:
-    """A note when the connection did not end with a FIN."""
-    return [ENDINGS[greeting.closed][1]] if greeting.closed in ENDINGS else []
+    """A note when the connection did not end with a FIN after a whole greeting."""
+    return [ENDINGS[greeting.closed][1]] if greeting.closed in ENDINGS and not greeting.cut_short else []
 
 
 def lost_requests(greeting: Greeting) -> str:

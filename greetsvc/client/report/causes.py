@@ -6,7 +6,7 @@ import errno
 
 from greetsvc.client.alerts import alert_cause
 from greetsvc.client.certificates import certificate_cause
-from greetsvc.client.result import OTHER_ADDRESS, Closed, GreetFailed, Greeting
+from greetsvc.client.result import NO_CLOSE_NOTIFY, OTHER_ADDRESS, STILL_COMING, Closed, GreetFailed, Greeting
 
 __all__ = ["explain", "likely_cause"]
 
@@ -74,6 +74,11 @@ _ENDING: dict[Closed | None, str] = {
     "timeout": "the FIN was lost or held back on the path, or the server waits for us to close",
 }
 
+_CUT_SHORT = {
+    STILL_COMING: "the server or the path is slower than the time-out (-t)",
+    NO_CLOSE_NOTIFY: "the server was stopped, or something on the path ended the connection too early",
+}
+
 
 def explain(result: Greeting | GreetFailed, said: set[str]) -> list[str]:
     """What the path did and what caused a failure, a line each; what a run has ``said`` is not said again."""
@@ -88,7 +93,8 @@ def explain(result: Greeting | GreetFailed, said: set[str]) -> list[str]:
 def likely_cause(result: Greeting | GreetFailed) -> tuple[str, ...]:
     """The likely cause of a failure, or of an end without a FIN, as a line; nothing when the result says it all."""
     if isinstance(result, Greeting):
-        cause = _ENDING.get(result.closed, "")
+        cut_short = [cause for how, cause in _CUT_SHORT.items() if how in result.cut_short]
+        cause = cut_short[0] if cut_short else _ENDING.get(result.closed, "")
     else:
         cause = _by_errno(result)
         if result.errno == errno.ETIMEDOUT:

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from greetsvc.client.report.base import ending_notes, json_seconds, spread
-from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
+from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
 from greetsvc.client.target import Target, format_address
 from greetsvc.console import Lines
@@ -35,7 +35,7 @@ class JsonReport:
             found |= {"ok": False, "greeting": None, "error": error, "errno": result.errno, "phase": result.phase}
         else:
             error = _joined(*ending_notes(result), *flaws)
-            code, phase = (ENDINGS[result.closed][0], "close") if result.closed in ENDINGS else (None, None)
+            code, phase = result.ending_errno, None if result.ending_errno is None else "close"
             found |= {"ok": True, "greeting": result.text, "error": error, "errno": code, "phase": phase}
         found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
         if self.target.datagram:

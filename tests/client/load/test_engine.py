@@ -493,6 +493,39 @@ async def test_without_descriptors_to_spare_each_probe_has_a_new_socket(
     assert metrics.corrected.least > 0.025
 
 
+@pytest.mark.parametrize("part", [b"Thank you ", b"x", b"a line\nand a part"])
+@pytest_twisted.ensureDeferred
+async def test_greetings_that_are_cut_short_are_flawed(peers: Any, reset: Any, papers: Any, part: bytes) -> None:
+    def reset_after(text: bytes) -> Callable[[socket.socket], None]:
+        def says(connection: socket.socket) -> None:
+            connection.sendall(text)
+            connection.settimeout(0.02)
+            with suppress(OSError):
+                connection.recv(1)
+            reset(connection)
+
+        return says
+
+    def without_close_notify(connection: Any) -> None:
+        connection.sendall(part)
+        connection.shutdown(socket.SHUT_WR)
+
+    cut = Run(peers.stream(reset_after(part)), duration=0.1, concurrency=1, expect="nothing like it")
+    await cut.go()
+    assert cut.metrics.flawed == cut.metrics.greeted > 0, "each is flawed once"
+    assert [failure.words for failure in cut.metrics.failures] == [
+        "cut short: the connection was reset after the greeting"
+    ]
+    whole = await carried_out(peers.stream(reset_after(b"hello\r\n")), 0.1, 1)
+    assert (whole.flawed, whole.lost) == (0, 0)
+    open_end = peers.stream(lambda connection: (connection.sendall(part), peers.over.wait(0.3)))
+    held = await carried_out(open_end, 0.1, 1, timeout=0.1)
+    assert held.flawed == held.greeted > 0
+    secure = peers.stream(without_close_notify, tls=papers.server("good"))
+    over_tls = await carried_out(secure, 0.1, 1, tls=ClientTls(ca=papers.path("ca")))
+    assert over_tls.flawed == over_tls.greeted > 0
+
+
 class Starved(Streams):
     """As on a host where every other connection finds no source port."""
 
