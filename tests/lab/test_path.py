@@ -24,7 +24,7 @@ CLAMP = ("tcp flags syn tcp option maxseg size set 1200",)
 BLEACH = ("ip dscp set 0",)
 STRIP = ("reset tcp option timestamp",)
 
-NAT = r"NAT: yes, 10\.0\.1\.1:[0-9]+ became 10\.0\.2\.1:[0-9]+"
+NAT = r"NAT: likely, 10\.0\.1\.1:[0-9]+ became 10\.0\.2\.1:[0-9]+"
 CLAMPED = "MSS: clamped, 1460 became 1200"
 STRIPPED = "TCP options: timestamps stripped"
 BLEACHED = "DSCP: rewritten, 46 became 0"
@@ -119,7 +119,7 @@ def test_a_translated_target_is_reported(lab: Make) -> None:
     there = lab(1)
     there.filter(f"ip daddr 10.0.1.2 dnat to {there.host}", "type nat hook prerouting priority -100")
     for target in ("10.0.1.2", "udp:10.0.1.2"):
-        assert said(there, target)[0] == f"NAT: yes, the target 10.0.1.2:8088 became {there.host}:8088"
+        assert said(there, target)[0] == f"NAT: likely, the target 10.0.1.2:8088 became {there.host}:8088"
 
 
 def test_an_answer_from_another_address_is_told_from_silence(lab: Make) -> None:

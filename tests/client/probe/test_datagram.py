@@ -54,6 +54,18 @@ async def test_a_datagram_greets(peers: Any, family: int) -> None:
     assert greeting.seconds.first_byte is not None
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:0.0.0.0]", "[::ffff:127.0.0.1]", "[::]"])
+@pytest_twisted.ensureDeferred
+async def test_an_unspecified_or_mapped_address_is_greeted(peers: Any, host: str) -> None:
+    family = socket.AF_INET6 if host == "[::]" else socket.AF_INET
+    target = parse(peers.datagram(hello, family=family))
+    greeting = await greet(f"udp:{host}:{target.port}")
+    assert greeting.data == b"hello\r\n"
+    assert greeting.peer.port == target.port
+    assert greeting.peer.host.removeprefix("::ffff:") == target.host
+    assert greeting.notes == ()
+
+
 @pytest_twisted.ensureDeferred
 async def test_the_request_carries_the_mark_a_nonce_and_the_size_asked_for(peers: Any) -> None:
     seen: list[bytes] = []
