@@ -26,8 +26,8 @@ _GROWTH = math.log1p(2 * 0.0099 / (1 - 0.0099))
 
 _SHORTEST = 1e-9
 
-_CHANCE = 0.001
-"""A flow is broken when chance explains its losses with less than this probability, over all flows."""
+MAX_CHANCE = 0.001
+"""A flow is broken when chance explains its losses with less than this probability, over a whole run."""
 
 
 class Histogram:
@@ -134,22 +134,37 @@ class FlowStats:
             self.lost[flow] += isinstance(result, GreetFailed)
 
     def broken(self) -> list[tuple[int, int, int]]:
-        """Flows that lose more than chance explains: number, and lost and sent probes of the healthier flows."""
+        """Flows that lose more than chance explains: number, and lost and sent probes of the healthier flows.
+
+        Any group of flows might have been the unlucky one, so all groups share the level.
+        """
         found = []
         for flow, (sent, lost) in enumerate(zip(self.sent, self.lost, strict=True)):
             if not lost:
                 continue
-            others = [at for at, total in enumerate(self.sent) if total and self.lost[at] / total < lost / sent / 2]
+            others = {at for at, total in enumerate(self.sent) if total and self.lost[at] / total < lost / sent / 2}
             others_lost, others_sent = sum(self.lost[at] for at in others), sum(self.sent[at] for at in others)
-            rate = (others_lost + 0.5) / (others_sent + 1)
-            if others and _at_least(lost, sent, rate) < _CHANCE / len(self.ports):
+            group_lost, group_sent = sum(self.lost) - others_lost, sum(self.sent) - others_sent
+            groups = comb(len(self.ports), len(others)) * len(self.ports)
+            if (
+                others
+                and chance(lost, sent, others_lost, others_sent) < MAX_CHANCE
+                and chance(group_lost, group_sent, others_lost, others_sent) * groups < MAX_CHANCE
+            ):
                 found.append((flow, others_lost, others_sent))
         return found
 
 
-def _at_least(lost: int, sent: int, rate: float) -> float:
-    """The probability of ``lost`` or more losses (binomial)."""
-    return sum(comb(sent, k) * rate**k * (1 - rate) ** (sent - k) for k in range(lost, sent + 1))
+def chance(lost: int, sent: int, others_lost: int, others_sent: int) -> float:
+    """The probability that so many or more of all losses fall on these probes by chance (Fisher's exact test)."""
+    total, losses = sent + others_sent, lost + others_lost
+    least = max(lost, losses - others_sent)
+    ways = [_log_comb(losses, k) + _log_comb(total - losses, sent - k) for k in range(least, min(losses, sent) + 1)]
+    return sum(math.exp(way - _log_comb(total, sent)) for way in ways)
+
+
+def _log_comb(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 @frozen

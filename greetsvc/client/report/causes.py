@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
+
+from attrs import define, field
 
 from greetsvc.client.alerts import alert_cause
 from greetsvc.client.certificates import certificate_cause
-from greetsvc.client.result import NO_CLOSE_NOTIFY, OTHER_ADDRESS, STILL_COMING, Closed, GreetFailed, Greeting
+from greetsvc.client.result import (
+    LATE_ANSWER,
+    NO_CLOSE_NOTIFY,
+    OTHER_ADDRESS,
+    STILL_COMING,
+    Closed,
+    GreetFailed,
+    Greeting,
+)
 
-__all__ = ["explain", "likely_cause"]
+__all__ = ["Explainer", "likely_cause"]
 
 _UNREACHABLE = "a route is missing, the host does not answer on its own network, or a firewall rejects"
 _NO_SERVICE = "something other than a greeting service answers there"
@@ -74,35 +85,86 @@ _ENDING: dict[Closed | None, str] = {
     "timeout": "the FIN was lost or held back on the path, or the server waits for us to close",
 }
 
+_DOWN = "the server was stopped, or one of several behind that address is down"
+_LOST = "packets are lost or late, the server is overloaded, or the path or the server went down"
+_AFTER_GREETINGS: dict[Any, str] = {
+    ("resolve", errno.ENOENT): "the name was withdrawn, or the resolvers do not agree",
+    ("resolve", errno.EAGAIN): "the resolver, or the path to it, fails at times",
+    ("resolve", errno.ETIMEDOUT): "the resolver, or the path to it, fails at times",
+    errno.ECONNREFUSED: _DOWN,
+    errno.ECONNRESET: _DOWN,
+    errno.ENODATA: "a limit of the server, or one of several behind that address fails",
+    errno.ETIMEDOUT: _LOST,
+    errno.EHOSTUNREACH: "a route or a host on the path went down",
+    errno.ENETUNREACH: "a route or a host on the path went down",
+}
+
+_BY_NOTE = {
+    OTHER_ADDRESS: "the server answers from another of its addresses, or NAT on the way back is wrong",
+    LATE_ANSWER: "the answers come, but later than the time-out (-t): the path is slow, or the server is busy",
+}
+
 _CUT_SHORT = {
     STILL_COMING: "the server or the path is slower than the time-out (-t)",
     NO_CLOSE_NOTIFY: "the server was stopped, or something on the path ended the connection too early",
 }
 
 
-def explain(result: Greeting | GreetFailed, said: set[str]) -> list[str]:
-    """What the path did and what caused a failure, a line each; what a run has ``said`` is not said again."""
-    notes = result.path.notes if isinstance(result, Greeting) and result.path else ()
-    found = {note.key: note.text for note in notes if note.notable}
-    found |= {cause: cause for cause in likely_cause(result)}
-    new = [text for key, text in found.items() if key not in said]
-    said.update(found)
-    return new
+@define
+class Explainer:
+    """Says what the path did and what caused failures, a line each, and each only once in a run.
+
+    After a greeting, a failure has other causes than before one: the name, the host and the service do exist.
+    """
+
+    said: set[str] = field(factory=set)
+    greeted: int = 0
+    doubted: bool = False
+    """Whether a cause was told that a greeting refutes."""
+
+    def explain(self, result: Greeting | GreetFailed) -> list[str]:
+        """What is new in this result."""
+        found: dict[str, str] = {}
+        if isinstance(result, Greeting):
+            self.greeted += 1
+            found = {note.key: note.text for note in (result.path.notes if result.path else ()) if note.notable}
+            if self.doubted:
+                found["greeted"] = "greeted now: the likely cause of the earlier failures does not hold any more"
+            self.doubted = False
+        causes = likely_cause(result, self.greeted) if isinstance(result, GreetFailed) else likely_cause(result)
+        self.doubted |= isinstance(result, GreetFailed) and not self.greeted and bool(causes)
+        found |= {cause: cause for cause in causes}
+        new = [text for key, text in found.items() if key not in self.said]
+        self.said.update(found)
+        return new
 
 
-def likely_cause(result: Greeting | GreetFailed) -> tuple[str, ...]:
-    """The likely cause of a failure, or of an end without a FIN, as a line; nothing when the result says it all."""
+def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str, ...]:
+    """The likely cause of a failure, or of an end without a FIN, as a line; nothing when the result says it all.
+
+    ``greeted`` is how many earlier probes were greeted: what a greeting refutes is no likely cause.
+    """
     if isinstance(result, Greeting):
         cut_short = [cause for how, cause in _CUT_SHORT.items() if how in result.cut_short]
         cause = cut_short[0] if cut_short else _ENDING.get(result.closed, "")
     else:
         cause = _by_errno(result)
+        if greeted and (result.phase == "resolve" or not result.never_sent) and (after := _after_greetings(result)):
+            cause = f"it was greeted before: {after}"
+        elif (result.phase, result.errno) == ("connect", errno.ETIMEDOUT) and not (
+            result.target and result.target.local
+        ):
+            cause = _dropped(result)
         if result.errno == errno.ETIMEDOUT:
-            if result.phase == "connect" and not (result.target and result.target.local):
-                cause = _dropped(result)
-            if any(note.startswith(OTHER_ADDRESS) for note in result.notes):
-                cause = "the server answers from another of its addresses, or NAT on the way back is wrong"
+            for note, why in _BY_NOTE.items():
+                if any(told.startswith(note) for told in result.notes):
+                    cause = why
     return (f"likely: {cause}",) if cause else ()
+
+
+def _after_greetings(failed: GreetFailed) -> str:
+    """The cause of a failure between greetings, or after them; nothing where a greeting refutes no cause."""
+    return _AFTER_GREETINGS.get((failed.phase, failed.errno), _AFTER_GREETINGS.get(failed.errno, ""))
 
 
 def _by_errno(failed: GreetFailed) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from attrs import field, frozen
 
 from greetsvc.client.report.base import PERCENTILES, counts, ending_notes, lost_requests, spread
-from greetsvc.client.report.causes import explain
+from greetsvc.client.report.causes import Explainer
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import FlowStats, RunStats
 from greetsvc.client.target import Target, format_address
@@ -23,7 +23,7 @@ class TextReport:
 
     target: Target
     several: bool
-    said: set[str] = field(factory=set)
+    explainer: Explainer = field(factory=Explainer)
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
         """The greeting on standard output; what is wrong, and what the path did, on standard error."""
@@ -35,7 +35,7 @@ class TextReport:
             out, notes = [self._greeting(number, result)], [*result.notes, *ending_notes(result)]
             if result.requests_lost:
                 notes.append(lost_requests(result))
-        notes += [*flaws, *explain(result, self.said)]
+        notes += [*flaws, *self.explainer.explain(result)]
         return Lines(out, [f"{start}: {one_line(note)}" for note in notes])
 
     def _greeting(self, number: int, greeting: Greeting) -> str:

@@ -20,7 +20,7 @@ from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
-from greetsvc import GreetFailed, greet
+from greetsvc import GreetFailed, Greeting, greet
 from greetsvc.client import ClientTls, alerts, certificates
 from greetsvc.client.alerts import ALERTS
 from greetsvc.client.certificates import VERIFY_ERRORS
@@ -31,8 +31,8 @@ from greetsvc.client.probe.stream import _ProbeFactory
 from greetsvc.client.probe.stream_state import StreamState
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.report import causes
-from greetsvc.client.report.causes import likely_cause
-from greetsvc.client.result import Phase
+from greetsvc.client.report.causes import Explainer, likely_cause
+from greetsvc.client.result import Phase, Seconds
 from greetsvc.client.target import parse
 from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.visit import Address
@@ -275,6 +275,42 @@ async def test_greetings_whose_connection_does_not_end_well(peers: Any, reset: A
         "likely: the FIN was lost or held back on the path, or the server waits for us to close",
     )
     assert likely_cause(evolve(greeting, closed="fin")) == likely_cause(evolve(greeting, closed=None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("number", "phase", "transport", "refuted"),
+    [
+        (errno.ETIMEDOUT, "connect", "tcp", "no such host"),
+        (errno.ETIMEDOUT, "greet", "udp", "nothing answers there"),
+        (errno.ECONNREFUSED, "connect", "tcp", "nothing listens on that port"),
+        (errno.EHOSTUNREACH, "connect", "tcp", "a route is missing"),
+        (errno.ENOENT, "resolve", "tcp", "mistyped"),
+    ],
+)
+def test_a_cause_that_greetings_refute_is_not_told(number: int, phase: Phase, transport: str, refuted: str) -> None:
+    target = parse(f"{transport}:h.example")
+    failed = GreetFailed(number, "failed", phase, target=target)
+    greeting = Greeting(target, b"hi", "hi", Seconds(), Address("192.0.2.1", 8088))
+    explainer = Explainer()
+    assert explainer.explain(greeting) == []
+    told = explainer.explain(failed)
+    assert told[0].startswith("likely: it was greeted before: ")
+    assert refuted not in told[0]
+    assert explainer.explain(failed) == []
+    before = Explainer()
+    assert refuted in before.explain(failed)[0]
+    assert before.explain(greeting) == [
+        "greeted now: the likely cause of the earlier failures does not hold any more"
+    ]
+    assert before.explain(failed)[0].startswith("likely: it was greeted before: ")
+
+
+def test_late_answers_are_a_cause_of_their_own() -> None:
+    failed = GreetFailed(
+        errno.ETIMEDOUT, "late", "greet", target=parse("udp:h"), notes=("an answer to an earlier request came late",)
+    )
+    assert "later than the time-out (-t)" in likely_cause(failed)[0]
+    assert "later than the time-out (-t)" in likely_cause(failed, 3)[0]
 
 
 def test_a_failure_that_is_not_in_the_table_has_no_cause() -> None:
