@@ -23,6 +23,7 @@ __all__ = [
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
     "STILL_COMING",
+    "TLS_RECORD",
     "TWO_ANSWERS",
     "Attempt",
     "Closed",
@@ -48,6 +49,7 @@ STILL_COMING = "and more was still coming"
 
 NO_GREETING = "the connection was closed without a greeting"
 EMPTY_ANSWER = "the answer is empty"
+TLS_RECORD = "a TLS record came in place of a greeting"
 OTHER_ADDRESS = "an answer came from another address"
 LATE_ANSWER = "an answer to an earlier request came late"
 TWO_ANSWERS = "an answer came twice"
@@ -135,6 +137,7 @@ class GreetFailed(OSError):
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
     there is an address), ``seconds``, ``closed``, ``notes``, ``sent`` and ``attempts`` are as in `Greeting`.
+    ``asked`` says, for a name, which of its addresses was asked, and which were not.
     """
 
     def __init__(
@@ -150,6 +153,7 @@ class GreetFailed(OSError):
         notes: tuple[str, ...] = (),
         sent: Sent | None = None,
         attempts: tuple[Attempt, ...] = (),
+        asked: str = "",
     ) -> None:
         super().__init__(number, why)
         self.phase = phase
@@ -160,6 +164,7 @@ class GreetFailed(OSError):
         self.notes = notes
         self.sent = sent
         self.attempts = attempts
+        self.asked = asked
 
     @property
     def requests_lost(self) -> int:
@@ -172,4 +177,4 @@ class GreetFailed(OSError):
         return self.phase == "resolve" or self.errno in _LOCAL_ERRNOS
 
     def __str__(self) -> str:
-        return f"{self.phase}: {self.strerror}"
+        return f"{self.phase}: {self.strerror}" + (f" ({self.asked})" if self.asked else "")

@@ -61,7 +61,7 @@ async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
             raise _failed(timeline, error) from None
     timeline.enter("resolve")
     timeline.trace("*", f"resolving {target.host}")
-    answer = _in_a_thread(reactor, lambda: _addresses(target, family))
+    answer = _in_a_thread(reactor, lambda: _look_up(target, family))
     try:
         found = await answer.addTimeout(timeline.remaining(), reactor)
     except defer.TimeoutError:
@@ -69,6 +69,7 @@ async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
     except OSError as error:
         raise _failed(timeline, error) from None
     timeline.leave()
+    timeline.found = list(dict.fromkeys(each.address for each in found))
     timeline.trace("*", f"{target.host} is {found[0].address.host}, the first of {len(found)}")
     return found[0]
 
@@ -84,6 +85,20 @@ def _addresses(target: Target, family: int, flags: int = 0) -> list[SocketAddres
     kind = socket.SOCK_DGRAM if target.datagram else socket.SOCK_STREAM
     found = socket.getaddrinfo(target.host, target.port, family, kind, flags=flags)
     return [SocketAddress(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+def _look_up(target: Target, family: int) -> list[SocketAddress]:
+    """The addresses of a name. Where it has only those of the other family, that is the error, not the name."""
+    try:
+        return _addresses(target, family)
+    except socket.gaierror as error:
+        if family == socket.AF_UNSPEC or error.errno not in _UNKNOWN_NAME:
+            raise
+        others = dict.fromkeys(each.address.host for each in _addresses(target, socket.AF_UNSPEC))
+        wanted, other = ("IPv4", "IPv6") if family == socket.AF_INET else ("IPv6", "IPv4")
+        raise socket.gaierror(
+            error.errno, f"the name has no {wanted} address, only {other}: {', '.join(others)}"
+        ) from None
 
 
 def _in_a_thread(reactor: IReactorFromThreads, call: Callable[[], T]) -> defer.Deferred[T]:

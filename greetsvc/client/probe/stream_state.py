@@ -17,11 +17,15 @@ from greetsvc.client.result import (
     NO_GREETING,
     RESET_ERRNOS,
     STILL_COMING,
+    TLS_RECORD,
     Closed,
     GreetFailed,
 )
 
 __all__ = ["StreamState"]
+
+_TLS_RECORDS = tuple(bytes([kind, 3, version]) for kind in (21, 22) for version in range(5))
+"""How an alert, or a message of the handshake, begins (RFC 8446 5.1): what a TLS server says to plain bytes."""
 
 
 @define
@@ -88,6 +92,8 @@ class StreamState:
             raise fail(errno.EMSGSIZE, f"the greeting is longer than {limit} bytes")
         reset = isinstance(stream_error, ConnectionLost)
         closed: Closed = "timeout" if self.timed_out else "reset" if reset else "fin"
+        if not self.tls and self.data.startswith(_TLS_RECORDS):
+            raise fail(errno.EPROTO, TLS_RECORD, closed)
         if self.data:
             self._judge(error, closed)
             return closed

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import Sent, compare
 from greetsvc.client.result import Attempt, Closed, GreetFailed, Greeting, Phase, Seconds
-from greetsvc.client.target import Target
+from greetsvc.client.target import Target, format_address
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
 from greetsvc.wire import decode_record
@@ -23,6 +23,10 @@ _CLOSINGS: dict[Closed, str] = {
     "reset": "reset by the far end",
     "timeout": "not closed by the far end in time",
 }
+
+
+_TOLD = 3
+"""Addresses of a name that are told as not asked."""
 
 
 class Timeline:
@@ -41,6 +45,8 @@ class Timeline:
         self.phase: Phase = "resolve"
         self.peer: Address | None = None
         self.sent: Sent | None = None
+        self.found: list[Address] = []
+        """The addresses of the name, where the target has one; only the first is asked."""
         self.attempts: list[Attempt] = []
         self.cut_short = ""
         self.now = now
@@ -112,6 +118,18 @@ class Timeline:
         end = self.now() if self._ended is None else self._ended
         return Seconds(**self._took, total=end - self._start)
 
+    def _asked(self) -> str:
+        """Which address of a name was asked, and which were not."""
+        if not self.found:
+            return ""
+        asked, *others = map(format_address, self.found)
+        if not others:
+            return f"asked {asked}"
+        more = f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
+        return (
+            f"asked {asked}, the first of {len(self.found)} addresses; not asked: {', '.join(others[:_TOLD])}{more}"
+        )
+
     def failed(self, number: int, why: str, closed: Closed | None = None) -> GreetFailed:
         """The result when the present step failed."""
         if self._notes:
@@ -127,6 +145,7 @@ class Timeline:
             notes=tuple(self._notes),
             sent=self.sent,
             attempts=tuple(self.attempts),
+            asked=self._asked(),
         )
 
     def greeted(self, data: bytes, closed: Closed | None = None) -> Greeting:

@@ -18,6 +18,7 @@ from greetsvc.client.result import (
     GreetFailed,
     Greeting,
 )
+from greetsvc.visit import Address
 
 __all__ = ["Explainer", "likely_cause"]
 
@@ -31,10 +32,14 @@ _RESOLVE = {
     errno.ETIMEDOUT: "the resolver does not answer: its address is wrong, or packets to port 53 are dropped",
 }
 
+_NO_ADDRESS = "the name has no IPv"
+_OTHER_FAMILY = "the name is published for the other address family only: leave out -4 and -6"
+
 _CONNECT = {
     errno.ECONNREFUSED: "the host is there: nothing listens on that port, or a firewall rejects it with a reset",
     errno.EHOSTUNREACH: _UNREACHABLE,
     errno.ENETUNREACH: "this host, or a router on the path, has no route to that network",
+    errno.EINVAL: "a blackhole route of this host (ip route), or a link-local address without its zone",
     errno.EADDRINUSE: "another program on this host uses that source port",
     errno.EADDRNOTAVAIL: "the system still keeps an earlier connection from that port: wait a minute or use another",
     errno.EACCES: "a source port below 1024 needs privilege, or a rule on this host forbids it",
@@ -54,9 +59,13 @@ _TLS = {
 }
 
 _GREET = {
-    errno.ENODATA: "a limit or rule of the server, a load balancer with no live server, or a missing PROXY header",
-    errno.ECONNRESET: "a firewall or load balancer; or the server failed, refuses us or expects a PROXY header",
-    errno.ETIMEDOUT: "the server waits for a request or hangs, or only long packets are lost (an MTU problem)",
+    errno.ENODATA: "a limit or rule of the server, a port that speaks TLS (try tls:), "
+    "a proxy or a load balancer with no live server, or a missing PROXY header",
+    errno.ECONNRESET: "a firewall or load balancer; or the server failed, refuses us, expects TLS (try tls:) "
+    "or a PROXY header, or is a proxy with no live server",
+    errno.ETIMEDOUT: "the server waits for a request or hangs, it speaks TLS (try tls:), its accept queue is full, "
+    "it is a proxy with no live server, or only long packets are lost (an MTU problem)",
+    errno.EPROTO: "that port speaks TLS: probe it as a tls: target",
     errno.EMSGSIZE: _NO_SERVICE,
 }
 
@@ -67,7 +76,9 @@ _GREET_UDP = {
     errno.EADDRINUSE: _CONNECT[errno.EADDRINUSE],
     errno.EACCES: "a broadcast address, a source port below 1024 without privilege, or a rule on this host",
     errno.EPERM: "a firewall on this host forbids it",
-    errno.ETIMEDOUT: "the request or the answer was dropped, nothing answers there, or the server limits its answers",
+    errno.ETIMEDOUT: "the request or the answer was dropped, nothing answers there, the server limits its answers, "
+    "or they come later than the time-out (-t)",
+    errno.EINVAL: _CONNECT[errno.EINVAL],
     errno.ENODATA: _NO_SERVICE,
     errno.EMSGSIZE: _NO_SERVICE,
     errno.EPROTO: _ECHO,
@@ -170,7 +181,7 @@ def _after_greetings(failed: GreetFailed) -> str:
 def _by_errno(failed: GreetFailed) -> str:
     transport, number = failed.target.transport if failed.target else "tcp", failed.errno or 0
     if failed.phase == "resolve":
-        return _RESOLVE.get(number, "")
+        return _OTHER_FAMILY if _NO_ADDRESS in (failed.strerror or "") else _RESOLVE.get(number, "")
     if failed.phase == "tls":
         words = failed.strerror or ""
         return _TLS.get(number) or certificate_cause(words) or alert_cause(words)
@@ -183,4 +194,18 @@ def _dropped(failed: GreetFailed) -> str:
     """No answer to connecting. The number of SYNs tells dropped packets from a time-out that was too short."""
     syns = failed.sent.syns if failed.sent else None
     count = "no answer to our SYN" if syns is None else f"no answer to {syns} SYN{'' if syns == 1 else 's'}"
-    return f"packets are dropped ({count}): a firewall, no such host, or no route back"
+    return f"packets are dropped ({count}): {_DROPPED[_is_ours(failed)]}"
+
+
+_DROPPED = {
+    False: "a firewall, no such host, no route back, or a server whose accept queue is full",
+    True: "the accept queue of the server is full, or a rule of this host drops them",
+}
+
+
+def _is_ours(failed: GreetFailed) -> bool:
+    """Whether the address that was asked is one of this host: an unspecified one is."""
+    local = failed.sent.local if failed.sent else None
+    if failed.peer is None or local is None:
+        return False
+    return Address.plain(failed.peer.host).host in {local.host, "0.0.0.0", "::"}

@@ -31,7 +31,7 @@ class JsonReport:
             "address": format_address(result.peer) if result.peer else None,
         }
         if isinstance(result, GreetFailed):
-            error = _joined(result.strerror or "", *flaws)
+            error = _joined(result.strerror or "", result.asked, *flaws)
             found |= {"ok": False, "greeting": None, "error": error, "errno": result.errno, "phase": result.phase}
         else:
             error = _joined(*ending_notes(result), *flaws)

@@ -111,7 +111,8 @@ async def test_a_lost_request_is_sent_again_with_its_nonce_from_another_port(pee
 async def test_an_answer_counts_for_the_request_that_it_answers(peers: Any) -> None:
     greeting = await greet(peers.datagram(peers.later(0.7)))
     answered, repeated = greeting.attempts
-    assert 0.7 <= (answered.seconds or 0) == greeting.took == greeting.seconds.first_byte
+    assert answered.seconds == greeting.took == greeting.seconds.first_byte
+    assert (answered.seconds or 0) >= 0.69
     assert repeated.seconds is None
     assert greeting.requests_lost == 0, "the second request had no time for an answer"
 
@@ -165,7 +166,7 @@ async def test_from_a_fixed_port_a_lost_request_costs_one_probe(peers: Any, free
 
     found = await from_port(peers.datagram(lossy), free_port, 6, timeout=0.2)
     assert [isinstance(result, Greeting) for result in found] == [True, False, True, True, False, True]
-    assert all(result.took < 0.2 for result in found if isinstance(result, Greeting)), "waiting does not count"
+    assert all((result.took or 1) < 0.2 for result in found if isinstance(result, Greeting)), "waiting does not count"
     assert len(seen) == 6, "a request from a fixed port is sent once"
     assert {port for _, port in seen} == {free_port}
 
