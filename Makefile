@@ -47,9 +47,10 @@ format: $(VENV)/.lint ## let ruff format the code and fix what it can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-types: $(VENV)/.lint ## mypy, strict
+types: $(VENV)/.lint ## mypy, strict; the public API from outside the package too
 	$(VENV)/bin/mypy -p greetsvc -p bench
 	$(VENV)/bin/mypy twisted/plugins tests examples
+	cd tests/typing && $(abspath $(VENV))/bin/mypy api.py
 
 lab: $(VENV)/.test $(VENV)/.fuzz ## tests with real programs: needs root and Debian packages, which it installs
 	sh tests/lab/install.sh

@@ -106,7 +106,7 @@ class Load:
         self.idle.append(visit.peer if self.datagrams else None)
 
     def readable(self, number: int, now: float) -> None:
-        """Something came, or the far end closed."""
+        """Something came, or the server closed."""
         visit = self.visits.get(number)
         if visit is None or not visit.waiting:
             return

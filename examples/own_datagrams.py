@@ -16,8 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import react
 
-from greetsvc.net.datagram.port import DatagramPort
-from greetsvc.net.sockets import datagram_socket
+from greetsvc.net import DatagramPort, datagram_socket
 
 MARK = b"shout "
 
@@ -41,16 +40,16 @@ class Shout(DatagramProtocol):
 
 async def main(reactor: Any, number: str = "8088") -> None:
     """Shout until stopped."""
+    sock = datagram_socket("", int(number))
     port = DatagramPort(
-        datagram_socket("", int(number)),
+        sock,
         Shout(),
         reactor,
         longest=512,
         dropped=lambda reason: print(f"Dropped: {reason}", flush=True),
     )
     port.startListening()
-    address: Any = port.getHost()
-    print(f"Server start at port: {address.port}", flush=True)
+    print(f"Server start at port: {sock.getsockname()[1]}", flush=True)
     await Deferred()
 
 

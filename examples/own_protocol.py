@@ -17,8 +17,7 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import react
 
-from greetsvc.net.linger.sweep import Lingerers
-from greetsvc.net.stream.facade import ListeningReactor
+from greetsvc.net import Lingerers, ListeningReactor
 
 
 class Shout(Protocol):

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.task import react
 
-from greetsvc.greeters.text import TextGreeter
+from greetsvc.greeters import TextGreeter
 from greetsvc.server import GreetingFactory, GreetingProtocol
 
 

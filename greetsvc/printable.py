@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["escaped", "one_line", "printable", "without_line_end"]
+__all__ = ["escaped", "one_line", "printable", "shortened", "without_line_end"]
 
 
 def printable(text: str) -> str:
@@ -22,6 +22,14 @@ def one_line(text: str) -> str:
 def escaped(text: str) -> str:
     """The same in one line with the line end escaped too, so that two different texts stay different."""
     return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def shortened(text: str, most: int) -> str:
+    """The text in at most ``most`` characters; when some are left out, it ends by saying how many."""
+    if len(text) <= most:
+        return text
+    end = f"… ({len(text)} characters)"
+    return text[: max(0, most - len(end))] + end
 
 
 def without_line_end(text: str) -> str:

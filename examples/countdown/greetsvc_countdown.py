@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
-from greetsvc.visit import Visit
+from greetsvc.greeters import Visit
 
 __all__ = ["CountdownGreeter"]
 

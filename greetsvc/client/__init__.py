@@ -1,32 +1,53 @@
 """The client: probes a server for its greeting, and says what the network did to it.
 
-What runs many probes is loaded when it is first used (PEP 562): a health check probes once and does not need it.
+These are its public names; each is loaded when it is first used.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from greetsvc.client.probe.probe import greet, greet_ex
-from greetsvc.client.result import GreetFailed, Greeting, Seconds
-from greetsvc.client.target import Target
-from greetsvc.client.tls import ClientTls
+from greetsvc._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from greetsvc.client.load.metrics import FailureCount, LoadMetrics, SecondCounts
     from greetsvc.client.load.run import Run
+    from greetsvc.client.path import PathChanges
+    from greetsvc.client.probe.probe import greet, greet_ex
     from greetsvc.client.probe.series import greet_many
+    from greetsvc.client.result import GreetFailed, Greeting, Seconds
+    from greetsvc.client.stats import Histogram
+    from greetsvc.client.target import Target
+    from greetsvc.client.tls import ClientTls
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "greetsvc.client.load.metrics": ("FailureCount", "LoadMetrics", "SecondCounts"),
+            "greetsvc.client.load.run": ("Run",),
+            "greetsvc.client.path": ("PathChanges",),
+            "greetsvc.client.probe.probe": ("greet", "greet_ex"),
+            "greetsvc.client.probe.series": ("greet_many",),
+            "greetsvc.client.result": ("GreetFailed", "Greeting", "Seconds"),
+            "greetsvc.client.stats": ("Histogram",),
+            "greetsvc.client.target": ("Target",),
+            "greetsvc.client.tls": ("ClientTls",),
+        },
+    )
 
-__all__ = ["ClientTls", "GreetFailed", "Greeting", "Run", "Seconds", "Target", "greet", "greet_ex", "greet_many"]
-
-_LAZY = {"Run": "greetsvc.client.load.run", "greet_many": "greetsvc.client.probe.series"}
-
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__ = [
+    "ClientTls",
+    "FailureCount",
+    "GreetFailed",
+    "Greeting",
+    "Histogram",
+    "LoadMetrics",
+    "PathChanges",
+    "Run",
+    "SecondCounts",
+    "Seconds",
+    "Target",
+    "greet",
+    "greet_ex",
+    "greet_many",
+]

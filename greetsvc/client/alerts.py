@@ -1,4 +1,4 @@
-"""Why TLS failed: alerts of the far end and OpenSSL's own reasons in words, with likely causes. Pure."""
+"""Why TLS failed: alerts of the server and OpenSSL's own reasons in words, with likely causes. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from greetsvc.net.tls.connection import CLOSED_EARLY
 
 __all__ = ["ALERTS", "TLS_CLOSED", "alert_cause", "reason_of_openssl", "tls_words"]
 
-TLS_CLOSED = "the far end closed during the TLS handshake"
+TLS_CLOSED = "the server closed during the TLS handshake"
 
 
 class Reason(NamedTuple):
@@ -20,21 +20,21 @@ class Reason(NamedTuple):
 
 
 _DAMAGED = "a fault in one of the two TLS libraries, or something on the path changes the data"
-_UNKNOWN_CA = "the far end does not know the authority of --cert, or --cert lacks its intermediate certificates"
+_UNKNOWN_CA = "the server does not know the authority of --cert, or --cert lacks its intermediate certificates"
 _BAD_CERTIFICATE = "it requires a client certificate (--cert), or does not accept the one of --cert"
 _NOT_ALLOWED = (
-    "the far end has a rule for client certificates (kind of key, purpose, subject) that --cert does not meet"
+    "the server has a rule for client certificates (kind of key, purpose, subject) that --cert does not meet"
 )
-_NOT_CURRENT = "the certificate of --cert must be renewed, or the far end's clock is wrong"
+_NOT_CURRENT = "the certificate of --cert must be renewed, or the server's clock is wrong"
 _REQUIRED = "it requires a client certificate (--cert) from an authority that it trusts"
 _NOTHING_SHARED = (
     "it shares no TLS version or cipher with us, or (before TLS 1.3) requires a client certificate (--cert)"
 )
-_OLD_VERSION = "the far end supports only TLS versions before 1.2, which greet does not"
-_SERVER_NAME = "the far end does not serve the name of the target, or requires a name: --sni sets the name to ask for"
-_THEIR_FAULT = "a fault of the far end, see its log; some servers send this if they do not serve the name (--sni)"
-_STOPPED = "the far end was stopped"
-_UNSUPPORTED = "the far end requires something that greet does not do: another protocol or a pre-shared key"
+_OLD_VERSION = "the server supports only TLS versions before 1.2, which greet does not"
+_SERVER_NAME = "the server does not serve the name of the target, or requires a name: --sni sets the name to ask for"
+_THEIR_FAULT = "a fault of the server, see its log; some servers send this if they do not serve the name (--sni)"
+_STOPPED = "the server was stopped"
+_UNSUPPORTED = "the server requires something that greet does not do: another protocol or a pre-shared key"
 _NO_TLS = "a listener without TLS, or one that expects a PROXY header first"
 _NO_SERVER = "a listener without TLS, or a load balancer with no live server"
 _WEAK_SERVER = "an old or badly configured server: it needs longer keys and newer signatures"
@@ -81,24 +81,24 @@ _UNKNOWN_ALERT = Reason("an unknown alert", _DAMAGED)
 _OPENSSL_REASONS = {
     **dict.fromkeys(
         ("wrong version number", "packet length too long", "record layer failure", "http request", "record overflow"),
-        Reason("the far end does not speak TLS", _NO_TLS),
+        Reason("the server does not speak TLS", _NO_TLS),
     ),
     **dict.fromkeys(
         ("dh key too small", "ee key too small", "ca key too small", "ca md too weak"),
-        Reason("the far end's keys or signatures are too weak", _WEAK_SERVER),
+        Reason("the server's keys or signatures are too weak", _WEAK_SERVER),
     ),
-    "unsupported protocol": Reason("the far end supports none of our TLS versions, 1.2 and 1.3", _OLD_VERSION),
+    "unsupported protocol": Reason("the server supports none of our TLS versions, 1.2 and 1.3", _OLD_VERSION),
     "unsafe legacy renegotiation disabled": Reason(
-        "the far end's TLS is too old to be safe", _WEAK_SERVER
+        "the server's TLS is too old to be safe", _WEAK_SERVER
     ),  # RFC 5746
     CLOSED_EARLY: Reason(TLS_CLOSED, _NO_SERVER),
 }
-"""What OpenSSL itself finds wrong with the far end during the handshake."""
+"""What OpenSSL itself finds wrong with the server during the handshake."""
 
 _FAILED = Reason("TLS failed", _DAMAGED)
 _CAUSES = {each.words: each.cause for each in (*_OPENSSL_REASONS.values(), _FAILED)}
 
-_REFUSED = "the far end refused: "
+_REFUSED = "the server refused: "
 _RECEIVED = re.compile(r"(?:tls|sslv3|tlsv1|tlsv13|ssl/tls)( alert)? (.+)")
 """How OpenSSL 3 and 4 write the reason for an alert that was received; some lack the word ``alert``."""
 

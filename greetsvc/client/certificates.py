@@ -1,4 +1,4 @@
-"""Why we do not accept the far end's certificate: which one of its chain, what is wrong, and the likely cause."""
+"""Why we do not accept the server's certificate: which one of its chain, what is wrong, and the likely cause."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def rejection(certificate: X509, number: int, depth: int, host: str) -> str:
 def certificate_cause(words: str) -> str:
     """The likely cause of what `rejection` returned; empty for other words.
 
-    Only the part before the facts counts: they are the far end's own text.
+    Only the part before the facts counts: they are the server's own text.
     """
     if words.startswith(f"{_OWN} is not for "):
         return _WRONG_NAME

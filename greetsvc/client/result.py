@@ -7,6 +7,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import PathChanges, Sent
 from greetsvc.client.target import Target
 from greetsvc.visit import Address
@@ -19,7 +20,11 @@ __all__ = [
     "LATE_ANSWER",
     "NO_BUFFER_ERRNOS",
     "NO_CLOSE_NOTIFY",
+    "NO_FREE_PORT",
     "NO_GREETING",
+    "NO_IPV6",
+    "NO_ROUTE",
+    "NO_THREAD",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
     "STILL_COMING",
@@ -38,7 +43,7 @@ Closed = Literal["fin", "reset", "timeout"]
 
 ENDINGS: dict[Closed, tuple[int, str]] = {
     "reset": (errno.ECONNRESET, "the connection was reset after the greeting"),
-    "timeout": (errno.ETIMEDOUT, "the far end did not close in time"),
+    "timeout": (errno.ETIMEDOUT, "the server did not close in time"),
 }
 """Errno and words for a greeting that was not followed by a FIN: phase ``close``, yet greeted."""
 
@@ -56,12 +61,22 @@ TWO_ANSWERS = "an answer came twice"
 ECHO = "our own request came back"
 """Said of an answer that begins with the mark (`greetsvc.wire.MARK`): no greeting does."""
 
+NO_FREE_PORT = "this host has no free source port"
+NO_IPV6 = "this host has no IPv6 address"
+NO_ROUTE = "this host has no route"
+NO_THREAD = "this host cannot start another thread"
+
 RESET_ERRNOS = frozenset([errno.ECONNRESET, errno.EPIPE])
 """A reset: EPIPE where something was sent after it arrived. A refused connection has another errno."""
 NO_BUFFER_ERRNOS = frozenset([errno.EAGAIN, errno.ENOBUFS])
 """The system had no buffer for a datagram, such as for a UNIX receiver with a full queue: send it again later."""
 
-_LOCAL_ERRNOS = frozenset([errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM])
+_LOCAL_ERRNOS = frozenset(
+    [
+        *(errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAFNOSUPPORT),
+    ]
+)
 
 
 @frozen
@@ -95,7 +110,7 @@ class Greeting:
     r"""A greeting that came.
 
     ``data`` is what arrived, in bytes; ``text`` the same decoded, bytes that do not decode written as ``\xNN``.
-    ``peer`` is the address that answered. ``closed`` is how the far end ended the connection: ``fin``, ``reset``, or
+    ``peer`` is the address that answered. ``closed`` is how the server ended the connection: ``fin``, ``reset``, or
     ``timeout`` when it did not end it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
     answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
     record; ``sent`` is what our own side knows, for TCP and UDP. ``attempts`` are the datagram requests.
@@ -136,8 +151,9 @@ class GreetFailed(OSError):
     """No greeting came: ``errno`` and ``strerror`` say why, ``phase`` in which step.
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
-    there is an address), ``seconds``, ``closed``, ``notes``, ``sent`` and ``attempts`` are as in `Greeting`.
-    ``asked`` says, for a name, which of its addresses was asked, and which were not.
+    there is an address), ``seconds``, ``closed``, ``notes``, ``sent`` and ``attempts`` are as in `Greeting`. ``icmp``
+    is the ICMP message that ended the probe, or None. ``asked`` says, for a name, which of its addresses was asked and
+    which were not.
     """
 
     def __init__(
@@ -154,6 +170,7 @@ class GreetFailed(OSError):
         sent: Sent | None = None,
         attempts: tuple[Attempt, ...] = (),
         asked: str = "",
+        icmp: Icmp | None = None,
     ) -> None:
         super().__init__(number, why)
         self.phase = phase
@@ -165,6 +182,7 @@ class GreetFailed(OSError):
         self.sent = sent
         self.attempts = attempts
         self.asked = asked
+        self.icmp = icmp
 
     @property
     def requests_lost(self) -> int:
@@ -174,7 +192,7 @@ class GreetFailed(OSError):
     @property
     def never_sent(self) -> bool:
         """Whether this host or the resolver failed before anything was sent: it says nothing about the path."""
-        return self.phase == "resolve" or self.errno in _LOCAL_ERRNOS
+        return self.phase == "resolve" or (self.errno in _LOCAL_ERRNOS and self.icmp is None)
 
     def __str__(self) -> str:
         return f"{self.phase}: {self.strerror}" + (f" ({self.asked})" if self.asked else "")

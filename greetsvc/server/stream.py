@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.greeters import Greeter
+from greetsvc.greeters.registry import Greeter
 from greetsvc.ledger import Ledger
 from greetsvc.net.deadlines import Deadlines
 from greetsvc.net.linger.half_close import LingeringClose
@@ -161,7 +161,7 @@ class GreetingFactory(Factory):
         source = admission.source(getattr(addr, "host", ""))
         reason = admission.refusal(source)
         if reason is not None:
-            self.ledger.refuse(reason)
+            self.ledger.refuse_peer(reason, addr, self.transport)
             return None
         protocol = self.protocol()
         protocol.factory = self

@@ -74,9 +74,9 @@ def test_every_alert_has_words_and_a_cause(code: int) -> None:
     words = tls_words(fault_of(alert(code)))
     name = CODES.get(code)
     if name is None:
-        assert words == "the far end refused: an unknown alert"
+        assert words == "the server refused: an unknown alert"
     else:
-        assert words == f"the far end refused: {name} ({ALERTS[name].words})"
+        assert words == f"the server refused: {name} ({ALERTS[name].words})"
     assert alert_cause(words) != ""
     assert name is None or alert_cause(words) == ALERTS[name].cause
 
@@ -99,15 +99,15 @@ def test_an_alert_is_known_in_the_spelling_of_every_openssl(prefix: str) -> None
     [
         (
             b"220 hello, this is plain text",
-            "the far end does not speak TLS (wrong version number)",
+            "the server does not speak TLS (wrong version number)",
             "a listener without TLS",
         ),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the far end does not speak TLS", "a listener without TLS"),
-        (b"\x16\x03\x03\xff\xff", "the far end does not speak TLS (record layer failure)", "a listener without TLS"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the server does not speak TLS", "a listener without TLS"),
+        (b"\x16\x03\x03\xff\xff", "the server does not speak TLS (record layer failure)", "a listener without TLS"),
         (b"\x17\x03\x03\0\x04abcd", "TLS failed (unexpected message)", "a fault in one of the two TLS libraries"),
         (b"\x16\x03\x01\0\x04\x02\0\0\0", "TLS failed (length mismatch)", "a fault in one of the two TLS libraries"),
         (b"\x15\x03\x03\0\x03\1\0\0", "TLS failed (invalid alert)", "a fault in one of the two TLS libraries"),
-        (alert(0, level=1), "the far end closed during the TLS handshake", "no live server"),
+        (alert(0, level=1), "the server closed during the TLS handshake", "no live server"),
     ],
 )
 def test_an_answer_that_is_not_tls_differs_from_a_refusal(data: bytes, words: str, cause: str) -> None:
@@ -133,7 +133,7 @@ async def test_a_server_name_that_the_far_end_does_not_know_is_said(peers: Any, 
     context.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
     target = peers.stream(lambda _: None, tls=context).replace("127.0.0.1", "localhost")
     failed = await refusal(target, ca=papers.path("ca"))
-    assert failed.strerror == "the far end refused: unrecognized name (it does not know the server name that we sent)"
+    assert failed.strerror == "the server refused: unrecognized name (it does not know the server name that we sent)"
     assert "--sni sets the name to ask for" in likely_cause(failed)[0]
 
 
@@ -150,10 +150,10 @@ async def test_a_client_certificate_that_the_far_end_does_not_accept_is_said(
 
     target = peers.stream(read, tls=context)
     failed = await refusal(target, ca=papers.path("ca"), cert=papers.path("self"))
-    assert failed.strerror == "the far end refused: unknown ca (it does not know the authority of our certificate)"
-    assert "the far end does not know the authority of --cert" in likely_cause(failed)[0]
+    assert failed.strerror == "the server refused: unknown ca (it does not know the authority of our certificate)"
+    assert "the server does not know the authority of --cert" in likely_cause(failed)[0]
     failed = await refusal(target, ca=papers.path("ca"), cert=papers.path("expired"))
-    assert "the far end refused: certificate expired (our certificate has expired" in (failed.strerror or "")
+    assert "the server refused: certificate expired (our certificate has expired" in (failed.strerror or "")
     assert "the certificate of --cert must be renewed" in likely_cause(failed)[0]
     failed = await refusal(target, ca=papers.path("ca"))
     assert "it requires a client certificate" in (failed.strerror or "") or "handshake failure" in (

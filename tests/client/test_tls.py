@@ -203,10 +203,10 @@ def test_a_file_or_name_that_is_wrong_is_named(papers: Any, options: dict[str, A
         (RuntimeError([]), "TLS failed (no reason given)"),
         (
             RuntimeError([("SSL routines", "", "tlsv1 alert internal error")]),
-            "the far end refused: internal error (it has a fault of its own)",
+            "the server refused: internal error (it has a fault of its own)",
         ),
         (RuntimeError([("SSL routines", "", "tlsv9 alert odd")]), "TLS failed (tlsv9 alert odd)"),
-        (RuntimeError([("SSL routines", "", "tlsv1 alert odd")]), "the far end refused: odd"),
+        (RuntimeError([("SSL routines", "", "tlsv1 alert odd")]), "the server refused: odd"),
         (RuntimeError([("SSL routines", "", "no ciphers available")]), "TLS failed (no ciphers available)"),
     ],
 )

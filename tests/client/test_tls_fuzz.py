@@ -53,7 +53,7 @@ def records(draw: st.DrawFn) -> bytes:
 
 
 Change = Callable[[bytes], bytes]
-"""What is changed in one record of an honest far end."""
+"""What is changed in one record of an honest server."""
 
 
 def flipped(record: bytes, at: int, mask: int) -> bytes:
@@ -171,7 +171,7 @@ def load_result(far: FarEnd, tls: ClientTls, size: int, clean: bool) -> LoadResu
         for _ in range(4):
             result = result or streams.ready(connection, READ | HANGUP)
     poller.close()
-    assert result is not None, "the far end is gone"
+    assert result is not None, "the server is gone"
     return result
 
 

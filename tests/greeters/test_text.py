@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc.greeters import text_encoding
+from greetsvc.greeters.registry import text_encoding
 from greetsvc.greeters.text import DEFAULT, FIELDS, TextGreeter
 from greetsvc.net.tls.endpoint import TlsFacts
 from greetsvc.visit import Address, Visit

@@ -189,23 +189,6 @@ async def test_a_greeter_that_fails_ends_its_connection_and_no_other(logged_erro
     factory.abort()
 
 
-def test_the_server_never_imports_the_client() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, greetsvc.daemon.tap; assert not [n for n in sys.modules if 'greetsvc.client' in n]"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_wrong_name_in_the_package_is_an_attribute_error() -> None:
-    import greetsvc
-
-    assert {"greet", "greet_ex", "Greeting", "GreetFailed"} <= set(dir(greetsvc))
-    assert greetsvc.GreetFailed.__name__ == "GreetFailed"
-    with pytest.raises(AttributeError, match="nobody"):
-        _ = greetsvc.nobody
-
-
 @pytest.mark.parametrize("said", ["text", None])
 def test_a_greeter_that_returns_no_bytes_is_counted_and_logged_once_a_second(said: Any, logged_errors: Any) -> None:
     class Wrong(Weather):

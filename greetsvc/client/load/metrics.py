@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from attrs import define, field, frozen
 
 from greetsvc.client.load.pacing import LATE, Schedule
-from greetsvc.client.result import Phase
+from greetsvc.client.result import NO_IPV6, Phase
 from greetsvc.client.stats import Histogram, RunStats
+from greetsvc.printable import shortened
 
 __all__ = ["FailureCount", "LoadMetrics", "SecondCounts", "Strays"]
 
@@ -19,6 +20,13 @@ _BUSY = 0.9
 """The share of a core from which this client is likely the limit."""
 _NOTABLE_DELAY = 0.1
 """A delay of this many seconds is reported even when less than 1 % of the probes started late."""
+
+
+_MAX_FAILURES = 64
+_LONGEST_WORDS = 600
+"""Kinds of failures with words of their own, and characters of these. The far end chooses some of the words, such as
+the names of its certificate.
+"""
 
 
 @define
@@ -48,7 +56,7 @@ class Strays:
 
 @frozen
 class FailureCount:
-    """One kind of failure: the step, the errno, the words of the first one, and how often it happened."""
+    """One kind of failure: the step, the errno, its words, and how often it happened."""
 
     phase: Phase
     errno: int
@@ -67,7 +75,7 @@ class LoadMetrics:
 
     ``corrected`` has how long each greeting took from the *intended* start of its probe, ``uncorrected`` from its
     actual start; without a rate a probe has no intended start, and there is no ``uncorrected``. Both end with the
-    greeting (the far end's FIN, or the answer's datagram). ``seconds`` counts by the second in which something
+    greeting (the server's FIN, or the answer's datagram). ``seconds`` counts by the second in which something
     happened, ``lost_in`` counts losses by the second in which the probe started (open loop: should have started).
     """
 
@@ -90,7 +98,6 @@ class LoadMetrics:
     lost_in: Counter[int] = field(factory=Counter)
     strays: Strays = field(factory=Strays)
     _failed: Counter[tuple[Phase, int, str]] = field(factory=Counter)
-    _words: dict[tuple[Phase, int, str], str] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.uncorrected = None if self.schedule is None else Histogram()
@@ -118,9 +125,10 @@ class LoadMetrics:
 
     def add_failure(self, phase: Phase, number: int, words: str) -> None:
         """Count a failure; in phase ``close`` the probe was greeted all the same."""
-        kind = (phase, number, words if phase == "close" else "")
-        self._failed[kind] += 1
-        self._words.setdefault(kind, words)
+        key = (phase, number, shortened(words, _LONGEST_WORDS))
+        if key not in self._failed and len(self._failed) >= _MAX_FAILURES:
+            key = (phase, number, "")
+        self._failed[key] += 1
 
     def stop(self) -> None:
         """The run was stopped: probes in flight are neither greeted nor lost."""
@@ -131,8 +139,8 @@ class LoadMetrics:
     def failures(self) -> list[FailureCount]:
         """The kinds of failures, the most frequent first."""
         return [
-            FailureCount(kind[0], kind[1], self._words[kind] or os.strerror(kind[1]), count)
-            for kind, count in self._failed.most_common()
+            FailureCount(phase, number, words or os.strerror(number), count)
+            for (phase, number, words), count in self._failed.most_common()
         ]
 
     @property
@@ -158,8 +166,8 @@ class LoadMetrics:
         """What limited the run on this side, and delays of its schedule, a line each."""
         found = []
         failed: Counter[int] = Counter()
-        for (_, number, _), count in self._failed.items():
-            failed[number] += count
+        for (_, number, words), count in self._failed.items():
+            failed[0 if words.endswith(NO_IPV6) else number] += count
         if ports := failed[errno.EADDRNOTAVAIL]:
             found.append(
                 f"this host had no free source port for {ports} probes (net.ipv4.ip_local_port_range): "
@@ -189,7 +197,7 @@ class LoadMetrics:
             if 2 * schedule.waited > schedule.late:
                 why = (
                     f"all {concurrency} were in flight; "
-                    "the far end is too slow for this rate, or it needs a greater --concurrency"
+                    "the server is too slow for this rate, or it needs a greater --concurrency"
                 )
             else:
                 why = "this client is too slow for this rate"

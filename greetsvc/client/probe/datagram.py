@@ -8,7 +8,6 @@ what the port has sent before.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import sys
 import tempfile
@@ -24,9 +23,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTim
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import Sent, answers_request
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.sockets import prepare, read_datagram
+from greetsvc.client.probe.system import no_port, read_icmp, system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import ECHO, EMPTY_ANSWER, LATE_ANSWER, NO_BUFFER_ERRNOS, OTHER_ADDRESS, TWO_ANSWERS
 from greetsvc.errors import reason_of
@@ -202,11 +203,12 @@ class _DatagramProbe:
             else:
                 sock.sendto(self._request, self._remote.sockaddr)
         except OSError as error:
+            number = errno.EADDRNOTAVAIL if no_port(sock, error.errno or 0) else error.errno or errno.EIO
             sock.close()
-            if error.errno in NO_BUFFER_ERRNOS:
+            if number in NO_BUFFER_ERRNOS:
                 self._repeat = self._reactor.callLater(_NO_BUFFER_REPEAT, self.send, wait)
             else:
-                self._fail(error.errno or errno.EIO)
+                self._fail(number)
             return
         attempt = _Attempt(self, sock, timeline.sent_request())
         self._attempts.append(attempt)
@@ -293,19 +295,18 @@ class _DatagramProbe:
 
     def read_errors(self, attempt: _Attempt, number: int) -> None:
         """Fail with what ICMP reported. After "too long" the system fragments: the repeated request may pass."""
-        reporter = None
-        if self._remote is not None and error_queue.AVAILABLE:
-            for entry in error_queue.read(attempt.sock):
-                number, reporter = entry.errno, entry.offender or reporter
+        icmp = None
+        if self._remote is not None:
+            queued, icmp = read_icmp(attempt.sock, self._remote.sockaddr)
+            number = queued or number
         if number not in (0, errno.EMSGSIZE):
-            self._fail(number, reporter)
+            self._fail(number, icmp)
         elif number and not self._repeats and len(self._timeline.attempts) < _MAX_TOO_LONG:
             self._close_sockets()  # the request is known to be lost, so no answer to it can come
             self.send()
 
-    def _fail(self, number: int, reporter: str | None = None) -> None:
-        by = f", reported by {reporter}" if reporter else ""
-        self._finish(self._timeline.failed(number, os.strerror(number) + by))
+    def _fail(self, number: int, icmp: Icmp | None = None) -> None:
+        self._finish(system_failed(self._timeline, number, icmp))
 
     def _time_out(self) -> None:
         timeline = self._timeline
@@ -391,7 +392,9 @@ async def probe_udp(
                 error_queue.turn_on(sock)
             else:
                 sock.connect(remote.sockaddr)
-        except OSError:
+        except OSError as error:
+            if no_port(sock, error.errno or 0):
+                error.errno = errno.EADDRNOTAVAIL
             sock.close()
             raise
         return sock

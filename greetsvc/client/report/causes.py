@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from attrs import define, field
+from attrs import define
 
 from greetsvc.client.alerts import alert_cause
 from greetsvc.client.certificates import certificate_cause
 from greetsvc.client.result import (
     LATE_ANSWER,
     NO_CLOSE_NOTIFY,
+    NO_FREE_PORT,
+    NO_IPV6,
+    NO_ROUTE,
+    NO_THREAD,
     OTHER_ADDRESS,
     STILL_COMING,
     Closed,
@@ -20,9 +24,16 @@ from greetsvc.client.result import (
 )
 from greetsvc.visit import Address
 
-__all__ = ["Explainer", "likely_cause"]
+__all__ = ["Earlier", "explain", "likely_cause"]
+
+_MAX_SAID = 200
+"""Different remarks of one run: the far end chooses the addresses in them."""
+_ENOUGH = "further remarks about the path are left out: they differ each time"
 
 _UNREACHABLE = "a route is missing, the host does not answer on its own network, or a firewall rejects"
+_NO_PORT = (
+    "too many connections of this host are open or in TIME_WAIT for its range of ports (net.ipv4.ip_local_port_range)"
+)
 _NO_SERVICE = "something other than a greeting service answers there"
 _ECHO = "an echo service, a device that sends packets back, or our own socket (its source port is the target's)"
 
@@ -34,6 +45,21 @@ _RESOLVE = {
 
 _NO_ADDRESS = "the name has no IPv"
 _OTHER_FAMILY = "the name is published for the other address family only: leave out -4 and -6"
+
+_HOST = {
+    errno.EMFILE: "this process may not open more files: raise its limit (ulimit -n)",
+    errno.ENFILE: "this host may not open more files: raise fs.file-max, or end the program that has them open",
+    errno.ENOMEM: "this host has no memory left, or this process may not have more (ulimit -v)",
+    errno.EAFNOSUPPORT: "this host has no such address family: IPv6 is turned off in its kernel; try -4",
+}
+"""Faults of this host, in whatever step."""
+
+_HOST_WORDS = (
+    (NO_THREAD, "this process or its user has too many threads, or no memory (ulimit -u, ulimit -v)"),
+    (NO_FREE_PORT, _NO_PORT),
+    (NO_IPV6, "IPv6 is turned off on this host: ask for an IPv4 address, or turn it on"),
+    (NO_ROUTE, "a route is missing on this host, or its network is down"),
+)
 
 _CONNECT = {
     errno.ECONNREFUSED: "the host is there: nothing listens on that port, or a firewall rejects it with a reset",
@@ -54,8 +80,8 @@ _CONNECT_UNIX = {
 }
 
 _TLS = {
-    errno.ETIMEDOUT: "the far end does not speak TLS and waits, or only long packets are lost (an MTU problem)",
-    errno.ECONNRESET: "the far end does not speak TLS, or a firewall that filters by server name (SNI) ended it",
+    errno.ETIMEDOUT: "the server does not speak TLS and waits, or only long packets are lost (an MTU problem)",
+    errno.ECONNRESET: "the server does not speak TLS, or a firewall that filters by server name (SNI) ended it",
 }
 
 _GREET = {
@@ -122,32 +148,36 @@ _CUT_SHORT = {
 
 
 @define
-class Explainer:
-    """Says what the path did and what caused failures, a line each, and each only once in a run.
+class Earlier:
+    """The earlier probes of a run: how many were greeted, and whether a cause was told that a greeting refutes."""
+
+    greeted: int = 0
+    doubted: bool = False
+
+
+def explain(result: Greeting | GreetFailed, said: set[str], earlier: Earlier | None = None) -> list[str]:
+    """What the path did and what caused a failure, a line each; what a run has ``said`` is not said again.
 
     After a greeting, a failure has other causes than before one: the name, the host and the service do exist.
     """
-
-    said: set[str] = field(factory=set)
-    greeted: int = 0
-    doubted: bool = False
-    """Whether a cause was told that a greeting refutes."""
-
-    def explain(self, result: Greeting | GreetFailed) -> list[str]:
-        """What is new in this result."""
-        found: dict[str, str] = {}
-        if isinstance(result, Greeting):
-            self.greeted += 1
-            found = {note.key: note.text for note in (result.path.notes if result.path else ()) if note.notable}
-            if self.doubted:
-                found["greeted"] = "greeted now: the likely cause of the earlier failures does not hold any more"
-            self.doubted = False
-        causes = likely_cause(result, self.greeted) if isinstance(result, GreetFailed) else likely_cause(result)
-        self.doubted |= isinstance(result, GreetFailed) and not self.greeted and bool(causes)
-        found |= {cause: cause for cause in causes}
-        new = [text for key, text in found.items() if key not in self.said]
-        self.said.update(found)
-        return new
+    earlier = earlier or Earlier()
+    found: dict[str, str] = {}
+    if isinstance(result, Greeting):
+        earlier.greeted += 1
+        found = {note.key: note.text for note in (result.path.notes if result.path else ()) if note.notable}
+        if earlier.doubted:
+            found["greeted"] = "greeted now: the likely cause of the earlier failures does not hold any more"
+        earlier.doubted = False
+        causes = likely_cause(result)
+    else:
+        causes = likely_cause(result, earlier.greeted)
+        earlier.doubted |= not earlier.greeted and bool(causes)
+    found |= {cause: cause for cause in causes}
+    new = {key: text for key, text in found.items() if key not in said}
+    if len(said) + len(new) > _MAX_SAID:
+        new = {} if _ENOUGH in said else {_ENOUGH: _ENOUGH}
+    said.update(new)
+    return list(new.values())
 
 
 def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str, ...]:
@@ -159,13 +189,11 @@ def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str,
         cut_short = [cause for how, cause in _CUT_SHORT.items() if how in result.cut_short]
         cause = cut_short[0] if cut_short else _ENDING.get(result.closed, "")
     else:
-        cause = _by_errno(result)
-        if greeted and (result.phase == "resolve" or not result.never_sent) and (after := _after_greetings(result)):
-            cause = f"it was greeted before: {after}"
-        elif (result.phase, result.errno) == ("connect", errno.ETIMEDOUT) and not (
-            result.target and result.target.local
-        ):
-            cause = _dropped(result)
+        cause = result.icmp.cause if result.icmp else _by_host(result) or _after_greetings(result, greeted)
+        if not cause:
+            dropped = (result.phase, result.errno) == ("connect", errno.ETIMEDOUT)
+            local = result.target is not None and result.target.local
+            cause = _dropped(result) if dropped and not local else _by_errno(result)
         if result.errno == errno.ETIMEDOUT:
             for note, why in _BY_NOTE.items():
                 if any(told.startswith(note) for told in result.notes):
@@ -173,9 +201,17 @@ def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str,
     return (f"likely: {cause}",) if cause else ()
 
 
-def _after_greetings(failed: GreetFailed) -> str:
+def _by_host(failed: GreetFailed) -> str:
+    said = failed.strerror or ""
+    return _HOST.get(failed.errno or 0, "") or next((cause for words, cause in _HOST_WORDS if words in said), "")
+
+
+def _after_greetings(failed: GreetFailed, greeted: int) -> str:
     """The cause of a failure between greetings, or after them; nothing where a greeting refutes no cause."""
-    return _AFTER_GREETINGS.get((failed.phase, failed.errno), _AFTER_GREETINGS.get(failed.errno, ""))
+    if not greeted or (failed.never_sent and failed.phase != "resolve"):
+        return ""
+    after = _AFTER_GREETINGS.get((failed.phase, failed.errno), _AFTER_GREETINGS.get(failed.errno, ""))
+    return f"it was greeted before: {after}" if after else ""
 
 
 def _by_errno(failed: GreetFailed) -> str:

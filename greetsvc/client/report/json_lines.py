@@ -40,6 +40,8 @@ class JsonReport:
         found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
         if self.target.datagram:
             found["attempts"] = [json_seconds(asdict(attempt)) for attempt in result.attempts]
+        if isinstance(result, GreetFailed) and result.icmp is not None:
+            found["icmp"] = result.icmp.as_json()
         if isinstance(result, Greeting) and result.path is not None:
             found["path"] = result.path.as_json()
         return Lines([json.dumps(found)])

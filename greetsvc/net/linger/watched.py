@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 import sys
@@ -15,7 +14,7 @@ from zope.interface import implementer
 
 from greetsvc.net.deadlines import Deadlines
 
-__all__ = ["DISCARD", "MAX_DISCARDED", "SILENCE", "LingerReactor", "Watch", "WatchedSockets", "WhenClosed"]
+__all__ = ["DISCARD", "MAX_DISCARDED", "SILENCE", "LingerReactor", "WatchedSockets", "WhenClosed"]
 
 SILENCE = 2.0
 """Seconds without a byte after which a lingering connection is closed."""
@@ -33,90 +32,12 @@ _CHUNK = 128 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER, on with a time of 0: `close` sends RST and drops what was not sent (socket(7))."""
 
-_EVENTS = 128
-"""Sockets handled in one turn of the reactor."""
-
 
 class LingerReactor(IReactorTime, IReactorFDSet):
     """What lingering needs of a reactor."""
 
 
 WhenClosed: TypeAlias = Callable[[], object] | None
-
-
-@implementer(IReadDescriptor)
-class Watch:
-    """Calls ``doRead`` of each descriptor that was added while there is something to read.
-
-    It registers one descriptor with the reactor: an epoll of its own (epoll(7)), which watches all the others. In the
-    reactor each event of a descriptor is a call within a logging context, and each descriptor has to be unregistered
-    before it is closed. A socket that only waits to be closed needs neither.
-
-    The epoll is made when it is first needed, so not before a fork. Where there is no epoll, and while no descriptor
-    is left to make it, the reactor watches.
-    """
-
-    def __init__(self, reactor: IReactorFDSet) -> None:
-        self._reactor = reactor
-        self._epoll: select.epoll | None = None
-        self._readers: dict[int, IReadDescriptor] = {}
-        self._with_reactor: set[IReadDescriptor] = set()
-
-    def add(self, reader: IReadDescriptor) -> None:
-        """Watch this one. Raises `OSError` where the kernel has no room for it."""
-        if self._epoll is None:
-            try:
-                self._epoll = select.epoll()
-            except (AttributeError, OSError):
-                self._with_reactor.add(reader)
-                self._reactor.addReader(reader)
-                return
-            self._reactor.addReader(self)
-        descriptor = reader.fileno()
-        self._readers[descriptor] = reader
-        self._epoll.register(descriptor, select.EPOLLIN)
-
-    def remove(self, reader: IReadDescriptor) -> None:
-        """Stop watching this one; its socket is about to be closed."""
-        if reader in self._with_reactor:
-            self._with_reactor.remove(reader)
-            self._reactor.removeReader(reader)
-        else:
-            # No unregister: closing the socket removes it from the epoll (epoll(7), question 6).
-            self._readers.pop(reader.fileno(), None)
-
-    def stop(self) -> None:
-        """Stop watching, and close the epoll."""
-        self._readers.clear()
-        if self._epoll is not None:
-            self._reactor.removeReader(self)
-            self._epoll.close()
-            self._epoll = None
-
-    # IReadDescriptor
-
-    def fileno(self) -> int:
-        """The descriptor of the epoll; -1 when there is none."""
-        return -1 if self._epoll is None else self._epoll.fileno()
-
-    def logPrefix(self) -> str:
-        """The name of this descriptor in the log."""
-        return "lingering sockets"
-
-    def doRead(self) -> None:
-        """Call the readers that have something to read."""
-        if self._epoll is None:
-            return
-        for descriptor, _events in self._epoll.poll(0, _EVENTS):
-            reader = self._readers.get(descriptor)
-            if reader is not None:  # another one's callback may have removed it
-                reader.doRead()
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops."""
-        for reader in list(self._readers.values()):
-            reader.connectionLost(reason)
-        self.stop()
 
 
 class WatchedSockets:
@@ -141,7 +62,7 @@ class WatchedSockets:
         self._never_heard: Deadlines[_WatchedSocket] = Deadlines(reactor, silence, self.finish)
         self._silence: Deadlines[_WatchedSocket] = Deadlines(reactor, silence, self.finish)
         self._lifetime: Deadlines[_WatchedSocket] = Deadlines(reactor, lifetime, self.finish)
-        self._watch = Watch(reactor)
+        self._reactor = reactor
 
     def add(self, sock: socket.SocketType, when_closed: WhenClosed, discarded: int, age: float) -> None:
         """Watch ``sock``, which has lingered for ``age`` seconds and of which ``discarded`` bytes were read."""
@@ -152,8 +73,8 @@ class WatchedSockets:
             self._never_heard.add(watched, age)
         self._lifetime.add(watched, age)
         try:
-            self._watch.add(watched)
-        except OSError:  # the kernel has no room for one more
+            self._reactor.addReader(watched)
+        except OSError:  # the reactor's epoll has no room for one more
             self.finish(watched)
 
     def close_oldest(self) -> bool:
@@ -170,7 +91,6 @@ class WatchedSockets:
         self._never_heard.stop()
         self._silence.stop()
         self._lifetime.stop()
-        self._watch.stop()
 
     def discard(self, watched: _WatchedSocket) -> None:
         """Discard a bounded amount of input; finish at the peer's FIN and when the connection is broken."""
@@ -196,7 +116,7 @@ class WatchedSockets:
             self._never_heard.discard(watched)
             self._silence.discard(watched)
             self._lifetime.discard(watched)
-            self._watch.remove(watched)
+            self._reactor.removeReader(watched)
             self._close(watched.sock, watched.when_closed)
 
 

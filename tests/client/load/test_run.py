@@ -12,8 +12,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-import greetsvc
 from greetsvc import GreetFailed, Greeting, Run, greet_many
+from greetsvc.client import Target
 from greetsvc.net import descriptors as files
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -44,7 +44,7 @@ async def test_greetings_come_one_by_one_and_failures_are_not_raised(peers: Any,
 async def test_the_loop_can_be_left_at_any_time(target: str) -> None:
     lines: list[str] = []
     number = 0
-    async for result in greet_many(greetsvc.client.Target("tcp", *_address(target)), interval=0, trace=lines.append):
+    async for result in greet_many(Target("tcp", *_address(target)), interval=0, trace=lines.append):
         assert isinstance(result, Greeting)
         number += 1
         if number == 3:

@@ -279,5 +279,5 @@ async def test_the_steps_are_traced_as_they_happen(peers: Any) -> None:
         f"* connecting to 127.0.0.1 port {target.rpartition(':')[2]}",
         "* connected",
         "< Thank you for connecting (26 bytes)",
-        "* closed by the far end",
+        "* closed by the server",
     ]

@@ -60,7 +60,7 @@ def test_a_failure_and_its_likely_causes_go_to_standard_error() -> None:
 
 @pytest.mark.parametrize(
     ("closed", "words"),
-    [("reset", "the connection was reset after the greeting"), ("timeout", "the far end did not close in time")],
+    [("reset", "the connection was reset after the greeting"), ("timeout", "the server did not close in time")],
 )
 def test_notes_go_to_standard_error(closed: Closed, words: str) -> None:
     lines = TextReport(TARGET, several=True).probe(3, greeting(closed=closed, notes=("odd",)), ["slow"])

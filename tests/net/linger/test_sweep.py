@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from greetsvc.net.linger.sweep import AGES, SWEEP, Lingerers
-from greetsvc.net.linger.watched import MAX_DISCARDED, Watch
+from greetsvc.net.linger.watched import MAX_DISCARDED
 
 
 class Ticking(Clock):
@@ -22,12 +22,6 @@ class Ticking(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.readers: list[Any] = []
-        self.watching: Any = None
-
-    @property
-    def watched(self) -> list[Any]:
-        """The watched sockets, with epoll and without."""
-        return [*self.watching._readers.values(), *self.watching._with_reactor]
 
     def addReader(self, reader: Any) -> None:
         self.readers.append(reader)
@@ -89,22 +83,16 @@ def clock() -> Ticking:
     return Ticking()
 
 
-@pytest.fixture(params=["tcp without epoll", "unix without epoll", "tcp"])
-def linger(
-    request: pytest.FixtureRequest, clock: Ticking, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., tuple[Lingerers, list[Pair]]]]:
+@pytest.fixture(params=["tcp", "unix"])
+def linger(request: pytest.FixtureRequest, clock: Ticking) -> Iterator[Callable[..., tuple[Lingerers, list[Pair]]]]:
     """Makes `Lingerers` that took over sockets which have greeted and sent their FIN."""
     made: list[tuple[Lingerers, list[Pair]]] = []
-    family, _, without = request.param.partition(" ")
-    if without:
-        monkeypatch.delattr(select, "epoll", raising=False)
 
     def make(sockets: int = 1, sending: bytes = b"", **options: Any) -> tuple[Lingerers, list[Pair]]:
         lingerers = Lingerers(cast("Any", clock), **{"lifetime": 10.0, "max_sockets": 1000, **options})
-        clock.watching = lingerers._watched._watch
         pairs = []
         for _ in range(sockets):
-            server, client = _connected(family)
+            server, client = _connected(request.param)
             client.setblocking(False)
             if sending:
                 client.send(sending)
@@ -249,10 +237,10 @@ def test_a_lifetime_shorter_than_the_last_age_holds(clock: Ticking) -> None:
 def test_a_socket_that_cannot_be_watched_is_closed_and_its_callback_called(
     clock: Ticking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_watch: Watch, _reader: Any) -> None:
+    def refuse(_reader: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Watch, "add", refuse)
+    monkeypatch.setattr(clock, "addReader", refuse)
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
     servers, clients = counted(3)
     told: list[int] = []
@@ -281,11 +269,11 @@ def test_a_close_callback_that_stops_everything_during_a_sweep_leaves_nothing_op
 def test_a_peer_that_stays_is_watched(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
-    assert (lingerers.count, len(clock.watched), pair.closed) == (1, 1, 0)
+    assert (lingerers.count, len(clock.readers), pair.closed) == (1, 1, 0)
     assert pair.client.recv(100) == b"hello"
     pair.client.close()
     clock.read()
-    assert (lingerers.count, len(clock.watched), pair.closed) == (0, 0, 1)
+    assert (lingerers.count, len(clock.readers), pair.closed) == (0, 0, 1)
 
 
 def test_silent_sockets_are_not_looked_at_again(clock: Ticking, linger: Any) -> None:
@@ -300,7 +288,7 @@ def test_a_silent_peer_is_closed_after_the_silence(clock: Ticking, linger: Any, 
     clock.pump([0.001] * (round(silence * 1000) - 1))
     assert pair.closed == 0
     clock.pump([0.001] * 40)
-    assert (pair.closed, lingerers.count, clock.watched) == (1, 0, [])
+    assert (pair.closed, lingerers.count, clock.readers) == (1, 0, [])
     assert pair.client.recv(100) == b"hello"
 
 
@@ -309,7 +297,7 @@ def test_a_peer_that_sends_restarts_the_silence_but_not_the_lifetime(clock: Tick
     clock.sweep()
     for _ in range(4):
         pair.client.send(b"more")
-        pair.arrived(clock.watched[0])
+        pair.arrived(clock.readers[0])
         clock.read()
         clock.advance(1.0)
     assert pair.closed == 0
@@ -342,7 +330,7 @@ def test_a_peer_that_keeps_sending_has_the_whole_lifetime(
 def test_a_peer_that_sent_a_lot_before_reads_its_greeting_without_an_error(clock: Ticking, linger: Any) -> None:
     _, (pair,) = linger(sending=b"x" * 30_000)
     clock.sweep()
-    assert len(clock.watched) == 1
+    assert len(clock.readers) == 1
     clock.read()
     assert pair.client.recv(100) == b"hello"
     assert pair.client.recv(100) == b""
@@ -379,7 +367,7 @@ def test_16_mib_are_discarded_and_then_the_peer_is_reset(clock: Ticking, linger:
 def test_a_flood_is_read_in_bounded_pieces(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
-    (reader,) = clock.watched
+    (reader,) = clock.readers
     while True:
         try:
             pair.client.send(bytes(65536))
@@ -419,7 +407,7 @@ def _reset(sock: socket.socket) -> None:
 def test_a_socket_that_the_reactor_finds_broken_is_closed(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
-    (reader,) = clock.watched
+    (reader,) = clock.readers
     assert reader.logPrefix() == "lingering socket"
     reader.connectionLost(Failure(ConnectionLost()))
     reader.connectionLost(Failure(ConnectionLost()))
@@ -454,53 +442,22 @@ def test_a_close_callback_that_raises_does_not_keep_other_sockets_open(
     assert len(logged_errors.flush(ZeroDivisionError)) == 1
 
 
-def test_the_reactor_sees_one_descriptor_however_many_linger(clock: Ticking) -> None:
-    lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
-    pairs = [_connected("tcp") for _ in range(20)]
-    for server, _ in pairs:
-        lingerers.add(server)
-    clock.sweep()
-    assert len(clock.readers) == 1 or not hasattr(select, "epoll")
-    for _, client in pairs:
-        client.close()
-    clock.read()
-    assert lingerers.count == 0
-    lingerers.stop()
-    assert not clock.readers
-
-
 def test_a_reactor_that_stops_closes_every_watched_socket(clock: Ticking) -> None:
     lingerers = Lingerers(cast("Any", clock), lifetime=10.0, max_sockets=1000)
-    held = lingerers._watched._watch
     server, client = _connected("tcp")
     lingerers.add(server)
-    assert held.fileno() == -1
+    assert not clock.readers
     clock.sweep()
-    assert held.logPrefix() == "lingering sockets"
-    held.connectionLost(Failure(ConnectionLost()))
-    held.doRead()
-    assert (server.fileno(), held.fileno(), lingerers.count) == (-1, -1, 0)
+    (watched,) = clock.readers
+    assert watched.logPrefix() == "lingering socket"
+    watched.connectionLost(Failure(ConnectionLost()))
+    assert (server.fileno(), clock.readers, lingerers.count) == (-1, [], 0)
     client.close()
     lingerers.stop()
-
-
-def test_while_no_epoll_can_be_made_the_reactor_watches(
-    clock: Ticking, linger: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse() -> None:
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(select, "epoll", refuse, raising=False)
-    lingerers, (early, late) = linger(2)
-    clock.sweep()
-    assert len(clock.readers) == 2
-    early.client.close()
-    clock.read()
-    assert (early.closed, late.closed, len(clock.readers), lingerers.count) == (1, 0, 1, 1)
 
 
 def test_a_watched_socket_with_nothing_to_read_stays(clock: Ticking, linger: Any) -> None:
     lingerers, (pair,) = linger()
     clock.sweep()
-    clock.watched[0].doRead()
+    clock.readers[0].doRead()
     assert (pair.closed, lingerers.count) == (0, 1)
