@@ -152,8 +152,8 @@ class GreetFailed(OSError):
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
     there is an address), ``seconds``, ``closed``, ``notes``, ``sent`` and ``attempts`` are as in `Greeting`. ``icmp``
-    is the ICMP message that ended the probe, or None. ``asked`` says, for a name, which of its addresses was asked, and
-    which were not.
+    is the ICMP message that ended the probe, or None. ``asked`` says which address of a name was asked, and which
+    were not.
     """
 
     def __init__(

@@ -174,7 +174,7 @@ async def test_a_greeting_that_is_still_coming_is_cut_short(peers: Any, text: by
     assert (greeting.closed, greeting.ending_errno) == ("timeout", errno.ETIMEDOUT)
     count = len(greeting.data)
     assert greeting.cut_short == (
-        f"cut short after {count} bytes and more was still coming: the far end did not close in time"
+        f"cut short after {count} bytes and more was still coming: the server did not close in time"
     )
 
 

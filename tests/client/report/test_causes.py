@@ -31,7 +31,7 @@ from greetsvc.client.probe.stream import _ProbeFactory
 from greetsvc.client.probe.stream_state import StreamState
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.report import causes
-from greetsvc.client.report.causes import Explainer, likely_cause
+from greetsvc.client.report.causes import Earlier, explain, likely_cause
 from greetsvc.client.result import Phase, Seconds
 from greetsvc.client.target import parse
 from greetsvc.net.linux.packets import TcpInfo
@@ -330,18 +330,18 @@ def test_a_cause_that_greetings_refute_is_not_told(number: int, phase: Phase, tr
     target = parse(f"{transport}:h.example")
     failed = GreetFailed(number, "failed", phase, target=target)
     greeting = Greeting(target, b"hi", "hi", Seconds(), Address("192.0.2.1", 8088))
-    explainer = Explainer()
-    assert explainer.explain(greeting) == []
-    told = explainer.explain(failed)
+    said, earlier = set[str](), Earlier()
+    assert explain(greeting, said, earlier) == []
+    told = explain(failed, said, earlier)
     assert told[0].startswith("likely: it was greeted before: ")
     assert refuted not in told[0]
-    assert explainer.explain(failed) == []
-    before = Explainer()
-    assert refuted in before.explain(failed)[0]
-    assert before.explain(greeting) == [
+    assert explain(failed, said, earlier) == []
+    said, earlier = set(), Earlier()
+    assert refuted in explain(failed, said, earlier)[0]
+    assert explain(greeting, said, earlier) == [
         "greeted now: the likely cause of the earlier failures does not hold any more"
     ]
-    assert before.explain(failed)[0].startswith("likely: it was greeted before: ")
+    assert explain(failed, said, earlier)[0].startswith("likely: it was greeted before: ")
 
 
 def test_late_answers_are_a_cause_of_their_own() -> None:

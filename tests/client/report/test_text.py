@@ -121,7 +121,7 @@ def test_json_says_what_is_wrong_with_a_greeting_that_came() -> None:
 
 
 def test_every_report_says_that_a_greeting_was_cut_short() -> None:
-    words = "cut short after 3 bytes without a line end: the far end did not close in time"
+    words = "cut short after 3 bytes without a line end: the server did not close in time"
     result = greeting("Tha", closed="timeout", cut_short=words)
     flaws = Expectations().flaws(result)
     assert flaws == [words]
