@@ -24,7 +24,7 @@ class Ledger:
 
     Each of ``watchers`` is called with the transport and the peer of a visit after it was counted. A watcher may
     remove itself from the list, or add itself again, at any time; what it raises is logged. ``when_refused`` is
-    called after a refusal was counted.
+    called after a refusal was counted, and ``when_peer_refused`` with what `refuse_peer` was given.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class Ledger:
         self.refused: Counter[str] = Counter()
         self.watchers: list[Callable[[str, Address], object]] = []
         self.when_refused: Callable[[], object] | None = None
+        self.when_peer_refused: Callable[[str, Any, str], object] | None = None
 
     @property
     def visits(self) -> int:
@@ -66,3 +67,12 @@ class Ledger:
         self.refused[reason] += 1
         if self.when_refused is not None:
             self.when_refused()
+
+    def refuse_peer(self, reason: str, peer: Any, transport: str) -> None:
+        """As `refuse`, where the peer is known.
+
+        ``peer`` is its address as the network has it: an `IAddress`, a tuple, or the name of a UNIX socket.
+        """
+        self.refuse(reason)
+        if self.when_peer_refused is not None:
+            self.when_peer_refused(reason, peer, transport)

@@ -87,3 +87,13 @@ def test_refusals_are_counted_by_reason_and_are_no_visits() -> None:
     assert ledger.refused == {"loop": 2, "port": 1}
     assert refused == [1, 2, 3]
     assert ledger.visits == 0
+
+
+def test_a_refusal_of_a_known_peer_is_counted_once_and_told_with_the_peer() -> None:
+    ledger = Ledger()
+    told: list[object] = []
+    ledger.when_refused = lambda: told.append(ledger.refused.total())
+    ledger.when_peer_refused = lambda *peer: told.append(peer)
+    ledger.refuse_peer("loop", ("192.0.2.1", 5), "udp")
+    assert ledger.refused == {"loop": 1}
+    assert told == [1, ("loop", ("192.0.2.1", 5), "udp")]

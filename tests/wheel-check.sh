@@ -92,7 +92,7 @@ for _ in $(seq 100); do
     kill -0 "$server" 2>/dev/null || break
     sleep 0.1
 done
-ports=$(sed -n 's/.*Server start at port: //p' log)
+ports=$(sed -n 's/.*Server start at port: \([0-9]*\).*/\1/p' log)
 tcp=$(echo "$ports" | sed -n 1p)
 udp=$(echo "$ports" | sed -n 2p)
 [ -n "$udp" ] || fail "twistd did not start: $(cat log)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,8 +15,16 @@ from greetsvc.errors import ConfigError, reason_of
 from greetsvc.files import read_plain
 from greetsvc.greeters.registry import Greeter, find_greeter
 from greetsvc.greeters.text import TextGreeter
+from greetsvc.net.endpoint import check_kind
 
 __all__ = ["read_toml", "settings"]
+
+_LONGEST_FILE = 64 * 1024
+_DEEP_KEY = re.compile(
+    r"""(?<![\w-]) (?: (?: "[^"\n]*" | '[^'\n]*' | [\w-]+ ) [ \t]* \. [ \t]* ){100}""", re.ASCII | re.VERBOSE
+)
+"""A dotted key of a hundred parts. `tomllib` takes quadratic time for these: 40 s for one of 64 KiB. No setting has a
+dot in its name."""
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 _IN_FILE = {setting.name for setting in SETTINGS if Place.FILE in setting.places} - {"listen"}
@@ -27,8 +36,11 @@ def read_toml(path: str) -> dict[str, Any]:
     if not path:
         raise ConfigError("--config: must be a file, not ''")
     try:
-        data, _ = read_plain(path)
-        return tomllib.loads(data.decode("utf-8"))
+        data, _ = read_plain(path, _LONGEST_FILE)
+        text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        if _DEEP_KEY.search(text):
+            raise ValueError("a key in it has a hundred parts or more, and no setting has a dot in its name")
+        return tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"--config: {path}: {error.strerror}") from error
     except ConfigError as error:
@@ -43,8 +55,10 @@ def settings(
     """The settings from the command line (``options`` and ``listen``) and the content of a TOML ``file`` at ``path``.
 
     The command line wins, and any ``listen`` there replaces all of the file's. Options that only the command line
-    has, such as ``check``, are ignored. Raises `ConfigError`.
+    has, such as ``check``, are ignored. Raises `ConfigError`, also for what the command line replaces.
     """
+    if file and (listen or not _IN_FILE.isdisjoint(options)):
+        _check_file(file, path)
     file = dict(file or {})
     in_tables = file.pop("listen", [])
     filed = _level(f"{path}: ", file, _IN_FILE)
@@ -69,6 +83,15 @@ def settings(
         Listener(table["endpoint"].read(), *_greeter(given, table, filed, defaults), where) for where, table in tables
     )
     return Settings(listeners, *greeter, **plain)
+
+
+def _check_file(file: Mapping[str, Any], path: str) -> None:
+    """Check the whole file, as the command line may replace a part of it."""
+    for listener in settings({}, (), file, path).listeners:
+        try:
+            check_kind(listener.endpoint)
+        except ValueError as error:
+            raise ConfigError(f"{listener.where}: {error}") from error
 
 
 @frozen

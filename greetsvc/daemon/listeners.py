@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection
+import errno
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address
 from typing import Any, cast
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from greetsvc import wire
 from greetsvc.daemon.settings import Listener, Settings
+from greetsvc.daemon.start_checks import certificate_warnings
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.ledger import Ledger
 from greetsvc.net.datagram.port import DatagramPort
@@ -23,19 +24,70 @@ from greetsvc.net.datagram.udp import udp_port
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.linux.packets import keep_syn
-from greetsvc.net.proxy.wrapper import ProxiedFactory
+from greetsvc.net.proxy.wrapper import ProxiedFactory, Refusal
 from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.tls.endpoint import tls_endpoint
 from greetsvc.server.admission import Admission
 from greetsvc.server.fast_datagram import FastGreetingDatagramProtocol
 from greetsvc.server.fast_stream import FastGreetingFactory
-from greetsvc.server.rendering import GreeterFailed
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
-from greetsvc.visit import NOBODY, Address, Visit
+from greetsvc.visit import Address
 
-__all__ = ["DatagramListening", "Premises", "StreamListening"]
+__all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError"]
+
+
+class TakenError(ConfigError):
+    """Something is in the place of a socket, which may be fine for a check. ``means`` says what it means."""
+
+    means = "by a running greetsvc or another program"
+
+
+class _LeftError(TakenError):
+    """The file of a socket that no process holds."""
+
+    means = "and a start replaces it"
+
+
+@frozen
+class Spot:
+    """Where a listener can be reached: a port of an address, or a path. ``transport`` may begin with ``proxy:``."""
+
+    transport: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, address: Address) -> Spot:
+        """Where a port of this endpoint is."""
+        return cls(f"{'proxy:' if endpoint.proxied else ''}{endpoint.transport}", *address)
+
+    @property
+    def place(self) -> str:
+        """As in ``port: 8088`` or ``path: /run/greet.sock``."""
+        return f"port: {self.port}" if self.port else f"path: {self.host}"
+
+    @property
+    def address(self) -> str:
+        """The address as it is written before a port; empty for a path."""
+        if not self.port:
+            return ""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def __str__(self) -> str:
+        """As in ``udp port: 8088 ([::])``."""
+        return f"{self.transport} {self.place}" + (f" ({self.address})" if self.port else "")
+
+
+class _CountedProxiedFactory(ProxiedFactory):
+    """Counts refusals in ``ledger`` with the peer."""
+
+    ledger: Ledger
+    transport: str
+
+    def refuse(self, reason: Refusal, peer: IAddress | None) -> None:
+        self.ledger.refuse_peer(reason, peer, self.transport)
 
 
 @frozen(eq=False)
@@ -50,6 +102,10 @@ class Premises:
     lingerers: Lingerers
     ipv4_tcp: Collection[int] = frozenset()
     ipv4_udp: Collection[int] = frozenset()
+    samples: Mapping[int, bytes] = field(factory=dict)
+    """What each greeter, by its id, said for a made-up visit."""
+    replace: bool = True
+    """Whether the file of a UNIX socket that no process holds is replaced."""
 
 
 class StreamListening:
@@ -75,13 +131,14 @@ class StreamListening:
             wrap=self._behind_proxy if listener.endpoint.proxied else None,
             prepare=keep_syn if "path" in listener.greeter.needs else None,
             dropped=premises.ledger.refuse,
+            replace=premises.replace,
         )
         self._premises = premises
         self._proxied: list[ProxiedFactory] = []
         self._foreign: list[IListeningPort] = []  # ports that a plugin's endpoint did not make with our facade
         self._pending: Deferred[Any] | None = None
         self._report: Callable[[ConfigError], object]
-        self._announce: Callable[[str], object] = lambda _place: None
+        self._announce: Callable[[Spot], object] = lambda _spot: None
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
         """Bind. Raises `ConfigError`; ``late`` is called with it when the endpoint fails after this has returned."""
@@ -102,13 +159,14 @@ class StreamListening:
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
         """The factory behind PROXY headers, which count when trusted networks send them."""
         premises = self._premises
-        proxied = ProxiedFactory(
+        proxied = _CountedProxiedFactory(
             factory,
             trusted=self._trusts,
             refused=premises.ledger.refuse,
             admission=premises.admission,
             reactor=premises.reactor,
         )
+        proxied.ledger, proxied.transport = premises.ledger, f"proxy:{self.listener.endpoint.transport}"
         self._proxied.append(proxied)
         return proxied
 
@@ -120,19 +178,19 @@ class StreamListening:
         self._pending = None
         if port not in self._facade.ports:
             self._foreign.append(port)
-        self._announce(_place(port))
+        self._announce(self._spot(port))
 
     def _fails(self, failure: Failure) -> None:
         self._pending = None
         if not failure.check(CancelledError):
             self._report(_config_error(self.listener, failure.value))
 
-    def begin(self, announce: Callable[[str], object]) -> None:
-        """Accept connections from now on, and call ``announce`` with each place, also with one that comes later."""
+    def begin(self, announce: Callable[[Spot], object]) -> None:
+        """Accept connections from now on, and call ``announce`` with each spot, also with one that comes later."""
         self._facade.begin()
         self._announce = announce
-        for place in self.places():
-            announce(place)
+        for spot in self.spots():
+            announce(spot)
 
     async def stop(self) -> None:
         """Stop listening; connections that wait in the queue are still greeted."""
@@ -148,9 +206,18 @@ class StreamListening:
             proxied.abort()
         self.factory.abort()
 
-    def places(self) -> list[str]:
-        """Where connections are accepted: ``port: 8088`` or ``path: /run/greet.sock``."""
-        return [_place(port) for port in (*self._facade.ports, *self._foreign)]
+    def spots(self) -> list[Spot]:
+        """Where connections are accepted."""
+        return [self._spot(port) for port in (*self._facade.ports, *self._foreign)]
+
+    def _spot(self, port: IListeningPort) -> Spot:
+        return Spot.of(self.listener.endpoint, address_of(port.getHost()))
+
+    def warnings(self) -> list[str]:
+        """What is wrong with its certificates."""
+        if self.listener.endpoint.transport != "tls":
+            return []
+        return list(certificate_warnings(self.listener.endpoint, self._premises.settings.client_ca))
 
 
 class DatagramListening:
@@ -170,7 +237,7 @@ class DatagramListening:
         reactor, longest = self._premises.reactor, wire.MAX_REQUEST
         try:
             if endpoint.path is not None:
-                sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode)
+                sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode, replace=self._premises.replace)
                 path = UnixPath(endpoint.path)
                 self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=ledger.refuse)
             else:
@@ -187,12 +254,12 @@ class DatagramListening:
         except CannotListenError as error:
             raise _config_error(self.listener, error) from error
 
-    def begin(self, announce: Callable[[str], object]) -> None:
-        """Answer from now on, and ``announce`` the place."""
+    def begin(self, announce: Callable[[Spot], object]) -> None:
+        """Answer from now on, and ``announce`` the spot."""
         if self._port is not None:
             self._port.startListening()
-        for place in self.places():
-            announce(place)
+        for spot in self.spots():
+            announce(spot)
 
     async def stop(self) -> None:
         """Answer what has arrived, if ever started, and listen no longer."""
@@ -200,30 +267,28 @@ class DatagramListening:
             self._port.drain()
             await self._port.stopListening()
 
-    def places(self) -> list[str]:
-        """Where datagrams are received, as `StreamListening.places`."""
-        return [_place(self._port)] if self._port is not None else []
+    def spots(self) -> list[Spot]:
+        """Where datagrams are received."""
+        if self._port is None:
+            return []
+        return [Spot.of(self.listener.endpoint, address_of(self._port.getHost()))]
 
-    @property
-    def warning(self) -> str:
-        """Why this greeting cannot be sent to all who ask for it, where that is known before a visit; else empty."""
+    def warnings(self) -> list[str]:
+        """Why this greeting cannot be sent to all who ask for it, where that is known before a visit."""
         if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
-            return ""
-        try:
-            greeting = self.protocol.rendering.of(lambda: Visit("udp", NOBODY, NOBODY, when=time.time()))
-        except GreeterFailed:
-            return ""
-        where = f"udp {', '.join(self.places())}"
+            return []
+        greeting = self._premises.samples.get(id(self.listener.greeter), b"")
+        size, why = len(greeting), ""
         if greeting.startswith(wire.MARK):
-            return f"{where} answers nobody: the greeting begins with {wire.MARK.decode()!r}, which no answer may"
-        if len(greeting) > wire.MAX_ANSWER:
-            return f"{where} answers nobody: the greeting has {len(greeting)} bytes, and an answer {wire.MAX_ANSWER}"
-        if len(greeting) > wire.MAX_PAID_ANSWER:
-            return (
-                f"{where} answers marked requests only: the greeting has {len(greeting)} bytes,"
+            why = f"answers nobody: the greeting begins with {wire.MARK.decode()!r}, which no answer may"
+        elif size > wire.MAX_ANSWER:
+            why = f"answers nobody: the greeting has {size} bytes, and an answer {wire.MAX_ANSWER}"
+        elif size > wire.MAX_PAID_ANSWER:
+            why = (
+                f"answers marked requests only: the greeting has {size} bytes,"
                 f" and an answer to others {wire.MAX_PAID_ANSWER}"
             )
-        return ""
+        return [f"{', '.join(map(str, self.spots()))} {why}"] if why else []
 
     @property
     def udp_port(self) -> int:
@@ -240,15 +305,12 @@ def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint, premises: Pr
     return cast(IStreamServerEndpoint, serverFromString(reactor, endpoint.text))
 
 
-def _place(port: IListeningPort) -> str:
-    address = address_of(port.getHost())
-    return f"port: {address.port}" if address.port else f"path: {address.host}"
-
-
 def _config_error(listener: Listener, error: BaseException | None) -> ConfigError:
     if isinstance(error, CannotListenError):
         where = f"{error.interface or 'every IPv4 address'}, port {error.port}"
         if listener.endpoint.path is not None:
             where = str(error.port)
-        return ConfigError(f"{listener.where}: cannot listen on {where}: {reason_of(error.socketError)}")
+        kinds = {errno.EADDRINUSE: TakenError, errno.EEXIST: _LeftError}
+        kind = kinds.get(getattr(error.socketError, "errno", 0), ConfigError)
+        return kind(f"{listener.where}: cannot listen on {where}: {reason_of(error.socketError)}")
     return ConfigError(f"{listener.where}: {reason_of(error or ValueError())}")

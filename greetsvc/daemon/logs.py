@@ -1,26 +1,63 @@
-"""The log as JSON Lines: one object per event."""
+# mypy: allow-untyped-calls
+# (twisted.python.logfile has no types.)
+"""The log: as text or as JSON Lines, on standard output or in a file that rotates, and limited in lines a second."""
 
 from __future__ import annotations
 
 import json
-import signal
+import os
+import stat
 import sys
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
-from twisted.logger import FileLogObserver, LogEvent, eventAsText
+from attrs import frozen
+from twisted.logger import (
+    FileLogObserver,
+    ILogObserver,
+    LegacyLogObserverWrapper,
+    LogEvent,
+    Logger,
+    LogLevel,
+    eventAsText,
+    formatEventAsClassicLogText,
+    formatTime,
+)
 from twisted.python.logfile import LogFile
+from zope.interface import implementer
 
+from greetsvc.daemon.owner import Owner, locked
 from greetsvc.errors import ConfigError
+from greetsvc.printable import escaped
 
-__all__ = ["event_as_json", "json_observer"]
+__all__ = ["LINES", "LimitedObserver", "Log", "OwnLogFile", "event_as_json", "event_as_text", "open_log"]
 
-_OWN_FIELDS = ("peer", "transport", "count")
+_log = Logger(namespace="greetsvc")
+
+_OWN_FIELDS = (
+    *("peer", "reason", "transport", "address", "port", "path"),
+    *("count", "transports", "reasons"),
+)
+"""The facts in a message that JSON has as fields too."""
+
+LINES = 50
+"""Lines of one kind that are logged in a second. `greetsvc.server.visit_log` stays below it."""
+
+_KINDS = 256
+"""Kinds that are told apart in a second: a message that is made up each time must not fill the memory."""
+
+_TRACEBACK = 25
+"""Lines that an event with a traceback counts for."""
+
+_NAMED = 3
+"""Kinds that a summary names."""
 
 
 def event_as_json(event: LogEvent) -> str:
-    """One line with ``time`` (ISO 8601), ``level``, ``system``, ``message``; for visits ``peer``, ``transport``."""
+    """One line with ``time`` (ISO 8601), ``level``, ``system``, ``message``, and those of `_OWN_FIELDS` it has."""
     level = event.get("log_level")
     line: dict[str, Any] = {
         "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(),
@@ -28,31 +65,203 @@ def event_as_json(event: LogEvent) -> str:
         "system": event.get("log_namespace") or event.get("log_system") or "-",
         "message": eventAsText(event, includeTimestamp=False, includeSystem=False),
     }
-    line.update({name: event[name] for name in _OWN_FIELDS if isinstance(event.get(name), str | int | tuple)})
+    line.update({name: event[name] for name in _OWN_FIELDS if isinstance(event.get(name), str | int | tuple | dict)})
     return json.dumps(line, default=str) + "\n"
 
 
-def json_observer(twistd: Mapping[str, Any] | None) -> FileLogObserver:
-    """An observer that writes JSON where ``twistd``'s options send the log.
+def event_as_text(event: LogEvent) -> str | None:
+    """As Twisted writes an event."""
+    return formatEventAsClassicLogText(event, formatTime)
 
-    Raises `ConfigError` if the options exclude a log in JSON, or if the log file cannot be written.
+
+@implementer(ILogObserver)
+class LimitedObserver:
+    """Passes `LINES` lines of each kind a second to ``observer``, and sums up the rest in one line a second.
+
+    A peer may be able to cause a line for each byte that it sends. Events are of one kind if they have the same
+    namespace and format, and the same type of exception if they have one; a traceback counts for 25 lines.
+    ``later`` calls a function in the reactor's thread after a second; events come from any thread.
     """
-    if twistd is None or "nodaemon" not in twistd:
-        raise ConfigError("--log-format: 'json' works with twistd only; twist has its own --log-format")
-    for other in ("logger", "syslog"):
-        if twistd.get(other):
-            raise ConfigError(f"--log-format: 'json' cannot be combined with twistd's --{other}")
-    name = twistd.get("logfile")
-    if name == "-" or (not name and twistd["nodaemon"]):
-        return FileLogObserver(sys.stdout, event_as_json)
+
+    def __init__(
+        self,
+        observer: ILogObserver,
+        later: Callable[[Callable[[], None]], object],
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._observer = observer
+        self._later = later
+        self._seconds = seconds
+        self._ends = 0.0
+        self._logged: Counter[tuple[object, ...]] = Counter()
+        self._left_out: Counter[tuple[object, ...]] = Counter()
+
+    def __call__(self, event: LogEvent) -> None:
+        """Log or count the event."""
+        now = self._seconds()
+        if now >= self._ends:
+            self._ends = now + 1
+            self._logged.clear()
+        failure = event.get("log_failure")
+        # Twisted's old API formats messages itself: their format is in `format`, or they have none.
+        text = event.get("format") or event.get("log_format")
+        kind = (event.get("log_namespace"), text, getattr(failure, "type", None))
+        if len(self._logged) >= _KINDS and kind not in self._logged:
+            kind = ("other", "other", None)
+        if self._logged[kind] < LINES:
+            self._logged[kind] += 1 if failure is None else _TRACEBACK
+            self._observer(event)
+            return
+        if not self._left_out:
+            self._later(self.sum_up)
+        self._left_out[kind] += 1
+
+    def sum_up(self) -> None:
+        """Log how many events were left out, if there are any."""
+        left_out, self._left_out = self._left_out, Counter()
+        if not left_out:
+            return
+        named = [f"{number} of {kind[1]!s:.80}" for kind, number in left_out.most_common(_NAMED)]
+        if len(left_out) > _NAMED:
+            named.append("and others")
+        self._observer(
+            {
+                "log_time": time.time(),
+                "log_level": LogLevel.warn,
+                "log_namespace": "greetsvc",
+                "log_format": "Left out {count} log messages (more than {lines} lines a second of one kind): {kinds}",
+                "lines": LINES,
+                "count": left_out.total(),
+                "kinds": "; ".join(named),
+            }
+        )
+
+
+class OwnLogFile(LogFile):
+    """A log file that belongs to ``owner`` and says why it cannot be rotated. ``kept`` is why it keeps another owner.
+
+    What cannot be encoded is escaped: Twisted's own file would lose the line.
+    """
+
+    def __init__(self, path: str, owner: Owner) -> None:
+        super().__init__(os.path.basename(path), os.path.dirname(path))  # noqa: PTH119, PTH120 - as Twisted splits it
+        self.kept = owner.give_file(self.path, self._file.fileno())
+
+    def write(self, data: str | bytes) -> None:
+        """Write text or bytes."""
+        super().write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot be rotated, in one line; empty if it can, or is no plain file, as /dev/null."""
+        why = locked(self.path) if self._is_plain() else ""
+        return self._cannot(why) if why else ""
+
+    def rotate(self) -> None:
+        """Rotate; or say why not, and try again when the file has grown by as much again."""
+        try:
+            obstacle = self.obstacle
+            if not self._is_plain():
+                self.size = 0
+            elif not obstacle:
+                super().rotate()
+        except OSError as error:
+            obstacle = self._cannot(error.strerror)
+        if obstacle:
+            self.size = 0
+            _log.warn("{obstacle}", obstacle=obstacle)
+
+    def _cannot(self, why: str | None) -> str:
+        return f"{escaped(self.path)} cannot be rotated: {why}"
+
+    def _is_plain(self) -> bool:
+        return stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+
+
+@frozen
+class Log:
+    """Where the log goes: ``observer`` writes it, unless others do; ``file`` is set if that is one which rotates."""
+
+    observer: ILogObserver | None = None
+    file: OwnLogFile | None = None
+
+    def rotate(self) -> None:
+        """Rotate the file, or log that there is none."""
+        if self.file is None:
+            _log.info("SIGUSR1 ignored: there is no log file that greetsvc could rotate")
+        else:
+            self.file.rotate()
+
+
+def open_log(parent: Any, form: str, owner: Owner, *, check: bool = False) -> Log:
+    """The log that the options of twistd or twist (``parent``) ask for, in the format ``form``.
+
+    With ``check`` no file is made. Raises `ConfigError` if the options exclude JSON, or the file cannot be written.
+    """
+    is_twistd = parent is not None and "nodaemon" in parent
+    if form == "json":
+        if not is_twistd:
+            raise ConfigError("--log-format: 'json' works with twistd only; twist has its own --log-format")
+        for other in ("logger", "syslog"):
+            if parent.get(other):
+                raise ConfigError(f"--log-format: 'json' cannot be combined with twistd's --{other}")
+    if parent is None or parent.get("logger"):
+        return Log()
+    if not is_twistd:
+        _limit_twist(parent)
+        return Log()
+    if parent.get("syslog"):
+        from twisted.python import syslog  # not on every system
+
+        return Log(
+            _limited(LegacyLogObserverWrapper(cast(Any, syslog.SyslogObserver(parent.get("prefix", "")).emit)))
+        )
+    name = parent.get("logfile")
+    file: OwnLogFile | None = None
+    output: Any
+    if name == "-" or (not name and parent["nodaemon"]):
+        if name == "-" and not parent["nodaemon"]:
+            return Log()  # twistd refuses that
+        output = _escaping(sys.stdout)
+    else:
+        output = file = _log_file(os.path.abspath(name or "twistd.log"), owner, check)  # noqa: PTH100 - keeps links
+    if output is None:
+        return Log()
+    write = event_as_json if form == "json" else event_as_text
+    return Log(_limited(FileLogObserver(cast(TextIO, output), write)), file)
+
+
+def _log_file(path: str, owner: Owner, check: bool) -> OwnLogFile | None:
     try:
-        file = LogFile.fromFullPath(name or "twistd.log")
-    except (AssertionError, OSError) as error:  # LogFile asserts that the folder exists
-        raise ConfigError(f"--logfile: {name!r} cannot be written: {error}") from error
+        if not check:
+            return OwnLogFile(path, owner)
+        target = path if os.path.lexists(path) else f"{os.path.dirname(path)}/."  # noqa: PTH120
+        os.stat(target)  # noqa: PTH116 - says why it is not there
+        if os.path.isdir(path) or not os.access(target, os.W_OK):  # noqa: PTH112
+            raise OSError("it is a folder, or not writable")
+    except (AssertionError, OSError) as error:
+        raise ConfigError(f"--logfile: {path!r} cannot be written: {error}") from error
+    return None
 
-    # twistd does the same for its own log, and leaves a handler that is already set.
-    if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
-        from twisted.internet import reactor
 
-        signal.signal(signal.SIGUSR1, lambda *_: cast(Any, reactor).callFromThread(file.rotate))
-    return FileLogObserver(cast(TextIO, file), event_as_json)
+def _escaping(stream: TextIO | None) -> TextIO | None:
+    """The stream, which from now on escapes what its encoding has no character for."""
+    if stream is not None and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
+
+
+def _limited(observer: ILogObserver) -> LimitedObserver:
+    from twisted.internet import reactor
+
+    core: Any = reactor
+    limited = LimitedObserver(observer, lambda call: core.callFromThread(core.callLater, 1, call))
+    core.addSystemEventTrigger("after", "shutdown", limited.sum_up)
+    return limited
+
+
+def _limit_twist(twist: Any) -> None:
+    """Limit the log that twist will make."""
+    make = twist.get("fileLogObserverFactory")
+    if make is not None:
+        twist["fileLogObserverFactory"] = lambda file: _limited(make(_escaping(file)))

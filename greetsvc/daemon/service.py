@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.application.service import Service
@@ -16,9 +13,11 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
-from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening
+from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
 from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
 from greetsvc.daemon.settings import PER_SOURCE, SHARE_OF_FILES, Listener, Settings
+from greetsvc.daemon.signals import taking_stop_signals
+from greetsvc.daemon.start_checks import GreeterRaised, descriptor_warnings, sample_greeting
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
 from greetsvc.net.descriptors import raise_limit
@@ -42,8 +41,9 @@ class GreetingService(Service):
     """Greets on every listener of ``settings``.
 
     Call `bind` first, and before a fork. `startService` begins to serve; `stopService` lets open connections end.
-    ``observer``, if set, replaces the application's log observer. If a listener fails after the start, ``on_failure``
-    is called and the reactor is stopped.
+    ``observer``, if set, replaces the application's log observer. ``warnings`` are told at the start, and what
+    ``obstacles`` returns then, when the process is who it will be. If a listener fails after the start,
+    ``on_failure`` is called and the reactor is stopped.
     """
 
     name = "greetsvc"
@@ -56,6 +56,8 @@ class GreetingService(Service):
         self.reactor = reactor
         self.observer: ILogObserver | None = None
         self.on_failure: Callable[[], object] = lambda: None
+        self.obstacles: Callable[[], Iterable[str]] = lambda: ()
+        self.warnings: list[str] = []
         self._notes: list[str] = []
         most = settings.max_connections or self._default_connections()
         self.admission = Admission(
@@ -66,10 +68,16 @@ class GreetingService(Service):
         self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
         self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=most)
         self._visits = VisitLog(self.ledger, reactor, readable=READABLE if settings.log_visits == "all" else 0)
+        self._taken: dict[int, str] = {}
         self._listening: list[StreamListening | DatagramListening] = []
 
-    def bind(self) -> None:
-        """Bind every listener, or none. Raises `ConfigError`."""
+    def bind(self, *, check: bool = False) -> None:
+        """Bind every listener, or none. Raises `ConfigError`.
+
+        With ``check``, as beside a running instance, a socket that another program has bound is no error, and no file
+        is removed that this service did not make. Such a service cannot be started.
+        """
+        self.warnings += descriptor_warnings(self.settings.max_connections)
         listeners = self.settings.listeners or self._default_listeners()
         endpoints = [listener.endpoint for listener in listeners]
         premises = Premises(
@@ -81,16 +89,26 @@ class GreetingService(Service):
             self._lingerers,
             ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
             ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},
+            samples=self._sample_greetings(listeners),
+            replace=not check,
         )
         try:
             for listener in listeners:
                 kind = DatagramListening if listener.endpoint.is_datagram else StreamListening
                 one = kind(premises, listener)
                 self._listening.append(one)
-                one.bind(self._listen_failed)
+                try:
+                    one.bind(self._listen_failed)
+                except TakenError as error:
+                    others = (other.listener.endpoint for other in self._listening[:-1])
+                    if not check or any(listener.endpoint.overlaps(other) for other in others):
+                        raise
+                    self._taken[id(one)] = f"{error}, {error.means}"
         except ConfigError:
             self.unbind()
             raise
+        for one in self._listening:
+            self.warnings += one.warnings()
         self.policy.own_ports = {one.udp_port for one in self._listening if isinstance(one, DatagramListening)}
 
     def unbind(self) -> None:
@@ -99,13 +117,33 @@ class GreetingService(Service):
             Deferred.fromCoroutine(one.stop())
         self._listening.clear()
 
+    @property
+    def socket_paths(self) -> list[str]:
+        """The files of its UNIX sockets."""
+        return [one.listener.endpoint.path for one in self._listening if one.listener.endpoint.path is not None]
+
     def describe(self) -> list[str]:
-        """One line for each listener with its place and its greeter, then the warnings."""
-        lines = []
-        for one in self._listening:
-            places = ", ".join(one.places()) or f"not known yet: {one.listener.endpoint.text}"
-            lines.append(f"{one.listener.endpoint.transport} {places} says {escaped(one.listener.greeter_option)}")
-        return lines + self._warnings()
+        """One line for each listener with where it is and its greeter, then the warnings."""
+        return [self._described(one) for one in self._listening] + self.warnings
+
+    def _described(self, one: StreamListening | DatagramListening) -> str:
+        says = f"says {escaped(one.listener.greeter_option)}"
+        if id(one) in self._taken:
+            return f"{self._taken[id(one)]}; it {says}"
+        spots = ", ".join(map(str, one.spots()))
+        return f"{spots or f'{one.listener.endpoint.transport} not known yet: {one.listener.endpoint.text}'} {says}"
+
+    def _sample_greetings(self, listeners: Iterable[Listener]) -> dict[int, bytes]:
+        """What each greeter says for a made-up visit. Those that raise become warnings."""
+        found: dict[int, bytes] = {}
+        for listener in listeners:
+            if id(listener.greeter) not in found:
+                found[id(listener.greeter)] = b""
+                try:
+                    found[id(listener.greeter)] = sample_greeting(listener)
+                except GreeterRaised as error:
+                    self.warnings.append(str(error))
+        return found
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and give it our log observer if there is one."""
@@ -124,8 +162,8 @@ class GreetingService(Service):
         for note in self._notes:
             _log.info("{note}", note=note)
         for one in self._listening:
-            one.begin(lambda place: _log.info("Server start at {place}", place=place))
-        for warning in self._warnings():
+            one.begin(_announce)
+        for warning in (*self.warnings, *self.obstacles()):
             _log.warn("{warning}", warning=warning)
 
     def stopService(self) -> Deferred[None]:
@@ -141,7 +179,9 @@ class GreetingService(Service):
             await one.stop()
         if self.admission.open:
             count, drain = self.admission.open, self.settings.drain
-            _log.info("Stopping: {count} open connections have {drain} s to end", count=count, drain=drain)
+            _log.info(
+                "Stopping: {open} {drain:g} s to end", open=_open(count, "has", "have"), drain=drain, count=count
+            )
             await self._drain()
         for one in self._listening:
             if isinstance(one, StreamListening):
@@ -160,15 +200,12 @@ class GreetingService(Service):
 
         self.admission.when_empty = done
         empty.addTimeout(self.settings.drain, self.reactor)
-        with _signals(lambda: self.reactor.callFromThread(empty.cancel)):
+        with taking_stop_signals(lambda: self.reactor.callFromThread(empty.cancel)):
             try:
                 await empty
             except (defer.TimeoutError, defer.CancelledError):
-                _log.info("Ending {count} open connections", count=self.admission.open)
+                _log.info("Ending {open}", open=_open(self.admission.open), count=self.admission.open)
         self.admission.when_empty = None
-
-    def _warnings(self) -> list[str]:
-        return [one.warning for one in self._listening if isinstance(one, DatagramListening) and one.warning]
 
     def _listen_failed(self, error: ConfigError) -> None:
         """Stop the program: an endpoint that listens only after a while could not."""
@@ -198,15 +235,13 @@ class GreetingService(Service):
         )
 
 
-@contextmanager
-def _signals(call: Callable[[], object]) -> Iterator[None]:
-    """A context in which SIGTERM and SIGINT call ``call``; without effect outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
-        yield
-        return
-    before = {number: signal.signal(number, lambda *_: call()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _open(count: int, *verbs: str) -> str:
+    """So many open connections, with the verb for one or for several."""
+    what = "1 open connection" if count == 1 else f"{count} open connections"
+    return " ".join([what, *(verbs[count != 1 :][:1])])
+
+
+def _announce(spot: Spot) -> None:
+    facts: dict[str, str | int] = {"port": spot.port, "address": spot.host} if spot.port else {"path": spot.host}
+    apart = f"{spot.transport}, {spot.address}" if spot.port else spot.transport
+    _log.info("Server start at {place} ({apart})", place=spot.place, apart=apart, transport=spot.transport, **facts)

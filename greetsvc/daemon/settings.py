@@ -35,6 +35,10 @@ _LONGEST = 300
 """The characters of a number that is read, and of a value that an error quotes."""
 
 
+_MAPPED_BITS = 96
+"""The length of ::ffff:0:0/96, which holds all IPv4 addresses mapped into IPv6 (RFC 4291 2.5.5.2)."""
+
+
 def shown(value: object) -> str:
     """A value as an error message quotes it; a long one is cut."""
     try:
@@ -96,9 +100,15 @@ def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
 
 def _network(name: str) -> IPv4Network | IPv6Network:
     try:
-        return ip_network(name)
+        network = ip_network(name)
     except ValueError as error:
-        raise ConfigError(f"must be a network as 192.0.2.0/24 or 2001:db8::/32, not {name!r} ({error})") from error
+        raise ConfigError(
+            f"must be a network as 192.0.2.0/24 or 2001:db8::/32, not {shown(name)} ({error})"
+        ) from error
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))  # peers are compared as IPv4, see `Address.plain`
 
 
 def _authorities(value: object) -> str:

@@ -7,9 +7,12 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.python import usage
@@ -17,10 +20,12 @@ from twisted.python import usage
 from greetsvc._version import __version__
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
-from greetsvc.daemon.logs import json_observer
+from greetsvc.daemon.logs import Log, open_log
+from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
-from greetsvc.errors import ConfigError
+from greetsvc.daemon.signals import handle_signals
+from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
 
@@ -32,8 +37,8 @@ _MARGIN = 26
 
 
 def refuse(error: object) -> NoReturn:
-    """End with exit status 1 and one line on standard error, whatever characters the error quotes."""
-    raise SystemExit(f"greetsvc: {escaped(str(error))}")
+    """End with exit status 1 and one line on standard error, whatever the error quotes, and however long that is."""
+    raise SystemExit(f"greetsvc: {shortened(escaped(str(error)))}")
 
 
 def answer(*lines: str) -> NoReturn:
@@ -59,6 +64,15 @@ class Options(usage.Options):
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
         super().__init__()
+
+    def getSynopsis(self) -> str:
+        """How the program that runs is called: ``twistd [options] greetsvc [options]``, or ``greetsvc [options]``."""
+        name = Path(sys.argv[0])
+        if name.name == "__main__.py":
+            return f"Usage: {Path(sys.executable).name} -m {name.parent.name} {self.synopsis}"
+        if name.name == "greetsvc":
+            return f"Usage: greetsvc {self.synopsis}"
+        return str(super().getSynopsis())
 
     def getUsage(self, width: int | None = None) -> str:
         """The help: each option with its metavar, its meaning and its default."""
@@ -115,24 +129,43 @@ for _setting in _OPTIONS:
 
 def makeService(options: Options) -> GreetingService:
     """The service, with every socket bound. A `ConfigError` ends the program with one line and exit status 1."""
+    from twisted.internet import reactor
+
     _use_monotonic_timers()
+    check = "check" in options.given
     try:
+        owner = Owner.of(options.parent)
         service = GreetingService(options.settings())
-        service.bind()
+        service.bind(check=check)
     except ConfigError as error:
         refuse(error)
     try:
-        service.observer = json_observer(options.parent) if service.settings.log_format == "json" else None
+        log = open_log(options.parent, service.settings.log_format, owner, check=check)
     except ConfigError as error:
         service.unbind()
         refuse(error)
-    if "check" in options.given:
+    if check:
         lines = service.describe()
         service.unbind()
         answer(*lines)
+    service.observer = log.observer
+    kept = [owner.give_socket(path) for path in service.socket_paths]
+    service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
+    service.obstacles = partial(_obstacles, service, log)
+    handle_signals(reactor, log.rotate)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     return service
+
+
+def _obstacles(service: GreetingService, log: Log) -> Iterator[str]:
+    """What is out of reach for the user that the process is now, and in the folder that is its root."""
+    if log.file is not None and log.file.obstacle:
+        yield log.file.obstacle
+    for path in service.socket_paths:
+        why = locked(path)
+        if why:
+            yield f"{escaped(path)} will be left behind when the service stops: {why}"
 
 
 def _use_monotonic_timers() -> None:

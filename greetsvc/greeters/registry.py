@@ -7,6 +7,8 @@ from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
+import attrs
+
 from greetsvc.visit import Visit
 
 __all__ = ["GROUP", "Greeter", "GreeterFactory", "find_greeter", "known_greeters", "text_encoding"]
@@ -46,10 +48,11 @@ class GreeterFactory(Protocol):
 
 def find_greeter(kind: str, argument: str, encoding: str) -> Greeter:
     """The greeter ``kind``, made from its argument. Raises `ValueError` or `OSError` with one line."""
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    if kind not in found:
-        raise ValueError(f"there is no greeter {kind!r}; known are {', '.join(sorted(found))}")
-    factory = _load(found[kind])
+    found = [point for point in entry_points(group=GROUP) if point.name == kind]
+    if not found:
+        known = sorted({point.name for point in entry_points(group=GROUP)})
+        raise ValueError(f"there is no greeter {kind!r}; known are {', '.join(known)}")
+    factory = _load(_only(found))
     try:
         made = factory(argument, text_encoding(encoding))
     except (OSError, ValueError):
@@ -58,12 +61,24 @@ def find_greeter(kind: str, argument: str, encoding: str) -> Greeter:
         raise ValueError(f"the greeter {kind!r} cannot be made: {error!r}") from error
     if not (hasattr(made, "greet") and hasattr(made, "needs")):
         raise ValueError(f"the greeter {kind!r} is {made!r}, which has no greet() or no needs")
+    _check_needs(kind, made.needs)
     return made
 
 
+def _check_needs(kind: str, needs: object) -> None:
+    """Raise `ValueError` if ``needs`` is not a collection of names of fields of `Visit`, which would stay empty."""
+    fields = [field.name for field in attrs.fields(Visit)]
+    if isinstance(needs, str) or not isinstance(needs, Collection):
+        raise ValueError(f"the greeter {kind!r} has needs {needs!r}, which must be a set of names")
+    for need in needs:
+        if need not in fields:
+            raise ValueError(f"the greeter {kind!r} needs {need!r}; a visit has {', '.join(fields)}")
+
+
 def known_greeters() -> list[tuple[str, str]]:
-    """The kind of each greeter with the first line of its factory's docstring, or why it does not load."""
-    return sorted((point.name, _description(point)) for point in entry_points(group=GROUP))
+    """The kind of each greeter with the first line of its factory's docstring, or why it cannot be used."""
+    points = entry_points(group=GROUP)
+    return sorted((name, _description([one for one in points if one.name == name])) for name in points.names)
 
 
 def text_encoding(name: str) -> str:
@@ -86,8 +101,18 @@ def _load(point: EntryPoint) -> GreeterFactory:
         raise ValueError(f"the greeter {point.name!r} ({point.value}) does not load: {error}") from error
 
 
-def _description(point: EntryPoint) -> str:
+def _description(points: Collection[EntryPoint]) -> str:
+    """What is said of the greeter that these entry points of one name give."""
     try:
-        return (_load(point).__doc__ or "").strip().partition("\n")[0]
+        return (_load(_only(points)).__doc__ or "").strip().partition("\n")[0]
     except ValueError as error:
         return str(error)
+
+
+def _only(points: Collection[EntryPoint]) -> EntryPoint:
+    """The only one. Raises `ValueError` where distributions disagree: the order of sys.path would choose."""
+    first, *others = points
+    if others:
+        found = ", ".join(f"{point.dist.name if point.dist else 'unknown'} ({point.value})" for point in points)
+        raise ValueError(f"the greeter {first.name!r} is in several distributions, of which one may stay: {found}")
+    return first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,8 +14,15 @@ from greetsvc.files import read_plain
 
 __all__ = ["WatchedFile"]
 
+_TICK = 50_000_000
+"""Nanoseconds after a change of a file in which another change may leave all its times as they are.
+
+Most kernels take these times from a clock that moves every 1 to 10 ms; some file systems know only coarser ones, but
+they are rare where a service runs.
+"""
+
 Content = TypeVar("Content")
-_Identity = tuple[int, int, int, int]
+_Identity = tuple[int, ...]
 
 
 class WatchedFile(Generic[Content]):
@@ -37,27 +45,32 @@ class WatchedFile(Generic[Content]):
         self._identity, self._content = self._read()
 
     def content(self) -> Content:
-        """The content now. Costs one stat(2) while the file does not change."""
+        """The content now. Costs one stat(2), except in the 50 ms after a change, when the file is read each time."""
         try:
             found = _identity(self.path.stat())
-            if found not in {self._identity, self._refused}:
-                self._refused = found
-                self._identity, self._content = self._read()
+            if found != self._refused:
+                if found != self._identity:
+                    self._refused = _settled(found)
+                    self._identity, self._content = self._read()
+                self._problem = ""
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 self._refused = None  # such an error may go away without a change of the file
             if str(error) != self._problem:
                 self._problem = str(error)
                 self._log.warn("{path}: {error}; the last good content is kept", path=str(self.path), error=error)
-        else:
-            if found == self._identity:
-                self._problem = ""
         return self._content
 
-    def _read(self) -> tuple[_Identity, Content]:
+    def _read(self) -> tuple[_Identity | None, Content]:
         data, found = read_plain(self.path)
-        return _identity(found), self._parse(data)
+        return _settled(_identity(found)), self._parse(data)
 
 
 def _identity(found: os.stat_result) -> _Identity:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    # The time of modification can be set (touch -r, rsync -t, cp -p); the time of the change of the inode cannot.
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _settled(identity: _Identity) -> _Identity | None:
+    """The identity; None so soon after a change that another one could leave it the same: look again then."""
+    return None if 0 <= time.time_ns() - identity[-1] < _TICK else identity

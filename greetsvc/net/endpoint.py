@@ -2,7 +2,7 @@ r"""Parses endpoint strings, and finds what is wrong in one before anything is b
 
 The grammar is Twisted's: ``KIND:argument:key=value``, with a backslash before a colon that belongs to a value. The
 kinds are Twisted's too, except ``udp:`` and ``unixgram:``, and ``proxy:`` in front of a stream endpoint, which are
-ours.
+ours. They must be in lower case: Twisted takes ``TLS:`` for its own ``tls:``, which knows nothing of our settings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from attrs import evolve, field, frozen
 
-__all__ = ["DEFAULT_MODE", "Endpoint", "parse_endpoint", "port_number", "split_endpoint"]
+__all__ = ["DEFAULT_MODE", "Endpoint", "check_kind", "parse_endpoint", "port_number", "split_endpoint"]
 
 DEFAULT_MODE = 0o666
 """The permissions of a UNIX socket without ``mode``: everybody may connect, as in Twisted."""
@@ -30,11 +30,16 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "udp": ("port", "interface"),
     "unix": ("address", "mode", "backlog", "lockfile"),
     "unixgram": ("address", "mode"),
+    "systemd": ("domain", "index", "name"),
 }
 """The options of each kind, in the order of positional arguments."""
 
 _NOT_SUPPORTED = ("sslmethod", "dhParameters")
 """Options of Twisted's ``ssl:`` that weaken TLS: they are refused, but keep their position."""
+
+_KINDS = (*_OPTIONS, "stdio", *(prefix.rstrip(":") for prefix in _PROXY))
+_DOMAINS = {"INET": "tcp", "INET6": "tcp", "UNIX": "unix"}
+"""The domains of sockets that a service manager passes, and the transport of each."""
 
 _COLONS = r"; a colon inside a value is written \:"
 _TRANSPORTS = {"tcp6": "tcp", "ssl": "tls"}
@@ -72,25 +77,53 @@ class Endpoint:
         """The IPv4 port that is bound. An IPv6 wildcard on the same port must not take IPv4 as well."""
         return self.port if self.port and self.host is not None and ":" not in self.host else None
 
+    def overlaps(self, other: Endpoint) -> bool:
+        """Whether the two cannot be bound at the same time, as far as the strings tell."""
+        if self.is_datagram != other.is_datagram or not (self.port or self.path):
+            return False
+        if (self.port, self.path) != (other.port, other.path):
+            return False
+        hosts = {self.host or "0.0.0.0", other.host or "0.0.0.0"}
+        one_family = len({":" in host for host in hosts}) == 1
+        return len(hosts) == 1 or (one_family and not hosts.isdisjoint({"0.0.0.0", "::"}))
+
 
 def parse_endpoint(text: str) -> Endpoint:
     """The endpoint that a string describes. Raises `ValueError` with one line that says what is wrong."""
     for prefix in _PROXY:
         if text.startswith(prefix):
             text = text.removeprefix(prefix)
-            inner = parse_endpoint(text)
-            if inner.is_datagram or inner.proxied:
+            inner = None if text.startswith(_PROXY) else parse_endpoint(text)
+            if inner is None or inner.is_datagram:
                 raise ValueError(f"proxy: must be followed by a stream endpoint, not by {text!r}")
             return evolve(inner, proxied=True)
     (kind, *arguments), options = split_endpoint(text)
+    if kind not in _KINDS and kind.lower() in _KINDS:
+        raise ValueError(f"the kind must be written {kind.lower()!r}, not {kind!r}")
     if kind == "stdio":
         raise ValueError("stdio: has no peers to greet; listen on a socket")
     if kind in _OPTIONS:
         options = _named(kind, arguments, options)
-        return (_unix if "address" in _OPTIONS[kind] else _ip)(text, kind, options)
+        parse = _systemd if kind == "systemd" else _unix if "address" in _OPTIONS[kind] else _ip
+        return parse(text, kind, options)
     if not kind.isidentifier():
         raise ValueError(f"an endpoint must be KIND:ARGUMENTS, as in tcp:8088 or udp:8088, not {text!r}")
     return Endpoint(text, kind, kind)
+
+
+def check_kind(endpoint: Endpoint) -> None:
+    """Raise `ValueError` if neither we nor a plugin of Twisted knows this kind. Reads the plugins."""
+    if endpoint.kind in _OPTIONS:
+        return
+    from twisted.internet.interfaces import IStreamServerEndpointStringParser
+    from twisted.plugin import getPlugins
+
+    # Twisted takes the kinds of plugins in any case.
+    known = {plugin.prefix.lower() for plugin in getPlugins(IStreamServerEndpointStringParser)}
+    if endpoint.kind.lower() not in known:
+        raise ValueError(
+            f"there is no endpoint kind {endpoint.kind!r}; known are {', '.join(sorted({*_KINDS, *known}))}"
+        )
 
 
 def split_endpoint(text: str) -> tuple[list[str], dict[str, str]]:
@@ -167,6 +200,17 @@ def _unix(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
         raise ValueError(f"the lockfile must be 0 or 1, not {options['lockfile']!r}")
     path = str(Path(path).absolute())
     return Endpoint(text, kind, kind, path=path, mode=int(mode, 8), backlog=_backlog(options), options=options)
+
+
+def _systemd(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
+    domain, index = options.get("domain", ""), options.get("index")
+    if domain not in _DOMAINS:
+        raise ValueError(f"{kind}: the domain must be one of {', '.join(_DOMAINS)}, not {domain!r}")
+    if (index is None) == ("name" not in options):
+        raise ValueError(f"{kind}: needs either index or name, as in {kind}:domain={domain}:index=0, not {text!r}")
+    if index is not None and not re.fullmatch("[0-9]{1,4}", index):
+        raise ValueError(f"{kind}: the index must be a whole number from 0, not {index!r}")
+    return Endpoint(text, kind, _DOMAINS[domain], options=options)
 
 
 def _backlog(options: Mapping[str, str]) -> int | None:

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 from twisted.internet.error import CannotListenError
@@ -19,6 +20,7 @@ from twisted.logger import Logger
 __all__ = [
     "MAX_BACKLOG",
     "UnixPath",
+    "adopted_stream_socket",
     "datagram_socket",
     "ipv6_works",
     "kernel_backlog",
@@ -83,18 +85,46 @@ def datagram_socket(host: str, port: int, *, v6only: bool = False) -> socket.soc
     return _inet_socket(socket.SOCK_DGRAM, host, port, v6only)
 
 
-def unix_stream_socket(path: str, *, mode: int = 0o666, backlog: int = MAX_BACKLOG) -> socket.socket:
+def unix_stream_socket(
+    path: str, *, mode: int = 0o666, backlog: int = MAX_BACKLOG, replace: bool = True
+) -> socket.socket:
     """A UNIX stream socket that listens on ``path`` with file permissions ``mode``.
 
-    The file of a socket that no process holds is replaced. Raises `CannotListenError`.
+    With ``replace`` the file of a socket that no process holds is replaced. Raises `CannotListenError`, with EEXIST
+    for such a file that is not replaced, and EADDRINUSE for one that is held.
     """
-    sock = _unix_socket(socket.SOCK_STREAM, path, mode)
+    sock = _unix_socket(socket.SOCK_STREAM, path, mode, replace)
     return _or_closed(sock, "unix", path, lambda: sock.listen(backlog))
 
 
-def unix_datagram_socket(path: str, *, mode: int = 0o666) -> socket.socket:
+def unix_datagram_socket(path: str, *, mode: int = 0o666, replace: bool = True) -> socket.socket:
     """A UNIX datagram socket bound to ``path``, as in `unix_stream_socket`. Raises `CannotListenError`."""
-    return _unix_socket(socket.SOCK_DGRAM, path, mode)
+    return _unix_socket(socket.SOCK_DGRAM, path, mode, replace)
+
+
+def adopted_stream_socket(descriptor: int, family: int) -> socket.socket:
+    """A duplicate of a listening stream socket of this family that another program made, as a service manager does.
+
+    Raises `ValueError` where the descriptor is another socket, and `OSError` where it is none.
+    """
+    duplicate = os.dup(descriptor)
+    try:
+        sock = socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+    wrong = None
+    if sock.type != socket.SOCK_STREAM:
+        wrong = f"{sock.type.name}, not SOCK_STREAM"
+    elif sock.family != family:
+        wrong = f"{sock.family.name}, not {socket.AddressFamily(family).name}"
+    elif not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        wrong = "a socket that does not listen"
+    if wrong is not None:
+        sock.close()
+        raise ValueError(f"descriptor {descriptor}, which was passed, is {wrong}")
+    sock.setblocking(False)
+    return sock
 
 
 class UnixPath:
@@ -147,13 +177,13 @@ def _inet_socket(
     return _or_closed(sock, host, port, bind)
 
 
-def _unix_socket(kind: socket.SocketKind, path: str, mode: int) -> socket.socket:
+def _unix_socket(kind: socket.SocketKind, path: str, mode: int, replace: bool) -> socket.socket:
     try:
         sock = socket.socket(socket.AF_UNIX, kind)
     except OSError as error:
         raise CannotListenError("unix", path, error) from error
     sock.setblocking(False)
-    return _or_closed(sock, "unix", path, lambda: _bind_unix(sock, path, mode))
+    return _or_closed(sock, "unix", path, lambda: _bind_unix(sock, path, mode, replace))
 
 
 def _or_closed(sock: socket.socket, host: str, port: int | str, step: Callable[[], object]) -> socket.socket:
@@ -166,7 +196,7 @@ def _or_closed(sock: socket.socket, host: str, port: int | str, step: Callable[[
     return sock
 
 
-def _bind_unix(sock: socket.socket, path: str, mode: int) -> None:
+def _bind_unix(sock: socket.socket, path: str, mode: int, replace: bool) -> None:
     if "\0" in path and not path.startswith("\0"):  # the kernel would end the path there
         raise ValueError("the path holds a NUL character")
     # The file has ``mode`` from the moment it exists, which a later chmod would not give it.
@@ -176,6 +206,8 @@ def _bind_unix(sock: socket.socket, path: str, mode: int) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not _is_stale(path, sock.type):
             raise
+        if not replace:
+            raise OSError(errno.EEXIST, "a socket file that no process holds is there") from error
         os.unlink(path)  # noqa: PTH108
         sock.bind(path)
     finally:
@@ -188,4 +220,28 @@ def _is_stale(path: str, kind: socket.SocketKind) -> bool:
         return False
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
-        return probe.connect_ex(path) == errno.ECONNREFUSED
+        return probe.connect_ex(path) == errno.ECONNREFUSED and not _is_bound(path)
+
+
+def _is_bound(path: str) -> bool:
+    """Whether a process has bound ``path``, as far as that can be known.
+
+    A stream socket that is bound and does not listen yet refuses connections like one that nobody holds. Linux lists
+    the bound sockets of this network namespace with the paths that they were bound with. A relative path may be
+    anywhere: it counts if the name of the file is the same.
+    """
+    try:
+        rows = Path("/proc/net/unix").read_bytes().splitlines()[1:]
+    except OSError:
+        return False
+    found, name = os.lstat(path), os.path.basename(path)  # noqa: PTH119 - as the kernel keeps it
+    for row in rows:
+        # proc_net(5): the path is the eighth field, if there is one; an abstract name begins with "@".
+        bound = os.fsdecode(b"".join(row.split(None, 7)[7:]))
+        if bound.startswith("/"):
+            with suppress(OSError):
+                if os.path.samestat(os.lstat(bound), found):
+                    return True
+        elif os.path.basename(bound) == name and not bound.startswith("@"):  # noqa: PTH119
+            return True
+    return False

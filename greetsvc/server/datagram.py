@@ -69,7 +69,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
             else:
                 self.ledger.greet(self.kind, addr if type(addr) is tuple else Address.of_path(addr))
                 return
-        self.ledger.refuse(reason)
+        self.ledger.refuse_peer(reason, addr, self.kind)
 
     def _judge(self, request: bytes, addr: Any) -> tuple[bytes, str | None]:
         """The answer, and the reason why it is not given or None. Raises `GreeterFailed`."""

@@ -40,13 +40,18 @@ class Rendering:
         """The greeting for the visit that ``visit()`` makes, called only if it is needed. Raises `GreeterFailed`."""
         if self.constant is not None:
             return self.constant
+        made = None
         try:
             needs = self.greeter.needs
-            greeting = self.greeter.greet(visit() if needs else Visit(self._transport, NOBODY, NOBODY))
+            made = visit() if needs else Visit(self._transport, NOBODY, NOBODY)
+            greeting = self.greeter.greet(made)
             if not isinstance(greeting, bytes):
                 raise TypeError(f"the greeter returned {greeting!r}, which is not bytes")
         except Exception as error:
-            self._ledger.refuse("greeter")
+            if made is None or made.peer is NOBODY:
+                self._ledger.refuse("greeter")
+            else:
+                self._ledger.refuse_peer("greeter", made.peer, self._transport)
             now = time.monotonic()
             if now >= self._quiet_until:
                 self._quiet_until = now + _QUIET

@@ -161,7 +161,7 @@ class GreetingFactory(Factory):
         source = admission.source(getattr(addr, "host", ""))
         reason = admission.refusal(source)
         if reason is not None:
-            self.ledger.refuse(reason)
+            self.ledger.refuse_peer(reason, addr, self.transport)
             return None
         protocol = self.protocol()
         protocol.factory = self

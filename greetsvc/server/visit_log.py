@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from greetsvc.ledger import Ledger
+from greetsvc.server.stream import address_of
 from greetsvc.visit import Address
 
 __all__ = ["READABLE", "VisitLog"]
@@ -18,11 +20,16 @@ READABLE = 20
 """Visits per second that are logged one by one."""
 
 
+_PER_REASON = 5
+"""Refusals for one reason that are logged one by one in a second, so that one reason does not hide the others."""
+
+
 class VisitLog:
     """Writes a line for each visit in ``ledger``, up to ``readable`` a second, and sums up the others once a second.
 
-    With ``readable=0`` all visits are summed up, as refusals always are. Visits and refusals that are only summed up
-    cost nothing here: the sums come from the counters of the ledger. `stop` writes the last sums.
+    Refusals whose peer is known have lines too: of the first ``readable`` in a second, the first 5 for each reason.
+    With ``readable=0`` all are summed up. Visits and refusals that are only summed up cost nothing here: the sums
+    come from the counters of the ledger. `stop` writes the last sums.
     """
 
     def __init__(self, ledger: Ledger, clock: IReactorTime, *, readable: int = READABLE) -> None:
@@ -32,6 +39,8 @@ class VisitLog:
         self._logged: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._room = readable
+        self._looked_at: Counter[str] = Counter()  # refusals of this second, up to `readable`
+        self._named_refusals = False  # whether some of these have lines of their own
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
@@ -44,7 +53,7 @@ class VisitLog:
         """Write the last sums, and log no longer."""
         if self._visited in self._ledger.watchers:
             self._ledger.watchers.remove(self._visited)
-        self._ledger.when_refused = None
+        self._ledger.when_refused = self._ledger.when_peer_refused = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -52,6 +61,7 @@ class VisitLog:
 
     def _watch(self) -> None:
         self._ledger.when_refused = self._wake
+        self._ledger.when_peer_refused = self._turned_away if self._readable else None
         if self._visited not in self._ledger.watchers:
             self._ledger.watchers.append(self._visited)
 
@@ -61,13 +71,22 @@ class VisitLog:
         if self._timer is None:
             self._timer = self._clock.callLater(1, self._second)
 
+    def _turned_away(self, reason: str, peer: Any, transport: str) -> None:
+        self._looked_at[reason] += 1
+        if self._looked_at.total() >= self._readable:
+            self._ledger.when_peer_refused = None  # until the next second
+        if self._looked_at[reason] <= _PER_REASON:
+            self._refused[reason] += 1
+            self._named_refusals = True
+            who = _shown(_address(peer))
+            _log.info("Refused {peer}: {reason} ({transport})", peer=who, reason=reason, transport=transport)
+
     def _visited(self, transport: str, peer: Address) -> None:
         self._wake()
         if self._room:
             self._room -= 1
             self._logged[transport] += 1
-            who = tuple(peer) if peer.port else peer.host or "an unnamed UNIX socket"
-            _log.info("Got a connection from {peer}", peer=who, transport=transport)
+            _log.info("Got a connection from {peer}", peer=_shown(peer), transport=transport)
         if not self._room:
             self._ledger.watchers.remove(self._visited)
 
@@ -76,24 +95,46 @@ class VisitLog:
         if self._sum_up() or self._room < self._readable:
             self._timer = self._clock.callLater(1, self._second)
         self._room = self._readable
+        self._looked_at.clear()
+        self._named_refusals = False
         self._watch()
 
     def _sum_up(self) -> bool:
         """Log the number of visits and refusals that were not logged yet; return whether there were any."""
-        more = self._ledger.greeted - self._logged
-        if more:
+        visits = self._ledger.greeted - self._logged
+        if visits:
             self._logged = self._ledger.greeted.copy()
+            count = visits.total()
             _log.info(
-                "Got {count} {more}connections in a second: {kinds}",
-                count=more.total(),
+                "Got {count} {more}{what} in a second: {listed}",
+                count=count,
                 more="more " if self._readable else "",
-                kinds=_listed(more),
+                what="connection" if count == 1 else "connections",
+                listed=_listed(visits),
+                transports=dict(visits),
             )
         refused = self._ledger.refused - self._refused
         if refused:
             self._refused = self._ledger.refused.copy()
-            _log.info("Refused {count} in a second: {reasons}", count=refused.total(), reasons=_listed(refused))
-        return bool(more or refused)
+            _log.info(
+                "Refused {count}{more} in a second: {listed}",
+                count=refused.total(),
+                more=" more" if self._named_refusals else "",
+                listed=_listed(refused),
+                reasons=dict(refused),
+            )
+        return bool(visits or refused)
+
+
+def _address(peer: Any) -> Address:
+    """The address of a peer, as the network has it."""
+    if isinstance(peer, tuple):
+        return Address.plain(peer[0], peer[1])
+    return Address.of_path(peer) if isinstance(peer, str | bytes) else address_of(peer)
+
+
+def _shown(peer: Address) -> tuple[object, ...] | str:
+    return tuple(peer) if peer.port else peer.host or "an unnamed UNIX socket"
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -36,7 +36,7 @@ def test_open_connections_may_finish(child: Any, visitor: Any, megabyte: str) ->
     reading = visitor.connect(port, window=4096)
     server.wait_for("Got a connection")
     server.send_signal(signal.SIGTERM)
-    server.wait_for("Stopping: 1 open connections")
+    server.wait_for("Stopping: 1 open connection")
     with pytest.raises(ConnectionRefusedError):
         visitor.connect(port)
     assert len(visitor.read(reading)) == 1_000_000
@@ -52,7 +52,7 @@ def test_connections_that_outlast_the_drain_are_cut_off(child: Any, visitor: Any
     server.wait_for("Got a connection")
     assert server.stop() == 0
     assert len(visitor.read(stuck)) < 1_000_000
-    assert server.said().index("Stopping: 1 open connections") < server.said().index("Ending 1 open connections")
+    assert server.said().index("Stopping: 1 open connection") < server.said().index("Ending 1 open connection")
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -62,7 +62,7 @@ def test_a_second_signal_ends_at_once(child: Any, visitor: Any, megabyte: str, s
     visitor.connect(port, window=4096)
     server.wait_for("Got a connection")
     server.send_signal(signal.SIGTERM)
-    server.wait_for("Stopping: 1 open connections")
+    server.wait_for("Stopping: 1 open connection")
     # Within what `stop` waits, and that is far less than the ten minutes of the drain.
     assert server.stop(second) == 0
 

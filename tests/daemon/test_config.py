@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,96 @@ def test_a_listen_on_the_command_line_replaces_all_of_the_file() -> None:
     assert _greetings(found) == [b"its"]
 
 
-def test_a_file_value_that_the_command_line_replaces_is_not_checked_but_an_unknown_key_is() -> None:
-    assert settings({}, ["udp:9"], {"listen": [{"endpoint": "tcp:99999"}]}, "x.toml").listeners
-    assert settings({"deadline": 1}, (), {"deadline": "bad"}, "x.toml").deadline == 1.0
-    with pytest.raises(ConfigError, match="colour"):
-        settings({}, ["udp:9"], {"colour": 1}, "x.toml")
+@pytest.mark.parametrize(
+    ("options", "listen", "file", "says"),
+    [
+        ({}, ["udp:9"], {"listen": [{"endpoint": "tcp:99999"}]}, "listen 1: endpoint: .*99999"),
+        ({}, ["udp:9"], {"listen": ["udp:8", {"endpoint": "udp:9", "encoding": "x"}]}, "listen 2: encoding: .*'x'"),
+        ({}, ["udp:9"], {"listen": ["nonesuch:8"]}, "listen 1: there is no endpoint kind 'nonesuch'; known are"),
+        ({}, ["udp:9"], {"listen": [{"greeting": "x"}]}, "listen 1: endpoint is missing"),
+        ({"deadline": 1}, (), {"deadline": "bad"}, "deadline: must be"),
+        ({"greeting": "hello"}, (), {"greeting": "{nobody}"}, "greeting: .*nobody"),
+        ({"greeter": "daytime"}, (), {"greeter": "file:/nonesuch"}, "greeter: .*/nonesuch"),
+        ({"encoding": "latin-1"}, (), {"encoding": "x"}, "encoding: .*'x'"),
+        ({"log-visits": "off"}, (), {"log-visits": "some"}, "log-visits: .*'some'"),
+        ({}, ["udp:9"], {"colour": 1}, "colour: unknown"),
+    ],
+)
+def test_a_file_is_checked_where_the_command_line_replaces_it(
+    options: dict[str, Any], listen: Sequence[str], file: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^x.toml: {says}"):
+        settings(options, listen, file, "x.toml")
+
+
+def test_the_command_line_replaces_what_is_right_in_the_file() -> None:
+    found = settings(
+        {"deadline": 1, "greeting": "told"}, ["udp:9"], {"deadline": 2, "listen": ["tcp:8"], "greeter": "path"}
+    )
+    assert found.deadline == 1.0
+    assert [one.endpoint.text for one in found.listeners] == ["udp:9"]
+    assert _greetings(found) == [b"told"]
+
+
+@pytest.mark.parametrize("content", ["drain = 3\n", "\n[[listen]]\nendpoint = 'udp:0'\n", "# nothing\n", ""])
+def test_a_byte_order_mark_is_no_part_of_a_file(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    found = read_toml(str(path))
+    path.write_text(content)
+    assert found == read_toml(str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ".".join("a" * 30_000) + "=1",
+        "[" + ".".join("a" * 30_000) + "]",
+        "x = {" + " . ".join(["'a'"] * 10_000) + "=1}",
+        '"a b".' * 10_000 + "c = 1",
+        "".join(f"{'a.' * 120}b{number} = 1\n" for number in range(200)),
+        "".join(f"a.b{number} = 1\n" for number in range(200_000)),
+    ],
+)
+def test_a_file_of_many_or_deep_keys_is_refused_without_parsing_it(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(content)
+    monkeypatch.setattr("tomllib.loads", lambda _text: pytest.fail("it is parsed"))
+    with pytest.raises(ConfigError, match=r"x.toml: (a key in it has a hundred parts|is longer than 65536 bytes)"):
+        read_toml(str(path))
+
+
+@pytest.mark.parametrize(
+    "greeting", ["9." * 90 + "ip6.arpa", "One two. Three four. " * 200, "." * 5000, "a" * 50_000, "-" * 50_000]
+)
+def test_a_greeting_with_dots_is_no_deep_key(greeting: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f"greeting = '{greeting}'")
+    assert read_toml(str(path)) == {"greeting": greeting}
+
+
+@pytest.mark.parametrize(
+    ("listen", "file"),
+    [
+        ((), {"x" * 60_000: 1}),
+        ((), {"listen": [{"x" * 60_000: 1}]}),
+        ((), {"encoding": "x" * 60_000}),
+        ((), {"greeting": "{" + "x" * 60_000 + "}"}),
+        ((), {"greeter": "x" * 60_000}),
+        ((), {"trust-proxy": ["x" * 60_000]}),
+        (("tcp:" + "9" * 60_000,), {}),
+        (("x y" * 20_000,), {}),
+        (("proxy:" * 10_000,), {}),
+        ((f"unix:/x:mode={'7' * 60_000}",), {}),
+    ],
+)
+def test_an_error_does_not_quote_a_value_of_any_length(listen: Sequence[str], file: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings({}, listen, file, "x.toml")
+    assert len(str(caught.value)) <= 800
+    assert str(caught.value).startswith(("x.toml: ", "--listen"))
 
 
 def test_a_file_is_read_as_toml_in_utf_8(tmp_path: Path) -> None:
@@ -105,7 +191,7 @@ def test_a_file_is_read_as_toml_in_utf_8(tmp_path: Path) -> None:
         (b"x = ", "Invalid"),
         (b"\xff\xfe", "utf-8"),
         (b"x = " + b"[" * 100_000, ""),
-        (b"#" * (1024 * 1024 + 1), "longer than"),
+        (b"#" * (64 * 1024 + 1), "longer than"),
         (b"x = " + b"9" * 5000, "4300"),
     ],
 )

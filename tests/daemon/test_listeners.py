@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -21,8 +21,7 @@ from greetsvc.daemon import listeners as listening_module
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.tap import Options, makeService
-from greetsvc.errors import ConfigError
-from greetsvc.greeters.text import TextGreeter
+from greetsvc.errors import ConfigError, reason_of
 
 real_reactor: Any = global_reactor
 UDP = "udp:0:interface=127.0.0.1"
@@ -112,7 +111,7 @@ async def test_an_endpoint_that_listens_later_is_served_from_then_on(
     if started_first:
         late[0].succeed()
     one: Any = service._listening[0]
-    port = int(one.places()[0].removeprefix("port: "))
+    port = one.spots()[0].port
     assert await deferToThread(_reads, port).addTimeout(5, real_reactor) == HELLO
     await service.stopService()
     with pytest.raises(ConnectionRefusedError):
@@ -229,14 +228,45 @@ def test_a_file_that_is_too_long_is_noticed_too(tmp_path: Any) -> None:
     assert "the greeting has 2000 bytes" in line
 
 
-def test_a_greeter_that_fails_at_the_start_is_no_warning(logged_errors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = settings({"greeting": "hello"}, [UDP])
-    monkeypatch.setattr(TextGreeter, "greet", lambda *_: 1 / 0)
-    service = GreetingService(found, real_reactor)
+class Saying:
+    """A greeter that says what it is told to, or raises it."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, what: Any) -> None:
+        self.what = what
+        self.visits: list[Any] = []
+
+    def greet(self, visit: Any) -> Any:
+        self.visits.append(visit)
+        if isinstance(self.what, Exception):
+            raise self.what
+        return self.what
+
+
+def _greeted_by(greeter: Saying, *listen: str) -> GreetingService:
+    found = settings({"greeting": "hello"}, listen)
+    listeners = tuple(evolve(one, greeter=greeter, greeter_option="saying") for one in found.listeners)
+    return GreetingService(evolve(found, listeners=listeners), real_reactor)
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("by zero"), KeyError("x"), OSError(2, "gone", "/x"), ValueError("a\nb")]
+)
+def test_a_greeter_that_raises_at_the_start_has_a_warning_and_is_no_error(error: Exception) -> None:
+    service = _greeted_by(greeter := Saying(error), UDP, "tcp:0:interface=127.0.0.1")
     service.bind()
-    assert len(service.describe()) == 1
+    assert service.describe()[-1] == f"--listen {UDP}: the greeter failed for a made-up visit: {reason_of(error)}"
+    assert len(greeter.visits) == 1
     service.unbind()
-    assert len(logged_errors.flush(ZeroDivisionError)) == 1
+
+
+@pytest.mark.parametrize("said", ["hello", None, 5, bytearray(b"hello"), "x" * 5000])
+def test_a_greeter_that_returns_no_bytes_is_refused_and_nothing_is_bound(said: Any, tmp_path: Path) -> None:
+    service = _greeted_by(Saying(said), f"unix:{tmp_path / 'x'}")
+    with pytest.raises(ConfigError, match=r"the greeter 'saying' returned .*, not bytes"):
+        service.bind()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest_twisted.ensureDeferred

@@ -1,22 +1,25 @@
+# mypy: allow-untyped-calls
+# (twisted.python.logfile has no types.)
 """The log as JSON Lines."""
 
 from __future__ import annotations
 
 import io
 import json
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import FileLogObserver, Logger, LogLevel
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, eventAsText, textFileLogObserver
 from twisted.python.failure import Failure
 
-from greetsvc.daemon.logs import event_as_json, json_observer
+from greetsvc.daemon import logs as logs_module
+from greetsvc.daemon.logs import LINES, LimitedObserver, Log, OwnLogFile, event_as_json, open_log
+from greetsvc.daemon.owner import Owner
 from greetsvc.daemon.tap import Options, makeService
 from greetsvc.errors import ConfigError
 
@@ -67,48 +70,179 @@ def test_a_peer_field_of_any_type_in_another_event_is_no_error() -> None:
     assert "peer" in _line(log_format="x", peer=(b"bytes", object()))
 
 
-@pytest.fixture
-def sigusr1() -> Iterator[None]:
-    """Puts back what SIGUSR1 did."""
-    before = signal.getsignal(signal.SIGUSR1)
-    yield
-    signal.signal(signal.SIGUSR1, before)
+def _event(level: Any = LogLevel.info, **event: Any) -> dict[str, Any]:
+    return {"log_time": 0.5, "log_level": level, "log_namespace": "here", "log_format": "Hello {who}", **event}
 
 
 def test_in_the_foreground_the_log_goes_to_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     for logfile in (None, "-"):
-        out = io.StringIO()
-        monkeypatch.setattr(sys, "stdout", out)
-        observer = json_observer({"nodaemon": 1, "logfile": logfile})
-        Logger(namespace="here", observer=observer).info("Hello")
-        assert json.loads(out.getvalue())["message"] == "Hello"
+        for form in ("text", "json"):
+            out = io.StringIO()
+            monkeypatch.setattr(sys, "stdout", out)
+            log = open_log({"nodaemon": 1, "logfile": logfile}, form, Owner())
+            assert log.file is None
+            assert log.observer is not None
+            log.observer(_event(who="you"))
+            said = out.getvalue()
+            if form == "json":
+                assert json.loads(said)["message"] == "Hello you"
+            else:
+                assert said.endswith("[here#info] Hello you\n")
 
 
-def test_a_daemon_logs_to_a_file_that_sigusr1_rotates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sigusr1: None
-) -> None:
-    from twisted.internet import reactor
-
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_daemon_logs_to_a_file_that_rotates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.chdir(tmp_path)
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    observer = json_observer({"nodaemon": 0, "logfile": None})
-    assert isinstance(observer, FileLogObserver)
-    Logger(namespace="here", observer=observer).info("one")
-    assert json.loads((tmp_path / "twistd.log").read_text())["message"] == "one"
-    calls: list[Any] = []
-    monkeypatch.setattr(reactor, "callFromThread", calls.append)
-    signal.raise_signal(signal.SIGUSR1)
-    for call in calls:
-        call()
-    assert (tmp_path / "twistd.log.1").exists()
-    observer._outFile.close()
+    log = open_log({"nodaemon": 0, "logfile": None}, form, Owner())
+    assert log.observer is not None
+    log.observer(_event(who="one"))
+    log.rotate()
+    log.observer(_event(who="two"))
+    assert "Hello one" in (tmp_path / "twistd.log.1").read_text()
+    assert "Hello two" in (tmp_path / "twistd.log").read_text()
+    assert log.file is not None
+    log.file.close()
 
 
-def test_an_existing_handler_of_sigusr1_is_kept(tmp_path: Path, sigusr1: None) -> None:
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    observer: Any = json_observer({"nodaemon": 0, "logfile": str(tmp_path / "log")})
-    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
-    observer._outFile.close()
+def test_a_check_of_the_log_file_makes_none(tmp_path: Path) -> None:
+    options = {"nodaemon": 0, "logfile": str(tmp_path / "log")}
+    open_log(options, "text", Owner(), check=True)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "log").write_text("before\n")
+    open_log(options, "text", Owner(), check=True)
+    assert (tmp_path / "log").read_text() == "before\n"
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize("name", ["/no/such/folder/log", "/", "/dev/null/log"])
+def test_a_log_file_that_cannot_be_written_is_one_line(name: str, check: bool) -> None:
+    with pytest.raises(ConfigError, match=f"^--logfile: '{name}' cannot be written: ") as caught:
+        open_log({"nodaemon": 0, "logfile": name}, "text", Owner(), check=check)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("text", ["Grüße, Ωmega", "\udcff undecodable", "👋 hello"])
+def test_a_line_that_cannot_be_encoded_is_escaped_and_not_lost(
+    encoding: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+    log = open_log({"nodaemon": 1, "logfile": ""}, "text", Owner())
+    assert log.observer is not None
+    log.observer(_event(who=text))
+    assert (
+        raw.getvalue()
+        .decode(encoding)
+        .endswith(f"Hello {text.encode(encoding, 'backslashreplace').decode(encoding)}\n")
+    )
+    log = open_log({"nodaemon": 0, "logfile": str(tmp_path / "log")}, "text", Owner())
+    assert log.observer is not None
+    assert log.file is not None
+    log.observer(_event(who=text))
+    log.file.close()
+    assert (tmp_path / "log").read_bytes().endswith(f"Hello {text}\n".encode("utf-8", "backslashreplace"))
+
+
+def test_a_file_that_cannot_be_rotated_says_so_once_for_each_megabyte(
+    tmp_path: Path, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = OwnLogFile(str(tmp_path / "log"), Owner())
+    monkeypatch.setattr(logs_module, "locked", lambda _path: "its folder is not writable for this user")
+    for number in range(3):
+        assert len(log_lines) == number
+        for _ in range(12):
+            file.write("x" * 100_000)
+    assert log_lines == [f"{tmp_path}/log cannot be rotated: its folder is not writable for this user"] * 3
+    file.close()
+    assert not (tmp_path / "log.1").exists()
+
+
+def test_what_is_no_plain_file_is_never_renamed(log_lines: list[str]) -> None:
+    file = OwnLogFile("/dev/null", Owner())
+    for _ in range(12):
+        file.write("x" * 100_000)
+    file.rotate()
+    file.close()
+    assert Path("/dev/null").is_char_device()
+    assert not log_lines
+
+
+class _Observed:
+    """A limited observer with a clock that the test turns, and what it passes."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.clock = Clock()
+        self.limited = LimitedObserver(
+            lambda event: self.lines.append(eventAsText(event, includeTimestamp=False, includeSystem=False)),  # type: ignore[arg-type]
+            lambda call: self.clock.callLater(1, call),
+            self.clock.seconds,
+        )
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"log_format": "Closed the descriptor {fd}"},
+        {"format": "%(fd)r from a peer", "log_format": "{log_text}"},
+        {"log_format": "no field at all"},
+    ],
+)
+def test_fifty_lines_of_a_kind_are_logged_in_a_second_and_the_others_summed_up(event: dict[str, str]) -> None:
+    seen = _Observed()
+    for second in range(3):
+        seen.lines.clear()
+        for number in range(1000):
+            seen.limited(_event(fd=number, log_text=f"{number}", **event))
+        seen.limited(_event(who="another"))
+        assert len(seen.lines) == LINES + 1
+        seen.clock.advance(1)
+        (line,) = seen.lines[LINES + 1 :]
+        kind = event.get("format") or event["log_format"]
+        assert line == f"Left out 950 log messages (more than 50 lines a second of one kind): 950 of {kind}", second
+    seen.clock.advance(5)
+    assert len(seen.lines) == LINES + 2
+    assert not seen.clock.getDelayedCalls()
+
+
+def test_tracebacks_are_limited_more_and_by_the_type_of_the_exception() -> None:
+    seen = _Observed()
+    for error in (ValueError("x"), KeyError("x")):
+        for _ in range(100):
+            seen.limited(_event(log_format="Unhandled", log_failure=Failure(error)))
+    assert len(seen.lines) == 4
+    seen.clock.advance(1)
+    assert seen.lines[4:] == [
+        "Left out 196 log messages (more than 50 lines a second of one kind): 98 of Unhandled; 98 of Unhandled"
+    ]
+
+
+def test_messages_that_are_made_up_each_time_are_limited_too() -> None:
+    seen = _Observed()
+    for number in range(100_000):
+        seen.limited(_event(log_format=f"peer {number} says hello"))
+    assert len(seen.lines) < 400
+    seen.clock.advance(1)
+    assert seen.lines[-1].startswith("Left out ")
+    assert len(seen.lines) < 400
+
+
+def test_the_log_that_twist_makes_is_limited_and_escapes() -> None:
+    raw = io.BytesIO()
+    twist: dict[str, Any] = {"fileLogObserverFactory": textFileLogObserver}
+    assert open_log(twist, "text", Owner()) == Log()
+    observer = twist["fileLogObserverFactory"](io.TextIOWrapper(raw, "ascii"))
+    assert isinstance(observer, LimitedObserver)
+    observer(_event(who="Grüße"))
+    assert rb"Hello Gr\xfc\xdfe" in raw.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options", [None, {"nodaemon": 1, "logger": "some.observer"}, {"nodaemon": 0, "logfile": "-"}]
+)
+def test_what_others_log_is_left_to_them(options: Any) -> None:
+    assert open_log(options, "text", Owner()) == Log()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +258,7 @@ def test_an_existing_handler_of_sigusr1_is_kept(tmp_path: Path, sigusr1: None) -
 )
 def test_json_is_refused_if_it_cannot_be_logged_where_twistd_logs(twistd: dict[str, Any] | None, says: str) -> None:
     with pytest.raises(ConfigError, match=r"^--log(-format|file): ") as caught:
-        json_observer(twistd)
+        open_log(twistd, "json", Owner())
     assert says in str(caught.value)
     assert str(caught.value).isprintable()
 

@@ -27,6 +27,7 @@ from greetsvc import wire
 from greetsvc.daemon import service as service_module
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
+from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.errors import ConfigError
 from greetsvc.net.sockets import ipv6_works
 from greetsvc.visit import Address
@@ -86,8 +87,17 @@ def _where(service: GreetingService, which: int = 0) -> Any:
     endpoint = one.listener.endpoint
     if endpoint.path is not None:
         return endpoint.path
-    port = int(one.places()[0].rpartition(" ")[2])
+    port = one.spots()[0].port
     return ((endpoint.host or "127.0.0.1").replace("::", "::1").replace("::11", "::1"), port)
+
+
+def _told(endpoint: str, where: Any) -> str:
+    """What the log says of the listener."""
+    transport = endpoint.partition(":")[0].replace("tcp6", "tcp")
+    if isinstance(where, str):
+        return f"path: {where} ({transport})"
+    host, port = where
+    return f"port: {port} ({transport}, {f'[{host}]' if ':' in host else host})"
 
 
 def _tutorial_client(family: int, address: Any) -> bytes:
@@ -145,8 +155,7 @@ async def test_a_peer_that_connects_is_greeted_and_logged(
     assert await _thread(_tutorial_client, family, _where(service)) == HELLO
     assert await _thread(_tutorial_client, family, _where(service)) == HELLO
     where = _where(service)
-    place = f"path: {where}" if family == socket.AF_UNIX else f"port: {where[1]}"
-    assert f"Server start at {place}" in log_lines
+    assert f"Server start at {_told(endpoint, where)}" in log_lines
     visits = [line for line in log_lines if line.startswith("Got a connection from ")]
     assert len(visits) == 2
     if family == socket.AF_UNIX:
@@ -169,8 +178,7 @@ async def test_a_peer_that_sends_a_datagram_is_greeted_and_logged(
     assert service.ledger.visits == 3
     assert sum(line.startswith("Got a connection from ") for line in log_lines) == 3
     where = _where(service)
-    place = f"path: {where}" if family == socket.AF_UNIX else f"port: {where[1]}"
-    assert f"Server start at {place}" in log_lines
+    assert f"Server start at {_told(endpoint, where)}" in log_lines
     await services.stop()
 
 
@@ -232,7 +240,8 @@ async def test_without_listeners_the_defaults_are_served_and_ipv6_is_left_out_wh
         log_lines.clear()
         service = services.started(greeting="Hi")
         assert await _thread(_tutorial_client, socket.AF_INET, ("127.0.0.1", port)) == b"Hi"
-        assert log_lines.count(f"Server start at port: {port}") == (4 if works else 2)
+        told = [line.partition(f"Server start at port: {port} ")[2] for line in log_lines if "Server start" in line]
+        assert told == ["(tcp, 0.0.0.0)", "(udp, 0.0.0.0)", "(tcp, [::])", "(udp, [::])"][: 4 if works else 2]
         assert ("IPv6 does not work on this machine: only IPv4 is served" in log_lines) is not works
         assert len(service.describe()) == (4 if works else 2)
         await services.stop()
@@ -348,7 +357,7 @@ async def test_a_stop_waits_for_an_open_connection(services: Services, log_lines
         await deferLater(reactor, 0.1, lambda: None)
         assert not stopped.called
     await _within(20, stopped)
-    assert "Stopping: 1 open connections have 5.0 s to end" in log_lines
+    assert "Stopping: 1 open connection has 5 s to end" in log_lines
     assert not [line for line in log_lines if line.startswith("Ending")]
 
 
@@ -362,7 +371,7 @@ async def test_a_lingering_connection_is_closed_after_the_drain_time(
         await _within(20, service.stopService())
         services.running.clear()
         assert service.admission.open == 0
-    assert "Ending 1 open connections" in log_lines
+    assert "Ending 1 open connection" in log_lines
 
 
 @pytest_twisted.ensureDeferred
@@ -398,7 +407,7 @@ async def test_a_second_signal_ends_the_drain_at_once(number: int, services: Ser
         await deferLater(reactor, 0.05, lambda: None)
         signal.raise_signal(number)
         await _within(20, stopped)
-    assert "Ending 1 open connections" in log_lines
+    assert "Ending 1 open connection" in log_lines
     assert signal.getsignal(number) == before
 
 
@@ -407,7 +416,7 @@ async def test_outside_the_main_thread_signal_handlers_are_not_changed() -> None
     calls: list[int] = []
 
     def inside() -> Any:
-        with service_module._signals(lambda: calls.append(1)):
+        with taking_stop_signals(lambda: calls.append(1)):
             return signal.getsignal(signal.SIGTERM)
 
     assert await _thread(inside) == signal.getsignal(signal.SIGTERM)

@@ -196,7 +196,7 @@ def test_a_stop_waits_for_an_open_connection(installed: Installed, tmp_path: Pat
     with socket.create_connection(("127.0.0.1", port), SECONDS) as peer, peer.makefile("rb") as stream:
         assert stream.read() == GREETING
         os.kill(server.pid, signal.SIGTERM)
-        server.wait_for("Stopping: 1 open connections")
+        server.wait_for("Stopping: 1 open connection")
         assert server.alive()
     assert server.process is not None
     assert server.process.wait(SECONDS) == 0
@@ -229,6 +229,12 @@ def test_a_log_in_json_has_one_object_a_line(installed: Installed, tmp_path: Pat
     server.wait_for("Got a connection from")
     server.stop()
     events = [json.loads(line) for line in server.said().splitlines()]
+    (start,) = [event for event in events if event["message"] == f"Server start at port: {port} (tcp, 127.0.0.1)"]
+    assert {name: start[name] for name in ("port", "address", "transport")} == {
+        "port": port,
+        "address": "127.0.0.1",
+        "transport": "tcp",
+    }
     (visit,) = [event for event in events if "peer" in event]
     assert visit["peer"][0] == "127.0.0.1"
     assert visit["transport"] == "tcp"
@@ -275,3 +281,30 @@ def test_sigusr1_rotates_the_log(installed: Installed, tmp_path: Path, form: str
     assert read(("127.0.0.1", port)) == GREETING
     server.wait_for("Got a connection from")
     assert "Got a connection" not in old.said()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_refusal_has_its_peer_reason_and_transport_as_text_and_in_json(
+    installed: Installed, tmp_path: Path, form: str
+) -> None:
+    options = ("--listen", f"proxy:tcp:0:{LOOPBACK}", "--trust-proxy", "192.0.2.0/24", "--log-format", form)
+    server = installed.daemon(tmp_path, *options)
+    (port,) = server.ports()
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as peer:
+        host, number = peer.getsockname()
+        server.wait_for(f"Refused ('{host}', {number}): proxy-untrusted (proxy:tcp)")
+    for _ in range(8):
+        with socket.create_connection(("127.0.0.1", port), SECONDS) as peer:
+            assert peer.recv(1) == b""
+    server.stop()
+    if form == "json":
+        events = [json.loads(line) for line in server.said().splitlines()]
+        first, *_others = [event for event in events if "reason" in event]
+        assert {name: first[name] for name in ("peer", "reason", "transport")} == {
+            "peer": [host, number],
+            "reason": "proxy-untrusted",
+            "transport": "proxy:tcp",
+        }
+        summed = [event for event in events if "reasons" in event]
+        named = sum("reason" in event for event in events)
+        assert named + sum(event["reasons"]["proxy-untrusted"] for event in summed) == 9

@@ -122,7 +122,7 @@ def test_escaped_text_is_printable_and_printable_text_stays_as_it_is(line: str) 
     assert escaped(line).isprintable()
     assert escaped(escaped(line)) == escaped(line)
     assert str(ConfigError(line)) == escaped(line)
-    if line.isprintable():
+    if line.isascii() and line.isprintable():
         assert escaped(line) == line
 
 
@@ -130,3 +130,24 @@ def test_a_long_value_is_cut_in_an_error_message() -> None:
     assert shown("x") == "'x'"
     assert len(shown("x" * 1000)) < 310
     assert shown(1 << 50_000) == "a number of thousands of digits"
+
+
+@pytest.mark.parametrize(
+    ("name", "means"),
+    [
+        ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+        ("::ffff:192.0.2.1", "192.0.2.1/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::ffff:10.0.0.0/120", "10.0.0.0/24"),
+        ("::/0", "::/0"),
+        ("::ffff:0:0/95", None),
+        ("::fffe:0:0/95", "::fffe:0:0/95"),
+        ("2001:db8::/32", "2001:db8::/32"),
+    ],
+)
+def test_a_network_of_ipv4_mapped_into_ipv6_is_ipv4(name: str, means: str | None) -> None:
+    if means is None:
+        with pytest.raises(ConfigError, match="host bits"):
+            BY_NAME["trust-proxy"].read([name])
+    else:
+        assert [str(network) for network in BY_NAME["trust-proxy"].read([name])] == [means]

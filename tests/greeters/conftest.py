@@ -25,18 +25,30 @@ class Shouter:
 
     def greet(self, visit):
         return self.words + b" " + visit.peer.host.encode()
+
+
+class Needing(Shouter):
+    """Needs what its argument names."""
+
+    def __init__(self, argument, encoding):
+        self.needs = eval(argument)
 '''
 _ENTRY_POINTS = """[greetsvc.greeters]
 shout = acme_greeters:Shouter
 gone = acme_not_there:Greeter
 nameless = acme_greeters:Nobody
 broken = acme_broken:Greeter
+needing = acme_greeters:Needing
+daytime = acme_greeters:Shouter
 """
 
 
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Four greeters: ``shout`` works, ``gone``, ``nameless`` and ``broken`` do not load."""
+    """Greeters: ``shout`` works, ``gone``, ``nameless`` and ``broken`` do not load, ``needing`` needs its argument.
+
+    ``daytime`` has the name of one of ours.
+    """
     info = tmp_path / "acme_greeters-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-greeters\nVersion: 1.0\n")

@@ -58,3 +58,33 @@ def test_the_list_shows_greeters_that_do_not_load(third_party: Path) -> None:
     assert known["shout"] == "Shouts its argument."
     assert "does not load" in known["broken"]
     assert "Thank you" in known["text"]
+
+
+@pytest.mark.usefixtures("third_party")
+@pytest.mark.parametrize(
+    ("needs", "says"),
+    [
+        ("{'pear'}", "needs 'pear'; a visit has transport, peer, local"),
+        ("['peer', 'Path']", "needs 'Path'"),
+        ("{'peer', 'when '}", "needs 'when '"),
+        ("{'tls_version'}", "needs 'tls_version'"),
+        ("'peer'", "has needs 'peer', which must be a set of names"),
+        ("5", "has needs 5"),
+        ("[[]]", r"needs \[\]"),
+    ],
+)
+def test_needs_that_are_no_fields_of_a_visit_are_refused(needs: str, says: str) -> None:
+    with pytest.raises(ValueError, match=f"the greeter 'needing' {says}"):
+        find_greeter("needing", needs, "utf-8")
+    assert find_greeter("needing", "{'peer', 'tls', 'path'}", "utf-8")
+
+
+@pytest.mark.usefixtures("third_party")
+@pytest.mark.parametrize("argument", ["", "hello"])
+def test_a_greeter_of_two_distributions_is_refused_and_both_are_named(argument: str) -> None:
+    with pytest.raises(ValueError, match="'daytime' is in several distributions") as caught:
+        find_greeter("daytime", argument, "utf-8")
+    assert "acme-greeters (acme_greeters:Shouter)" in str(caught.value)
+    assert "greetsvc (greetsvc.greeters.daytime:DaytimeGreeter.from_argument)" in str(caught.value)
+    assert "in several distributions" in dict(known_greeters())["daytime"]
+    assert find_greeter("text", "hi", "utf-8").greet(VISIT) == b"hi"

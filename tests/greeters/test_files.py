@@ -60,6 +60,53 @@ def test_a_file_that_is_replaced_by_one_of_the_same_size_and_time_is_read_again(
     assert greeter.greet(VISIT) == b"two\n"
 
 
+def _rewrite(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _rewrite_in_place(path: Path, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.write(data)
+
+
+def _link_another(path: Path, data: bytes) -> None:
+    other = path.with_suffix(".other")
+    other.write_bytes(data)
+    path.unlink()
+    os.link(other, path)
+
+
+@pytest.mark.parametrize("change", [_rewrite, _rewrite_in_place, _replace, _link_another])
+@pytest.mark.parametrize("kind", [FileGreeter, FortuneGreeter])
+def test_a_change_that_keeps_size_and_time_of_modification_is_read(
+    path: Path, change: Callable[[Path, bytes], None], kind: type[FileGreeter | FortuneGreeter]
+) -> None:
+    greeter = kind(str(path))
+    before = path.stat()
+    for data in (b"two\n", b"six\n", b"ten\n"):
+        # At once, so that several changes fall between two ticks of the clock that stamps them.
+        change(path, data)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+        assert greeter.greet(VISIT) == data
+
+
+def test_a_file_that_was_refused_is_read_again_when_it_is_mended_at_once(path: Path) -> None:
+    greeter = FortuneGreeter(str(path))
+    before = path.stat()
+    for data, expected in ((b"  \n\n", b"one\n"), (b"two\n", b"two\n")):
+        path.write_bytes(data)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert greeter.greet(VISIT) == expected
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file counts as old at once."""
+    monkeypatch.setattr("greetsvc.greeters.watched._TICK", 0)
+
+
+@pytest.mark.usefixtures("settled")
 def test_a_file_that_does_not_change_is_not_read_again(path: Path) -> None:
     reads = Counter[str]()
 
@@ -73,6 +120,7 @@ def test_a_file_that_does_not_change_is_not_read_again(path: Path) -> None:
     assert reads["parsed"] == 1
 
 
+@pytest.mark.usefixtures("settled")
 def test_a_file_that_was_refused_is_not_read_again_until_it_changes(path: Path, log_lines: list[str]) -> None:
     reads: list[int] = []
 

@@ -17,6 +17,7 @@ from twisted.internet.error import CannotListenError
 from greetsvc.net.sockets import (
     MAX_BACKLOG,
     UnixPath,
+    adopted_stream_socket,
     datagram_socket,
     ipv6_works,
     kernel_backlog,
@@ -135,6 +136,75 @@ def test_the_file_of_a_socket_that_a_process_holds_is_left_alone(make: Make, hel
         with pytest.raises(CannotListenError, match="in use"):
             make(str(path))
         assert path.stat().st_ino == before
+
+
+@pytest.mark.skipif(not Path("/proc/net/unix").exists(), reason="only Linux lists what is bound")
+@UNIX
+@pytest.mark.parametrize("bound_as", ["{folder}/x", "x", "./x", "../{name}/x"])
+def test_the_file_of_a_socket_that_is_bound_and_does_not_listen_yet_is_left_alone(
+    make: Make, bound_as: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX) as starting:
+        starting.bind(bound_as.format(folder=tmp_path, name=tmp_path.name))
+        before = path.stat().st_ino
+        with pytest.raises(CannotListenError, match="in use"):
+            make(str(path))
+        starting.listen()
+        assert path.stat().st_ino == before
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+@UNIX
+@pytest.mark.parametrize("left_by", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_the_file_of_a_socket_that_no_process_holds_is_left_alone_where_that_is_asked(
+    make: Make, left_by: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX, left_by) as gone:
+        gone.bind(str(path))
+    before = path.stat().st_ino
+    with pytest.raises(CannotListenError) as caught:
+        make(str(path), replace=False)
+    assert caught.value.socketError.errno == errno.EEXIST
+    assert path.stat().st_ino == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "listens", "says"),
+    [
+        (socket.SOCK_STREAM, socket.AF_INET, True, ""),
+        (socket.SOCK_DGRAM, socket.AF_INET, False, "SOCK_DGRAM, not SOCK_STREAM"),
+        (socket.SOCK_SEQPACKET, socket.AF_UNIX, False, "SOCK_SEQPACKET, not SOCK_STREAM"),
+        (socket.SOCK_STREAM, socket.AF_UNIX, True, "AF_UNIX, not AF_INET"),
+        (socket.SOCK_STREAM, socket.AF_INET, False, "does not listen"),
+    ],
+)
+def test_an_adopted_socket_is_a_listening_one_of_its_family(
+    kind: socket.SocketKind, family: socket.AddressFamily, listens: bool, says: str, tmp_path: Path
+) -> None:
+    with socket.socket(family, kind) as passed:
+        passed.bind(("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "x"))
+        if listens:
+            passed.listen()
+        if not says:
+            with adopted_stream_socket(passed.fileno(), socket.AF_INET) as sock:
+                assert sock.getsockname() == passed.getsockname()
+                assert not sock.getblocking()
+                assert not sock.get_inheritable()
+            return
+        with pytest.raises(ValueError, match=says):
+            adopted_stream_socket(passed.fileno(), socket.AF_INET)
+
+
+def test_what_is_no_socket_cannot_be_adopted() -> None:
+    with Path(os.devnull).open("rb") as null:
+        before = len(list(Path("/dev/fd").iterdir()))
+        with pytest.raises(OSError, match="non-socket"):
+            adopted_stream_socket(null.fileno(), socket.AF_INET)
+        assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_the_file_of_a_listener_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 
 from greetsvc.ledger import Ledger
@@ -59,7 +60,7 @@ def test_each_second_logs_twenty_visits_again(log_lines: list[str]) -> None:
         _visits(ledger, 21)
         clock.advance(1)
     assert len(log_lines) == 3 * 21
-    assert log_lines[20::21] == ["Got 1 more connections in a second: tcp 1"] * 3
+    assert log_lines[20::21] == ["Got 1 more connection in a second: tcp 1"] * 3
 
 
 def test_no_visit_is_logged_twice_and_no_timer_runs_without_visits(log_lines: list[str]) -> None:
@@ -112,7 +113,7 @@ def test_visits_before_the_start_are_not_reported(log_lines: list[str]) -> None:
     log.start()
     _visits(ledger, 1)
     clock.advance(1)
-    assert log_lines == ["Got 1 connections in a second: tcp 1"]
+    assert log_lines == ["Got 1 connection in a second: tcp 1"]
     log.stop()
 
 
@@ -152,3 +153,50 @@ def test_many_refusals_set_one_timer(log_lines: list[str]) -> None:
     clock.advance(1)
     assert log_lines == ["Got 2 connections in a second: tcp 2", "Refused 1000 in a second: port 1000"]
     clock.advance(1)
+
+
+def test_a_refusal_is_logged_with_its_peer_reason_and_transport(log_lines: list[str]) -> None:
+    ledger, clock, log = _started()
+    ledger.refuse_peer("max-connections", IPv4Address("TCP", "192.0.2.1", 5), "tcp")
+    ledger.refuse_peer("proxy-untrusted", IPv6Address("TCP", "::ffff:192.0.2.2", 6), "proxy:tls")
+    ledger.refuse_peer("loop", ("2001:db8::1", 7, 0, 0), "udp")
+    ledger.refuse_peer("loop", "/run/own.sock", "unixgram")
+    ledger.refuse_peer("no-address", b"", "unixgram")
+    ledger.refuse_peer("greeter", UNIXAddress(None), "unix")
+    expected = [
+        "Refused ('192.0.2.1', 5): max-connections (tcp)",
+        "Refused ('192.0.2.2', 6): proxy-untrusted (proxy:tls)",
+        "Refused ('2001:db8::1', 7): loop (udp)",
+        "Refused /run/own.sock: loop (unixgram)",
+        "Refused an unnamed UNIX socket: no-address (unixgram)",
+        "Refused an unnamed UNIX socket: greeter (unix)",
+    ]
+    assert log_lines == expected
+    clock.advance(1)
+    log.stop()
+    assert log_lines == expected, "none is told twice"
+
+
+def test_five_refusals_a_second_for_each_reason_are_logged_and_the_others_summed_up(log_lines: list[str]) -> None:
+    ledger, clock, log = _started()
+    for _ in range(2):
+        log_lines.clear()
+        for number in range(9):
+            ledger.refuse_peer("max-per-source", ("192.0.2.1", number), "udp")
+        ledger.refuse_peer("loop", ("192.0.2.2", 1), "udp")
+        assert len(log_lines) == 6
+        for number in range(1000):
+            ledger.refuse_peer("loop", ("192.0.2.2", number), "udp")
+        assert len(log_lines) == 10
+        assert ledger.when_peer_refused is None, "the others cost no call"
+        clock.advance(1)
+        assert log_lines[10:] == ["Refused 1000 more in a second: loop 996, max-per-source 4"]
+    log.stop()
+
+
+def test_with_a_summary_only_no_refusal_is_logged_alone(log_lines: list[str]) -> None:
+    ledger, clock, log = _started(readable=0)
+    ledger.refuse_peer("loop", ("192.0.2.2", 1), "udp")
+    clock.advance(1)
+    assert log_lines == ["Refused 1 in a second: loop 1"]
+    log.stop()

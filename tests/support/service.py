@@ -31,8 +31,7 @@ class Serving:
     @property
     def ports(self) -> list[int]:
         """Its ports, in the order of its listeners."""
-        places = [place for one in self.service._listening for place in one.places()]
-        return [int(place.removeprefix("port: ")) for place in places if place.startswith("port: ")]
+        return [spot.port for one in self.service._listening for spot in one.spots() if spot.port]
 
     async def until_refused(self, reason: str, times: int) -> None:
         """Wait until it has refused so many visits for this reason."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import secrets
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +52,19 @@ class _DatagramProbe:
     """
 
     def __init__(
-        self, timeline: Timeline, sock: socket.socket, remote: SocketAddress | None, reactor: DescriptorReactor
+        self,
+        timeline: Timeline,
+        sock: socket.socket,
+        remote: SocketAddress | None,
+        reactor: DescriptorReactor,
+        other: Callable[[], socket.socket | None] = lambda: None,
     ) -> None:
         self.answer: Deferred[bytes] = Deferred(lambda _: self._close())
         self._timeline = timeline
         self._socket = sock
         self._remote = remote
         self._reactor = reactor
+        self._other = other
         self._repeat: IDelayedCall | None = None
         self._sent = 0
         self._request = b""
@@ -65,6 +74,8 @@ class _DatagramProbe:
     def send(self, request: bytes, wait: float = _FIRST_REPEAT) -> None:
         """Send the request now, and again after ``wait`` seconds."""
         self._request = request
+        if self._sent == 1:
+            self._use_other()
         try:
             if self._remote is None:
                 self._socket.send(request)
@@ -83,6 +94,15 @@ class _DatagramProbe:
         start = one_line(request[:25].decode("latin-1"))
         self._timeline.trace(">", f"{start}… ({len(request)} bytes{', again' if self._sent > 1 else ''})")
         self._repeat = self._reactor.callLater(wait, self.send, request, 2 * wait)
+
+    def _use_other(self) -> None:
+        """Repeat the request from the socket that ``other`` makes, if it makes one."""
+        other, self._other = self._other(), lambda: None
+        if other is not None:
+            self._reactor.removeReader(self)
+            self._socket.close()
+            self._socket = other
+            self._reactor.addReader(self)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -212,8 +232,30 @@ async def probe_unixgram(
     Our socket needs an address to be answered: an ``abstract`` one on Linux; elsewhere a path in a temporary folder,
     which is removed. It is connected, so that the system drops datagrams of other senders.
 
+    An abstract address exists in one network namespace only (unix(7)). A server in another one, as in two containers
+    that share the folder of the socket, cannot answer to it. So the request is repeated from a path beside the
+    socket of the server: the shared folder is the only one that both see. That works where both see it under the
+    same path.
+
     :raises GreetFailed: when there is no answer.
     """
+    beside = Path(f"{path}.{secrets.token_hex(4)}").absolute()
+
+    def at_beside() -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        try:
+            sock.bind(str(beside))
+            # The server may be another user. Only its answers pass, as the socket is connected.
+            beside.chmod(0o666)
+            sock.connect(path)
+        except OSError as error:
+            sock.close()
+            timeline.note(f"no answer address at {one_line(str(beside))}: {error.strerror or error}")
+            return None
+        timeline.trace("*", f"the answer address is now {one_line(str(beside))}")
+        return sock
+
     timeline.peer = Address(path, 0)
     timeline.enter("connect")
     sock = _open(timeline, socket.AF_UNIX)
@@ -227,9 +269,11 @@ async def probe_unixgram(
             raise system_failed(timeline, error.errno or errno.EIO) from None
         timeline.leave()
         timeline.enter("greet")
-        probe = _DatagramProbe(timeline, sock, None, reactor)
+        probe = _DatagramProbe(timeline, sock, None, reactor, at_beside if abstract else lambda: None)
         probe.send(request)
         return await probe.answer
     finally:
+        with suppress(OSError):
+            beside.unlink()
         if folder is not None:
             folder.cleanup()

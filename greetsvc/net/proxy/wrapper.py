@@ -108,15 +108,18 @@ class _AwaitingHeader(Protocol):
             self._timer.cancel()
             # A connection without a byte is a health check and no refusal; a part of a header is one.
             if self._parser.buffer:
-                self._proxied.refused("proxy-header")
+                self._proxied.refuse("proxy-header", self._peer())
         if self in self._proxied.awaiting:  # else it was handed over, and no protocol was built
             self._proxied.awaiting.remove(self)
             if self._proxied.admission is not None:
                 self._proxied.admission.leave(())
 
     def _refuse(self, reason: Refusal) -> None:
-        self._proxied.refused(reason)
+        self._proxied.refuse(reason, self._peer())
         self.abort()
+
+    def _peer(self) -> IAddress:
+        return cast(ITCPTransport, self.transport).getPeer()
 
     def abort(self) -> None:
         if self._timer.active():
@@ -187,13 +190,17 @@ class ProxiedFactory:
         """Stop the wrapped factory."""
         self.wrapped.doStop()
 
+    def refuse(self, reason: Refusal, peer: IAddress | None) -> None:
+        """A connection from ``peer``, the address of the proxy, is closed before its protocol is built."""
+        self.refused(reason)
+
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A protocol that waits for the header, or None for a peer that is not trusted: the port then closes."""
         if not isinstance(addr, UNIXAddress) and not self._trusted(getattr(addr, "host", "")):
-            self.refused("proxy-untrusted")
+            self.refuse("proxy-untrusted", addr)
             return None
         if self.admission is not None and not self.admission.has_room():
-            self.refused("max-connections")
+            self.refuse("max-connections", addr)
             return None
         return _AwaitingHeader(self)
 

@@ -25,7 +25,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import directlyProvides, providedBy
 
 from greetsvc.net.linger.sweep import Lingerers
-from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, stream_socket, unix_stream_socket
+from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, adopted_stream_socket, stream_socket, unix_stream_socket
 from greetsvc.net.stream.listener import StreamPort
 
 __all__ = ["ListeningReactor"]
@@ -37,7 +37,8 @@ class ListeningReactor:
     ``lingerers`` and ``dropped`` are those of `StreamPort`. ``v4_ports`` are the port numbers that have an IPv4
     listener of their own: an IPv6 listener on one of these does not take IPv4. ``backlog`` replaces the one that
     callers pass, as that is nearly always Twisted's default of 50. ``wrap`` is put around each factory, below TLS.
-    ``prepare`` is called with each listening socket.
+    ``prepare`` is called with each listening socket. With ``replace`` the file of a UNIX socket that no process holds
+    is replaced.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class ListeningReactor:
         wrap: Callable[[IProtocolFactory], IProtocolFactory] | None = None,
         prepare: Callable[[socket.socket], object] | None = None,
         dropped: Callable[[str], object] | None = None,
+        replace: bool = True,
     ) -> None:
         self._reactor = reactor
+        self._replace = replace
         self._lingerers = lingerers
         self._v4_ports = v4_ports
         self._backlog = backlog
@@ -123,13 +126,15 @@ class ListeningReactor:
     ) -> StreamPort:
         """See `IReactorUNIX`. Raises `CannotListenError`."""
         path = os.fsdecode(address)
-        return self._listen(unix_stream_socket(path, mode=mode, backlog=self._backlog), factory, UnixPath(path))
+        sock = unix_stream_socket(path, mode=mode, backlog=self._backlog, replace=self._replace)
+        return self._listen(sock, factory, UnixPath(path))
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> StreamPort:
-        """See `IReactorSocket`. Listens on a duplicate of the descriptor. The file of a UNIX socket is left alone."""
-        sock = socket.fromfd(fileDescriptor, addressFamily, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        return self._listen(sock, factory)
+        """See `IReactorSocket`. Listens on a duplicate of the descriptor. The file of a UNIX socket is left alone.
+
+        Raises what `adopted_stream_socket` raises.
+        """
+        return self._listen(adopted_stream_socket(fileDescriptor, addressFamily), factory)
 
     def _listen(self, sock: socket.socket, factory: IProtocolFactory, path: UnixPath | None = None) -> StreamPort:
         if self._prepare is not None:

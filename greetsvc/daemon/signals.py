@@ -1,0 +1,66 @@
+"""What signals do: none ends the service before it has drained, and SIGHUP and SIGUSR1 never end it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from twisted.logger import Logger
+
+__all__ = ["handle_signals", "taking_stop_signals"]
+
+_log = Logger(namespace="greetsvc")
+
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+def handle_signals(reactor: Any, rotate: Callable[[], object]) -> None:
+    """Handle the signals of a program whose reactor will run: SIGUSR1 calls ``rotate``. A handler that is set stays.
+
+    The reactor handles SIGTERM and SIGINT only when it runs, a moment after the log says that the service serves. One
+    that comes earlier waits for that. Without effect where the reactor runs already: the program is not ours then.
+    """
+    if reactor.running or threading.current_thread() is not threading.main_thread():
+        return
+    # callFromThread: a handler may interrupt the reactor anywhere, and its queue is read once the reactor runs.
+    for number, call in ((signal.SIGUSR1, rotate), (signal.SIGHUP, _hang_up)):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda *_, call=call: reactor.callFromThread(call))
+    waiting: set[int] = set()
+
+    def wait(number: int, _frame: object) -> None:
+        if number not in waiting:
+            waiting.add(number)
+            reactor.callFromThread(signal.raise_signal, number)
+
+    for number in _STOPS:
+        if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
+            signal.signal(number, wait)
+
+    def hand_over() -> None:
+        # The reactor takes SIGTERM from any handler, but SIGINT only from Python's own.
+        if signal.getsignal(signal.SIGINT) is wait:
+            signal.signal(signal.SIGINT, reactor.sigInt)
+
+    reactor.callWhenRunning(hand_over)
+
+
+def _hang_up() -> None:
+    _log.info("SIGHUP ignored: the settings cannot be reloaded; restart the service to change them")
+
+
+@contextmanager
+def taking_stop_signals(call: Callable[[], object]) -> Iterator[None]:
+    """A context in which SIGTERM and SIGINT call ``call``; without effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: call()) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
