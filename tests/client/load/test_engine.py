@@ -25,12 +25,13 @@ from greetsvc.client.load import run as runs
 from greetsvc.client.load.connections import GREETED, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
-from greetsvc.client.load.polling import HANGUP, READ, WRITE, SelectorPoller, new_poller, short_sleep
+from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, SelectorPoller, new_poller, short_sleep
 from greetsvc.client.load.run import Run
 from greetsvc.client.load.tls import TlsStreams, _Session
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.tls import ClientTls
 from greetsvc.errors import ConfigError
+from greetsvc.net.linux import error_queue
 
 
 def hello(connection: socket.socket) -> None:
@@ -661,3 +662,33 @@ def test_a_short_sleep_ends_when_something_is_ready_however_high_the_descriptor(
     great: Any = Great()
     short_sleep(great, 0.001)
     assert great.polled == 1
+
+
+@pytest.mark.skipif(not error_queue.AVAILABLE, reason="the error queue is Linux's")
+def test_icmp_does_not_end_a_connection_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 1122 4.2.3.9: it is a hint. The queue is emptied, or epoll would report it for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        remote = SocketAddress(socket.AF_INET, listener.getsockname())
+        poller = new_poller()
+        transport = Streams(remote, 100, poller)
+        queue = [error_queue.QueuedError(errno.EHOSTUNREACH, "192.0.2.1", 4, 3, 1)] * 2
+        monkeypatch.setattr(error_queue, "read", lambda _: [queue.pop()] if queue else [])
+        connection = transport.open()
+        assert transport.start(connection) is None
+        accepted, _ = listener.accept()
+        with accepted:
+            assert transport.ready(connection, ERROR) is None
+            assert len(queue) == 1
+            accepted.sendall(b"hello")
+        poller.poll(5)
+        while (result := transport.ready(connection, READ | HANGUP)) is None:
+            poller.poll(1)
+        assert result.greeted
+        transport.release(connection, greeted=True)
+        lost = transport.open()
+        result = transport.ready(lost, ERROR)
+        assert result is not None
+        assert (result.phase, result.errno) == ("connect", errno.EHOSTUNREACH)
+        assert "host unreachable (ICMP type 3 code 1), reported by 192.0.2.1, a router" in result.words
+        transport.release(lost, greeted=False)
+        poller.close()
