@@ -96,9 +96,21 @@ class ProbePlan:
 
         def each_of_flow(number: int, result: Greeting | GreetFailed) -> None:
             flows.add((number - 1) % len(ports), result)
-            each(number, result, [])
+            waiting.append((number, result))
+            if self.expectations.expect is None or len(waiting) == len(ports):
+                report_waiting()
 
-        await probe_flows([from_port(port) for port in ports], each_of_flow, **pace)
+        def report_waiting() -> None:
+            for number, result in waiting:
+                each(number, result, [])
+            waiting.clear()
+
+        # With a pattern, a round is reported when it is over: matching may take long, and would hold up the others.
+        waiting: list[tuple[int, Greeting | GreetFailed]] = []
+        try:
+            await probe_flows([from_port(port) for port in ports], each_of_flow, **pace)
+        finally:
+            report_waiting()
 
 
 def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:

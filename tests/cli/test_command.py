@@ -447,7 +447,7 @@ def test_verbose_says_each_remark_once(peers: Any) -> None:
     for target, remark in (
         (peers.datagram(answer), "an answer came from another address"),
         (peers.stream(lambda connection: connection.sendall(line)), "became 192.0.2.1:5"),
-        (peers.stream(lambda connection: connection.sendall(line)), "not known, the server does not report"),
+        (peers.stream(lambda connection: connection.sendall(line)), "hops, MSS, TCP options, DSCP: not known"),
     ):
         assert script("-v", target).stderr.count(remark) == 1
         assert script("-v", "-c", "2", "-i", "0", target).stderr.count(remark) == 2, "in each trace"

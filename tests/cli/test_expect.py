@@ -94,3 +94,13 @@ def test_a_good_greeting_is_as_expected(peers: Any) -> None:
     target = peers.stream(lambda connection: connection.sendall(b"aaaa\r\n"))
     done = greet("-c", "20", "-i", "0", "--expect", PATTERN, target)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_came_while_a_pattern_took_long_is_not_lost(peers: Any) -> None:
+    """A time-out that is shorter than the matching: the other probes' greetings have arrived meanwhile."""
+    number = iter(range(10**9))
+    target = peers.datagram(lambda sock, data, sender: sock.sendto(b"a" * (40 + next(number)) + b"!", sender))
+    for arguments in (["--flows", "8", "-c", "1"], ["--duration", "1", "--concurrency", "8"]):
+        done = greet("--json", "-t", "0.5", "--expect", PATTERN, *arguments, target)
+        summary = json.loads(done.stdout.splitlines()[-1])["summary"]
+        assert (done.returncode, summary["lost"]) == (1, 0), done.stdout

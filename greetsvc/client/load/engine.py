@@ -151,6 +151,11 @@ class Engine:
                     short_sleep(self._poller, min(wait, leave - now))
                 now = self._now()
             self._start_due(now)
+        if now > leave + _TURN:
+            # Matching took long (`greetsvc.client.matching`). What came meanwhile came in time, and is not lost.
+            while events := self._poller.poll(0, _BATCH):
+                now = self._now()
+                self._handle(events, now)
         self._check_times(now)
 
     def _handle(self, events: list[tuple[int, int]], now: float) -> None:
