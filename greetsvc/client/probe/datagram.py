@@ -8,13 +8,15 @@ what the port has sent before.
 from __future__ import annotations
 
 import errno
+import secrets
 import socket
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
@@ -426,21 +428,29 @@ async def probe_unixgram(
     Our sockets need addresses to be answered: ``abstract`` ones on Linux; elsewhere paths in a temporary folder,
     which is removed. They are connected, so that the system drops datagrams of other senders.
 
+    An abstract address exists in one network namespace only (unix(7)). A server in another one, as in two containers
+    that share the folder of the socket, cannot answer to it. So the request is repeated from a path beside the
+    socket of the server: the shared folder is the only one that both see. That works where both see it under the
+    same path.
+
     :raises GreetFailed: when there is no answer.
     """
     timeline.peer = Address(path, 0)
     timeline.enter("connect")
+    token = secrets.token_hex(4)
     with ExitStack() as until_the_end:
 
         def open_socket() -> socket.socket:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            sock.setblocking(False)
-            try:
-                sock.bind("" if abstract else f"{until_the_end.enter_context(_folder())}/answer")
-                sock.connect(path)
-            except OSError:
-                sock.close()
-                raise
+            sock = _beside(timeline, path, token, until_the_end) if abstract and timeline.attempts else None
+            if sock is None:
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                sock.setblocking(False)
+                try:
+                    sock.bind("" if abstract else f"{until_the_end.enter_context(_folder())}/answer")
+                    sock.connect(path)
+                except OSError:
+                    sock.close()
+                    raise
             if timeline.phase == "connect":
                 timeline.leave()
                 timeline.enter("greet")
@@ -453,3 +463,29 @@ async def probe_unixgram(
 
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="greet-")
+
+
+def _beside(timeline: Timeline, path: str, token: str, until_the_end: ExitStack) -> socket.socket | None:
+    """A socket whose answer address is beside that of the server; None, with a note, where that cannot be."""
+    first = Path(f"{path}.{token}").absolute()
+    again = len(timeline.attempts) - 1
+    beside = first.with_name(f"{first.name}.{again}") if again else first
+
+    def remove() -> None:
+        with suppress(OSError):
+            beside.unlink()
+
+    until_the_end.callback(remove)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    try:
+        sock.bind(str(beside))
+        # The server may be another user. Only its answers pass, as the socket is connected.
+        beside.chmod(0o666)
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        timeline.note(f"no answer address at {one_line(str(first))}: {error.strerror or error}")
+        return None
+    timeline.trace("*", f"the answer address is now {one_line(str(beside))}")
+    return sock

@@ -111,7 +111,8 @@ _GREET_UDP = {
 }
 
 _GREET_UNIXGRAM = {
-    errno.ETIMEDOUT: "the server does not read from its socket, or does not answer",
+    errno.ETIMEDOUT: "the server does not read from its socket, does not answer, or is in another container, where"
+    " our answer address does not exist",
     errno.ENODATA: _NO_SERVICE,
     errno.EMSGSIZE: _NO_SERVICE,
     errno.EPROTO: _ECHO,

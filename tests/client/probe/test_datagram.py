@@ -311,6 +311,50 @@ async def test_without_abstract_addresses_a_temporary_path_is_used_and_removed(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_server_that_cannot_answer_to_an_abstract_address_answers_to_a_path(
+    peers: Any, tmp_path: Path
+) -> None:
+    """As one in another network namespace."""
+    senders: list[Any] = []
+
+    def elsewhere(sock: socket.socket, data: bytes, sender: Any) -> None:
+        senders.append(sender)
+        if isinstance(sender, str):
+            assert Path(sender).stat().st_mode & 0o777 == 0o666
+            hello(sock, data, sender)
+
+    lines: list[str] = []
+    target = parse(peers.datagram(elsewhere, path=tmp_path / "s"))
+    timeline = Timeline(target, OPTIONS, trace=lines.append)
+    assert await probe_unixgram(timeline, target.path, b"x", reactor) == b"hello\r\n"
+    assert [type(sender) for sender in senders] == [bytes, str]
+    assert senders[1].startswith(f"{tmp_path}/s.")
+    assert list(tmp_path.iterdir()) == [tmp_path / "s"], "the answer address is removed"
+    assert f"* the answer address is now {senders[1]}" in lines
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_path_too_long_for_an_answer_address_is_told_when_no_answer_comes(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path = path.with_name("s" * (103 - len(str(tmp_path)) - 1))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+        silent.bind(str(path))
+        failed = await failure(f"unixgram:{path}", timeout=0.7)
+    assert (failed.errno, failed.phase) == (errno.ETIMEDOUT, "greet")
+    assert f"no answer to 2 requests within 0.7 s (no answer address at {path}." in str(failed)
+    assert str(failed).endswith(": AF_UNIX path too long)")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_unix_server_leaves_no_answer_address_behind(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+        silent.bind(str(tmp_path / "s"))
+        failed = await failure(f"unixgram:{tmp_path}/s", timeout=0.7)
+    assert "no answer to 2 requests within 0.7 s" in str(failed)
+    assert list(tmp_path.iterdir()) == [tmp_path / "s"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_unix_datagram_path_without_a_listener_is_named_at_connect(tmp_path: Path) -> None:
     failed = await failure(f"unixgram:{tmp_path}/none")
     assert (failed.errno, failed.phase) == (errno.ENOENT, "connect")
