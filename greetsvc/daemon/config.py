@@ -6,13 +6,13 @@ import re
 import tomllib
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings, shown
 from greetsvc.errors import ConfigError, reason_of
+from greetsvc.files import read_plain
 from greetsvc.greeters.registry import Greeter, find_greeter
 from greetsvc.greeters.text import TextGreeter
 from greetsvc.net.endpoint import check_kind
@@ -36,16 +36,17 @@ def read_toml(path: str) -> dict[str, Any]:
     if not path:
         raise ConfigError("--config: must be a file, not ''")
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_LONGEST_FILE + 1)
-        if len(data) > _LONGEST_FILE:
-            raise ConfigError(f"longer than {_LONGEST_FILE} bytes")
+        data, _ = read_plain(path, _LONGEST_FILE)
         text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
         if _DEEP_KEY.search(text):
-            raise ConfigError("a key in it has a hundred parts or more, and no setting has a dot in its name")
+            raise ConfigError(
+                "has a key of a hundred parts or more, and no setting has a dot in its name", value=path
+            )
         return tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"--config: {path}: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"--config: {error}") from error
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"--config: {path}: {reason_of(error)}") from error
 

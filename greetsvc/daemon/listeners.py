@@ -145,7 +145,7 @@ class StreamListening:
         errors: list[ConfigError] = []
         self._report = errors.append
         try:
-            endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._premises.settings.client_ca)
+            endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._premises)
         except Exception as error:
             if isinstance(error, LookupError) and self.listener.endpoint.kind == "systemd":
                 raise ConfigError(f"{self.listener.where}: the service manager passed no such socket") from error
@@ -296,11 +296,12 @@ class DatagramListening:
         return address_of(self._port.getHost()).port if self._port is not None else 0
 
 
-def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint, client_ca: str | None) -> IStreamServerEndpoint:
+def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint, premises: Premises) -> IStreamServerEndpoint:
     if endpoint.path is not None:
         return UNIXServerEndpoint(reactor, endpoint.path, mode=endpoint.mode, wantPID=False)
     if endpoint.transport == "tls":
-        return tls_endpoint(reactor, endpoint, client_ca=client_ca)
+        refuse = premises.ledger.refuse
+        return tls_endpoint(reactor, endpoint, client_ca=premises.settings.client_ca, failed=refuse)
     return cast(IStreamServerEndpoint, serverFromString(reactor, endpoint.text))
 
 

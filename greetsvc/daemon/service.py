@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
+from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
 from greetsvc.daemon.settings import PER_SOURCE, SHARE_OF_FILES, Listener, Settings
 from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.daemon.start_checks import GreeterRaised, descriptor_warnings, sample_greeting
@@ -57,7 +58,8 @@ class GreetingService(Service):
         self.on_failure: Callable[[], object] = lambda: None
         self.obstacles: Callable[[], Iterable[str]] = lambda: ()
         self.warnings: list[str] = []
-        most = settings.max_connections or int(raise_limit() * SHARE_OF_FILES)
+        self._notes: list[str] = []
+        most = settings.max_connections or self._default_connections()
         self.admission = Admission(
             max_connections=most,
             max_per_source=settings.max_per_source or PER_SOURCE,
@@ -66,7 +68,6 @@ class GreetingService(Service):
         self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
         self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=most)
         self._visits = VisitLog(self.ledger, reactor, readable=READABLE if settings.log_visits == "all" else 0)
-        self._notes: list[str] = []
         self._taken: dict[int, str] = {}
         self._listening: list[StreamListening | DatagramListening] = []
 
@@ -211,6 +212,16 @@ class GreetingService(Service):
         _log.critical("greetsvc: {error}", error=str(error))
         self.on_failure()
         self.reactor.callLater(0, self.reactor.stop)
+
+    def _default_connections(self) -> int:
+        by_files = int(raise_limit() * SHARE_OF_FILES)
+        memory = memory_limit()
+        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // PER_CONNECTION)
+        if by_memory < by_files:
+            self._notes.append(
+                f"At most {by_memory} connections may be open: {memory >> 20} MiB of memory allow no more"
+            )
+        return min(by_files, by_memory)
 
     def _default_listeners(self) -> tuple[Listener, ...]:
         texts = _DEFAULT_ENDPOINTS

@@ -216,7 +216,7 @@ class Setting:
 
 _ANYWHERE = Place.COMMAND_LINE | Place.FILE | Place.LISTEN
 _COUNT = _whole(1, 10_000_000)
-_MAX_CONNECTIONS = f"{SHARE_OF_FILES * 100:.0f} % of the file limit"
+_MAX_CONNECTIONS = f"{SHARE_OF_FILES * 100:.0f} % of the file limit, and no more than memory allows"
 _MAX_PER_SOURCE = f"{PER_SOURCE}; loopback is exempt while this is the default"
 
 SETTINGS = (

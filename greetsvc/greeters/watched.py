@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Generic, TypeVar
 
 from twisted.logger import Logger
 
-__all__ = ["LONGEST", "WatchedFile"]
+from greetsvc.files import read_plain
 
-LONGEST = 1024 * 1024
-"""The longest file that is read, in bytes."""
+__all__ = ["WatchedFile"]
 
 _TICK = 50_000_000
 """Nanoseconds after a change of a file in which another change may leave all its times as they are.
@@ -64,17 +62,7 @@ class WatchedFile(Generic[Content]):
         return self._content
 
     def _read(self) -> tuple[_Identity | None, Content]:
-        # O_NONBLOCK: opening a FIFO must not block the reactor. Only a plain file is sure to have an end.
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise ValueError(f"{str(self.path)!r} is not a plain file")
-            data = os.read(descriptor, LONGEST + 1)
-        finally:
-            os.close(descriptor)
-        if len(data) > LONGEST:
-            raise ValueError(f"{str(self.path)!r} is longer than {LONGEST} bytes")
+        data, found = read_plain(self.path)
         return _settled(_identity(found)), self._parse(data)
 
 

@@ -73,8 +73,8 @@ WRONG = [
     (["--insecure", "udp:127.0.0.1"], "--insecure: needs a tls: target, not udp:127.0.0.1:8088"),
     (["--sni", "a", "unix:/x"], "--sni a: needs a tls: target, not unix:/x"),
     (["--ca", "/nonexistent", "tls:h"], "--ca /nonexistent: cannot be read: No such file or directory"),
-    (["--ca", "/", "tls:h"], "--ca /: cannot be read: Is a directory"),
-    (["--ca", "/dev/null", "tls:h"], "--ca /dev/null: there is no certificate in it"),
+    (["--ca", "/", "tls:h"], "--ca /: is not a plain file"),
+    (["--ca", "/dev/null", "tls:h"], "--ca /dev/null: is not a plain file"),
     (
         ["--ca", "/x", "--insecure", "tls:h"],
         "--ca /x: cannot be combined with insecure, which accepts any certificate",

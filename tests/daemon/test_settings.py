@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from greetsvc.daemon.config import settings
+from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY
 from greetsvc.daemon.settings import SETTINGS, SHARE_OF_FILES, Place, Settings
 from greetsvc.daemon.tap import Options
 
@@ -83,14 +84,13 @@ def test_what_is_commented_out_in_the_shipped_file_is_the_default() -> None:
         assert BY_NAME[name].shown_default.split(";")[0] == str(value)
 
 
-def test_the_memory_of_the_unit_holds_the_connections_that_its_files_allow() -> None:
+def test_the_memory_of_the_unit_and_its_files_allow_as_many_connections_as_the_documents_say() -> None:
     unit = (CHECKOUT / "deploy" / "greetsvc.service").read_text("utf-8")
     (files,), (memory,) = (
         re.findall(f"^{name}=([0-9]+)M?$", unit, re.MULTILINE) for name in ("LimitNOFILE", "MemoryMax")
     )
-    (silent,) = re.findall(
-        r"a silent TLS connection takes ([0-9]+) KB", (CHECKOUT / "docs/security.md").read_text("utf-8")
-    )
-    needed = int(files) * SHARE_OF_FILES * int(silent) * 1024
-    # The program itself, and half as much again for what the kernel keeps for sockets.
-    assert 100 * 2**20 + needed * 1.5 < int(memory) * 2**20
+    connections = int(int(memory) * 2**20 * SHARE_OF_MEMORY) // PER_CONNECTION
+    assert f"{connections} of them" in unit
+    assert f"it is\n{connections}." in (CHECKOUT / "docs/deploy.md").read_text("utf-8")
+    assert connections < int(files) * SHARE_OF_FILES
+    assert connections * PER_CONNECTION + 60 * 10**6 < int(memory) * 2**20

@@ -14,6 +14,7 @@ from greetsvc.client.report.text import summary_notes
 from greetsvc.client.stats import FlowStats, RunStats
 from greetsvc.net.linux.packets import Syn, TcpInfo
 from greetsvc.net.proxy.wrapper import Refusal
+from greetsvc.net.tls.transport import TlsFailure
 from greetsvc.visit import Address
 from greetsvc.wire import PathRecord
 
@@ -101,7 +102,7 @@ def test_paths_that_a_page_names_exist(name: str) -> None:
 def test_each_reason_in_the_code_is_in_the_table_of_reasons() -> None:
     sources = "\n".join(path.read_text() for path in (ROOT / "greetsvc" / "server").glob("*.py"))
     reasons = {*re.findall(r'return (?:b"", )?"([a-z-]+)"', sources), *re.findall(r'refuse\("([a-z-]+)"', sources)}
-    reasons |= {*get_args(Refusal), "oversize"}
+    reasons |= {*get_args(Refusal), *get_args(TlsFailure), "oversize"}
     rows = (ROOT / "docs" / "deploy.md").read_text().partition("\n| reason | ")[2].partition("\n\n")[0]
     listed = {name for row in rows.splitlines() for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
     assert listed == reasons | {"accept-…", "receive-…", "send-…"}

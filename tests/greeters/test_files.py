@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from greetsvc.files import LONGEST
 from greetsvc.greeters.file import FileGreeter
 from greetsvc.greeters.fortune import LONGEST as LONGEST_FORTUNE
 from greetsvc.greeters.fortune import FortuneGreeter, parse_fortunes
-from greetsvc.greeters.watched import LONGEST, WatchedFile
+from greetsvc.greeters.watched import WatchedFile
 from greetsvc.visit import Address, Visit
 
 VISIT = Visit("tcp", Address("", 0), Address("", 0))

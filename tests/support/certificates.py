@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePublicKey,
     generate_private_key,
 )
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -35,7 +36,7 @@ class Issued:
     """A certificate that was issued, with its private key."""
 
     certificate: x509.Certificate
-    key: EllipticCurvePrivateKey
+    key: EllipticCurvePrivateKey | RSAPrivateKey
 
     @property
     def pem(self) -> bytes:
@@ -68,7 +69,7 @@ class Issued:
         authority: bool = False,
         starts: float = -1,
         days: float = 30,
-        key: EllipticCurvePrivateKey | None = None,
+        key: EllipticCurvePrivateKey | RSAPrivateKey | None = None,
         extensions: Sequence[Extension] = (),
     ) -> Issued:
         """A certificate that this one signs."""
@@ -90,7 +91,7 @@ def issue(
     authority: bool = False,
     starts: float = -1,
     days: float = 30,
-    key: EllipticCurvePrivateKey | None = None,
+    key: EllipticCurvePrivateKey | RSAPrivateKey | None = None,
     extensions: Sequence[Extension] = (),
     issuer: Issued | None = None,
 ) -> Issued:
@@ -186,3 +187,43 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
     (folder / "locked.pem").write_bytes(own.locked_key_pem(b"secret"))
     (folder / "empty.pem").write_bytes(b"nothing here\n")
     return Papers(folder)
+
+
+def with_doubled_extension() -> bytes:
+    """A key and a certificate in PEM with an extension twice, which RFC 5280 forbids and cryptography refuses."""
+    first, second = (x509.ObjectIdentifier(f"1.2.3.4.{last}") for last in (1, 2))
+    return _altered(
+        "doubled",
+        [x509.UnrecognizedExtension(first, b"\5\0"), x509.UnrecognizedExtension(second, b"\5\0")],
+        b"\6\4\x2a\3\4\2",
+        b"\6\4\x2a\3\4\1",
+    )
+
+
+def with_odd_name() -> bytes:
+    """A key and a certificate in PEM, one of whose names is an X.400 address: cryptography does not support these."""
+    odd = x509.OtherName(x509.ObjectIdentifier("1.2.3.4.5"), b"\5\0")
+    return _altered(
+        "odd",
+        [x509.SubjectAlternativeName([x509.DNSName("odd.example"), odd])],
+        b"\xa0\x0a\6\4\x2a",
+        b"\xa3\x0a\6\4\x2a",
+    )
+
+
+def _altered(name: str, extensions: list[x509.ExtensionType], old: bytes, new: bytes) -> bytes:
+    """As `issue`, with these extensions and a change of the DER, after which the signature is wrong."""
+    key = generate_private_key(SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=30))
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    der = builder.sign(key, SHA256()).public_bytes(Encoding.DER)
+    assert der.count(old) == 1, der.hex()
+    certificate = x509.load_der_x509_certificate(der.replace(old, new)).public_bytes(Encoding.PEM)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate

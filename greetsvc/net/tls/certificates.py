@@ -6,51 +6,72 @@ Errors are one line with the name of the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from greetsvc.errors import ConfigError
-from greetsvc.net.tls.pem import Pem, PrivateKey, Stamp, public_key, read_pem, stamp_of
+from greetsvc.net.tls.pem import CannotRead, Pem, PrivateKey, Stamp, dns_names, public_key, read_pem, stamp_of
 
-__all__ = ["CertificateDirectory", "CertificateFiles", "CertificateSource", "Pair"]
+__all__ = ["CertificateDirectory", "CertificateFiles", "CertificateSource", "Found", "Pair"]
 
 _DEFAULT = "DEFAULT"
 
 
 @frozen
 class Pair:
-    """A private key, its certificate, and the certificates between that and a root."""
+    """A private key, its certificate, the certificates between that and a root, and the names it is for.
+
+    Raises `ConfigError` if the names in the certificate cannot be read.
+    """
 
     path: Path
-    key: PrivateKey
+    key: PrivateKey = field(eq=False)
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...] = ()
+    names: tuple[str, ...] = field(init=False, eq=False)
+
+    @names.default
+    def _read_names(self) -> tuple[str, ...]:
+        try:
+            return dns_names(self.certificate)
+        except ConfigError as error:
+            raise ConfigError(error.why, value=self.path) from None
+
+
+@frozen
+class Found:
+    """What a source holds now: its pairs, first the one for clients that name no known host.
+
+    ``problems`` is what is wrong with files of which the old content stays in use. ``retry``: whether another try may
+    succeed although no file changes.
+    """
+
+    pairs: list[Pair]
+    problems: list[str] = field(factory=list)
+    retry: bool = False
 
 
 class CertificateSource(Protocol):
-    """Files that `Pair` s are read from."""
+    """Files that `Pair` s are read from. Its methods may be called in a thread, one at a time."""
 
     def stamp(self) -> object:
-        """A value that differs from the last one if a file has changed. Cheap; raises nothing."""
+        """A value that differs from the last one if a file has changed. Raises nothing."""
         ...
 
-    def load(self) -> tuple[list[Pair], list[str]]:
-        """The pairs, first the one for clients that name no known host; and what is wrong with the other files.
-
-        Raises `OSError` or `ValueError` if there is no pair to serve.
-        """
+    def load(self) -> Found:
+        """Read what has changed. Raises `OSError` or `ValueError` if there is no pair to serve."""
         ...
 
 
 class CertificateFiles:
-    """One key and its certificate, each in a file that is named (it may be the same file).
+    """Keys and their certificates, in files that are named (it may be one file).
 
-    The other certificates of that file, and those in ``chain``, are sent with the certificate.
+    The other certificates of that file, and those in ``chain``, are sent with each certificate.
     """
 
     def __init__(self, key: Path, certificate: Path, chain: Path | None = None) -> None:
@@ -62,7 +83,7 @@ class CertificateFiles:
         """See `CertificateSource`."""
         return [stamp_of(path) for path in (self._key, self._certificate, self._chain) if path is not None]
 
-    def load(self) -> tuple[list[Pair], list[str]]:
+    def load(self) -> Found:
         """See `CertificateSource`."""
         keys, certificates = read_pem(self._key).keys, read_pem(self._certificate).certificates
         chain = read_pem(self._chain).certificates if self._chain is not None else ()
@@ -73,13 +94,15 @@ class CertificateFiles:
         ):
             if not there:
                 raise ConfigError(f"there is no {what} in it", value=path)
-        leaf = next((each for each in certificates if public_key(each) == public_key(keys[0])), None)
-        if leaf is None:
+        leaves = {public_key(each): each for each in reversed(certificates)}
+        pairs = [(key, leaves[public_key(key)]) for key in keys if public_key(key) in leaves]
+        if not pairs:
             raise ConfigError(
                 f"the private key does not belong to the certificate in {self._certificate}", value=self._key
             )
-        others = (*certificates, *chain)
-        return [Pair(self._certificate, keys[0], leaf, tuple(each for each in others if each != leaf))], []
+        used = [leaf for _, leaf in pairs]
+        others = tuple(each for each in (*certificates, *chain) if each not in used)
+        return Found([Pair(self._certificate, key, leaf, others) for key, leaf in pairs])
 
 
 class CertificateDirectory:
@@ -87,8 +110,10 @@ class CertificateDirectory:
 
     As in Twisted's ``tls:``, the key, its certificate and the chain may be in one file or in several. The pair with
     its key in ``DEFAULT.pem``, else the first by path, is for clients that name no known host. Hidden files and
-    folders are ignored. If a file becomes unreadable or invalid, what it held before stays in use; so does the old
-    pair of a file while its new key has no certificate.
+    folders are ignored.
+
+    While a file is there, what was served from it stays in use: also when the file becomes empty, unreadable or
+    invalid, and when its new key has no certificate. Remove a file to end the use of what it held.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,75 +124,105 @@ class CertificateDirectory:
     def stamp(self) -> object:
         """See `CertificateSource`."""
         try:
-            return self._scan()
+            found, refused = self._scan()
         except OSError as error:
             return error.errno
+        return found, [(error.filename, error.errno) for error in refused]
 
-    def load(self) -> tuple[list[Pair], list[str]]:
+    def load(self) -> Found:
         """See `CertificateSource`."""
         problems: list[str] = []
-        self._read = dict(self._read_changed(self._scan(), problems))
-        matched = list(self._match(problems))
-        if not matched:
+        found, refused = self._scan()
+        retry = bool(refused)
+        for error in refused:
+            problems.append(f"{error.filename}: cannot be read: {error.strerror}")
+            found |= {path: pem.stamp for path, pem in self._read.items() if Path(error.filename) in path.parents}
+        read: dict[Path, Pem] = {}
+        for path, stamp in found.items():
+            read[path] = old = self._read.get(path, Pem(path))
+            if old.stamp != stamp:
+                try:
+                    new = read_pem(path, stamp)
+                    if (old.keys or old.certificates) and not (new.keys or new.certificates):
+                        raise ConfigError("there is no key and no certificate in it any more", value=path)
+                    read[path] = new
+                except CannotRead as error:
+                    problems.append(str(error))
+                    retry = True
+                except ConfigError as error:
+                    problems.append(str(error))
+                    read[path] = evolve(old, stamp=stamp)
+        self._read = read
+        pairs = list(self._match(problems))
+        pairs += self._still_used(pairs, problems)
+        if not pairs:
             raise ConfigError(problems[0] if problems else f"{self._path}: no *.pem file in it holds a private key")
-        self._pairs = sorted(matched, key=lambda pair: (pair.path.stem != _DEFAULT, pair.path))
-        return self._pairs, problems
+        self._pairs = sorted(pairs, key=lambda pair: (pair.path.stem != _DEFAULT, pair.path))
+        return Found(self._pairs, problems, retry)
 
-    def _scan(self) -> dict[Path, Stamp]:
-        def fail(error: OSError) -> None:
-            raise error
-
+    def _scan(self) -> tuple[dict[Path, Stamp], list[OSError]]:
+        """The files with their stamps, and the errors of subfolders. Raises `OSError` for the folder itself."""
+        refused: list[OSError] = []
         found = {}
-        for folder, folders, files in os.walk(self._path, onerror=fail):
+        for folder, folders, files in os.walk(self._path, onerror=refused.append):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 if name.endswith(".pem") and not name.startswith("."):
                     path = Path(folder, name)
                     found[path] = stamp_of(path)
-        return found
-
-    def _read_changed(self, found: Mapping[Path, Stamp], problems: list[str]) -> Iterator[tuple[Path, Pem]]:
-        for path, stamp in found.items():
-            pem = self._read.get(path, Pem(path))
-            if pem.stamp != stamp:
-                try:
-                    pem = read_pem(path, stamp)
-                except ConfigError as error:
-                    problems.append(str(error))
-                    pem = evolve(pem, stamp=stamp)
-            yield path, pem
+        for error in refused:
+            if Path(error.filename) == self._path:
+                raise error
+        return found, refused
 
     def _match(self, problems: list[str]) -> Iterator[Pair]:
-        by_key: dict[bytes, list[tuple[Path, x509.Certificate]]] = {}
+        by_key: dict[bytes, list[tuple[Path, x509.Certificate]]] = defaultdict(list)
+        by_subject: dict[x509.Name, list[tuple[Path, x509.Certificate]]] = defaultdict(list)
         for pem in self._read.values():
             for certificate in pem.certificates:
-                by_key.setdefault(public_key(certificate), []).append((pem.path, certificate))
+                by_key[public_key(certificate)].append((pem.path, certificate))
+                if certificate.subject != certificate.issuer:
+                    by_subject[certificate.subject].append((pem.path, certificate))
         for pem in self._read.values():
             for key in pem.keys:
                 candidates = by_key.get(public_key(key))
-                if candidates:
-                    where, leaf = max(candidates, key=lambda each: each[1].not_valid_after_utc)
-                    yield Pair(pem.path, key, leaf, self._chain(leaf, where))
-                else:
+                if not candidates:
                     problems.append(f"{pem.path}: no certificate in {self._path} belongs to the private key in it")
-                    yield from (pair for pair in self._pairs if pair.path == pem.path)
+                    continue
+                where, leaf = max(candidates, key=lambda each: each[1].not_valid_after_utc)
+                try:
+                    yield Pair(pem.path, key, leaf, _chain(leaf, where, by_subject))
+                except ConfigError as error:
+                    problems.append(str(error))
 
-    def _chain(self, leaf: x509.Certificate, where: Path) -> tuple[x509.Certificate, ...]:
-        """The certificates from the leaf's issuer up to the root, without it; those in the same file first."""
-        files = sorted(self._read.values(), key=lambda pem: pem.path != where)
-        known = [each for pem in files for each in pem.certificates if each.subject != each.issuer]
-        chain: list[x509.Certificate] = []
-        while (issuer := _issuer(chain[-1] if chain else leaf, known)) is not None and issuer not in (leaf, *chain):
-            chain.append(issuer)
-        return tuple(chain)
+    def _still_used(self, pairs: list[Pair], problems: list[str]) -> Iterator[Pair]:
+        """The pairs that were served from files that are still there, but hold no pair any more."""
+        paths = {pair.path for pair in pairs}
+        keys = {public_key(pair.key) for pair in pairs}
+        for old in self._pairs:
+            if old.path in self._read and old.path not in paths and public_key(old.key) not in keys:
+                if not any(problem.startswith(f"{old.path}: ") for problem in problems):
+                    problems.append(f"{old.path}: there is no private key in it any more")
+                yield old
 
 
-def _issuer(of: x509.Certificate, known: Iterable[x509.Certificate]) -> x509.Certificate | None:
-    for each in known:
-        if each.subject == of.issuer:
-            try:
-                of.verify_directly_issued_by(each)
-            except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-                continue
-            return each
-    return None
+def _chain(
+    leaf: x509.Certificate, where: Path, by_subject: Mapping[x509.Name, list[tuple[Path, x509.Certificate]]]
+) -> tuple[x509.Certificate, ...]:
+    """The certificates from the leaf's issuer up to the root, without it; those in the same file first."""
+    chain: list[x509.Certificate] = []
+    last = leaf
+    while True:
+        candidates = sorted(by_subject.get(last.issuer, ()), key=lambda each: each[0] != where)
+        issuer = next((each for _, each in candidates if _issued(each, last)), None)
+        if issuer is None or issuer in (leaf, *chain):
+            return tuple(chain)
+        chain.append(last := issuer)
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except Exception:  # noqa: BLE001 - the errors of cryptography have no base of their own
+        return False
+    return True

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from attrs import frozen
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, wrapServerTLS
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.interfaces import IStreamServerEndpoint
+from zope.interface import implementer
 
 from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles, CertificateSource
 from greetsvc.net.tls.contexts import ReloadingContexts
 from greetsvc.net.tls.pem import dns_names
+from greetsvc.net.tls.transport import TlsFactory, TlsFailure
 from greetsvc.printable import escaped
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
-    from twisted.internet.interfaces import IStreamServerEndpoint
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from greetsvc.net.endpoint import Endpoint
 
@@ -62,18 +68,28 @@ def _text(name: bytes | None) -> str | None:
 
 
 def _name(certificate: Certificate) -> str | None:
-    """The common name of the subject, or the first DNS name."""
-    names = [str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    names += dns_names(certificate)
+    """The common name of the subject, or the first DNS name; None where these cannot be read."""
+    try:
+        names = [str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        names = names or list(dns_names(certificate))
+    except ValueError:
+        return None
     return escaped(names[0]) if names else None
 
 
-def tls_endpoint(reactor: Any, endpoint: Endpoint, *, client_ca: str | None = None) -> IStreamServerEndpoint:
+def tls_endpoint(
+    reactor: Any,
+    endpoint: Endpoint,
+    *,
+    client_ca: str | None = None,
+    failed: Callable[[TlsFailure], object] = lambda _reason: None,
+) -> IStreamServerEndpoint:
     r"""A listening endpoint for TLS like Twisted's ``tls:`` and ``ssl:``, except that certificates are reloaded.
 
     ``endpoint`` comes from `greetsvc.net.endpoint.parse_endpoint`: ``tls:DIR:port=443:backlog=50:interface=\:\:`` or
     ``ssl:PORT:privateKey=server.pem:certKey=...:extraCertChain=...:interface=...:backlog=50``. PROXY headers are the
     concern of the reactor's ``listenTCP``. With ``client_ca``, a PEM file, clients must send a certificate.
+    ``failed`` is called with the reason for each connection on which TLS fails.
 
     Raises `ValueError` and `OSError` with one line that says what is wrong, before anything is bound.
     """
@@ -86,7 +102,20 @@ def tls_endpoint(reactor: Any, endpoint: Endpoint, *, client_ca: str | None = No
         source = CertificateFiles(Path(key), Path(options.get("certKey", key)), Path(chain) if chain else None)
     else:
         raise ValueError(f"{endpoint.text!r} is not a tls: or ssl: endpoint")
-    contexts = ReloadingContexts(source, client_ca=Path(client_ca) if client_ca else None)
+    contexts = ReloadingContexts(source, client_ca=Path(client_ca) if client_ca else None, reactor=reactor)
     kind: Any = TCP6ServerEndpoint if endpoint.kind == "tls" else TCP4ServerEndpoint
     tcp = kind(reactor, endpoint.port, endpoint.backlog or _BACKLOG, endpoint.host)
-    return wrapServerTLS(contexts, tcp, clock=reactor)
+    return _TlsEndpoint(tcp, contexts, failed, reactor)
+
+
+@implementer(IStreamServerEndpoint)
+@frozen
+class _TlsEndpoint:
+    tcp: IStreamServerEndpoint
+    contexts: ReloadingContexts
+    failed: Callable[[TlsFailure], object]
+    reactor: Any
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """See `IStreamServerEndpoint`."""
+        return self.tcp.listen(TlsFactory(self.contexts, protocolFactory, self.failed, self.reactor))

@@ -153,6 +153,49 @@ def packet(_scratch: Path) -> Run:
     return run
 
 
+def tls(scratch: Path) -> Run:
+    """What a TLS client sends: the connection goes on, or ends with one reason, and little is kept before that."""
+    from typing import get_args
+
+    from twisted.internet.protocol import Factory, Protocol
+    from twisted.internet.task import Clock
+    from twisted.internet.testing import StringTransportWithDisconnection
+
+    from greetsvc.net.tls.certificates import CertificateFiles
+    from greetsvc.net.tls.contexts import ReloadingContexts
+    from greetsvc.net.tls.hello import LONGEST
+    from greetsvc.net.tls.transport import TlsFactory, TlsFailure
+
+    sys.path.append(str(Path(__file__).parents[3]))
+    from tests.support.certificates import issue
+
+    path = scratch / "server.pem"
+    path.write_bytes(issue("server.example").both_pem)
+    clock = Clock()
+    contexts = ReloadingContexts(CertificateFiles(path, path), reactor=clock)
+
+    def run(data: bytes) -> None:
+        for size in (len(data) or 1, 1 if len(data) < 2000 else 61):
+            reasons: list[str] = []
+            factory = TlsFactory(contexts, Factory.forProtocol(Protocol), reasons.append, clock)
+            server = factory.buildProtocol(None)
+            below = StringTransportWithDisconnection()
+            below.protocol = server
+            server.makeConnection(below)
+            fed = 0
+            while fed < len(data) and below.connected:
+                server.dataReceived(data[fed : fed + size])
+                fed += size
+            assert below.connected or len(reasons) == 1, reasons
+            assert fed < LONGEST + size or not below.connected, "more is taken than the bound"
+            if below.connected:
+                below.loseConnection()
+            assert set(reasons) <= {*get_args(TlsFailure)}
+            assert len(reasons) == bool(data), reasons
+
+    return run
+
+
 TARGETS: dict[str, Callable[[Path], Run]] = {
     "proxy": proxy,
     "target": target,
@@ -161,6 +204,7 @@ TARGETS: dict[str, Callable[[Path], Run]] = {
     "config": config,
     "record": record,
     "packet": packet,
+    "tls": tls,
 }
 
 

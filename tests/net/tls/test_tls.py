@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest_twisted
 from attrs import define, field
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -35,15 +38,15 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer, provider
 
-import greetsvc.net.tls.contexts
 from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.net.proxy.header import encode_v1
 from greetsvc.net.proxy.wrapper import ProxiedFactory
-from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles
+from greetsvc.net.tls.certificates import CertificateDirectory, CertificateFiles, CertificateSource
 from greetsvc.net.tls.contexts import ReloadingContexts
 from greetsvc.net.tls.endpoint import TlsFacts, facts, tls_endpoint
 from greetsvc.net.tls.pem import read_certificates
 from tests.support.certificates import Issued, issue
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +107,34 @@ class Handshake:
         return [each.serial_number for each in self.client.get_peer_cert_chain(as_cryptography=True)]
 
 
+class Reactor(Clock):
+    """A clock whose threads are done at once."""
+
+    def getThreadPool(self) -> Reactor:
+        return self
+
+    def callInThreadWithCallback(self, done: Callable[[bool, Any], None], call: Callable[[], Any]) -> None:
+        try:
+            done(True, call())
+        except Exception:
+            done(False, Failure())
+
+    def callFromThread(self, call: Callable[..., None], *arguments: Any) -> None:
+        call(*arguments)
+
+
+def started(source: CertificateSource, clock: Clock | None = None, **options: Any) -> ReloadingContexts:
+    contexts = ReloadingContexts(source, reactor=clock or Reactor(), **options)
+    contexts.start()
+    return contexts
+
+
 def served(contexts: ReloadingContexts, name: str | None = None) -> int:
     return Handshake(contexts).shake(name).served[0]
 
 
 def directory(path: Path, clock: Clock | None = None) -> ReloadingContexts:
-    return ReloadingContexts(CertificateDirectory(path), seconds=(clock or Clock()).seconds)
+    return started(CertificateDirectory(path), clock)
 
 
 def test_the_name_a_client_asks_for_chooses_the_certificate(tmp_path: Path, root: Issued) -> None:
@@ -175,8 +200,8 @@ def test_of_two_certificates_for_one_name_or_key_the_one_that_expires_later_is_s
     assert (served(contexts, "a.example"), served(contexts, "b.example")) == (renewed.serial, other.serial)
 
 
-def test_files_are_checked_at_most_once_a_second(tmp_path: Path, root: Issued) -> None:
-    clock = Clock()
+def test_a_change_is_served_when_two_checks_have_found_it(tmp_path: Path, root: Issued) -> None:
+    clock = Reactor()
     old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
     path = put(tmp_path / "a.pem", old.key_pem, old.pem)
     contexts = directory(tmp_path, clock)
@@ -184,24 +209,26 @@ def test_files_are_checked_at_most_once_a_second(tmp_path: Path, root: Issued) -
     clock.advance(0.9)
     assert served(contexts, "a.example") == old.serial
     clock.advance(0.1)
+    assert served(contexts, "a.example") == old.serial
+    clock.advance(0.5)
     assert served(contexts, "a.example") == new.serial
     added = root.issue("3", "b.example")
     put(tmp_path / "b.pem", added.key_pem, added.pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "b.example") == added.serial
     path.unlink()
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "a.example") == added.serial
 
 
 def test_unknown_names_from_peers_never_cause_a_read_from_disk(
     tmp_path: Path, root: Issued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     pair = root.issue("1", "a.example")
     put(tmp_path / "a.pem", pair.key_pem, pair.pem)
     source = CertificateDirectory(tmp_path)
-    contexts = ReloadingContexts(source, seconds=clock.seconds)
+    contexts = started(source, clock)
     looks: list[object] = []
     stamp = source.stamp
 
@@ -213,30 +240,31 @@ def test_unknown_names_from_peers_never_cause_a_read_from_disk(
     monkeypatch.setattr(source, "load", lambda: pytest.fail("read again"))
     for number in range(50):
         assert served(contexts, f"unknown-{number}.example") == pair.serial
-        clock.advance(0.1)
-    assert len(looks) <= 5
+    assert not looks
+    clock.pump([0.1] * 50)
+    assert len(looks) <= 10
 
 
 def test_an_invalid_new_file_leaves_the_old_certificate_in_use_and_is_reported_once(
     tmp_path: Path, root: Issued, warnings: list[str]
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     a, b = root.issue("1", "a.example"), root.issue("2", "b.example")
     a_path = put(tmp_path / "a.pem", a.key_pem, a.pem)
     b_path = put(tmp_path / "b.pem", b.key_pem, b.pem)
     contexts = directory(tmp_path, clock)
     put(a_path, a.key_pem, a.pem[:-20])
     for _ in range(3):
-        clock.advance(1)
+        clock.pump([0.5, 0.5])
         assert served(contexts, "a.example") == a.serial
     assert warnings == [f"TLS keeps the old certificate: {a_path}: block 2 (line 6) has no end"]
     renewed = root.issue("2", "b.example")
     put(b_path, renewed.key_pem, renewed.pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert (served(contexts, "a.example"), served(contexts, "b.example")) == (a.serial, renewed.serial)
     mended = root.issue("1", "a.example")
     put(a_path, mended.key_pem, mended.pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "a.example") == mended.serial
     assert len(warnings) == 1
 
@@ -245,18 +273,18 @@ def test_an_invalid_new_file_leaves_the_old_certificate_in_use_and_is_reported_o
 def test_a_half_finished_renewal_serves_the_old_pair(
     tmp_path: Path, root: Issued, warnings: list[str], first: str
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
     put(tmp_path / "key.pem", old.key_pem)
     put(tmp_path / "cert.pem", old.pem)
     contexts = directory(tmp_path, clock)
     halves = {"key.pem": new.key_pem, "cert.pem": new.pem}
     put(tmp_path / first, halves.pop(first))
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "a.example") == old.serial
     for name, block in halves.items():
         put(tmp_path / name, block)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts, "a.example") == new.serial
     assert [line.partition(": ")[2] for line in warnings] == [
         f"{tmp_path / 'key.pem'}: no certificate in {tmp_path} belongs to the private key in it"
@@ -266,21 +294,22 @@ def test_a_half_finished_renewal_serves_the_old_pair(
 def test_missing_or_rejected_files_leave_the_old_certificate_in_use(
     tmp_path: Path, root: Issued, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     old = root.issue("1", "a.example")
     folder = tmp_path / "tls"
     path = put(folder / "a.pem", old.key_pem, old.pem)
     contexts = directory(folder, clock)
     path.rename(tmp_path / "aside")
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts) == old.serial
     folder.rmdir()
     for _ in range(2):
-        clock.advance(1)
+        clock.pump([0.5, 0.5])
         assert served(contexts) == old.serial
     monkeypatch.setattr(SSL.Context, "use_privatekey", _refuse)
-    put(path, old.key_pem, old.pem)
-    clock.advance(1)
+    new = root.issue("2", "a.example")
+    put(path, new.key_pem, new.pem)
+    clock.pump([0.5, 0.5])
     assert served(contexts) == old.serial
     assert [line.partition(": ")[2] for line in warnings] == [
         f"{folder}: no *.pem file in it holds a private key",
@@ -289,12 +318,234 @@ def test_missing_or_rejected_files_leave_the_old_certificate_in_use(
     ]
 
 
+@pytest.mark.parametrize("bad", [b"", b"\n", b"-----BEGIN CERTIFICATE-----"])
+@pytest.mark.parametrize("name", ["key.pem", "cert.pem", "chain.pem"])
+def test_what_was_served_stays_in_use_while_one_of_its_files_holds_nothing(
+    tmp_path: Path, root: Issued, warnings: list[str], name: str, bad: bytes
+) -> None:
+    clock = Reactor()
+    middle = root.issue("middle", authority=True)
+    pair, other = middle.issue("1", "a.example"), root.issue("2", "b.example")
+    for folder in ("directory", "files"):
+        put(tmp_path / folder / "key.pem", pair.key_pem)
+        put(tmp_path / folder / "cert.pem", pair.pem)
+        put(tmp_path / folder / "chain.pem", middle.pem)
+    put(tmp_path / "directory" / "z.pem", other.key_pem, other.pem)
+    files = tmp_path / "files"
+    each = [
+        directory(tmp_path / "directory", clock),
+        started(CertificateFiles(files / "key.pem", files / "cert.pem", files / "chain.pem"), clock),
+    ]
+    for folder in ("directory", "files"):
+        put(tmp_path / folder / name, bad)
+    clock.pump([0.5] * 6)
+    for contexts in each:
+        for asked in ("a.example", "unknown.example", None):
+            assert Handshake(contexts).shake(asked).served == [pair.serial, middle.serial]
+    assert len(warnings) == 2
+    assert all(f"{name}: " in line for line in warnings)
+
+
+def test_a_key_that_moved_to_another_file_leaves_no_warning(
+    tmp_path: Path, root: Issued, warnings: list[str]
+) -> None:
+    clock = Reactor()
+    pair = root.issue("1", "a.example")
+    put(tmp_path / "a.pem", pair.key_pem, pair.pem)
+    contexts = directory(tmp_path, clock)
+    put(tmp_path / "b.pem", pair.key_pem)
+    put(tmp_path / "a.pem", pair.pem)
+    clock.pump([0.5, 0.5])
+    assert served(contexts, "a.example") == pair.serial
+    assert not warnings
+
+
+@pytest.mark.parametrize("bad", [b"", b"nothing here", b"-----BEGIN", None])
+def test_a_client_ca_that_cannot_be_read_stays_in_use_and_does_not_hinder_renewals(
+    tmp_path: Path, root: Issued, warnings: list[str], bad: bytes | None
+) -> None:
+    clock = Reactor()
+    old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
+    path = put(tmp_path / "tls" / "a.pem", old.key_pem, old.pem)
+    ca = put(tmp_path / "ca.pem", root.pem)
+    contexts = started(CertificateDirectory(tmp_path / "tls"), clock, client_ca=ca)
+    put(path, new.key_pem, new.pem)
+    ca.unlink()
+    if bad is not None:
+        ca.write_bytes(bad)
+    clock.pump([0.5] * 6)
+    assert len(warnings) == 1
+    assert str(ca) in warnings[0]
+    client = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    shown = root.issue("client")
+    client.use_certificate(shown.certificate)
+    client.use_privatekey(shown.key)
+    assert Handshake(contexts, client).shake().served[0] == new.serial
+    with pytest.raises(SSL.Error):
+        Handshake(contexts).shake()
+
+
+def test_a_file_is_tried_again_when_the_system_refused_to_read_it(
+    tmp_path: Path, root: Issued, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Reactor()
+    old, new = root.issue("1", "a.example"), root.issue("2", "a.example")
+    path = put(tmp_path / "a.pem", old.key_pem, old.pem)
+    contexts = directory(tmp_path, clock)
+    put(path, new.key_pem, new.pem)
+
+    def refuse(*arguments: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        clock.pump([0.5] * 4)
+    assert served(contexts) == old.serial
+    assert warnings == [f"TLS keeps the old certificate: {path}: cannot be read: Too many open files"]
+    clock.advance(0.5)
+    assert served(contexts) == new.serial
+
+
+def test_a_subfolder_that_cannot_be_listed_keeps_its_certificates(
+    tmp_path: Path, root: Issued, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Reactor()
+    old, new, inner = root.issue("1", "a.example"), root.issue("2", "a.example"), root.issue("3", "b.example")
+    path = put(tmp_path / "a.pem", old.key_pem, old.pem)
+    put(tmp_path / "sub" / "b.pem", inner.key_pem, inner.pem)
+    contexts = directory(tmp_path, clock)
+    scan = os.scandir
+
+    def refuse(folder: str) -> Any:
+        if folder == str(tmp_path / "sub"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    put(path, new.key_pem, new.pem)
+    clock.pump([0.5] * 4)
+    assert (served(contexts, "a.example"), served(contexts, "b.example")) == (new.serial, inner.serial)
+    assert warnings == [f"TLS keeps the old certificate: {tmp_path / 'sub'}: cannot be read: Permission denied"]
+
+
+def only(*ciphers: str, version: int = SSL.TLS1_2_VERSION) -> SSL.Context:
+    """A client that offers these ciphers."""
+    client = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    client.set_max_proto_version(version)
+    client.set_cipher_list(":".join(ciphers).encode())
+    return client
+
+
+@pytest.mark.parametrize("layout", ["one file", "two files", "ssl:", "key and certificate apart"])
+def test_rsa_and_ecdsa_certificates_for_one_name_are_both_served_by_what_the_client_offers(
+    tmp_path: Path, root: Issued, layout: str
+) -> None:
+    middle = root.issue("middle", authority=True)
+    rsa = middle.issue("rsa", "a.example", key=generate_private_key(65537, 2048))
+    ecdsa = root.issue("ecdsa", "a.example")
+    other = root.issue("other", "z.example")
+    folder = tmp_path / "tls"
+    source: CertificateSource = CertificateDirectory(folder)
+    if layout == "one file":
+        put(folder / "DEFAULT.pem", rsa.key_pem, ecdsa.key_pem, ecdsa.pem, rsa.pem, middle.pem)
+    elif layout == "two files":
+        put(folder / "a-rsa.pem", rsa.key_pem, rsa.pem, middle.pem)
+        put(folder / "b-ecdsa.pem", ecdsa.key_pem, ecdsa.pem)
+    elif layout == "ssl:":
+        path = put(folder / "both.pem", rsa.key_pem, rsa.pem, ecdsa.key_pem, ecdsa.pem, middle.pem)
+        source = CertificateFiles(path, path)
+    else:
+        put(folder / "0.pem", ecdsa.key_pem, rsa.key_pem)
+        put(folder / "1.pem", ecdsa.pem)
+        put(folder / "2.pem", rsa.pem, middle.pem)
+    if layout != "ssl:":
+        put(folder / "z.pem", other.key_pem, other.pem)
+    contexts = started(source)
+    for name in ("a.example", "unknown.example", None):
+        for client, expected in (
+            (only("ECDHE-RSA-AES128-GCM-SHA256"), rsa),
+            (only("ECDHE-ECDSA-AES128-GCM-SHA256"), ecdsa),
+        ):
+            store = client.get_cert_store()
+            assert store is not None
+            store.add_cert(X509.from_cryptography(root.certificate))
+            client.set_verify(SSL.VERIFY_PEER)
+            assert Handshake(contexts, client).shake(name).served[0] == expected.serial, (name, expected)
+        assert Handshake(contexts, only("ALL", version=SSL.TLS1_3_VERSION)).shake(name).served[0] in {
+            rsa.serial,
+            ecdsa.serial,
+        }
+
+
+def test_of_several_certificates_for_a_name_the_latest_of_each_kind_is_served(tmp_path: Path, root: Issued) -> None:
+    key = generate_private_key(65537, 2048)
+    each = {
+        f"{kind}-{days}": root.issue(kind, "a.example", days=days, key=key if kind == "rsa" else None)
+        for kind in ("rsa", "ecdsa")
+        for days in (5, 50, 20)
+    }
+    for name, pair in each.items():
+        put(tmp_path / f"{name}.pem", pair.key_pem, pair.pem)
+    contexts = directory(tmp_path)
+    for kind in ("rsa", "ecdsa"):
+        client = only(f"ECDHE-{kind.upper()}-AES128-GCM-SHA256")
+        assert Handshake(contexts, client).shake("a.example").served[0] == each[f"{kind}-50"].serial
+
+
+@pytest_twisted.ensureDeferred
+async def test_visitors_are_greeted_with_the_old_certificate_while_the_new_one_is_read(
+    tmp_path: Path, good: Path, root: Issued, listen: Any, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
+) -> None:
+    talkers = Talkers()
+    port = await listen(tls_endpoint(reactor, parse_endpoint(described("tls", good))), talkers)
+    visitor = Visitor(port, put(tmp_path / "r", root.pem))
+    before, _ = await visitor()
+    reading, read_on = threading.Event(), threading.Event()
+    load = CertificateDirectory.load
+
+    def slow(self: CertificateDirectory) -> Any:
+        reading.set()
+        assert read_on.wait(20)
+        return load(self)
+
+    monkeypatch.setattr(CertificateDirectory, "load", slow)
+    renewed = root.issue("g", "good.example")
+    put(good, renewed.key_pem, renewed.pem)
+    await until(reading.is_set)
+    assert [serial for serial, _ in [await visitor(), await visitor()]] == [before, before]
+    read_on.set()
+    await until(lambda: "TLS certificates have been reloaded" in log_lines)
+    after, _ = await visitor()
+    assert after == renewed.serial
+
+
+def test_reading_again_does_only_what_changed(tmp_path: Path, root: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Reactor()
+    pairs = [root.issue(str(number), f"h{number}.example") for number in range(20)]
+    for number, pair in enumerate(pairs):
+        put(tmp_path / f"{number}.pem", pair.key_pem, pair.pem)
+    contexts = directory(tmp_path, clock)
+    made: list[SSL.Context] = []
+    use = SSL.Context.use_privatekey
+
+    def count(self: SSL.Context, key: Any) -> None:
+        made.append(self)
+        use(self, key)
+
+    monkeypatch.setattr(SSL.Context, "use_privatekey", count)
+    new = root.issue("7", "h7.example")
+    put(tmp_path / "7.pem", new.key_pem, new.pem)
+    clock.pump([0.5, 0.5])
+    assert served(contexts, "h7.example") == new.serial
+    assert len(made) == 1
+
+
 def _refuse(*arguments: object) -> None:
     raise SSL.Error([])
 
 
 def test_a_dangling_link_leaves_the_old_certificate_in_use(tmp_path: Path, root: Issued, warnings: list[str]) -> None:
-    clock = Clock()
+    clock = Reactor()
     old = root.issue("1", "a.example")
     put(tmp_path / "a.pem", old.key_pem, old.pem)
     contexts = directory(tmp_path, clock)
@@ -302,7 +553,7 @@ def test_a_dangling_link_leaves_the_old_certificate_in_use(tmp_path: Path, root:
     for target in ("nowhere", "elsewhere"):
         (tmp_path / "a.pem").unlink(missing_ok=True)
         (tmp_path / "a.pem").symlink_to(target)
-        clock.advance(1)
+        clock.pump([0.5, 0.5])
         assert served(contexts) == old.serial
     assert len(warnings) == 1
 
@@ -310,13 +561,13 @@ def test_a_dangling_link_leaves_the_old_certificate_in_use(tmp_path: Path, root:
 def test_the_same_fault_in_another_version_of_a_file_is_not_reported_again(
     tmp_path: Path, root: Issued, warnings: list[str]
 ) -> None:
-    clock = Clock()
+    clock = Reactor()
     pair = root.issue("1", "a.example")
     path = put(tmp_path / "a.pem", pair.key_pem, pair.pem)
     contexts = directory(tmp_path, clock)
     for length in (9, 10, 11):
         put(path, pair.key_pem, pair.pem[:-length])
-        clock.advance(1)
+        clock.pump([0.5, 0.5])
         assert served(contexts) == pair.serial
     assert len(warnings) == 1
 
@@ -330,34 +581,34 @@ def test_pem_blocks_of_other_kinds_are_ignored(tmp_path: Path, root: Issued) -> 
     pair = root.issue("1")
     other = b"-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n"
     path = put(tmp_path / "a.pem", other, pair.key_pem, other, pair.pem)
-    assert served(ReloadingContexts(CertificateFiles(path, path))) == pair.serial
+    assert served(started(CertificateFiles(path, path))) == pair.serial
 
 
 def test_single_files_reload_too(tmp_path: Path, root: Issued, warnings: list[str]) -> None:
-    clock = Clock()
+    clock = Reactor()
     middle = root.issue("middle", authority=True)
     old, new = middle.issue("1", "a.example"), middle.issue("2", "a.example")
     key, cert, chain = (tmp_path / name for name in ("key.pem", "cert.pem", "chain.pem"))
     put(key, old.key_pem)
     put(cert, old.pem)
     put(chain, middle.pem)
-    contexts = ReloadingContexts(CertificateFiles(key, cert, chain), seconds=clock.seconds)
+    contexts = started(CertificateFiles(key, cert, chain), clock)
     assert Handshake(contexts).shake("any.example").served == [old.serial, middle.serial]
     put(cert, new.pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts) == old.serial
     put(key, new.key_pem)
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert served(contexts) == new.serial
     chain.unlink()
-    clock.advance(1)
+    clock.pump([0.5, 0.5])
     assert Handshake(contexts).shake().served == [new.serial, middle.serial]
     assert len(warnings) == 2
 
 
 def test_versions_before_tls_1_2_are_refused(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
-    contexts = ReloadingContexts(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
+    contexts = started(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
     for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
         client = SSL.Context(SSL.TLS_CLIENT_METHOD)
         client.set_max_proto_version(version)
@@ -377,7 +628,7 @@ def test_alpn_is_negotiated_only_for_a_factory_that_names_protocols(tmp_path: Pa
             return [b"h2", b"http/1.1"]
 
     pair = root.issue("1")
-    contexts = ReloadingContexts(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
+    contexts = started(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
     for factory, offered, chosen in (
         (Negotiating(), [b"http/1.1", b"h2"], b"h2"),
         (Negotiating(), [b"http/1.1"], b"http/1.1"),
@@ -396,7 +647,7 @@ def test_alpn_is_negotiated_only_for_a_factory_that_names_protocols(tmp_path: Pa
 
 def test_there_are_no_facts_before_the_handshake_or_without_tls(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
-    contexts = ReloadingContexts(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
+    contexts = started(CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path))
     connection = contexts.serverConnectionForTLS(None)  # type: ignore[arg-type]
     assert facts(SimpleNamespace(getHandle=lambda: connection)) is None
     assert facts(SimpleNamespace(getHandle=lambda: None)) is None
@@ -405,7 +656,7 @@ def test_there_are_no_facts_before_the_handshake_or_without_tls(tmp_path: Path, 
 
 def test_names_from_the_peer_are_escaped(tmp_path: Path, root: Issued) -> None:
     pair = root.issue("1")
-    contexts = ReloadingContexts(
+    contexts = started(
         CertificateFiles(path := put(tmp_path / "a.pem", pair.key_pem, pair.pem), path),
         client_ca=put(tmp_path / "ca.pem", root.pem),
     )
@@ -586,10 +837,9 @@ def described(kind: str, good: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["tls", "ssl"])
 @pytest_twisted.ensureDeferred
-async def test_a_renewed_certificate_is_served_at_the_next_handshake(
-    kind: str, tmp_path: Path, good: Path, root: Issued, listen: Any, monkeypatch: pytest.MonkeyPatch
+async def test_a_renewed_certificate_is_served_soon_and_without_a_visit(
+    kind: str, tmp_path: Path, good: Path, root: Issued, listen: Any, log_lines: list[str]
 ) -> None:
-    monkeypatch.setattr(greetsvc.net.tls.contexts, "_POLL", 0)
     talkers = Talkers()
     port = await listen(tls_endpoint(reactor, parse_endpoint(described(kind, good))), talkers)
     visitor = Visitor(port, put(tmp_path / "r", root.pem))
@@ -597,6 +847,7 @@ async def test_a_renewed_certificate_is_served_at_the_next_handshake(
     assert said == b"hello 127.0.0.1 via None"
     renewed = root.issue("g", "good.example")
     put(good.with_suffix(".new"), renewed.key_pem, renewed.pem).rename(good)
+    await until(lambda: "TLS certificates have been reloaded" in log_lines)
     after, _ = await visitor()
     assert before != after == renewed.serial
     first = talkers.built[0].facts
