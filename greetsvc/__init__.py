@@ -5,11 +5,10 @@ The names of the client are loaded when they are first used, so the server never
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from greetsvc._lazy import lazy_names
 from greetsvc._version import __version__
 
+TYPE_CHECKING = False  # not from `typing`: until that is imported, Ctrl-C is a traceback (greetsvc.interrupts)
 if TYPE_CHECKING:
     from greetsvc.client import GreetFailed, Greeting, Run, greet, greet_ex, greet_many
 else:

@@ -1,28 +1,18 @@
-"""The command ``greetsvc``: ``twistd -n --pidfile= greetsvc``, except that it exits 0 on SIGTERM and SIGINT."""
+"""The command ``greetsvc``. Importing this imports next to nothing, so that Ctrl-C is harmless from the start."""
 
 from __future__ import annotations
 
-import sys
-
-from twisted.python import usage
-from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
-
-from greetsvc.daemon.tap import refuse
+from greetsvc.interrupts import end_at_once
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Serve in the foreground with the options of ``twistd greetsvc``.
+    """Run the command."""
+    end_at_once()
+    from greetsvc.daemon.command import main as run
 
-    The runner is used without `twistd`'s own ``main``, which would raise SIGTERM again at exit: status 143.
-    """
-    config = ServerOptions()
-    try:
-        config.parseOptions(["--nodaemon", "--pidfile=", "greetsvc", *sys.argv[1:]])
-    except usage.UsageError as error:
-        refuse(error)
-    UnixApplicationRunner(config).run()
+    run()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from sys import modules as loaded
+
+TYPE_CHECKING = False  # see greetsvc/__init__.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = ["lazy_names"]
 
@@ -20,9 +23,11 @@ def lazy_names(
     def load(name: str) -> object:
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        from importlib import import_module
+
         return getattr(import_module(module_of[name]), name)
 
     def names() -> list[str]:
-        return sorted({*vars(import_module(package)), *module_of})
+        return sorted({*vars(loaded[package]), *module_of})
 
     return load, names

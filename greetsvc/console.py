@@ -1,14 +1,23 @@
-"""Writes lines to standard output and standard error, which may be closed, full, or a pipe whose reader has gone."""
+"""Writes lines to standard output and standard error, which may be closed, full, or a pipe whose reader has gone.
+
+A pipe may also be non-blocking: its other users, such as node, asyncio and ssh, set that for all who share it. A text
+stream then loses what does not fit, so the bytes are written here, and wait for room.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import sys
 from typing import TextIO
 
 from attrs import field, frozen
 
 __all__ = ["CannotWrite", "Lines", "Output", "ReaderGone", "standard"]
+
+
+_PATIENCE = 30.0
+"""Seconds that a non-blocking stream may take nothing. A blocking one waits for ever, as the system has it."""
 
 
 @frozen
@@ -51,6 +60,8 @@ class Output:
             _discard_buffer(self._out)
             if isinstance(error, BrokenPipeError):
                 raise ReaderGone from None
+            if isinstance(error, TimeoutError):
+                raise CannotWrite(f"its reader took nothing for {_PATIENCE:g} s") from None
             raise CannotWrite(os.strerror(error.errno or 0)) from None
         for line in lines.err:
             self.complain(line)
@@ -65,9 +76,29 @@ class Output:
 
 
 def _write(stream: TextIO | None, lines: list[str]) -> None:
-    if stream is not None and lines:
-        stream.write("".join(f"{line}\n" for line in lines))
+    if stream is None or not lines:
+        return
+    text = "".join(f"{line}\n" for line in lines)
+    try:
+        fd = stream.fileno()
+    except OSError:  # a stream in memory
+        stream.write(text)
         stream.flush()
+        return
+    stream.flush()
+    data = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            _wait_for_room(fd)
+
+
+def _wait_for_room(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    if not poll.poll(1000 * _PATIENCE):
+        raise TimeoutError
 
 
 def _discard_buffer(stream: TextIO | None) -> None:

@@ -11,11 +11,11 @@ from greetsvc.errors import ConfigError
 __all__ = ["LONGEST", "read_plain"]
 
 LONGEST = 1024 * 1024
-"""The longest file that is read, in bytes."""
+"""The longest file that is read, in bytes, where no other bound is given."""
 
 
-def read_plain(path: str | Path) -> tuple[bytes, os.stat_result]:
-    """The content of a plain file of at most `LONGEST` bytes, and its status.
+def read_plain(path: str | Path, longest: int = LONGEST) -> tuple[bytes, os.stat_result]:
+    """The content of a plain file of at most ``longest`` bytes, and its status.
 
     Raises `OSError`, and `ConfigError` with the path for another kind of file and for a longer one.
     """
@@ -26,10 +26,10 @@ def read_plain(path: str | Path) -> tuple[bytes, os.stat_result]:
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError("is not a plain file", value=path)
         data = bytearray()
-        while len(data) <= LONGEST and (piece := os.read(descriptor, LONGEST + 1 - len(data))):
+        while len(data) <= longest and (piece := os.read(descriptor, longest + 1 - len(data))):
             data += piece
     finally:
         os.close(descriptor)
-    if len(data) > LONGEST:
-        raise ConfigError(f"is longer than {LONGEST} bytes", value=path)
+    if len(data) > longest:
+        raise ConfigError(f"is longer than {longest} bytes", value=path)
     return bytes(data), found

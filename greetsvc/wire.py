@@ -186,6 +186,8 @@ def _part(kind: Any, found: Any) -> Any:
 
 def _typed(value: Any, *allowed: type) -> Any:
     """The value, which must be of exactly one of these types: a bool is an int for Python, but no number in JSON."""
+    if type(value) is str and len(value) > _LONGEST_TEXT:
+        raise ValueError(f"text of {len(value)} characters")
     if type(value) not in allowed or (type(value) is int and not -(2**31) <= value < 2**32):
         raise TypeError(f"{value!r} is of no allowed type")
     return value

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greetsvc.printable import one_line, printable, without_line_end
+from greetsvc.printable import escaped, one_line, printable, without_line_end
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,26 @@ from greetsvc.printable import one_line, printable, without_line_end
         ("a\u200bb\u2028", "a\\u200bb\\u2028"),
         ("\x9b31m\x7f", "\\x9b31m\\x7f"),
         ("\ud800", "\\ud800"),
+        ("a\u3164b", "a\\u3164b"),
+        ("\u115f\u1160\uffa0", "\\u115f\\u1160\\uffa0"),
+        ("\u2800", "\\u2800"),
+        ("\ufe00\ufe0f", "\\ufe00\\ufe0f"),
+        ("e\u034f", "e\\u034f"),
+        ("\u180b\u180e\u180f", "\\u180b\\u180e\\u180f"),
+        ("\U000e0100\U000e01ef", "\\U000e0100\\U000e01ef"),
+        ("\u17b4\u17b5", "\\u17b4\\u17b5"),
+        ("\U00013441\U00016fe4\U0001d159", "\\U00013441\\U00016fe4\\U0001d159"),
+        ("e\u0301 \u0e33 \u1100\u1161 \U0001f600", "e\u0301 \u0e33 \u1100\u1161 \U0001f600"),
     ],
 )
-def test_control_characters_are_escaped(text: str, shown: str) -> None:
+def test_characters_that_control_a_terminal_or_are_invisible_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_no_default_ignorable_character_passes() -> None:
+    for number in (*range(0xFE00, 0xFE10), *range(0xE0000, 0xE1000), 0xAD, 0x61C, 0x2065, 0xFFF0):
+        name = chr(number).encode("unicode_escape").decode()
+        assert printable(f"a{chr(number)}b") == escaped(f"a{chr(number)}b") == f"a{name}b"
 
 
 @given(st.text())

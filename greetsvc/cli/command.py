@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any, Literal
 
@@ -15,13 +16,16 @@ from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULTS, ProbeOptions, pars
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.base import Report
 from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Expectations
-from greetsvc.client.target import Target, parse
+from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line
 
 __all__ = ["main"]
+
+
+_EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)", re.DOTALL)
 
 
 def _print_and_exit(context: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -37,12 +41,12 @@ _EXITING: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": F
 @click.command(add_help_option=False)
 @greet_options
 @click.option("--version", help="Show the version and exit.", **_EXITING)
-@click.option("--help", help="Show this and exit.", **_EXITING)
+@click.option("-h", "--help", help="Show this and exit.", **_EXITING)
 def _command(**given: Any) -> Plan:
     """Probe TARGET for its greeting, and say which step failed when none comes.
 
     TARGET is HOST, HOST:PORT, [V6]:PORT, tcp:HOST:PORT, udp:HOST:PORT, tls:HOST:PORT, unix:PATH or unixgram:PATH.
-    The default is tcp:127.0.0.1:8088; TCP and port 8088 may be left out.
+    The default is tcp:127.0.0.1:8088, with -6 tcp:[::1]:8088; TCP and port 8088 may be left out.
 
     Exit status: 0 greeted; 1 greeted, but slow, not as expected, or some lost; 2 not greeted; 3 wrong usage.
     """
@@ -50,7 +54,7 @@ def _command(**given: Any) -> Plan:
     if given["warn"] is not None:
         given["warn"] /= 1000
     try:
-        target = parse(given["target"])
+        target = parse(given["target"] if given["target"] is not None else "::1" if given["six"] else DEFAULT_HOST)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if given["flows"]:
@@ -142,7 +146,7 @@ def _report(given: dict[str, Any], target: Target, expectations: Expectations, *
         return JsonReport(target, several)
     from greetsvc.client.report.text import TextReport
 
-    text = TextReport(target, several)
+    text = TextReport(target, several, traced=given["verbose"])
     if not several or sys.stdout is None or not sys.stdout.isatty():
         return text
     from greetsvc.client.report.terminal import DrawnReport, find_terminal
@@ -154,11 +158,15 @@ def _report(given: dict[str, Any], target: Target, expectations: Expectations, *
 def _usage_error(error: click.ClickException) -> str:
     """What click found wrong, in one line that begins with the option."""
     if isinstance(error, click.NoSuchOption):
-        return f"{error.option_name}: there is no such option"
+        near = f"; did you mean {error.possibilities[0]}?" if error.possibilities else ""
+        return f"{error.option_name}: there is no such option{near}"
     if isinstance(error, click.BadOptionUsage):
-        return f"{error.option_name}: {error.message.partition(repr(error.option_name))[2].strip() or error.message}"
+        takes_none = "not take a value" in error.message
+        return f"{error.option_name}: {'takes no value' if takes_none else 'needs a value'}"
     if isinstance(error, click.BadParameter) and error.param is not None:
         return f"{error.param.opts[0]} {error.message}"
+    if extra := _EXTRA.fullmatch(error.message):
+        return f"{extra[1]}: there can be only one TARGET"
     return error.message
 
 

@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall
 
 from greetsvc.client.load.run import Run
+from greetsvc.client.report.causes import likely_cause
 from greetsvc.client.report.load import JsonLoadReport, LoadReport, TextLoadReport
 from greetsvc.client.report.terminal import DrawnLoadReport, ProgressBar, Terminal
 from greetsvc.client.result import GreetFailed
@@ -44,7 +45,8 @@ class LoadPlan:
                 with suppress(CancelledError):
                     await self.load.go(lambda *second: write(report.second(*second)), reactor=reactor)
             except GreetFailed as failed:
-                output.complain(f"greet: {one_line(str(self.load.target))}: {one_line(str(failed))}")
+                for words in (str(failed), *likely_cause(failed)):
+                    output.complain(f"greet: {one_line(str(self.load.target))}: {one_line(words)}")
                 return
             finally:
                 self.load.metrics.fill_in(stats)

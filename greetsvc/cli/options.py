@@ -13,7 +13,6 @@ from click.core import ParameterSource
 
 from greetsvc.client import options as limits
 from greetsvc.client.options import DEFAULT_INTERVAL, DEFAULT_ROUNDS, DEFAULTS
-from greetsvc.client.target import DEFAULT_HOST
 from greetsvc.printable import one_line
 
 __all__ = ["TLS_OPTIONS", "Number", "check_combinations", "greet_options", "wrong"]
@@ -106,7 +105,7 @@ def greet_options(command: Callable[..., Any]) -> Callable[..., Any]:
         *_, name = names.split()
         value: dict[str, Any] = {"metavar": metavar, "type": kind, "default": _DEFAULTS.get(name.lstrip("-"))}
         command = click.option(*names.split(), help=text, **(value if metavar else {"is_flag": True}))(command)
-    return click.argument("target", required=False, default=DEFAULT_HOST)(command)
+    return click.argument("target", required=False)(command)
 
 
 def check_combinations(given: dict[str, Any]) -> None:

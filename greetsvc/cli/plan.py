@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -18,6 +19,7 @@ from greetsvc.client.report.base import Report
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import Expectations, FlowStats, RunStats
 from greetsvc.console import Output, ReaderGone
+from greetsvc.interrupts import raise_interrupts
 from greetsvc.printable import one_line
 
 __all__ = ["Plan", "ProbePlan", "drive"]
@@ -55,7 +57,8 @@ class ProbePlan:
 
         def each(number: int, result: Greeting | GreetFailed, flaws: list[str]) -> None:
             if isinstance(result, Greeting):
-                flaws = [*self.expectations.flaws(result), *flaws]
+                left = self.probe.options.timeout - result.seconds.total
+                flaws = [*self.expectations.flaws(result, left), *flaws]
             stats.add(result, flaws)
             stats.elapsed = now() - start
             output.write(self.report.probe(number, result, flaws))
@@ -95,6 +98,7 @@ def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], flo
     """Run the reactor until the plan is done or a signal stops it; the exit status.
 
     :raises CannotWrite: when standard output cannot be written.
+    :raises OSError: when this process cannot open what the reactor needs.
     """
     if reactor is None:
         from twisted.internet import reactor
@@ -109,6 +113,9 @@ def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], flo
 
     reactor.addSystemEventTrigger("before", "shutdown", lambda: stopping.append(True))
     reactor.callWhenRunning(start)
+    for end in socket.socketpair():  # the reactor needs one for signals, and where there is none it logs a traceback
+        end.close()
+    raise_interrupts()
     reactor.run()
     for failure in failures:
         if not failure.check(ReaderGone):

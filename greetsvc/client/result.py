@@ -7,6 +7,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import PathChanges, Sent
 from greetsvc.client.target import Target
 from greetsvc.visit import Address
@@ -16,7 +17,11 @@ __all__ = [
     "EMPTY_ANSWER",
     "ENDINGS",
     "NO_BUFFER_ERRNOS",
+    "NO_FREE_PORT",
     "NO_GREETING",
+    "NO_IPV6",
+    "NO_ROUTE",
+    "NO_THREAD",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
     "Closed",
@@ -41,12 +46,22 @@ OTHER_ADDRESS = "an answer came from another address"
 ECHO = "our own request came back"
 """Said of an answer that begins with the mark (`greetsvc.wire.MARK`): no greeting does."""
 
+NO_FREE_PORT = "this host has no free source port"
+NO_IPV6 = "this host has no IPv6 address"
+NO_ROUTE = "this host has no route"
+NO_THREAD = "this host cannot start another thread"
+
 RESET_ERRNOS = frozenset([errno.ECONNRESET, errno.EPIPE])
 """A reset: EPIPE where something was sent after it arrived. A refused connection has another errno."""
 NO_BUFFER_ERRNOS = frozenset([errno.EAGAIN, errno.ENOBUFS])
 """The system had no buffer for a datagram, such as for a UNIX receiver with a full queue: send it again later."""
 
-_LOCAL_ERRNOS = frozenset([errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM])
+_LOCAL_ERRNOS = frozenset(
+    [
+        *(errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAFNOSUPPORT),
+    ]
+)
 
 
 @frozen
@@ -90,7 +105,8 @@ class GreetFailed(OSError):
     """No greeting came: ``errno`` and ``strerror`` say why, ``phase`` in which step.
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
-    there is an address), ``seconds``, ``closed``, ``notes`` and ``sent`` are as in `Greeting`.
+    there is an address), ``seconds``, ``closed``, ``notes`` and ``sent`` are as in `Greeting`. ``icmp`` is the ICMP
+    message that ended the probe, or None.
     """
 
     def __init__(
@@ -105,6 +121,7 @@ class GreetFailed(OSError):
         closed: Closed | None = None,
         notes: tuple[str, ...] = (),
         sent: Sent | None = None,
+        icmp: Icmp | None = None,
     ) -> None:
         super().__init__(number, why)
         self.phase = phase
@@ -114,11 +131,12 @@ class GreetFailed(OSError):
         self.closed = closed
         self.notes = notes
         self.sent = sent
+        self.icmp = icmp
 
     @property
     def never_sent(self) -> bool:
         """Whether this host or the resolver failed before anything was sent: it says nothing about the path."""
-        return self.phase == "resolve" or self.errno in _LOCAL_ERRNOS
+        return self.phase == "resolve" or (self.errno in _LOCAL_ERRNOS and self.icmp is None)
 
     def __str__(self) -> str:
         return f"{self.phase}: {self.strerror}"

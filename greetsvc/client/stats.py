@@ -9,11 +9,22 @@ from math import ceil, comb, log
 
 from attrs import define, field, frozen
 
+from greetsvc.client.matching import Matcher, MatchingFailed
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line, without_line_end
 
-__all__ = ["NOT_GREETED", "WRONG_USAGE", "Expectations", "FlowStats", "Histogram", "Jitter", "RunStats"]
+__all__ = [
+    "MAX_REPLICAS",
+    "NOT_GREETED",
+    "OTHER_REPLICAS",
+    "WRONG_USAGE",
+    "Expectations",
+    "FlowStats",
+    "Histogram",
+    "Jitter",
+    "RunStats",
+]
 
 GREETED = 0
 FLAWED = 1
@@ -152,12 +163,22 @@ def _at_least(lost: int, sent: int, rate: float) -> float:
     return sum(comb(sent, k) * rate**k * (1 - rate) ** (sent - k) for k in range(lost, sent + 1))
 
 
+MAX_REPLICAS = 64
+"""Server instances that are counted by name; the server chooses the names."""
+OTHER_REPLICAS = "others"
+
+
 @frozen
 class Expectations:
     """What makes a greeting flawed: it does not match ``expect``, or took more than ``warn`` seconds."""
 
     expect: re.Pattern[str] | None = None
     warn: float | None = None
+    _matcher: Matcher | None = field(init=False, eq=False, repr=False)
+
+    @_matcher.default
+    def _make_matcher(self) -> Matcher | None:
+        return None if self.expect is None else Matcher(self.expect)
 
     @classmethod
     def of(cls, expect: str | re.Pattern[str] | None, warn: float | None) -> Expectations:
@@ -170,17 +191,26 @@ class Expectations:
         except (re.error, OverflowError, RecursionError) as error:
             raise ConfigError(f"is not a regular expression: {error}", name="expect", value=expect) from None
 
-    def matches(self, text: str) -> bool:
-        """Whether the text of a greeting is as expected. The line end at its end does not count."""
-        return self.expect is None or self.expect.search(without_line_end(text)) is not None
+    def mismatch(self, text: str, seconds: float) -> str:
+        """Why the text of a greeting is not as expected; empty when it is. The line end at its end does not count.
 
-    def flaws(self, greeting: Greeting) -> list[str]:
-        """What is wrong with a greeting that came, a line each."""
+        Matching may take about so many ``seconds`` (`Matcher.matches`).
+        """
+        if self.expect is None or self._matcher is None:
+            return ""
+        try:
+            found = self._matcher.matches(without_line_end(text), seconds)
+        except MatchingFailed as failed:
+            return str(failed)
+        return "" if found else f"nothing matches {one_line(self.expect.pattern)}"
+
+    def flaws(self, greeting: Greeting, seconds: float = 1.0) -> list[str]:
+        """What is wrong with a greeting that came, a line each; matching may take about so many ``seconds``."""
         found = []
-        if self.expect is not None and not self.matches(greeting.text):
-            found.append(f"not as expected: nothing matches {one_line(self.expect.pattern)}")
+        if mismatch := self.mismatch(greeting.text, seconds):
+            found.append(f"not as expected: {mismatch}")
         if self.warn is not None and greeting.seconds.total > self.warn:
-            found.append(f"slow: {greeting.seconds.total * 1000:.3f} ms, more than {self.warn * 1000:g} ms")
+            found.append(f"slow: {greeting.seconds.total * 1000:.3f} ms, more than {self.warn * 1000:.10g} ms")
         return found
 
 
@@ -188,9 +218,9 @@ class Expectations:
 class RunStats:
     """Counts over a run. ``elapsed`` is its length so far, in seconds.
 
-    ``replicas`` counts the greetings of each server instance; ``retried_connects`` has the seconds to connect of
-    those connections that took more than one SYN, by the number of SYNs; ``flows`` are the losses by flow, where
-    there are several.
+    ``replicas`` counts the greetings of each server instance, the first 64 by name; ``retried_connects`` has the
+    seconds to connect of those connections that took more than one SYN, by the number of SYNs; ``flows`` are the
+    losses by flow, where there are several.
     """
 
     sent: int = 0
@@ -199,7 +229,7 @@ class RunStats:
     elapsed: float = 0.0
     seconds: Histogram = field(factory=Histogram)
     replicas: Counter[str] = field(factory=Counter)
-    retried_connects: dict[int, list[float]] = field(factory=dict)
+    retried_connects: dict[int, Histogram] = field(factory=dict)
     flows: FlowStats | None = None
     jitter: Jitter = field(factory=Jitter)
 
@@ -223,10 +253,11 @@ class RunStats:
         self.seconds.add(result.seconds.total)
         self.jitter.add(result.seconds.total)
         if result.path is not None:
-            self.replicas[result.path.instance] += 1
+            name = result.path.instance
+            self.replicas[name if name in self.replicas or len(self.replicas) < MAX_REPLICAS else OTHER_REPLICAS] += 1
         syns = result.sent.syns if result.sent else None
         if syns is not None and syns > 1:
-            self.retried_connects.setdefault(syns, []).append(result.seconds.connect or 0.0)
+            self.retried_connects.setdefault(syns, Histogram()).add(result.seconds.connect or 0.0)
 
     @property
     def status(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -29,7 +30,12 @@ def remaining() -> float:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return float("inf")
-    return limit - len(list(Path("/dev/fd").iterdir())) - _RESERVE
+    try:
+        return limit - len(list(Path("/dev/fd").iterdir())) - _RESERVE
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return 0
+        raise
 
 
 class SpareDescriptor:

@@ -25,13 +25,22 @@ async def test_wildcard_sockets_answer_from_the_address_that_the_request_was_sen
 
 
 @pytest_twisted.ensureDeferred
-async def test_broadcast_and_multicast_are_not_answered(serve: Any) -> None:
-    ours = serve("udp:0")
+@pytest.mark.parametrize(
+    ("interface", "groups"),
+    [
+        ("", ("127.255.255.255", "224.0.0.1")),
+        (":interface=\\:\\:", ("127.255.255.255",)),
+        (":interface=\\:\\:ffff\\:0.0.0.0", ("127.255.255.255",)),
+        (":interface=127.255.255.255", ("127.255.255.255",)),
+    ],
+)
+async def test_broadcast_and_multicast_are_not_answered(serve: Any, interface: str, groups: tuple[str, ...]) -> None:
+    ours = serve(f"udp:0{interface}")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
         sock.bind(("127.0.0.1", 0))
-        for number, group in enumerate(("127.255.255.255", "224.0.0.1"), 1):
+        for number, group in enumerate(groups, 1):
             sock.sendto(b"hello", (group, ours.ports[0]))
             await ours.until_refused("group", number)
         sock.settimeout(0)

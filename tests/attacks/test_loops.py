@@ -90,6 +90,42 @@ async def test_a_loop_with_a_constant_answerer_ends_after_8_answers(serve: Any, 
     assert sum(server.ledger.greeted["udp"] for server in servers) == sum(counts)
 
 
+class Hopper(DatagramProtocol):
+    """Sends each answer from a new port, which then listens as well."""
+
+    noisy = False
+    transport: Any
+
+    def __init__(self, ports: list[Any]) -> None:
+        self.ports = ports
+
+    def hop(self, to: Any) -> None:
+        hopper = Hopper(self.ports)
+        port = cast(IReactorUDP, reactor).listenUDP(0, hopper, interface="127.0.9.1", maxPacketSize=8192)
+        self.ports.append(port)
+        hopper.transport.write(b"once more", to)
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.hop(addr)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_loop_with_an_answerer_that_changes_its_port_ends(serve: Any) -> None:
+    server = serve("udp:0:interface=127.0.0.1", greeting="")
+    ports: list[Any] = []
+    try:
+        Hopper(ports).hop(("127.0.0.1", server.ports[0]))
+        await server.until_refused("loop", 1)
+        assert server.ledger.visits == 64
+        await seconds(1)
+        assert len(ports) == 65
+        Hopper(ports).hop(("127.0.0.1", server.ports[0]))
+        await until(lambda: server.ledger.visits > 64, "the address stays silenced")
+    finally:
+        for port in ports:
+            port.stopListening()
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_loop_between_two_greetsvc_ends_after_8_answers_of_each(serve: Any) -> None:
     pairs = [

@@ -144,7 +144,7 @@ def test_a_file_of_many_or_deep_keys_is_refused_without_parsing_it(
     path = tmp_path / "x.toml"
     path.write_text(content)
     monkeypatch.setattr("tomllib.loads", lambda _text: pytest.fail("it is parsed"))
-    with pytest.raises(ConfigError, match=r"x.toml: (has |is )(a key of a hundred parts|longer than 65536 bytes)"):
+    with pytest.raises(ConfigError, match=r"x.toml: (a key in it has a hundred parts|is longer than 65536 bytes)"):
         read_toml(str(path))
 
 

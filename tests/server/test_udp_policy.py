@@ -6,17 +6,20 @@ import heapq
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from attrs import define
+from attrs import Factory, define
 from hypothesis import given
 from hypothesis import strategies as st
 
 from greetsvc import wire
 from greetsvc.server.udp_policy import (
+    ADDRESS_MOST,
+    ADDRESS_PAUSE,
     BURST,
     ENTRIES,
+    LOOP_ENTRIES,
     LOOP_MOST,
     LOOP_SILENCE,
     OVERHEAD,
@@ -43,7 +46,7 @@ class Time:
 def _ports() -> Iterator[Address]:
     """Addresses of one prefix with ports that do not repeat, so that the loop guard refuses none."""
     for number in itertools.count():
-        yield Address(f"192.0.2.{number // 60000 % 256}", 1024 + number % 60000)
+        yield Address(f"192.0.2.{number % 256}", 1024 + number // 256)
 
 
 def test_a_marked_request_longer_than_its_answer_is_always_free() -> None:
@@ -224,19 +227,223 @@ def test_the_ipv6_prefix_of_a_budget_is_a_56() -> None:
     assert policy.refusal(b"", b"x" * 12, Address("2001:db8:0:100::1", 2000)) is None
 
 
+Sources = Callable[[random.Random, int], str]
+
+
+def _anywhere(chance: random.Random, number: int = 0) -> str:
+    return f"{chance.randrange(1, 224)}.{chance.randrange(256)}.{chance.randrange(256)}.{chance.randrange(1, 255)}"
+
+
+def _again(chance: random.Random, number: int) -> str:
+    """Each address comes three times, 2,000 datagrams apart."""
+    return _anywhere(random.Random(10_000 + number % 2000 + number // 6000 * 2000))
+
+
+def _one_of(number_of: int) -> Sources:
+    return lambda chance, number: _anywhere(random.Random(10_000 + number % number_of))
+
+
+def _of_one_v4_16(chance: random.Random, number: int) -> str:
+    return f"10.1.{number % 256}.{chance.randrange(1, 255)}"
+
+
+def _of_one_v6_48(chance: random.Random, number: int) -> str:
+    return f"2001:db8:1:{number % 100 << 8:x}::{chance.randrange(1, 60000):x}"
+
+
+def _of_one_v6_32(chance: random.Random, number: int) -> str:
+    return f"2001:db8:{chance.randrange(65536):x}:{chance.randrange(65536):x}::1"
+
+
+@define
+class Flood:
+    """Unmarked requests at ``rate`` a second; after 10 s ten people ask as well, every 2 s, sixteen times.
+
+    Arrivals are a Poisson process. The people have prefixes of their own, and each request a new port, as those of
+    ``nc -u -w 1`` have.
+    """
+
+    sources: Sources
+    rate: float
+    size: int
+    budget: float = 1024
+    chance: random.Random = Factory(lambda: random.Random(3))
+    drawn: int = 0
+    answered: Counter[int] = Factory(Counter)
+    """How many people got an answer to their first request, to their second, and so on."""
+
+    def run(self) -> Flood:
+        clock, chance = Time(), self.chance
+        policy = UdpPolicy(clock, budget=self.budget)
+        answer = b"x" * self.size
+        begin, end = clock.now, clock.now + 42
+        people = [_anywhere(chance) for _ in range(10)]
+        asks = sorted(
+            (begin + 10 + 2 * (turn + chance.random() / 2), person, turn) for person in people for turn in range(16)
+        )
+        for number in itertools.count():
+            arrival = clock.now + chance.expovariate(self.rate)
+            while asks and asks[0][0] < arrival:
+                clock.now, person, turn = asks.pop(0)
+                if policy.refusal(b"x", answer, Address(person, 20000 + turn)) is None:
+                    self.answered[turn] += 1
+                    self.drawn += self.size + OVERHEAD
+            if arrival >= end:
+                break
+            clock.now = arrival
+            peer = Address(self.sources(chance, number), chance.randrange(1024, 65536))
+            if policy.refusal(b"x", answer, peer) is None:
+                self.drawn += self.size + OVERHEAD
+        assert self.drawn <= self.budget * PREFIXES_IN_TOTAL * (BURST + 42), "the total bounds reflection"
+        return self
+
+
+@pytest.mark.parametrize(
+    ("sources", "rate", "size", "first", "later"),
+    [
+        (_anywhere, 1200, 480, 0, 0.95),  # before: 1 of 16
+        (_anywhere, 2500, 26, 2, 0.95),  # before: 3 of 17
+        (_anywhere, 6000, 480, 0, 0.95),
+        (_of_one_v6_32, 1200, 480, 0, 0.95),
+        (_of_one_v6_48, 1200, 480, 9, 0.9),
+        (_of_one_v4_16, 2500, 480, 9, 0.9),
+        (_one_of(100), 1200, 480, 9, 0.9),
+        (_one_of(250), 1200, 480, 9, 0.7),
+        (_one_of(1000), 2500, 26, 9, 0.9),
+        (_again, 200, 480, 3, 0.3),  # like people: only a part of what everybody asks for is left for each
+    ],
+)
+def test_people_are_answered_during_a_flood(
+    sources: Sources, rate: float, size: int, first: int, later: float
+) -> None:
+    """``first`` of ten get an answer to their first request, and the share ``later`` to their other requests.
+
+    One of them may share an entry of a table with the flood by chance.
+    """
+    answered = Flood(sources, rate, size).run().answered
+    assert answered[0] >= first
+    assert (answered.total() - answered[0]) / 150 >= later
+
+
+def test_a_source_that_asks_again_is_answered_though_the_total_is_used_up_by_others() -> None:
+    policy, chance = UdpPolicy(Time()), random.Random(4)
+    answer = b"x" * 480
+    while policy.refusal(b"", answer, Address(_anywhere(chance), 2000)) is None:
+        pass
+    assert [policy.refusal(b"", answer, Address("198.51.100.1", port)) for port in (5000, 5001)] == [
+        "total-budget",
+        None,
+    ]
+
+
+def test_a_source_is_forgotten_after_a_minute() -> None:
+    clock, chance = Time(), random.Random(4)
+    policy = UdpPolicy(clock, budget=100)
+    answer = b"x" * 300
+    seen = []
+    for pause in (0, 31, 65):
+        clock.now += pause
+        for _ in range(200):
+            policy.refusal(b"", answer, Address(_anywhere(chance), 2000))
+        seen.append(policy.refusal(b"", answer, Address("198.51.100.1", 5000 + pause)))
+    assert seen == ["total-budget", None, "total-budget"]
+
+
+@pytest.mark.parametrize("sources", [_of_one_v4_16, _of_one_v6_48])
+def test_one_network_cannot_use_up_the_total(sources: Sources) -> None:
+    policy, chance = UdpPolicy(Time()), random.Random(4)
+    reasons = [policy.refusal(b"", b"x" * 480, Address(sources(chance, n), 2000 + n)) for n in range(5000)]
+    assert reasons[-1] in {"budget", "total-budget"}
+    assert policy.refusal(b"", b"x" * 480, Address("198.51.100.1", 5000)) is None
+
+
+def test_a_network_may_use_all_of_the_total_that_nobody_else_wants() -> None:
+    clock = Time()
+    policy = UdpPolicy(clock)
+    drawn = 0
+    for number in range(60_000):
+        clock.now += 0.001
+        if policy.refusal(b"", b"x" * 480, Address(f"10.1.{number % 256}.{number % 250}", 1024 + number)) is None:
+            drawn += 508
+    assert drawn > 0.9 * 1024 * PREFIXES_IN_TOTAL * 60
+
+
+def test_a_flood_with_a_raised_budget_leaves_room_in_the_loop_guard() -> None:
+    """400,000 sources in 10 s, all answered. With 65,536 entries 27 % of all others would then count as loops."""
+    clock, chance = Time(), random.Random(5)
+    policy = UdpPolicy(clock, budget=10_000_000)
+    for _ in range(400_000):
+        clock.now += 10 / 400_000
+        policy.refusal(b"", HELLO, Address(_anywhere(chance), chance.randrange(1024, 65536)))
+    reasons = Counter(policy.refusal(b"", HELLO, Address(_anywhere(chance), 5000)) for _ in range(2000))
+    assert reasons == {None: 2000}
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+@pytest.mark.parametrize("delay", [0.0, 0.06, 3.0, 9.0])
+def test_a_loop_with_an_answerer_that_changes_its_port_ends(host: str, delay: float) -> None:
+    clock = Time()
+    policy = UdpPolicy(clock, budget=100_000)
+    answered = 0
+    while policy.refusal(b"", b"", Address(host, 2000 + answered)) is None:
+        answered += 1
+        clock.now += delay
+    assert answered == ADDRESS_MOST
+    clock.now += ADDRESS_PAUSE - 0.01
+    assert policy.refusal(b"", b"", Address(host, 1999)) == "loop"
+    clock.now += 0.01
+    assert policy.refusal(b"", b"", Address(host, 1998)) is None, "the address is not silenced for long"
+
+
+def test_several_loops_with_such_an_answerer_end_too() -> None:
+    clock = Time()
+    policy = UdpPolicy(clock, budget=100_000)
+    port = itertools.count(2000)
+    in_flight = 20
+    rounds = 0
+    while in_flight:
+        clock.now += 0.05
+        in_flight = sum(policy.refusal(b"", b"", Address("192.0.2.1", next(port))) is None for _ in range(in_flight))
+        rounds += 1
+    assert rounds <= ADDRESS_MOST / 20 + 2
+
+
+@pytest.mark.parametrize(("users", "every"), [(5, 1.0), (50, 5.0), (200, 20.0)])
+def test_many_users_behind_one_address_are_answered(users: int, every: float) -> None:
+    """Each asks at a time of its own, from one port at most eight times in a row, for five minutes."""
+    clock, chance = Time(), random.Random(6)
+    policy = UdpPolicy(clock, budget=100_000)
+    asks = sorted(
+        (1000 + every * (turn + chance.random()), user, turn)
+        for user in range(users)
+        for turn in range(int(300 / every))
+    )
+    answered = 0
+    for clock.now, user, turn in asks:
+        answered += policy.refusal(b"", HELLO, Address("192.0.2.1", 2000 + 100 * user + turn // 8)) is None
+    assert answered / len(asks) > 0.8
+
+
+def test_an_address_that_asks_once_a_minute_is_always_answered() -> None:
+    clock = Time()
+    policy = UdpPolicy(clock)
+    for turn in range(500):
+        assert policy.refusal(b"", HELLO, Address("192.0.2.1", 2000 + turn)) is None
+        clock.now += 60
+
+
 def test_random_addresses_and_ports_grow_no_table() -> None:
-    policy = UdpPolicy(Time())
+    clock = Time()
+    policy = UdpPolicy(clock)
     walk = random.Random(2)
     for _ in range(5000):
+        clock.now += walk.random() / 10
         policy.refusal(b"", b"", Address(f"10.{walk.randrange(256)}.{walk.randrange(256)}.1", walk.randrange(65536)))
-    assert (
-        len(policy._count)
-        == len(policy._last)
-        == len(policy._budgets._left)
-        == len(policy._budgets._as_of)
-        == ENTRIES
-    )
-    assert len(policy._total._left) == 1
+    assert len(policy._count) == len(policy._last) == LOOP_ENTRIES
+    tables = (policy._run, policy._run_as_of, policy._prefixes._left, policy._networks._left, policy._networks._as_of)
+    assert {len(table) for table in tables} == {ENTRIES}
+    assert len(policy._recent._newer) == len(policy._recent._older) == 1 << 18
+    assert len(policy._total.left) == 2
 
 
 Datagram = tuple[float, int, str, bytes]

@@ -10,9 +10,11 @@ import os
 import socket
 from typing import Any, NamedTuple
 
-from greetsvc.client.load.polling import HANGUP, READ, Poller
+from greetsvc.client.load.polling import ERROR, HANGUP, READ, Poller
 from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.system import read_icmp, system_words
 from greetsvc.client.result import ENDINGS, NO_GREETING, RESET_ERRNOS, Phase
+from greetsvc.net.linux import error_queue
 
 __all__ = ["GREETED", "RETRY", "TOO_LONG", "Connection", "LoadResult", "Streams", "Transport", "failed"]
 
@@ -77,6 +79,8 @@ class Transport:
         self._to: Any = remote if isinstance(remote, str) else remote.sockaddr
         self._limit = limit
         self._poller = poller
+        has_queue = error_queue.AVAILABLE and self._family != socket.AF_UNIX
+        self._error_queue = error_queue.option(self._family) if has_queue else None
 
     def open(self) -> Connection:
         """A connection with a socket: bare, because ``socket.socket``, the class around it, takes twice as long.
@@ -87,7 +91,17 @@ class Transport:
         if not _FLAGS:
             sock.setblocking(False)
             os.set_inheritable(sock.fileno(), False)
+        if self._error_queue is not None:
+            sock.setsockopt(*self._error_queue, 1)
         return Connection(sock)
+
+    def _failed(self, connection: Connection, phase: Phase, number: int) -> LoadResult:
+        """The result when the system reported an errno; with the ICMP message behind it, if there is one."""
+        if self._error_queue is None:
+            return failed(phase, number)
+        queued, icmp = read_icmp(connection.sock, self._to)
+        number = queued or number
+        return failed(phase, number, system_words(number, icmp, host=self._to[0]))
 
     def release(self, connection: Connection, *, greeted: bool) -> None:
         """The probe is over: close the socket, or keep it for another probe."""
@@ -111,7 +125,7 @@ class Streams(Transport):
         """Connect."""
         number = connection.sock.connect_ex(self._to)
         if number not in _CONNECTING:
-            return RETRY if number == errno.EAGAIN else failed("connect", number)
+            return RETRY if number == errno.EAGAIN else self._failed(connection, "connect", number)
         self._poller.register(connection.fd, _READABLE)
         return None
 
@@ -121,7 +135,7 @@ class Streams(Transport):
             try:
                 piece = connection.sock.recv(_PIECE)
             except BlockingIOError:
-                return None
+                return self._broken(connection, 0) if events & ERROR else None
             except OSError as error:
                 return self._broken(connection, error.errno or errno.EIO)
             if not piece:
@@ -132,17 +146,25 @@ class Streams(Transport):
             if len(piece) < _PIECE:
                 return GREETED if events & HANGUP else None
 
-    def _broken(self, connection: Connection, number: int) -> LoadResult:
-        if connection.data:
-            return _RESET_AFTER
-        return failed("greet", errno.ECONNRESET) if number in RESET_ERRNOS else failed("connect", number)
+    def _broken(self, connection: Connection, number: int) -> LoadResult | None:
+        if number not in RESET_ERRNOS:
+            result = self._failed(connection, "connect", number)
+            # An ICMP error does not end a connection that stands (RFC 1122 4.2.3.9): reading it has cleared it.
+            return None if not result.errno or _is_connected(connection) else result
+        return _RESET_AFTER if connection.data else failed("greet", errno.ECONNRESET)
 
     def timed_out(self, connection: Connection) -> LoadResult:
         """What was missing: the connection, the greeting or the end."""
         if connection.data:
             return _OPEN_AFTER
-        try:
-            connection.sock.getpeername()
-        except OSError:
+        if not _is_connected(connection):
             return failed("connect", errno.ETIMEDOUT, "no connection in time")
         return failed(self.after_connect, errno.ETIMEDOUT, "no greeting in time")
+
+
+def _is_connected(connection: Connection) -> bool:
+    try:
+        connection.sock.getpeername()
+    except OSError:
+        return False
+    return True

@@ -9,6 +9,7 @@ import sys
 from greetsvc.client.load.connections import GREETED, RETRY, TOO_LONG, Connection, LoadResult, Transport, failed
 from greetsvc.client.load.polling import READ, Poller
 from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.system import no_port
 from greetsvc.client.result import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, Phase
 from greetsvc.errors import ConfigError
 from greetsvc.wire import MARK
@@ -62,7 +63,10 @@ class Datagrams(Transport):
                 connection.session = phase = "greet"
             connection.sock.send(self._request)
         except OSError as error:
-            return RETRY if error.errno in NO_BUFFER_ERRNOS else failed(phase, error.errno or errno.EIO)
+            number = error.errno or errno.EIO
+            if no_port(connection.sock, number):
+                number = errno.EADDRNOTAVAIL
+            return RETRY if number in NO_BUFFER_ERRNOS else self._failed(connection, phase, number)
         return None
 
     def ready(self, connection: Connection, events: int) -> LoadResult | None:
@@ -72,7 +76,7 @@ class Datagrams(Transport):
         except BlockingIOError:
             return None
         except OSError as error:
-            return failed("greet", error.errno or errno.EIO)
+            return self._failed(connection, "greet", error.errno or errno.EIO)
         if len(connection.data) > self._limit:
             return TOO_LONG
         if connection.data.startswith(MARK):

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from attrs import define, field, frozen
 
 from greetsvc.client.load.pacing import LATE, Schedule
-from greetsvc.client.result import Phase
+from greetsvc.client.result import NO_IPV6, Phase
 from greetsvc.client.stats import Histogram, RunStats
+from greetsvc.printable import shortened
 
 __all__ = ["FailureCount", "LoadMetrics", "SecondCounts"]
 
@@ -19,6 +20,13 @@ _BUSY = 0.9
 """The share of a core from which this client is likely the limit."""
 _NOTABLE_DELAY = 0.1
 """A delay of this many seconds is reported even when less than 1 % of the probes started late."""
+
+
+_MAX_FAILURES = 64
+_LONGEST_WORDS = 600
+"""Kinds of failures with words of their own, and characters of these. The far end chooses some of the words, such as
+the names of its certificate.
+"""
 
 
 @define
@@ -32,7 +40,7 @@ class SecondCounts:
 
 @frozen
 class FailureCount:
-    """One kind of failure: the step, the errno, the words of the first one, and how often it happened."""
+    """One kind of failure: the step, the errno, its words, and how often it happened."""
 
     phase: Phase
     errno: int
@@ -72,8 +80,7 @@ class LoadMetrics:
     """Processor seconds that this thread used in that time."""
     seconds: list[SecondCounts] = field(factory=lambda: [SecondCounts()])
     lost_in: Counter[int] = field(factory=Counter)
-    _failed: Counter[tuple[Phase, int]] = field(factory=Counter)
-    _words: dict[tuple[Phase, int], str] = field(factory=dict)
+    _failed: Counter[tuple[Phase, int, str]] = field(factory=Counter)
 
     def __attrs_post_init__(self) -> None:
         self.uncorrected = None if self.schedule is None else Histogram()
@@ -101,8 +108,10 @@ class LoadMetrics:
 
     def add_failure(self, phase: Phase, number: int, words: str) -> None:
         """Count a failure; in phase ``close`` the probe was greeted all the same."""
-        self._failed[phase, number] += 1
-        self._words.setdefault((phase, number), words)
+        key = (phase, number, shortened(words, _LONGEST_WORDS))
+        if key not in self._failed and len(self._failed) >= _MAX_FAILURES:
+            key = (phase, number, "")
+        self._failed[key] += 1
 
     def stop(self) -> None:
         """The run was stopped: probes in flight are neither greeted nor lost."""
@@ -113,8 +122,8 @@ class LoadMetrics:
     def failures(self) -> list[FailureCount]:
         """The kinds of failures, the most frequent first."""
         return [
-            FailureCount(phase, number, self._words[phase, number] or os.strerror(number), count)
-            for (phase, number), count in self._failed.most_common()
+            FailureCount(phase, number, words or os.strerror(number), count)
+            for (phase, number, words), count in self._failed.most_common()
         ]
 
     @property
@@ -140,8 +149,8 @@ class LoadMetrics:
         """What limited the run on this side, and delays of its schedule, a line each."""
         found = []
         failed: Counter[int] = Counter()
-        for (_, number), count in self._failed.items():
-            failed[number] += count
+        for (_, number, words), count in self._failed.items():
+            failed[0 if words.endswith(NO_IPV6) else number] += count
         if ports := failed[errno.EADDRNOTAVAIL]:
             found.append(
                 f"this host had no free source port for {ports} probes (net.ipv4.ip_local_port_range): "

@@ -7,10 +7,12 @@ import selectors
 import sys
 from typing import TypeAlias
 
-__all__ = ["HANGUP", "READ", "WRITE", "Poller", "SelectorPoller", "new_poller", "short_sleep"]
+__all__ = ["ERROR", "HANGUP", "READ", "WRITE", "Poller", "SelectorPoller", "new_poller", "short_sleep"]
 
 READ = 0x1
 WRITE = 0x4
+ERROR = 0x8
+"""The socket failed, or has something in its error queue (EPOLLERR)."""
 HANGUP = 0x2000
 """The server has sent its FIN: what can be read now is all there will be (EPOLLRDHUP; others do not tell)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from functools import lru_cache
@@ -15,7 +16,9 @@ from greetsvc.client.load.pacing import LoadOptions, Schedule
 from greetsvc.client.load.polling import Poller, new_poller
 from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
 from greetsvc.client.probe.probe import Probe, new_request
+from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
+from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.stats import Expectations, Histogram
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
@@ -23,6 +26,11 @@ from greetsvc.client.tls import ClientTls
 from greetsvc.net.descriptors import remaining
 
 __all__ = ["Run"]
+
+_MATCHING = 0.1
+"""Seconds for matching one greeting: all probes wait meanwhile."""
+_REMEMBERED = 4096
+"""Of longer greetings it is not remembered whether they match: the far end could fill the memory with them."""
 
 
 class Run:
@@ -67,13 +75,16 @@ class Run:
         """Carry out the run. ``metrics`` and ``histogram`` have what was counted, also while it runs or is cancelled.
 
         :param each_second: called with the number of a second that is over, its counts, and the probes in flight.
-        :raises GreetFailed: when the name cannot be looked up.
+        :raises GreetFailed: when the name cannot be looked up, or this process cannot open files.
         """
-        if reactor is None:
-            from twisted.internet import reactor
-        poller = new_poller()
+        reactor = reactor or installed_reactor()
+        timeline = Timeline(self.target, self.options)
         try:
-            transport = await self._transport(poller, reactor)
+            poller = new_poller()
+        except OSError as error:
+            raise system_failed(timeline, error.errno or errno.EIO) from None
+        try:
+            transport = await self._transport(poller, timeline, reactor)
         except BaseException:
             poller.close()
             raise
@@ -95,9 +106,9 @@ class Run:
         await engine.run()
         return self
 
-    async def _transport(self, poller: Poller, reactor: Any) -> Streams | Datagrams:
+    async def _transport(self, poller: Poller, timeline: Timeline, reactor: Any) -> Streams | Datagrams:
         target, options = self.target, self.options
-        remote = target.path or await resolve(Timeline(target, options), reactor)
+        remote = target.path or await resolve(timeline, reactor)
         if target.datagram:
             return Datagrams(remote, new_request(options), options.limit, poller)
         if target.transport != "tls" or isinstance(remote, str):
@@ -111,11 +122,14 @@ def _greeting_check(expectations: Expectations, encoding: str) -> GreetingCheck 
     """What decides whether a greeting is as expected; None where nothing is expected."""
     expect, warn = expectations.expect, expectations.warn
 
-    @lru_cache(1000)
     def matches(data: bytes) -> bool:
-        return expectations.matches(data.decode(encoding, "backslashreplace"))
+        return not expectations.mismatch(data.decode(encoding, "backslashreplace"), _MATCHING)
+
+    remembered = lru_cache(1000)(matches)
 
     def good(data: bytes, seconds: float) -> bool:
-        return not (warn is not None and seconds > warn) and (expect is None or matches(data))
+        if warn is not None and seconds > warn:
+            return False
+        return expect is None or (remembered(data) if len(data) <= _REMEMBERED else matches(data))
 
     return None if expect is None and warn is None else good

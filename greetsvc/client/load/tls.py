@@ -10,7 +10,7 @@ from OpenSSL import SSL
 
 from greetsvc.client.alerts import TLS_CLOSED, tls_words
 from greetsvc.client.load.connections import GREETED, TOO_LONG, Connection, LoadResult, Streams, failed
-from greetsvc.client.load.polling import HANGUP, READ, WRITE, Poller
+from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, Poller
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.result import NO_GREETING, Phase
 from greetsvc.client.tls import ClientTls
@@ -65,7 +65,8 @@ class TlsStreams(Streams):
                 ended = not piece
                 session.engine.bio_write(piece) if piece else session.engine.bio_shutdown()
         except BlockingIOError:
-            pass
+            if events & ERROR and (broken := self._lost(connection, 0)) is not None:
+                return broken
         except OSError as error:
             return self._lost(connection, error.errno or errno.EIO)
         if session.phase == "connect":
@@ -77,10 +78,10 @@ class TlsStreams(Streams):
             result = self._lost(connection, number) if number else self._closed(connection, session)
         return result
 
-    def _lost(self, connection: Connection, number: int) -> LoadResult:
+    def _lost(self, connection: Connection, number: int) -> LoadResult | None:
         result = self._broken(connection, number)
-        in_tls = result.phase == "greet" and connection.session.phase != "greet"
-        return result._replace(phase="tls") if in_tls else result
+        in_tls = result is not None and result.phase == "greet" and connection.session.phase != "greet"
+        return result._replace(phase="tls") if result and in_tls else result
 
     def _advance(self, connection: Connection, session: _Session) -> LoadResult | None:
         try:

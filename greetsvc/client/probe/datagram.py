@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
+import secrets
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTim
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import answers_request
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.sockets import prepare, read_datagram
+from greetsvc.client.probe.system import no_port, read_icmp, system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, OTHER_ADDRESS
 from greetsvc.net.linux import error_queue
@@ -48,13 +52,19 @@ class _DatagramProbe:
     """
 
     def __init__(
-        self, timeline: Timeline, sock: socket.socket, remote: SocketAddress | None, reactor: DescriptorReactor
+        self,
+        timeline: Timeline,
+        sock: socket.socket,
+        remote: SocketAddress | None,
+        reactor: DescriptorReactor,
+        other: Callable[[], socket.socket | None] = lambda: None,
     ) -> None:
         self.answer: Deferred[bytes] = Deferred(lambda _: self._close())
         self._timeline = timeline
         self._socket = sock
         self._remote = remote
         self._reactor = reactor
+        self._other = other
         self._repeat: IDelayedCall | None = None
         self._sent = 0
         self._request = b""
@@ -64,14 +74,19 @@ class _DatagramProbe:
     def send(self, request: bytes, wait: float = _FIRST_REPEAT) -> None:
         """Send the request now, and again after ``wait`` seconds."""
         self._request = request
+        if self._sent == 1:
+            self._use_other()
         try:
             if self._remote is None:
                 self._socket.send(request)
             else:
                 self._socket.sendto(request, self._remote.sockaddr)
         except OSError as error:
-            if error.errno not in NO_BUFFER_ERRNOS:
-                self._fail(error.errno or errno.EIO)
+            number = error.errno or errno.EIO
+            if no_port(self._socket, number):
+                number = errno.EADDRNOTAVAIL
+            if number not in NO_BUFFER_ERRNOS:
+                self._fail(number)
                 return
             self._repeat = self._reactor.callLater(_NO_BUFFER_REPEAT, self.send, request, wait)
             return
@@ -79,6 +94,15 @@ class _DatagramProbe:
         start = one_line(request[:25].decode("latin-1"))
         self._timeline.trace(">", f"{start}… ({len(request)} bytes{', again' if self._sent > 1 else ''})")
         self._repeat = self._reactor.callLater(wait, self.send, request, 2 * wait)
+
+    def _use_other(self) -> None:
+        """Repeat the request from the socket that ``other`` makes, if it makes one."""
+        other, self._other = self._other(), lambda: None
+        if other is not None:
+            self._reactor.removeReader(self)
+            self._socket.close()
+            self._socket = other
+            self._reactor.addReader(self)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -117,16 +141,15 @@ class _DatagramProbe:
 
     def _read_errors(self, number: int) -> None:
         """Fail with what ICMP reported. After "too long" the system fragments: the repeated request may pass."""
-        reporter = None
-        if self._remote is not None and error_queue.AVAILABLE:
-            for entry in error_queue.read(self._socket):
-                number, reporter = entry.errno, entry.offender or reporter
+        icmp = None
+        if self._remote is not None:
+            queued, icmp = read_icmp(self._socket, self._remote.sockaddr)
+            number = queued or number
         if number not in (0, errno.EMSGSIZE):
-            self._fail(number, reporter)
+            self._fail(number, icmp)
 
-    def _fail(self, number: int, reporter: str | None = None) -> None:
-        by = f", reported by {reporter}" if reporter else ""
-        self._finish(self._timeline.failed(number, os.strerror(number) + by))
+    def _fail(self, number: int, icmp: Icmp | None = None) -> None:
+        self._finish(system_failed(self._timeline, number, icmp))
 
     def _time_out(self) -> None:
         requests = "1 request" if self._sent == 1 else f"{self._sent} requests"
@@ -152,6 +175,15 @@ def _same(sender: Any, remote: tuple[Any, ...]) -> bool:
     return tuple(sender[:2]) == remote[:2] and (len(remote) < 4 or remote[3] in (0, sender[3]))
 
 
+def _open(timeline: Timeline, family: int) -> socket.socket:
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise system_failed(timeline, error.errno or errno.EIO) from None
+    sock.setblocking(False)
+    return sock
+
+
 async def probe_udp(
     timeline: Timeline,
     remote: SocketAddress,
@@ -170,8 +202,7 @@ async def probe_udp(
     """
     timeline.peer = remote.address
     timeline.enter("greet")
-    sock = socket.socket(remote.family, socket.SOCK_DGRAM)
-    sock.setblocking(False)
+    sock = _open(timeline, remote.family)
     try:
         prepare(sock, timeline.options)
         if queued:
@@ -179,8 +210,9 @@ async def probe_udp(
         else:
             sock.connect(remote.sockaddr)
     except OSError as error:
+        number = errno.EADDRNOTAVAIL if no_port(sock, error.errno or 0) else error.errno or errno.EIO
         sock.close()
-        raise timeline.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
+        raise system_failed(timeline, number) from None
     probe = _DatagramProbe(timeline, sock, remote if queued else None, reactor)
     probe.send(request)
     timeline.sent = read_datagram(sock, remote.address, remote.sockaddr, nonce_of(request))
@@ -200,12 +232,33 @@ async def probe_unixgram(
     Our socket needs an address to be answered: an ``abstract`` one on Linux; elsewhere a path in a temporary folder,
     which is removed. It is connected, so that the system drops datagrams of other senders.
 
+    An abstract address exists in one network namespace only (unix(7)). A server in another one, as in two containers
+    that share the folder of the socket, cannot answer to it. So the request is repeated from a path beside the
+    socket of the server: the shared folder is the only one that both see. That works where both see it under the
+    same path.
+
     :raises GreetFailed: when there is no answer.
     """
+    beside = Path(f"{path}.{secrets.token_hex(4)}").absolute()
+
+    def at_beside() -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        try:
+            sock.bind(str(beside))
+            # The server may be another user. Only its answers pass, as the socket is connected.
+            beside.chmod(0o666)
+            sock.connect(path)
+        except OSError as error:
+            sock.close()
+            timeline.note(f"no answer address at {one_line(str(beside))}: {error.strerror or error}")
+            return None
+        timeline.trace("*", f"the answer address is now {one_line(str(beside))}")
+        return sock
+
     timeline.peer = Address(path, 0)
     timeline.enter("connect")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sock.setblocking(False)
+    sock = _open(timeline, socket.AF_UNIX)
     folder = None if abstract else tempfile.TemporaryDirectory(prefix="greet-")
     try:
         sock.bind("" if folder is None else str(Path(folder.name) / "answer"))
@@ -213,12 +266,14 @@ async def probe_unixgram(
             sock.connect(path)
         except OSError as error:
             sock.close()
-            raise timeline.failed(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
+            raise system_failed(timeline, error.errno or errno.EIO) from None
         timeline.leave()
         timeline.enter("greet")
-        probe = _DatagramProbe(timeline, sock, None, reactor)
+        probe = _DatagramProbe(timeline, sock, None, reactor, at_beside if abstract else lambda: None)
         probe.send(request)
         return await probe.answer
     finally:
+        with suppress(OSError):
+            beside.unlink()
         if folder is not None:
             folder.cleanup()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -9,8 +10,10 @@ from attrs import evolve, frozen
 
 from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
 from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
+from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.stream import probe_stream
+from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline, Trace
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
@@ -42,10 +45,17 @@ class Probe:
 
         :raises GreetFailed: when no greeting came.
         """
-        if reactor is None:
-            from twisted.internet import reactor
+        reactor = reactor or installed_reactor()
+        timeline = Timeline(self.target, self.options, trace=trace)
+        try:
+            return await self._greeting(timeline, reactor)
+        except GreetFailed:
+            raise
+        except OSError as error:  # this host failed where none of the steps expects it
+            raise system_failed(timeline, error.errno or errno.EIO) from None
+
+    async def _greeting(self, timeline: Timeline, reactor: Any) -> Greeting:
         target, options = self.target, self.options
-        timeline = Timeline(target, options, trace=trace)
         if target.transport == "unixgram":
             return timeline.greeted(await probe_unixgram(timeline, target.path, new_request(options), reactor))
         if target.transport == "unix":

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import GreetFailed
+from greetsvc.client.result import NO_THREAD, GreetFailed
 from greetsvc.client.target import Target
 from greetsvc.visit import Address
 
@@ -61,13 +61,14 @@ async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
             raise _failed(timeline, error) from None
     timeline.enter("resolve")
     timeline.trace("*", f"resolving {target.host}")
-    answer = _in_a_thread(reactor, lambda: _addresses(target, family))
     try:
-        found = await answer.addTimeout(timeline.remaining(), reactor)
+        found = await _look_up(reactor, target, family).addTimeout(timeline.remaining(), reactor)
     except defer.TimeoutError:
         raise timeline.failed(errno.ETIMEDOUT, f"no answer from the resolver {timeline.within}") from None
     except OSError as error:
         raise _failed(timeline, error) from None
+    except RuntimeError:  # that of `Thread.start`
+        raise timeline.failed(errno.EAGAIN, NO_THREAD) from None
     timeline.leave()
     timeline.trace("*", f"{target.host} is {found[0].address.host}, the first of {len(found)}")
     return found[0]
@@ -75,15 +76,50 @@ async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
 
 def _failed(timeline: Timeline, error: OSError) -> GreetFailed:
     if isinstance(error, socket.gaierror):
-        number = errno.ENOENT if error.errno in _UNKNOWN_NAME else errno.EAGAIN
-        return timeline.failed(number, error.strerror or "the look-up failed")
+        number = errno.ENOENT if error.errno in _UNKNOWN_NAME else _shortage() or errno.EAGAIN
+        words = error.strerror or "the look-up failed"
+        return timeline.failed(number, words if number in (errno.ENOENT, errno.EAGAIN) else os.strerror(number))
     return timeline.failed(error.errno or errno.EIO, os.strerror(error.errno) if error.errno else str(error))
+
+
+def _shortage() -> int:
+    """The errno when this process cannot open a file. The resolver then fails, and says nothing of the reason."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 def _addresses(target: Target, family: int, flags: int = 0) -> list[SocketAddress]:
     kind = socket.SOCK_DGRAM if target.datagram else socket.SOCK_STREAM
     found = socket.getaddrinfo(target.host, target.port, family, kind, flags=flags)
     return [SocketAddress(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+_waiting: dict[tuple[Any, ...], list[defer.Deferred[list[SocketAddress]]]] = {}
+"""Who waits for each look-up that is in flight."""
+
+
+def _look_up(reactor: IReactorFromThreads, target: Target, family: int) -> defer.Deferred[list[SocketAddress]]:
+    """The addresses of a name. While a look-up of it is in flight, its answer is for everybody.
+
+    Nothing ends a `getaddrinfo` before its time: with a silent resolver, each probe would leave a thread behind.
+
+    :raises RuntimeError: when the system gives no thread.
+    """
+    key = (reactor, target, family)
+    if key not in _waiting:
+
+        def answer_all(result: Any) -> None:
+            for answer in _waiting.pop(key):
+                answer.callback(result)  # a Failure too: it then becomes an error
+
+        _in_a_thread(reactor, lambda: _addresses(target, family)).addBoth(answer_all)
+        _waiting[key] = []
+    answer: defer.Deferred[list[SocketAddress]] = defer.Deferred(_waiting[key].remove)
+    _waiting[key].append(answer)
+    return answer
 
 
 def _in_a_thread(reactor: IReactorFromThreads, call: Callable[[], T]) -> defer.Deferred[T]:

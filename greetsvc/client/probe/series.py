@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 
 from greetsvc.client.options import DEFAULT_INTERVAL, MAX_SECONDS, ProbeOptions, check_range
 from greetsvc.client.probe.probe import Probe
+from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.errors import ConfigError
@@ -73,8 +74,7 @@ def greet_many(
     if count < 0:
         raise ConfigError("must not be negative", name="count", value=count)
     check_range("interval", interval, 0, MAX_SECONDS, " seconds")
-    if reactor is None:
-        from twisted.internet import reactor
+    reactor = reactor or installed_reactor()
     return repeat(
         lambda: result_of(probe.run(trace=trace, reactor=reactor)),
         count=count,

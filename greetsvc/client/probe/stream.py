@@ -26,12 +26,15 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.sockets import prepare, read_stream
 from greetsvc.client.probe.stream_state import StreamState
+from greetsvc.client.probe.system import read_icmp
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import Closed, GreetFailed
 from greetsvc.client.tls import ClientTls
+from greetsvc.net.linux import error_queue
 from greetsvc.visit import Address
 
 __all__ = ["StreamProbe", "StreamReactor", "probe_stream"]
@@ -144,6 +147,7 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         self.connector: IConnector | None = None
         self._probe: StreamProbe | None = None
         self._errno = 0
+        self._icmp: Icmp | None = None
         self._timer: IDelayedCall = reactor.callLater(state.timeline.remaining(), self._time_out)
         self.result.addBoth(self._stop_timer)
 
@@ -155,6 +159,8 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         self._keep_errno(cast("Any", self.connector).transport, sock)
         try:
             prepare(sock, timeline.options)
+            if error_queue.AVAILABLE:
+                error_queue.turn_on(sock)
         except OSError as error:
             self._cancel()
             number = error.errno or errno.EIO
@@ -167,15 +173,26 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         Some ICMP errors (host prohibited) leave a connecting socket with an error and nothing to read. The epoll
         reactor takes that for the end of a connection, and reports "closed cleanly" with no errno.
         """
-        lost = transport.connectionLost
+        lost, not_connected = transport.connectionLost, transport.failIfNotConnected
 
         def lost_with_errno(reason: Failure) -> None:
             if not transport.connected:
                 # Reading SO_ERROR also clears it, and `lost` closes the socket: this is the only chance.
                 self._errno = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                self._read_icmp(sock)
             lost(reason)
 
-        transport.connectionLost = lost_with_errno
+        def not_connected_with_icmp(error: Exception) -> None:
+            if isinstance(error, ConnectError):
+                self._read_icmp(sock)
+            not_connected(error)
+
+        transport.connectionLost, transport.failIfNotConnected = lost_with_errno, not_connected_with_icmp
+
+    def _read_icmp(self, sock: socket.socket) -> None:
+        if self._icmp is None and self.state.timeline.peer is not None and sock.fileno() >= 0:
+            number, self._icmp = read_icmp(sock, self.state.timeline.peer)
+            self._errno = self._errno or number
 
     def _socket(self) -> socket.socket | None:
         """The socket of an IP connection."""
@@ -191,13 +208,16 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
 
     def buildProtocol(self, addr: IAddress | None) -> StreamProbe:
         self._read_socket()
+        sock = self._socket()
+        if sock is not None and error_queue.AVAILABLE:
+            error_queue.turn_off(sock)
         self._probe = StreamProbe(self.state, self.result)
         return self._probe
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         if not self._cancelled:
             error = ConnectError(self._errno) if self._errno else cast("Exception", reason.value)
-            self.result.errback(self.state.not_connected(error))
+            self.result.errback(self.state.not_connected(error, self._icmp))
 
     def _cancel(self) -> None:
         self._cancelled = True

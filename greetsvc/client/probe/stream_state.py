@@ -9,6 +9,8 @@ from attrs import define, field
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
 
 from greetsvc.client.alerts import TLS_CLOSED, tls_words
+from greetsvc.client.icmp import Icmp
+from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import NO_GREETING, RESET_ERRNOS, Closed, GreetFailed
 
@@ -47,8 +49,8 @@ class StreamState:
         self.data += data[: limit + 1 - len(self.data)]
         return len(self.data) <= limit
 
-    def not_connected(self, error: Exception) -> GreetFailed:
-        """The result when the connection could not be established."""
+    def not_connected(self, error: Exception, icmp: Icmp | None = None) -> GreetFailed:
+        """The result when the connection could not be established, where ``icmp`` is what ended the attempt."""
         fail = self.timeline.failed
         if self.timed_out:
             return fail(errno.ETIMEDOUT, f"no connection {self.timeline.within}", "timeout")
@@ -57,7 +59,7 @@ class StreamState:
             # It was established and reset before we looked: a connection that is refused has another errno.
             self.connected()
             return fail(errno.ECONNRESET, os.strerror(errno.ECONNRESET), "reset")
-        return fail(number, os.strerror(number))
+        return system_failed(self.timeline, number, icmp)
 
     def ended(self, error: BaseException, stream_error: BaseException) -> Closed:
         """How the greeting that came has ended.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import Sent, compare
 from greetsvc.client.result import Closed, GreetFailed, Greeting, Phase, Seconds
 from greetsvc.client.target import Target
-from greetsvc.printable import one_line
+from greetsvc.printable import one_line, shortened
 from greetsvc.visit import Address
 from greetsvc.wire import decode_record
 
@@ -17,6 +18,10 @@ __all__ = ["Timeline", "Trace"]
 
 Trace = Callable[[str], None]
 """Takes a line for each step, in the manner of curl: ``* connected``, ``> request``, ``< answer``."""
+
+_MAX_NOTES = 8
+_LONGEST = 600
+"""Remarks about one probe, and characters of a remark, of an error and of a greeting in the trace."""
 
 _CLOSINGS: dict[Closed, str] = {
     "fin": "closed by the server",
@@ -76,16 +81,19 @@ class Timeline:
 
     def note(self, text: str) -> None:
         """Keep a remark for the result, once."""
-        if text not in self._notes:
-            self._notes.append(text)
-            self.trace("*", text)
+        if len(self._notes) > _MAX_NOTES or text in self._notes:
+            return
+        text = shortened(text, _LONGEST) if len(self._notes) < _MAX_NOTES else "further remarks are left out"
+        self._notes.append(text)
+        self.trace("*", text)
 
     def seconds(self) -> Seconds:
         """What the steps took so far."""
         return Seconds(**self._took, total=self._now() - self._start)
 
-    def failed(self, number: int, why: str, closed: Closed | None = None) -> GreetFailed:
+    def failed(self, number: int, why: str, closed: Closed | None = None, *, icmp: Icmp | None = None) -> GreetFailed:
         """The result when the present step failed."""
+        why = shortened(why, _LONGEST)
         if self._notes:
             why = f"{why} ({'; '.join(self._notes)})"
         return GreetFailed(
@@ -98,13 +106,14 @@ class Timeline:
             closed=closed,
             notes=tuple(self._notes),
             sent=self.sent,
+            icmp=icmp,
         )
 
     def greeted(self, data: bytes, closed: Closed | None = None) -> Greeting:
         """The result when a greeting came."""
         assert self.peer is not None
         text = data.decode(self.options.encoding, "backslashreplace")
-        self.trace("<", f"{one_line(text)} ({len(data)} bytes)")
+        self.trace("<", f"{shortened(one_line(text), _LONGEST)} ({len(data)} bytes)")
         if closed is not None:
             self.trace("*", _CLOSINGS[closed])
         record = decode_record(data)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Protocol
 
 from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
 from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.console import Lines
 
-__all__ = ["PERCENTILES", "Report", "counts", "ending_notes", "json_seconds", "spread"]
+__all__ = ["PERCENTILES", "Report", "counts", "decimal", "ending_notes", "json_seconds", "spread"]
 
 PERCENTILES: dict[str, float] = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9}
 
@@ -28,6 +29,11 @@ class Report(Protocol):
 def ending_notes(greeting: Greeting) -> list[str]:
     """A note when the connection did not end with a FIN."""
     return [ENDINGS[greeting.closed][1]] if greeting.closed in ENDINGS else []
+
+
+def decimal(value: float, digits: int = 3) -> str:
+    """A number with so many digits, or with all those before the point; never with an exponent."""
+    return f"{Decimal(f'{value:.{digits}g}'):f}" if round(value) < 10**digits else f"{value:.0f}"
 
 
 def counts(sent: int, greeted: int, lost: int) -> str:

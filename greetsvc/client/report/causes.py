@@ -6,11 +6,27 @@ import errno
 
 from greetsvc.client.alerts import alert_cause
 from greetsvc.client.certificates import certificate_cause
-from greetsvc.client.result import OTHER_ADDRESS, Closed, GreetFailed, Greeting
+from greetsvc.client.result import (
+    NO_FREE_PORT,
+    NO_IPV6,
+    NO_ROUTE,
+    NO_THREAD,
+    OTHER_ADDRESS,
+    Closed,
+    GreetFailed,
+    Greeting,
+)
 
 __all__ = ["explain", "likely_cause"]
 
+_MAX_SAID = 200
+"""Different remarks of one run: the far end chooses the addresses in them."""
+_ENOUGH = "further remarks about the path are left out: they differ each time"
+
 _UNREACHABLE = "a route is missing, the host does not answer on its own network, or a firewall rejects"
+_NO_PORT = (
+    "too many connections of this host are open or in TIME_WAIT for its range of ports (net.ipv4.ip_local_port_range)"
+)
 _NO_SERVICE = "something other than a greeting service answers there"
 _ECHO = "an echo service, a device that sends packets back, or our own socket (its source port is the target's)"
 
@@ -19,6 +35,21 @@ _RESOLVE = {
     errno.EAGAIN: "the resolver cannot be reached or has failed: check /etc/resolv.conf, then try again",
     errno.ETIMEDOUT: "the resolver does not answer: its address is wrong, or packets to port 53 are dropped",
 }
+
+_HOST = {
+    errno.EMFILE: "this process may not open more files: raise its limit (ulimit -n)",
+    errno.ENFILE: "this host may not open more files: raise fs.file-max, or end the program that has them open",
+    errno.ENOMEM: "this host has no memory left, or this process may not have more (ulimit -v)",
+    errno.EAFNOSUPPORT: "this host has no such address family: IPv6 is turned off in its kernel; try -4",
+}
+"""Faults of this host, in whatever step."""
+
+_HOST_WORDS = (
+    (NO_THREAD, "this process or its user has too many threads, or no memory (ulimit -u, ulimit -v)"),
+    (NO_FREE_PORT, _NO_PORT),
+    (NO_IPV6, "IPv6 is turned off on this host: ask for an IPv4 address, or turn it on"),
+    (NO_ROUTE, "a route is missing on this host, or its network is down"),
+)
 
 _CONNECT = {
     errno.ECONNREFUSED: "the host is there: nothing listens on that port, or a firewall rejects it with a reset",
@@ -63,7 +94,8 @@ _GREET_UDP = {
 }
 
 _GREET_UNIXGRAM = {
-    errno.ETIMEDOUT: "the server does not read from its socket, or does not answer",
+    errno.ETIMEDOUT: "the server does not read from its socket, does not answer, or is in another container, where"
+    " our answer address does not exist",
     errno.ENODATA: _NO_SERVICE,
     errno.EMSGSIZE: _NO_SERVICE,
     errno.EPROTO: _ECHO,
@@ -80,9 +112,11 @@ def explain(result: Greeting | GreetFailed, said: set[str]) -> list[str]:
     notes = result.path.notes if isinstance(result, Greeting) and result.path else ()
     found = {note.key: note.text for note in notes if note.notable}
     found |= {cause: cause for cause in likely_cause(result)}
-    new = [text for key, text in found.items() if key not in said]
-    said.update(found)
-    return new
+    new = {key: text for key, text in found.items() if key not in said}
+    if len(said) + len(new) > _MAX_SAID:
+        new = {} if _ENOUGH in said else {_ENOUGH: _ENOUGH}
+    said.update(new)
+    return list(new.values())
 
 
 def likely_cause(result: Greeting | GreetFailed) -> tuple[str, ...]:
@@ -90,13 +124,18 @@ def likely_cause(result: Greeting | GreetFailed) -> tuple[str, ...]:
     if isinstance(result, Greeting):
         cause = _ENDING.get(result.closed, "")
     else:
-        cause = _by_errno(result)
+        cause = result.icmp.cause if result.icmp else _by_host(result) or _by_errno(result)
         if result.errno == errno.ETIMEDOUT:
             if result.phase == "connect" and not (result.target and result.target.local):
                 cause = _dropped(result)
             if any(note.startswith(OTHER_ADDRESS) for note in result.notes):
                 cause = "the server answers from another of its addresses, or NAT on the way back is wrong"
     return (f"likely: {cause}",) if cause else ()
+
+
+def _by_host(failed: GreetFailed) -> str:
+    said = failed.strerror or ""
+    return _HOST.get(failed.errno or 0, "") or next((cause for words, cause in _HOST_WORDS if words in said), "")
 
 
 def _by_errno(failed: GreetFailed) -> str:

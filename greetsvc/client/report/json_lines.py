@@ -38,6 +38,8 @@ class JsonReport:
             code, phase = (ENDINGS[result.closed][0], "close") if result.closed in ENDINGS else (None, None)
             found |= {"ok": True, "greeting": result.text, "error": error, "errno": code, "phase": phase}
         found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
+        if isinstance(result, GreetFailed) and result.icmp is not None:
+            found["icmp"] = result.icmp.as_json()
         if isinstance(result, Greeting) and result.path is not None:
             found["path"] = result.path.as_json()
         return Lines([json.dumps(found)])

@@ -9,7 +9,7 @@ from attrs import asdict
 
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.run import Run
-from greetsvc.client.report.base import counts, json_seconds, spread
+from greetsvc.client.report.base import counts, decimal, json_seconds, spread
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
 
@@ -40,7 +40,7 @@ class TextLoadReport:
         load, subject = run.load_options, one_line(str(run.target))
         pace = f"{run.concurrency} at a time"
         if load.rate is not None:
-            pace = f"{load.rate:g} a second, at most {pace},"
+            pace = f"{decimal(load.rate, 6)} a second, at most {pace},"
         head = "".join(f"{name:>10}" for name in ("second", "sent", "greeted", "lost", "in flight"))
         return Lines([f"{subject}: {pace} for {load.duration:g} s", head])
 
@@ -52,7 +52,7 @@ class TextLoadReport:
     def end(self, run: Run) -> Lines:
         """The summary, the failures and when they happened; warnings go to standard error."""
         metrics = run.metrics
-        out = ["", f"{counts(metrics.sent, metrics.greeted, metrics.lost)}, {metrics.rate:.6g} a second"]
+        out = ["", f"{counts(metrics.sent, metrics.greeted, metrics.lost)}, {decimal(metrics.rate, 6)} a second"]
         if metrics.elapsed < run.load_options.duration:
             out.append(f"stopped after {metrics.elapsed:.3f} s with {metrics.unfinished} in flight")
         if metrics.flawed:

@@ -9,9 +9,15 @@ from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
 from greetsvc.client.target import Target
 from greetsvc.console import Lines
-from greetsvc.printable import one_line
+from greetsvc.printable import one_line, shortened
 
 __all__ = ["HealthReport", "NagiosReport"]
+
+
+_LONGEST = 360
+"""Bytes of text before the perfdata. NRPE cuts a line at 1,024 bytes, and where the locale is ASCII some characters
+become longer; the perfdata must arrive all the same.
+"""
 
 
 @frozen
@@ -38,6 +44,7 @@ class NagiosReport:
         perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss:.3g}%;;;0;100"
         count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"
         said = one_line(": ".join([count, *self.latest])).replace("|", "\\x7c")
+        said = said.encode()[:_LONGEST].decode(errors="ignore")
         return Lines([f"GREET {word} - {said} | {perfdata}"])
 
 
@@ -51,4 +58,4 @@ class HealthReport(Report):
         """The failure, or the flaws."""
         notes = [str(result)] if isinstance(result, GreetFailed) else flaws
         subject = one_line(str(self.target))
-        return Lines(err=[f"greet: {subject}: {one_line(note)}" for note in notes])
+        return Lines(err=[f"greet: {subject}: {one_line(shortened(note, 1000))}" for note in notes])

@@ -6,23 +6,32 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
-from greetsvc.client.report.base import PERCENTILES, counts, ending_notes, spread
-from greetsvc.client.report.causes import explain
+from greetsvc.client.report.base import PERCENTILES, counts, decimal, ending_notes, spread
+from greetsvc.client.report.causes import explain, likely_cause
 from greetsvc.client.result import GreetFailed, Greeting
-from greetsvc.client.stats import FlowStats, RunStats
+from greetsvc.client.stats import MAX_REPLICAS, OTHER_REPLICAS, FlowStats, RunStats
 from greetsvc.client.target import Target, format_address
 from greetsvc.console import Lines
-from greetsvc.printable import one_line, printable, without_line_end
+from greetsvc.printable import one_line, printable, shortened, without_line_end
 
 __all__ = ["TextReport", "summary_notes"]
 
 
+_LONGEST_TEXT = 300
+"""Characters of a greeting in the line of one of several probes. A single probe prints the whole greeting."""
+_LONGEST_NOTE = 1000
+
+
 @frozen
 class TextReport:
-    """One probe: the greeting itself. Several probes: a line each and a summary."""
+    """One probe: the greeting itself. Several probes: a line each and a summary.
+
+    When ``traced``, remarks about answers and the path were printed as they came, and are not said again.
+    """
 
     target: Target
     several: bool
+    traced: bool = False
     said: set[str] = field(factory=set)
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
@@ -32,9 +41,11 @@ class TextReport:
         if isinstance(result, GreetFailed):
             out, notes = [], [str(result)]
         else:
-            out, notes = [self._greeting(number, result)], [*result.notes, *ending_notes(result)]
-        notes += [*flaws, *explain(result, self.said)]
-        return Lines(out, [f"{start}: {one_line(note)}" for note in notes])
+            remarks = () if self.traced else result.notes
+            out, notes = [self._greeting(number, result)], [*remarks, *ending_notes(result)]
+        causes = likely_cause(result) if self.traced and isinstance(result, Greeting) else explain(result, self.said)
+        notes += [*flaws, *causes]
+        return Lines(out, [f"{start}: {one_line(shortened(note, _LONGEST_NOTE))}" for note in notes])
 
     def _greeting(self, number: int, greeting: Greeting) -> str:
         if not self.several:
@@ -42,13 +53,14 @@ class TextReport:
         # A path record is for programs: of several probes it is enough to say which server it came from.
         said = greeting.text if greeting.path is None else f"a path record of {greeting.path.instance}"
         time = f"{greeting.seconds.total * 1000:.3f} ms"
-        return f"{number} {self.target.transport} {format_address(greeting.peer)} {time}: {one_line(said)}"
+        start = f"{number} {self.target.transport} {format_address(greeting.peer)} {time}"
+        return f"{start}: {shortened(one_line(said), _LONGEST_TEXT)}"
 
     def end(self, stats: RunStats) -> Lines:
         """The summary, in the manner of ping."""
         if not self.several:
             return Lines()
-        out = ["", f"{counts(stats.sent, stats.greeted, stats.lost)}, {stats.rate:.3g} a second"]
+        out = ["", f"{counts(stats.sent, stats.greeted, stats.lost)}, {decimal(stats.rate)} a second"]
         if stats.greeted:
             times = spread(stats.seconds) | {"jitter": stats.jitter.value}
             out.append(_times(times, ("min", "mean", "max", "jitter")))
@@ -60,15 +72,15 @@ def summary_notes(stats: RunStats) -> list[str]:
     """What a run found out, a line each: repeated SYNs, replicas, flows."""
     lines = []
     retried = [
-        f"{len(took)} with {syns} SYNs ({sum(took) / len(took):.3f} s)"
-        for syns, took in sorted(stats.retried_connects.items())
+        f"{took.count} with {syns} SYNs ({took.mean:.3f} s)" for syns, took in sorted(stats.retried_connects.items())
     ]
     if retried:
         lines.append(f"connected late: {', '.join(retried)}: packets are lost")
     if len(stats.replicas) > 1:
         total = stats.replicas.total()
         shares = [f"{name} {100 * count / total:.3g} % ({count})" for name, count in stats.replicas.most_common()]
-        lines.append(f"{len(shares)} replicas: {', '.join(shares)}")
+        number = f"more than {MAX_REPLICAS}" if OTHER_REPLICAS in stats.replicas else len(shares)
+        lines.append(f"{number} replicas: {', '.join(shares)}")
     return lines + (_flow_table(stats.flows) if stats.flows else [])
 
 

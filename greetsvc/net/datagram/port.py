@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any, NamedTuple, Protocol
 
 from twisted.internet import defer
@@ -40,7 +41,6 @@ IP_PKTINFO = 8 if sys.platform == "linux" else 0  # socket.IP_PKTINFO came with 
 _ANCILLARY = 256  # bytes: room for the packet info and the header fields of both families
 _IN_PKTINFO = struct.Struct("=I4s4s")  # struct in_pktinfo (ip(7)): interface index, ipi_spec_dst, ipi_addr
 _IN6_PKTINFO = struct.Struct("=16sI")  # struct in6_pktinfo (RFC 3542 6.1): address, interface index
-_WILDCARDS = ("0.0.0.0", "::")
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 _log = Logger()
@@ -83,7 +83,8 @@ class DatagramPort:
 
     While ``datagramReceived`` runs, these attributes describe the datagram:
 
-    - ``asked``: the local address it was sent to, on a wildcard address (``tells_destination`` is true); else None.
+    - ``asked``: the local address it was sent to, where the socket is bound to a wildcard, broadcast or multicast
+      address (``tells_destination`` is true); else None.
     - ``group``: whether it was sent to a broadcast or multicast address. Known where ``asked`` is.
     - ``arrival``: its TTL and DSCP, with ``headers``; else None.
 
@@ -124,7 +125,7 @@ class DatagramPort:
             if headers:
                 ask_for_headers(sock)
                 self.doRead = self._read_with_ancillary
-            if self._host.host in _WILDCARDS:
+            if not _is_one_host(sock, self._host.host):
                 self._ask_for_destinations()
                 self.tells_destination = True
                 self.doRead = self._read_with_ancillary
@@ -268,3 +269,18 @@ class DatagramPort:
         if self._reply:
             return self._sock.sendmsg((datagram,), self._reply, 0, addr)
         return self._sock.sendto(datagram, addr)
+
+
+def _is_one_host(sock: socket.socket, host: str) -> bool:
+    """Whether ``host``, the address the socket is bound to, is no wildcard, broadcast or multicast address."""
+    address = ip_address(host.partition("%")[0])
+    address = getattr(address, "ipv4_mapped", None) or address  # ::ffff:0.0.0.0 is a wildcard too
+    if address.is_unspecified or address.is_multicast:
+        return False
+    with socket.socket(sock.family, socket.SOCK_DGRAM) as scout:
+        try:
+            scout.connect((host, 9))  # sends nothing
+        except OSError as error:
+            # Which addresses are broadcast only the kernel knows: it wants SO_BROADCAST for them (socket(7)).
+            return error.errno != errno.EACCES
+    return True

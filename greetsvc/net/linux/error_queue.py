@@ -1,4 +1,7 @@
-"""The error queue of a socket (Linux): what ICMP reported about a request, and which host did (ip(7), IP_RECVERR)."""
+"""The error queue of a socket (Linux): what ICMP reported, and which host did (ip(7), IP_RECVERR).
+
+It needs no privilege. A connecting TCP socket has one too: there the ICMP message ends the attempt.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
+from typing import Literal
 
 from attrs import frozen
 
-__all__ = ["AVAILABLE", "Unreachable", "parse", "read", "turn_on"]
+__all__ = ["AVAILABLE", "QueuedError", "option", "parse", "read", "turn_off", "turn_on"]
 
 AVAILABLE = sys.platform == "linux"
 
@@ -22,42 +26,75 @@ The address of the offender, the host that sent the ICMP message, follows it.
 """
 
 
+_ICMP_ORIGINS: dict[int, Literal[4, 6]] = {2: 4, 3: 6}
+"""SO_EE_ORIGIN_ICMP and SO_EE_ORIGIN_ICMP6; 1 is local: this host refused without any packet."""
+
+_MAX_ENTRIES = 256
+"""Entries that `read` takes at once. A flood of ICMP must not keep it busy."""
+
+
 @frozen
-class Unreachable:
-    """One entry: the errno that the kernel maps it to, and the address of the host that sent it, or None."""
+class QueuedError:
+    """One entry: the errno that the kernel maps it to, and the address of the host that sent it, or None.
+
+    ``icmp_version`` is 4 for ICMP and 6 for ICMPv6, with ``type`` and ``code``; None where it is not from ICMP.
+    """
 
     errno: int
     offender: str | None
+    icmp_version: Literal[4, 6] | None = None
+    type: int = 0
+    code: int = 0
 
 
-def turn_on(sock: socket.socket) -> None:
+def turn_on(sock: socket.SocketType) -> None:
     """Have errors queued. They are then reported to an unconnected socket too, which otherwise hears of none."""
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    sock.setsockopt(*option(sock.family), 1)
 
 
-def read(sock: socket.socket) -> list[Unreachable]:
-    """Take all entries from the queue."""
-    found: list[Unreachable] = []
-    while True:
+def turn_off(sock: socket.SocketType) -> None:
+    """Empty the queue, and have none any more.
+
+    A TCP socket with a queue takes an ICMP error for final even when it is connected, against RFC 1122 4.2.3.9.
+    """
+    sock.setsockopt(*option(sock.family), 0)
+
+
+def option(family: int) -> tuple[int, int]:
+    """The level and the name of the socket option that turns the queue of this family on."""
+    if family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, _IPV6_RECVERR
+    return socket.IPPROTO_IP, _IP_RECVERR
+
+
+def read(sock: socket.SocketType) -> list[QueuedError]:
+    """Take the entries from the queue."""
+    found: list[QueuedError] = []
+    while len(found) < _MAX_ENTRIES:
         try:
             # No data is wanted: only the ancillary data, which the kernel delivers even so.
             _, ancillary, _, _ = sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
         except OSError:
-            return found
+            break
         found.extend(parse(ancillary))
+    return found
 
 
-def parse(ancillary: Iterable[tuple[int, int, bytes]]) -> list[Unreachable]:
+def parse(ancillary: Iterable[tuple[int, int, bytes]]) -> list[QueuedError]:
     """The entries in one message's ancillary data."""
     return [
-        Unreachable(_EXTENDED.unpack_from(data)[0], _offender(data[_EXTENDED.size :]))
+        _entry(data)
         for level, kind, data in ancillary
         if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR))
         and len(data) >= _EXTENDED.size
     ]
+
+
+def _entry(data: bytes) -> QueuedError:
+    number, origin, type_, code, *_ = _EXTENDED.unpack_from(data)
+    version = _ICMP_ORIGINS.get(origin)
+    offender = _offender(data[_EXTENDED.size :])
+    return QueuedError(number, offender, version, type_, code) if version else QueuedError(number, offender)
 
 
 def _offender(sockaddr: bytes) -> str | None:

@@ -72,7 +72,7 @@ def test_the_metrics_count_by_result_by_failure_and_by_second() -> None:
     metrics.add_greeted([0.1], [0.1], flawed=0)
     metrics.add_greeted([0.3], [0.3], flawed=1)
     metrics.add_lost("connect", errno.ECONNREFUSED, "", 3.7)
-    metrics.add_lost("connect", errno.ECONNREFUSED, "ignored: not the first words", 3.9)
+    metrics.add_lost("connect", errno.ECONNREFUSED, "", 3.9)
     metrics.add_failure("close", errno.ECONNRESET, "after the greeting")
     metrics.stop()
     assert (metrics.sent, metrics.greeted, metrics.lost, metrics.unfinished) == (4, 2, 2, 1)
@@ -88,6 +88,16 @@ def test_the_metrics_count_by_result_by_failure_and_by_second() -> None:
     metrics.fill_in(stats)
     assert (stats.sent, stats.greeted, stats.flawed, stats.status) == (4, 2, 1, 1)
     assert stats.seconds is metrics.corrected
+
+
+def test_failures_are_counted_by_their_words_and_the_number_of_words_is_bounded() -> None:
+    metrics = LoadMetrics()
+    for at in range(1000):
+        metrics.add_lost("connect", errno.EHOSTUNREACH, f"reported by 192.0.2.{at % 500}", 0.1)
+    assert len(metrics.failures) == 65
+    assert sum(failure.count for failure in metrics.failures) == 1000
+    assert (metrics.failures[0].words, metrics.failures[0].count) == ("No route to host", 872)
+    assert metrics.failures[1].words == "reported by 192.0.2.0"
 
 
 def test_an_open_loop_keeps_both_times_and_counts_probes_that_never_started() -> None:

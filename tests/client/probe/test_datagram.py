@@ -18,6 +18,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from greetsvc import GreetFailed, Greeting, greet, wire
+from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
 from greetsvc.client.probe.resolve import SocketAddress
@@ -101,7 +102,11 @@ async def test_silence_times_out_and_the_number_of_requests_is_reported(peers: A
 async def test_port_unreachable_is_connection_refused_at_greet(host: str, free_port: int) -> None:
     failed = await failure(f"udp:{host}:{free_port}")
     assert (failed.errno, failed.phase) == (errno.ECONNREFUSED, "greet")
-    assert failed.strerror == f"Connection refused, reported by {host.strip('[]')}"
+    message = "ICMPv6 type 1 code 4" if ":" in host else "ICMP type 3 code 3"
+    by = f"reported by {host.strip('[]')}, the target"
+    assert failed.strerror == f"Connection refused: port unreachable ({message}), {by}"
+    assert failed.icmp is not None
+    assert failed.icmp.sender == "target"
 
 
 @pytest_twisted.ensureDeferred
@@ -191,6 +196,50 @@ async def test_without_abstract_addresses_a_temporary_path_is_used_and_removed(
     target = parse(peers.datagram(watch, path=tmp_path / "s"))
     assert await probe_unixgram(Timeline(target, OPTIONS), target.path, b"x", reactor, abstract=False) == b"hello\r\n"
     assert senders[0].startswith(str(tmp_path))
+    assert list(tmp_path.iterdir()) == [tmp_path / "s"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_cannot_answer_to_an_abstract_address_answers_to_a_path(
+    peers: Any, tmp_path: Path
+) -> None:
+    """As one in another network namespace."""
+    senders: list[Any] = []
+
+    def elsewhere(sock: socket.socket, data: bytes, sender: Any) -> None:
+        senders.append(sender)
+        if isinstance(sender, str):
+            assert Path(sender).stat().st_mode & 0o777 == 0o666
+            hello(sock, data, sender)
+
+    lines: list[str] = []
+    target = parse(peers.datagram(elsewhere, path=tmp_path / "s"))
+    timeline = Timeline(target, OPTIONS, trace=lines.append)
+    assert await probe_unixgram(timeline, target.path, b"x", reactor) == b"hello\r\n"
+    assert [type(sender) for sender in senders] == [bytes, str]
+    assert senders[1].startswith(f"{tmp_path}/s.")
+    assert list(tmp_path.iterdir()) == [tmp_path / "s"], "the answer address is removed"
+    assert f"* the answer address is now {senders[1]}" in lines
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_path_too_long_for_an_answer_address_is_told_when_no_answer_comes(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path = path.with_name("s" * (103 - len(str(tmp_path)) - 1))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+        silent.bind(str(path))
+        failed = await failure(f"unixgram:{path}", timeout=0.7)
+    assert (failed.errno, failed.phase) == (errno.ETIMEDOUT, "greet")
+    assert f"no answer to 2 requests within 0.7 s (no answer address at {path}." in str(failed)
+    assert str(failed).endswith(": AF_UNIX path too long)")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_unix_server_leaves_no_answer_address_behind(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+        silent.bind(str(tmp_path / "s"))
+        failed = await failure(f"unixgram:{tmp_path}/s", timeout=0.7)
+    assert "no answer to 2 requests within 0.7 s" in str(failed)
     assert list(tmp_path.iterdir()) == [tmp_path / "s"]
 
 
@@ -285,9 +334,17 @@ def test_a_reactor_may_report_an_error_as_readable(free_port: int) -> None:
 def test_a_request_that_is_too_long_for_the_path_is_sent_again(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Reactor()
     reader, result = started(clock, parse(peers.datagram(peers.hold)).port)
-    monkeypatch.setattr(error_queue, "read", lambda _: [error_queue.Unreachable(errno.EMSGSIZE, "192.0.2.1")])
+    monkeypatch.setattr(
+        error_queue, "read", lambda _: [error_queue.QueuedError(errno.EMSGSIZE, "192.0.2.1", 4, 3, 4)]
+    )
     reader.connectionLost(Failure(ConnectionDone()))
     assert result == []
-    monkeypatch.setattr(error_queue, "read", lambda _: [error_queue.Unreachable(errno.EHOSTUNREACH, "192.0.2.1")])
+    monkeypatch.setattr(
+        error_queue, "read", lambda _: [error_queue.QueuedError(errno.EHOSTUNREACH, "192.0.2.1", 4, 3, 10)]
+    )
     reader.connectionLost(Failure(ConnectionDone()))
-    assert result[0].value.strerror == "No route to host, reported by 192.0.2.1"
+    assert result[0].value.strerror == (
+        "No route to host: host administratively prohibited "
+        "(ICMP type 3 code 10), reported by 192.0.2.1, a router on the path"
+    )
+    assert result[0].value.icmp == Icmp(4, 3, 10, "192.0.2.1", "router")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import sys
+import threading
 from threading import Event
 from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
 
 from greetsvc import GreetFailed, greet
 from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.report.causes import likely_cause
 from greetsvc.visit import Address
 
 
@@ -102,6 +107,83 @@ async def test_a_dead_resolver_times_out_at_resolve(resolver: Resolver) -> None:
     failed = await failure("udp:greet.test", timeout=0.1)
     assert (failed.errno, failed.phase) == (errno.ETIMEDOUT, "resolve")
     resolver.silent.set()
+
+
+def look_ups() -> int:
+    return sum(thread.name == "greet-resolver" for thread in threading.enumerate())
+
+
+@pytest_twisted.ensureDeferred
+async def test_while_a_look_up_of_a_name_is_in_flight_its_answer_is_for_all(
+    free_port: int, resolver: Resolver
+) -> None:
+    resolver.silent = Event()
+    resolver.answer = ["127.0.0.1"]
+    for _ in range(5):
+        assert (await failure(f"shared.test:{free_port}", timeout=0.02)).phase == "resolve"
+    waiting = [Deferred.fromCoroutine(failure(f"shared.test:{free_port}", timeout=20)) for _ in range(3)]
+    assert (len(resolver.lookups), look_ups()) == (1, 1)
+    resolver.silent.set()
+    for each in waiting:
+        assert (await each).phase == "connect"
+    resolver.silent = None
+    assert (await failure(f"shared.test:{free_port}")).phase == "connect"
+    assert len(resolver.lookups) == 2, "what was answered is not kept: addresses change"
+
+
+@pytest_twisted.ensureDeferred
+async def test_its_failure_is_for_all_too_and_each_name_has_a_look_up_of_its_own(resolver: Resolver) -> None:
+    resolver.silent = Event()
+    resolver.answer = socket.gaierror(socket.EAI_AGAIN, "Try again")
+    names = ("one.test", "two.test", "one.test", "udp:one.test", "two.test")
+    waiting = [Deferred.fromCoroutine(failure(name, timeout=20)) for name in names]
+    assert sorted(resolver.lookups) == [("one.test", 0), ("one.test", 0), ("two.test", 0)]
+    resolver.silent.set()
+    assert [(await each).strerror for each in waiting] == ["Try again"] * 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cancelled_probe_leaves_the_look_up_to_the_others(free_port: int, resolver: Resolver) -> None:
+    resolver.silent = Event()
+    resolver.answer = ["127.0.0.1"]
+    first = Deferred.fromCoroutine(greet(f"cancelled.test:{free_port}", timeout=20))
+    second = Deferred.fromCoroutine(failure(f"cancelled.test:{free_port}", timeout=20))
+    first.cancel()
+    with pytest.raises(CancelledError):
+        await first
+    resolver.silent.set()
+    assert (await second).phase == "connect"
+    assert len(resolver.lookups) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_thread_that_the_system_does_not_give_is_a_failure_of_this_host(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    failed = await failure("greet.test")
+    assert (failed.errno, failed.phase) == (errno.EAGAIN, "resolve")
+    assert failed.strerror == "this host cannot start another thread"
+    assert "too many threads" in likely_cause(failed)[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+@pytest_twisted.ensureDeferred
+async def test_a_resolver_without_a_descriptor_is_a_failure_of_this_host(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    resolver.answer = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    monkeypatch.setattr(os, "open", refuse)
+    failed = await failure("greet.test")
+    monkeypatch.undo()
+    assert (failed.errno, failed.phase) == (errno.EMFILE, "resolve")
+    assert "raise its limit (ulimit -n)" in likely_cause(failed)[0]
 
 
 @pytest_twisted.ensureDeferred

@@ -138,6 +138,46 @@ def test_a_request_to_a_broadcast_address_is_known_as_one(listen: Listen) -> Non
     assert echo.groups == [True, False]
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.255.255.255",
+        pytest.param("::ffff:0.0.0.0", marks=needs_ipv6),
+        pytest.param("::ffff:127.255.255.255", marks=needs_ipv6),
+        pytest.param("::", marks=needs_ipv6),
+    ],
+)
+def test_a_request_to_a_broadcast_address_is_known_as_one_on_any_address_that_receives_it(
+    host: str, listen: Listen
+) -> None:
+    echo = Echo()
+    port = listen(echo, datagram_socket(host, 0))
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.sendto(b"all", ("127.255.255.255", _number(port)))
+        port.doRead()
+    assert echo.groups == [True]
+    assert echo.asked == ["127.255.255.255"]
+
+
+@needs_ipv6
+def test_a_mapped_wildcard_answers_from_the_address_the_request_was_sent_to(listen: Listen) -> None:
+    port = listen(Echo(), datagram_socket("::ffff:0.0.0.0", 0))
+    assert _asks(port, b"four", "127.0.0.2") == b"four"
+
+
+def test_a_port_on_a_multicast_address_knows_a_request_to_it_as_one(listen: Listen) -> None:
+    echo = Echo()
+    port = listen(echo, datagram_socket("239.255.1.2", 0))
+    group = socket.inet_aton("239.255.1.2") + socket.inet_aton("127.0.0.1")
+    port._sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        client.sendto(b"all", ("239.255.1.2", _number(port)))
+    port.doRead()
+    assert echo.groups == [True]
+
+
 def test_a_request_to_a_multicast_address_is_known_as_one(listen: Listen) -> None:
     echo = Echo()
     port = listen(echo, datagram_socket("", 0))

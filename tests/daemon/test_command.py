@@ -9,7 +9,7 @@ import pytest
 from twisted.python import usage
 from twisted.scripts import _twistd_unix
 
-from greetsvc import __main__ as command
+from greetsvc.daemon import command
 from greetsvc.daemon.tap import Options
 
 
@@ -39,7 +39,7 @@ def test_twistd_is_run_in_the_foreground_without_a_pid_file(monkeypatch: pytest.
         def run(self) -> None:
             ran.append(self.config)
 
-    monkeypatch.setattr(command, "UnixApplicationRunner", Runner)
+    monkeypatch.setattr(command, "_Runner", Runner)
     monkeypatch.setattr(sys, "argv", ["greetsvc", "--listen", "tcp:0", "--drain", "1"])
     command.main()
     (config,) = ran

@@ -1,0 +1,33 @@
+"""The command ``greetsvc``: ``twistd -n --pidfile= greetsvc``, except that it exits 0 on SIGTERM and SIGINT."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from twisted.python import usage
+from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
+
+from greetsvc.daemon.tap import refuse
+from greetsvc.interrupts import raise_interrupts
+
+__all__ = ["main"]
+
+
+class _Runner(UnixApplicationRunner):
+    def startReactor(self, *arguments: Any) -> None:
+        raise_interrupts()
+        super().startReactor(*arguments)  # type: ignore[no-untyped-call]
+
+
+def main() -> None:
+    """Serve in the foreground with the options of ``twistd greetsvc``.
+
+    The runner is used without `twistd`'s own ``main``, which would raise SIGTERM again at exit: status 143.
+    """
+    config = ServerOptions()
+    try:
+        config.parseOptions(["--nodaemon", "--pidfile=", "greetsvc", *sys.argv[1:]])
+    except usage.UsageError as error:
+        refuse(error)
+    _Runner(config).run()  # type: ignore[no-untyped-call]
