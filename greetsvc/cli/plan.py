@@ -52,8 +52,12 @@ class ProbePlan:
 
         trace = (lambda line: output.complain(one_line(line))) if self.verbose else None
 
+        probes: list[Probe] = []
+
         def from_port(port: int | None) -> Callable[[], Awaitable[Greeting]]:
-            return partial(self.probe.from_port(port).run, trace=trace, reactor=reactor)
+            probe = self.probe.from_port(port)
+            probes.append(probe)
+            return partial(probe.run, trace=trace, reactor=reactor)
 
         def each(number: int, result: Greeting | GreetFailed, flaws: list[str]) -> None:
             if isinstance(result, Greeting):
@@ -78,6 +82,9 @@ class ProbePlan:
                     each(stats.sent + 1, result, [])
         except CancelledError:
             stats.elapsed = now() - start
+        finally:
+            for used in probes:
+                used.close()
         output.write(self.report.end(stats))
 
     async def _probe_flows(self, from_port: Any, each: Any, stats: RunStats, pace: Any) -> None:

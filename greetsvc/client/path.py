@@ -76,12 +76,13 @@ class PathChanges:
 
     ``nat``: an address or port was translated; ``proxy``: a proxy forwarded the connection; ``hops``: routers that
     decremented the TTL; ``mss`` (bytes) and ``dscp``: changed on the way; ``stripped``: TCP options that we sent and
-    that did not arrive. None where unchanged (``mss``, ``dscp``) or not known. ``instance`` names the server process
+    that did not arrive. None where unchanged (``mss``, ``dscp``) or not known: when both addresses changed, it may be
+    NAT or a proxy, and the packets that arrived may be the proxy's. ``instance`` names the server process
     that answered; ``notes`` say all of it in words.
     """
 
-    nat: bool
-    proxy: bool
+    nat: bool | None
+    proxy: bool | None
     hops: int | None
     mss: Change | None
     stripped: tuple[str, ...] | None
@@ -98,21 +99,23 @@ def compare(sent: Sent, record: PathRecord) -> PathChanges:
     """Compare what was sent with what the server's record says arrived.
 
     Behind a proxy, ``syn`` and ``tcp`` are None: the packets that arrived were the proxy's. Where we sent a PROXY
-    header ourselves and the server accepted it, the proxy that it names is us.
+    header ourselves and the server accepted it, the proxy that it names is us. A proxy that does not say so changes
+    both addresses, as two translations do; then it is not known whose packets arrived.
     """
     accepted = sent.claimed is not None and record.via is not None and _same(record.you, sent.claimed)
     seen = record.via if accepted and record.via is not None else record.you
-    local, syn, arrived = sent.local, record.syn, record.syn or record.datagram
-    source = (local, seen) if local is not None and not _same(local, seen) else None
-    moved = local is not None and _specified(record.me) and not _same(record.me, sent.destination)
-    target = (sent.destination, record.me) if moved else None
+    local = sent.local or Address("", 0)
+    source, target = _changed(local, seen), _changed(sent.destination, record.me) if sent.local else None
+    known = all(map(_specified, (local, seen, sent.destination, record.me)))
+    unclear = source is not None and target is not None
+    syn, arrived = (None, None) if unclear else (record.syn, record.syn or record.datagram)
     stripped = None
     if syn is not None and sent.offered is not None:
         there = {"timestamps": syn.timestamps, "sack": syn.sack, "wscale": syn.wscale is not None}
         stripped = tuple(name for name in TCP_OPTIONS if name in sent.offered and not there[name])
     changes = PathChanges(
-        nat=bool(source or target),
-        proxy=record.via is not None and not accepted,
+        nat=None if unclear or _unspecified(sent.destination.host) else bool(source or target),
+        proxy=None if unclear and record.via is None else record.via is not None and not accepted,
         hops=_hops(sent.ttl, arrived.ttl if arrived else None),
         mss=_change(sent.mss, syn.mss if syn else None),
         stripped=stripped,
@@ -122,7 +125,7 @@ def compare(sent: Sent, record: PathRecord) -> PathChanges:
     notes = [PathNote(f"replica: {record.instance}", False, "replica")]
     if record.transport in _OVER_IP:
         notes[:0] = [
-            *_translation(source, target, known=local is not None),
+            *_translation(source, target, known=known or (_same(local, seen) and _same(sent.destination, record.me))),
             *_proxy(changes, sent, record),
             *_packets(changes, sent, record),
         ]
@@ -138,15 +141,14 @@ def answers_request(data: bytes, nonce: str | None) -> bool:
 def _translation(
     source: tuple[Address, Address] | None, target: tuple[Address, Address] | None, *, known: bool
 ) -> Iterator[PathNote]:
-    if source is not None:
-        ours, seen = source
-        text = f"NAT: yes, {format_address(ours)} became {format_address(seen)}"
-        yield PathNote(text, True, f"NAT {ours.host} {seen.host}")
-    if target is not None:
-        before, after = target
-        text = f"NAT: yes, the target {format_address(before)} became {format_address(after)}"
-        yield PathNote(text, True, f"NAT to {after}")
-    if source is None and target is None:
+    told = [f"{format_address(before)} became {format_address(after)}" for before, after in filter(None, [source])]
+    told += [f"the target {format_address(old)} became {format_address(new)}" for old, new in filter(None, [target])]
+    key = f"NAT {source and (source[0].host, source[1].host)} {target and target[1]}"
+    if source is not None and target is not None:
+        yield PathNote(f"NAT, or a proxy that does not say so: {', and '.join(told)}", True, key)
+    elif told:
+        yield PathNote(f"NAT: likely, {told[0]}", True, key)
+    else:
         yield PathNote("NAT: no" if known else "NAT: not known", False, "NAT")
 
 
@@ -159,13 +161,17 @@ def _proxy(changes: PathChanges, sent: Sent, record: PathRecord) -> Iterator[Pat
         text = f"proxy: yes, {via} forwarded the connection; the packets that arrived were its own, not ours"
         yield PathNote(text, True, f"proxy {record.via.host}")
     else:
-        yield PathNote("proxy: none reported", False, "proxy")
+        yield PathNote(f"proxy: {'not known' if changes.proxy is None else 'none reported'}", False, "proxy")
 
 
 def _packets(changes: PathChanges, sent: Sent, record: PathRecord) -> Iterator[PathNote]:
     """What became of header fields and options, as far as it is known."""
     arrived = record.datagram if record.transport == "udp" else record.syn
     if record.via is not None:
+        return
+    if changes.proxy is None:
+        text = "hops, MSS, TCP options, DSCP: not known, the packets that arrived may be those of a proxy"
+        yield PathNote(text, True, "arrived")
         return
     if arrived is None:
         text = "hops, MSS, TCP options, DSCP: not known, the server does not report what arrived"
@@ -212,9 +218,21 @@ def _change(sent: int | None, arrived: int | None) -> Change | None:
     return None if sent is None or arrived is None or sent == arrived else Change(sent, arrived)
 
 
+def _changed(before: Address, after: Address) -> tuple[Address, Address] | None:
+    """The two when one became the other; None also where one of them does not say which host it is."""
+    known = _specified(before) and _specified(after)
+    return (before, after) if known and not _same(before, after) else None
+
+
 def _specified(address: Address) -> bool:
-    """Whether the server knows to which of its addresses the probe came."""
-    return bool(address.port) and address.host not in {"", "0.0.0.0", "::"}
+    """Whether an address says which host it is: a link-local one needs its zone for that (RFC 4007 6)."""
+    host, _, zone = address.host.partition("%")
+    link_local = not zone and host.lower().startswith(("fe8", "fe9", "fea", "feb")) and ":" in host
+    return bool(address.port and host) and not link_local and not _unspecified(host)
+
+
+def _unspecified(host: str) -> bool:
+    return _canonical(host) in {"0.0.0.0", "::"}
 
 
 def _same(one: Address, other: Address) -> bool:

@@ -13,10 +13,13 @@ from greetsvc.client.target import Target
 from greetsvc.visit import Address
 
 __all__ = [
+    "CUT_SHORT",
     "ECHO",
     "EMPTY_ANSWER",
     "ENDINGS",
+    "LATE_ANSWER",
     "NO_BUFFER_ERRNOS",
+    "NO_CLOSE_NOTIFY",
     "NO_FREE_PORT",
     "NO_GREETING",
     "NO_IPV6",
@@ -24,6 +27,10 @@ __all__ = [
     "NO_THREAD",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
+    "STILL_COMING",
+    "TLS_RECORD",
+    "TWO_ANSWERS",
+    "Attempt",
     "Closed",
     "GreetFailed",
     "Greeting",
@@ -40,9 +47,17 @@ ENDINGS: dict[Closed, tuple[int, str]] = {
 }
 """Errno and words for a greeting that was not followed by a FIN: phase ``close``, yet greeted."""
 
+NO_CLOSE_NOTIFY = "TLS ended without close_notify"
+CUT_SHORT = "cut short"
+"""Begins the words for a greeting of which only part came, by all we know."""
+STILL_COMING = "and more was still coming"
+
 NO_GREETING = "the connection was closed without a greeting"
 EMPTY_ANSWER = "the answer is empty"
+TLS_RECORD = "a TLS record came in place of a greeting"
 OTHER_ADDRESS = "an answer came from another address"
+LATE_ANSWER = "an answer to an earlier request came late"
+TWO_ANSWERS = "an answer came twice"
 ECHO = "our own request came back"
 """Said of an answer that begins with the mark (`greetsvc.wire.MARK`): no greeting does."""
 
@@ -80,6 +95,17 @@ class Seconds:
 
 
 @frozen
+class Attempt:
+    """One datagram request: when it was sent, in seconds after the start of the probe, and how long its answer took.
+
+    ``seconds`` is None when no answer came before the probe was over, or when it is not known which one was its.
+    """
+
+    time: float
+    seconds: float | None = None
+
+
+@frozen
 class Greeting:
     r"""A greeting that came.
 
@@ -87,7 +113,8 @@ class Greeting:
     ``peer`` is the address that answered. ``closed`` is how the server ended the connection: ``fin``, ``reset``, or
     ``timeout`` when it did not end it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
     answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
-    record; ``sent`` is what our own side knows, for TCP and UDP.
+    record; ``sent`` is what our own side knows, for TCP and UDP. ``attempts`` are the datagram requests.
+    ``cut_short`` says why only part of the greeting came, and how much; it is empty for a whole one.
     """
 
     target: Target
@@ -99,14 +126,34 @@ class Greeting:
     notes: tuple[str, ...] = ()
     path: PathChanges | None = None
     sent: Sent | None = None
+    attempts: tuple[Attempt, ...] = ()
+    cut_short: str = ""
+
+    @property
+    def ending_errno(self) -> int | None:
+        """The errno of an end that makes the greeting, or the connection, incomplete; None where there is none."""
+        return ENDINGS[self.closed][0] if self.closed in ENDINGS else errno.EPROTO if self.cut_short else None
+
+    @property
+    def took(self) -> float | None:
+        """Seconds from the request that was answered to its answer; for a stream, of the whole probe."""
+        if not self.attempts:
+            return self.seconds.total
+        return next((attempt.seconds for attempt in self.attempts if attempt.seconds is not None), None)
+
+    @property
+    def requests_lost(self) -> int:
+        """Datagram requests without an answer; those that were sent after the answered one are not counted."""
+        return next((n for n, attempt in enumerate(self.attempts) if attempt.seconds is not None), 0)
 
 
 class GreetFailed(OSError):
     """No greeting came: ``errno`` and ``strerror`` say why, ``phase`` in which step.
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
-    there is an address), ``seconds``, ``closed``, ``notes`` and ``sent`` are as in `Greeting`. ``icmp`` is the ICMP
-    message that ended the probe, or None.
+    there is an address), ``seconds``, ``closed``, ``notes``, ``sent`` and ``attempts`` are as in `Greeting`. ``icmp``
+    is the ICMP message that ended the probe, or None. ``asked`` says which address of a name was asked, and which
+    were not.
     """
 
     def __init__(
@@ -121,6 +168,8 @@ class GreetFailed(OSError):
         closed: Closed | None = None,
         notes: tuple[str, ...] = (),
         sent: Sent | None = None,
+        attempts: tuple[Attempt, ...] = (),
+        asked: str = "",
         icmp: Icmp | None = None,
     ) -> None:
         super().__init__(number, why)
@@ -131,7 +180,14 @@ class GreetFailed(OSError):
         self.closed = closed
         self.notes = notes
         self.sent = sent
+        self.attempts = attempts
+        self.asked = asked
         self.icmp = icmp
+
+    @property
+    def requests_lost(self) -> int:
+        """Datagram requests without an answer: all of them."""
+        return len(self.attempts)
 
     @property
     def never_sent(self) -> bool:
@@ -139,4 +195,4 @@ class GreetFailed(OSError):
         return self.phase == "resolve" or (self.errno in _LOCAL_ERRNOS and self.icmp is None)
 
     def __str__(self) -> str:
-        return f"{self.phase}: {self.strerror}"
+        return f"{self.phase}: {self.strerror}" + (f" ({self.asked})" if self.asked else "")

@@ -37,8 +37,8 @@ _GROWTH = math.log1p(2 * 0.0099 / (1 - 0.0099))
 
 _SHORTEST = 1e-9
 
-_CHANCE = 0.001
-"""A flow is broken when chance explains its losses with less than this probability, over all flows."""
+MAX_CHANCE = 0.001
+"""A flow is broken when chance explains its losses with less than this probability, over a whole run."""
 
 
 class Histogram:
@@ -145,22 +145,37 @@ class FlowStats:
             self.lost[flow] += isinstance(result, GreetFailed)
 
     def broken(self) -> list[tuple[int, int, int]]:
-        """Flows that lose more than chance explains: number, and lost and sent probes of the healthier flows."""
+        """Flows that lose more than chance explains: number, and lost and sent probes of the healthier flows.
+
+        Any group of flows might have been the unlucky one, so all groups share the level.
+        """
         found = []
         for flow, (sent, lost) in enumerate(zip(self.sent, self.lost, strict=True)):
             if not lost:
                 continue
-            others = [at for at, total in enumerate(self.sent) if total and self.lost[at] / total < lost / sent / 2]
+            others = {at for at, total in enumerate(self.sent) if total and self.lost[at] / total < lost / sent / 2}
             others_lost, others_sent = sum(self.lost[at] for at in others), sum(self.sent[at] for at in others)
-            rate = (others_lost + 0.5) / (others_sent + 1)
-            if others and _at_least(lost, sent, rate) < _CHANCE / len(self.ports):
+            group_lost, group_sent = sum(self.lost) - others_lost, sum(self.sent) - others_sent
+            groups = comb(len(self.ports), len(others)) * len(self.ports)
+            if (
+                others
+                and chance(lost, sent, others_lost, others_sent) < MAX_CHANCE
+                and chance(group_lost, group_sent, others_lost, others_sent) * groups < MAX_CHANCE
+            ):
                 found.append((flow, others_lost, others_sent))
         return found
 
 
-def _at_least(lost: int, sent: int, rate: float) -> float:
-    """The probability of ``lost`` or more losses (binomial)."""
-    return sum(comb(sent, k) * rate**k * (1 - rate) ** (sent - k) for k in range(lost, sent + 1))
+def chance(lost: int, sent: int, others_lost: int, others_sent: int) -> float:
+    """The probability that so many or more of all losses fall on these probes by chance (Fisher's exact test)."""
+    total, losses = sent + others_sent, lost + others_lost
+    least = max(lost, losses - others_sent)
+    ways = [_log_comb(losses, k) + _log_comb(total - losses, sent - k) for k in range(least, min(losses, sent) + 1)]
+    return sum(math.exp(way - _log_comb(total, sent)) for way in ways)
+
+
+def _log_comb(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 MAX_REPLICAS = 64
@@ -206,7 +221,7 @@ class Expectations:
 
     def flaws(self, greeting: Greeting, seconds: float = 1.0) -> list[str]:
         """What is wrong with a greeting that came, a line each; matching may take about so many ``seconds``."""
-        found = []
+        found = [greeting.cut_short] if greeting.cut_short else []
         if mismatch := self.mismatch(greeting.text, seconds):
             found.append(f"not as expected: {mismatch}")
         if self.warn is not None and greeting.seconds.total > self.warn:
@@ -220,7 +235,8 @@ class RunStats:
 
     ``replicas`` counts the greetings of each server instance, the first 64 by name; ``retried_connects`` has the
     seconds to connect of those connections that took more than one SYN, by the number of SYNs; ``flows`` are the
-    losses by flow, where there are several.
+    losses by flow, where there are several. ``seconds`` and ``jitter`` have what each greeting `took`. ``requests``
+    counts datagram requests, of which a probe may send several, and ``requests_lost`` those without an answer.
     """
 
     sent: int = 0
@@ -232,11 +248,21 @@ class RunStats:
     retried_connects: dict[int, Histogram] = field(factory=dict)
     flows: FlowStats | None = None
     jitter: Jitter = field(factory=Jitter)
+    requests: int = 0
+    requests_lost: int = 0
 
     @property
     def lost(self) -> int:
         """Probes that were not greeted."""
         return self.sent - self.greeted
+
+    @property
+    def repeats(self) -> str:
+        """How many requests were sent and lost, in words; empty when each probe sent one."""
+        if self.requests <= self.sent:
+            return ""
+        share = 100 * self.requests_lost / self.requests
+        return f"{self.requests} requests sent, {self.requests_lost} lost ({share:.3g} %)"
 
     @property
     def rate(self) -> float:
@@ -246,12 +272,15 @@ class RunStats:
     def add(self, result: Greeting | GreetFailed, flaws: list[str]) -> None:
         """Count one probe."""
         self.sent += 1
+        self.requests += len(result.attempts)
+        self.requests_lost += result.requests_lost
         if isinstance(result, GreetFailed):
             return
         self.greeted += 1
         self.flawed += bool(flaws)
-        self.seconds.add(result.seconds.total)
-        self.jitter.add(result.seconds.total)
+        if result.took is not None:
+            self.seconds.add(result.took)
+            self.jitter.add(result.took)
         if result.path is not None:
             name = result.path.instance
             self.replicas[name if name in self.replicas or len(self.replicas) < MAX_REPLICAS else OTHER_REPLICAS] += 1

@@ -418,3 +418,37 @@ def test_an_ascii_terminal_gets_escapes(peer: Peer) -> None:
     done = script("--expect", "Grüß", peer.target, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 1
     assert "nothing matches Gr\\xfc\\xdf" in done.stderr
+
+
+def test_h_is_help() -> None:
+    short, long = script("-h"), script("--help")
+    assert (short.returncode, short.stdout) == (0, long.stdout)
+    assert "-h, --help" in short.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "target"),
+    [(["-6"], "tcp:[::1]:8088"), ([], "tcp:127.0.0.1:8088"), (["-4"], "tcp:127.0.0.1:8088")],
+)
+def test_without_a_target_it_is_loopback_of_the_family(arguments: list[str], target: str) -> None:
+    assert json.loads(script("--json", "-t", "1", *arguments).stdout)["target"] == target
+
+
+def test_verbose_says_each_remark_once(peers: Any) -> None:
+    def answer(sock: socket.socket, _: bytes, sender: Any) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", 0))
+            other.sendto(b"stray", sender)
+        sock.sendto(b"hello", sender)
+
+    record = {"greetsvc": 1, "instance": "a", "nonce": None, "transport": "tcp", "via": None, "datagram": None}
+    record |= {"you": {"host": "192.0.2.1", "port": 5}, "me": {"host": "192.0.2.2", "port": 6}}
+    line = json.dumps({**record, "syn": None, "tcp": None, "tls": None}).encode()
+    for target, remark in (
+        (peers.datagram(answer), "an answer came from another address"),
+        (peers.stream(lambda connection: connection.sendall(line)), "became 192.0.2.1:5"),
+        (peers.stream(lambda connection: connection.sendall(line)), "not known, the server does not report"),
+    ):
+        assert script("-v", target).stderr.count(remark) == 1
+        assert script("-v", "-c", "2", "-i", "0", target).stderr.count(remark) == 2, "in each trace"
+        assert script(target).stderr.count(remark) == 1

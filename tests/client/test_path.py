@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greetsvc import Greeting, greet, wire
+from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import TCP_OPTIONS, PathChanges, Sent, answers_request, compare
+from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.text import TextReport
 from greetsvc.client.target import format_address, parse
@@ -77,12 +80,12 @@ def test_a_clean_path_is_clean_and_everything_is_known() -> None:
 @pytest.mark.parametrize(
     ("change", "told", "said"),
     [
-        ({"you": Address("192.0.2.9", 61004)}, {"nat": True}, "NAT: yes, 10.0.1.2:40112 became 192.0.2.9:61004"),
-        ({"you": Address("10.0.1.2", 40113)}, {"nat": True}, "NAT: yes, 10.0.1.2:40112 became 10.0.1.2:40113"),
+        ({"you": Address("192.0.2.9", 61004)}, {"nat": True}, "NAT: likely, 10.0.1.2:40112 became 192.0.2.9:61004"),
+        ({"you": Address("10.0.1.2", 40113)}, {"nat": True}, "NAT: likely, 10.0.1.2:40112 became 10.0.1.2:40113"),
         (
             {"me": Address("10.9.9.9", 80)},
             {"nat": True},
-            "NAT: yes, the target 10.0.2.2:8088 became 10.9.9.9:80",
+            "NAT: likely, the target 10.0.2.2:8088 became 10.9.9.9:80",
         ),
         ({"syn": evolve(SYN, ttl=62)}, {"hops": 2}, "hops: 2"),
         (
@@ -135,7 +138,7 @@ def test_our_own_header_that_the_server_accepts_does_not_make_us_a_proxy() -> No
     direct = compare(claiming, evolve(CLEAN, you=CLAIM, via=US, syn=None, tcp=None))
     assert (direct.nat, direct.proxy, notable(direct)) == (False, False, [])
     translated = compare(claiming, evolve(CLEAN, you=CLAIM, via=PROXY, syn=None, tcp=None))
-    assert notable(translated) == ["NAT: yes, 10.0.1.2:40112 became 10.0.2.1:50000"]
+    assert notable(translated) == ["NAT: likely, 10.0.1.2:40112 became 10.0.2.1:50000"]
 
 
 def test_our_own_header_that_the_server_ignores_is_reported() -> None:
@@ -203,11 +206,97 @@ def test_unix_sockets_have_no_path_to_compare() -> None:
         (Address("fe80::1%2", 8088), Address("fe80::1", 8088)),
         (Address("2001:db8:0::1", 8088), Address("2001:db8::1", 8088)),
         (Address("10.0.2.2", 8088), Address("::ffff:10.0.2.2", 8088)),
-        (Address("10.0.2.2", 8088), Address("0.0.0.0", 8088)),
     ],
 )
 def test_one_address_in_two_spellings_was_not_translated(sent_to: Address, met: Address) -> None:
     assert compare(evolve(SENT, destination=sent_to), evolve(CLEAN, me=met)).nat is False
+
+
+@pytest.mark.parametrize(
+    ("asked", "ours", "seen", "met"),
+    [
+        (Address("0.0.0.0", 8088), Address("127.0.0.1", 5), Address("127.0.0.1", 5), Address("127.0.0.1", 8088)),
+        (Address("::", 8088), Address("::1", 5), Address("::1", 5), Address("::1", 8088)),
+        (
+            Address("::ffff:0.0.0.0", 8088),
+            Address("127.0.0.1", 5),
+            Address("127.0.0.1", 5),
+            Address("127.0.0.1", 8088),
+        ),
+        (Address("10.0.2.2", 8088), Address("0.0.0.0", 5), Address("10.0.1.2", 5), Address("10.0.2.2", 8088)),
+        (Address("fe80::1", 8088), Address("fe80::2", 5), Address("fe80::3", 5), Address("fe80::4", 8088)),
+        (Address("10.0.2.2", 8088), US, US, Address("0.0.0.0", 8088)),
+    ],
+)
+def test_an_address_that_does_not_say_which_host_it_is_was_not_translated(
+    asked: Address, ours: Address, seen: Address, met: Address
+) -> None:
+    changes = compare(evolve(SENT, destination=asked, local=ours), evolve(CLEAN, you=seen, me=met))
+    assert not changes.nat
+    assert all_notes(changes)[0] == "NAT: not known"
+    assert notable(changes) == []
+
+
+@pytest.mark.parametrize("transport", ["tcp", "tls", "udp"])
+def test_when_both_addresses_changed_nothing_is_stated_of_the_packets(transport: str) -> None:
+    datagram = Datagram(ttl=64, dscp=0, size=1200) if transport == "udp" else None
+    record = evolve(
+        CLEAN,
+        transport=transport,
+        you=Address("10.0.9.9", 50123),
+        me=Address("10.0.9.1", 80),
+        syn=None if datagram else evolve(SYN, ttl=64, dscp=0, mss=65495),
+        datagram=datagram,
+    )
+    changes = compare(SENT, record)
+    assert changes.as_json() == dict.fromkeys(KEYS) | {"instance": "0badcafe"}
+    assert notable(changes) == [
+        "NAT, or a proxy that does not say so: 10.0.1.2:40112 became 10.0.9.9:50123, "
+        "and the target 10.0.2.2:8088 became 10.0.9.1:80",
+        "hops, MSS, TCP options, DSCP: not known, the packets that arrived may be those of a proxy",
+    ]
+    assert "proxy: not known" in all_notes(changes)
+
+
+def tell(connection: Any) -> None:
+    """A server that tells what it sees, as the greeter `path` does."""
+    from greetsvc.net.linux.packets import read_syn
+
+    you, me = (Address.plain(*name[:2]) for name in (connection.getpeername(), connection.getsockname()))
+    connection.sendall(wire.encode_record(evolve(CLEAN, you=you, me=me, syn=read_syn(connection))))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_proxy_is_not_told_as_nat(peers: Any) -> None:
+    from greetsvc.net.linux.packets import keep_syn
+
+    server = peers.stream(tell)
+    keep_syn(peers.sockets[0])
+
+    def forward(connection: Any) -> None:
+        with socket.create_connection(("127.0.0.1", parse(server).port)) as behind:
+            while data := behind.recv(4096):
+                connection.sendall(data)
+
+    greeting = await Probe(parse(peers.stream(forward)), ProbeOptions(dscp=46)).run()
+    assert greeting.path is not None
+    assert greeting.path.as_json() == dict.fromkeys(KEYS) | {"instance": "0badcafe"}
+    told = "".join(all_notes(greeting.path))
+    assert all(words not in told for words in ("yes", "rewritten", "hops: 0", "none reported"))
+
+
+@pytest.mark.parametrize("target", ["[::ffff:127.0.0.1]", "127.0.0.1", "0.0.0.0", "[::ffff:0.0.0.0]"])
+@pytest_twisted.ensureDeferred
+async def test_the_dscp_that_is_asked_for_is_sent_over_ipv4_whatever_its_spelling(peers: Any, target: str) -> None:
+    from greetsvc.net.linux.packets import keep_syn
+
+    port = parse(peers.stream(tell)).port
+    keep_syn(peers.sockets[0])
+    greeting = await Probe(parse(f"{target}:{port}"), ProbeOptions(dscp=46)).run()
+    assert greeting.path is not None
+    assert (greeting.path.hops, greeting.path.dscp) == (0, None)
+    assert not greeting.path.nat
+    assert "DSCP: 46, as sent" in all_notes(greeting.path)
 
 
 def test_addresses_are_written_as_targets_are() -> None:
@@ -317,7 +406,7 @@ def test_the_probe_object_has_the_path_of_a_record_only() -> None:
 def test_in_a_run_each_note_is_reported_once() -> None:
     plain = TextReport(parse("10.0.2.2"), several=True)
     first = plain.probe(1, greeting_with(compare(SENT, evolve(CLEAN, you=Address("192.0.2.9", 61004)))), [])
-    assert first.err == ["greet: 1: tcp:10.0.2.2:8088: NAT: yes, 10.0.1.2:40112 became 192.0.2.9:61004"]
+    assert first.err == ["greet: 1: tcp:10.0.2.2:8088: NAT: likely, 10.0.1.2:40112 became 192.0.2.9:61004"]
     assert first.out[0].endswith(": a path record of 0badcafe")
     again = evolve(CLEAN, you=Address("192.0.2.9", 61005), syn=evolve(SYN, ttl=63))
     assert plain.probe(2, greeting_with(compare(SENT, again)), []).err == ["greet: 2: tcp:10.0.2.2:8088: hops: 1"]

@@ -35,7 +35,8 @@ def test_packets_that_a_router_drops(network: Make) -> None:
     there = network(1)
     there.filter("drop")
     told = causes(there.client, "connect", "ETIMEDOUT", "-t", "2.5", there.host)
-    assert told == "packets are dropped (no answer to 3 SYNs): a firewall, no such host, or no route back"
+    start = "packets are dropped (no answer to 3 SYNs)"
+    assert told == f"{start}: a firewall, no such host, no route back, or a server whose accept queue is full"
     told = causes(there.client, "greet", "ETIMEDOUT", "-t", "0.3", f"udp:{there.host}")
     assert told.startswith("the request or the answer was dropped, nothing answers there")
 
@@ -61,6 +62,14 @@ def test_routes_and_hosts_that_are_missing(network: Make) -> None:
         assert told.startswith("that host does not answer on our own network")
         told = causes(there.client, phase, "EHOSTUNREACH", f"{prefix}10.0.2.99")
         assert told.startswith("that host does not answer its router")
+
+
+def test_a_blackhole_route(network: Make) -> None:
+    there = network(0)
+    assert there.client.run("ip", "route", "add", "blackhole", "10.9.9.0/24").returncode == 0
+    for prefix, phase in (("", "connect"), ("udp:", "greet")):
+        told = causes(there.client, phase, "EINVAL", f"{prefix}10.9.9.9")
+        assert told.startswith("a blackhole route of this host")
 
 
 def test_rules_of_this_host(network: Make) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import pytest
@@ -53,6 +53,21 @@ class Peers:
             target = f"udp:[{host}]:{port}" if family == socket.AF_INET6 else f"udp:{host}:{port}"
         self._start(sock, lambda: self._receive(sock, answers))
         return target
+
+    def later(self, *delays: float) -> Answers:
+        """Answers each request once for each of ``delays``, so many seconds later."""
+
+        def send(sock: socket.socket, sender: Any) -> None:
+            with suppress(OSError):
+                sock.sendto(b"hello\r\n", sender)
+
+        def answers(sock: socket.socket, _: bytes, sender: Any) -> None:
+            for delay in delays:
+                timer = Timer(delay, send, (sock, sender))
+                timer.daemon = True
+                timer.start()
+
+        return answers
 
     def hold(self, *_: object) -> None:
         """Do nothing until the test is over."""

@@ -91,7 +91,7 @@ async def one_probe() -> bytes:
     first: float | None = seconds.first_byte
     peer: Address = greeting.peer
     changes: PathChanges | None = greeting.path
-    nat: bool = changes is not None and changes.nat
+    nat: bool | None = changes is not None and changes.nat
     print(greeting.text, greeting.closed, total, first, peer.host, peer.port, nat, *greeting.notes)
     return greeting.data
 

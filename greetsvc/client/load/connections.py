@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from greetsvc.client.load.polling import ERROR, HANGUP, READ, Poller
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.system import read_icmp, system_words
-from greetsvc.client.result import ENDINGS, NO_GREETING, RESET_ERRNOS, Phase
+from greetsvc.client.result import CUT_SHORT, ENDINGS, NO_CLOSE_NOTIFY, NO_GREETING, RESET_ERRNOS, Closed, Phase
 from greetsvc.net.linux import error_queue
 
-__all__ = ["GREETED", "RETRY", "TOO_LONG", "Connection", "LoadResult", "Streams", "Transport", "failed"]
+__all__ = ["GREETED", "RETRY", "TOO_LONG", "Connection", "LoadResult", "Streams", "Transport", "ended", "failed"]
 
 _CONNECTING = (0, errno.EINPROGRESS)
 _PIECE = 4096
@@ -25,20 +25,29 @@ _FLAGS = getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0
 
 
 class LoadResult(NamedTuple):
-    """The result of one probe: greeted or not, and what failed (in phase ``close`` after a greeting)."""
+    """The result of one probe: greeted or not, and what failed (in phase ``close`` after a greeting).
+
+    ``cut_short``: of the greeting only part came, by all we know.
+    """
 
     greeted: bool
     phase: Phase | None = None
     errno: int = 0
     words: str = ""
+    cut_short: bool = False
 
 
 GREETED = LoadResult(greeted=True)
 RETRY = LoadResult(greeted=False)
 """No result yet: the queue of the UNIX socket is full, so start again a little later."""
 
-_RESET_AFTER = LoadResult(True, "close", *ENDINGS["reset"])
-_OPEN_AFTER = LoadResult(True, "close", *ENDINGS["timeout"])
+_ENDED: dict[Closed, tuple[LoadResult, LoadResult]] = {
+    closed: (
+        LoadResult(True, "close", number, words),
+        LoadResult(True, "close", number, f"{CUT_SHORT}: {words}", True),
+    )
+    for closed, (number, words) in {**ENDINGS, "fin": (errno.EPROTO, NO_CLOSE_NOTIFY)}.items()
+}
 _NO_GREETING = LoadResult(False, "greet", errno.ENODATA, NO_GREETING)
 TOO_LONG = LoadResult(False, "greet", errno.EMSGSIZE, "the greeting is too long")
 
@@ -46,6 +55,11 @@ TOO_LONG = LoadResult(False, "greet", errno.EMSGSIZE, "the greeting is too long"
 def failed(phase: Phase, number: int, words: str = "") -> LoadResult:
     """The result of a probe without a greeting; without ``words`` the report shows the system's."""
     return LoadResult(False, phase, number, words)
+
+
+def ended(data: bytes, closed: Closed) -> LoadResult:
+    """The result of a greeting without a proper end: a line end is the only sign that it is whole."""
+    return _ENDED[closed][not data.rstrip(b"\0").endswith(b"\n")]
 
 
 class Connection:
@@ -151,12 +165,12 @@ class Streams(Transport):
             result = self._failed(connection, "connect", number)
             # An ICMP error does not end a connection that stands (RFC 1122 4.2.3.9): reading it has cleared it.
             return None if not result.errno or _is_connected(connection) else result
-        return _RESET_AFTER if connection.data else failed("greet", errno.ECONNRESET)
+        return ended(connection.data, "reset") if connection.data else failed("greet", errno.ECONNRESET)
 
     def timed_out(self, connection: Connection) -> LoadResult:
         """What was missing: the connection, the greeting or the end."""
         if connection.data:
-            return _OPEN_AFTER
+            return ended(connection.data, "timeout")
         if not _is_connected(connection):
             return failed("connect", errno.ETIMEDOUT, "no connection in time")
         return failed(self.after_connect, errno.ETIMEDOUT, "no greeting in time")

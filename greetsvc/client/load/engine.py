@@ -226,20 +226,23 @@ class Engine:
 
     def _finish(self, ended: Iterable[tuple[Connection, LoadResult]], now: float) -> None:
         """Release connections whose probe is over, and count the greeted ones together, which is faster."""
-        greeted = []
+        greeted, cut_short = [], []
         for connection, result in ended:
             del self._in_flight[connection.fd]
             if result.greeted:
                 greeted.append(connection)
                 if result.phase is not None:
+                    if result.cut_short:
+                        cut_short.append(connection)
                     self.metrics.add_failure(result.phase, result.errno, result.words)
             else:
                 self._lose(result, connection.intended, now)
             self._transport.release(connection, greeted=result.greeted)
         took = [now - connection.intended for connection in greeted]
-        flawed = 0
+        flawed = len(cut_short)
         if check := self._check:
-            flawed = sum(not check(probe.data, seconds) for probe, seconds in zip(greeted, took, strict=True))
+            pairs = zip(greeted, took, strict=True)
+            flawed += sum(not check(probe.data, seconds) for probe, seconds in pairs if probe not in cut_short)
         uncorrected = took if self._schedule is None else [now - connection.started for connection in greeted]
         self.metrics.add_greeted(took, uncorrected, flawed=flawed)
 

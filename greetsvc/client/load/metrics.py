@@ -14,7 +14,7 @@ from greetsvc.client.result import NO_IPV6, Phase
 from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.printable import shortened
 
-__all__ = ["FailureCount", "LoadMetrics", "SecondCounts"]
+__all__ = ["FailureCount", "LoadMetrics", "SecondCounts", "Strays"]
 
 _BUSY = 0.9
 """The share of a core from which this client is likely the limit."""
@@ -36,6 +36,22 @@ class SecondCounts:
     sent: int = 0
     greeted: int = 0
     lost: int = 0
+
+
+@define
+class Strays:
+    """Answers to datagram probes that were over: those that came after the time-out, and copies."""
+
+    late: int = 0
+    doubled: int = 0
+
+    def add(self, *, late: bool) -> None:
+        """Count one."""
+        self.late += late
+        self.doubled += not late
+
+    def __bool__(self) -> bool:
+        return bool(self.late or self.doubled)
 
 
 @frozen
@@ -80,6 +96,7 @@ class LoadMetrics:
     """Processor seconds that this thread used in that time."""
     seconds: list[SecondCounts] = field(factory=lambda: [SecondCounts()])
     lost_in: Counter[int] = field(factory=Counter)
+    strays: Strays = field(factory=Strays)
     _failed: Counter[tuple[Phase, int, str]] = field(factory=Counter)
 
     def __attrs_post_init__(self) -> None:
@@ -163,6 +180,10 @@ class LoadMetrics:
                 f"this client used {100 * self.cpu / self.elapsed:.0f} % of a core: "
                 "it is likely the limit, and the times include its own delays"
             )
+        if self.strays.late:
+            found.append(f"{self.strays.late} answers came after the time-out: they are counted as lost")
+        if self.strays.doubled:
+            found.append(f"{self.strays.doubled} answers came twice: a copy is not counted")
         return found + self._schedule_warnings(concurrency)
 
     def _schedule_warnings(self, concurrency: int) -> list[str]:

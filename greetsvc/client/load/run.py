@@ -91,6 +91,8 @@ class Run:
         start = time.monotonic()
         load = self.load_options
         self.metrics = LoadMetrics(None if load.rate is None else Schedule(start, load.rate, load.duration))
+        if isinstance(transport, Datagrams):
+            self.metrics.strays = transport.strays
         engine = Engine(
             transport,
             poller,
@@ -110,7 +112,8 @@ class Run:
         target, options = self.target, self.options
         remote = target.path or await resolve(timeline, reactor)
         if target.datagram:
-            return Datagrams(remote, new_request(options), options.limit, poller)
+            keep = max(0, remaining() - self.concurrency) // 2  # half of what this process may open besides
+            return Datagrams(remote, new_request(options), options.limit, poller, keep)
         if target.transport != "tls" or isinstance(remote, str):
             return Streams(remote, options.limit, poller)
         from greetsvc.client.load.tls import TlsStreams

@@ -9,7 +9,7 @@ from typing import Any, cast
 from OpenSSL import SSL
 
 from greetsvc.client.alerts import TLS_CLOSED, tls_words
-from greetsvc.client.load.connections import GREETED, TOO_LONG, Connection, LoadResult, Streams, failed
+from greetsvc.client.load.connections import GREETED, TOO_LONG, Connection, LoadResult, Streams, ended, failed
 from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, Poller
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.result import NO_GREETING, Phase
@@ -100,12 +100,12 @@ class TlsStreams(Streams):
             return GREETED if connection.data else self._closed(connection, session)
         except SSL.Error as error:
             if connection.data:
-                return GREETED
+                return _unless_cut(connection.data)
             return _handshake_failed(session, tls_words(error, handshake_done=session.phase == "greet"))
 
     def _closed(self, connection: Connection, session: _Session) -> LoadResult:
         if connection.data:
-            return GREETED
+            return _unless_cut(connection.data)
         if session.phase == "tls":
             return _handshake_failed(session, TLS_CLOSED)
         return failed("greet", errno.ENODATA, NO_GREETING)
@@ -131,6 +131,12 @@ class TlsStreams(Streams):
         if connection.session.phase == "tls":
             return result._replace(words="the TLS handshake did not finish in time")
         return result._replace(phase="greet")
+
+
+def _unless_cut(data: bytes) -> LoadResult:
+    """Many servers end without close_notify: that is told only when the greeting does not look whole."""
+    result = ended(data, "fin")
+    return result if result.cut_short else GREETED
 
 
 def _handshake_failed(session: _Session, words: str) -> LoadResult:

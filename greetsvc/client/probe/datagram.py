@@ -1,4 +1,9 @@
-"""One probe over datagrams: send the request, send it again until the time-out, take the answer of the target."""
+"""One probe over datagrams: send the request, send it again until the time-out, take the answer of the target.
+
+A plain greeting does not say which request it answers; only the socket that it reaches does. So each request leaves
+from a socket, and a port, of its own. Where the port is fixed, a request is sent once, and `PortHistory` remembers
+what the port has sent before.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +12,33 @@ import secrets
 import socket
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.client.icmp import Icmp
-from greetsvc.client.path import answers_request
+from greetsvc.client.path import Sent, answers_request
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.sockets import prepare, read_datagram
 from greetsvc.client.probe.system import no_port, read_icmp, system_failed
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, OTHER_ADDRESS
+from greetsvc.client.result import ECHO, EMPTY_ANSWER, LATE_ANSWER, NO_BUFFER_ERRNOS, OTHER_ADDRESS, TWO_ANSWERS
+from greetsvc.errors import reason_of
 from greetsvc.net.linux import error_queue
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
-from greetsvc.wire import MARK, nonce_of
+from greetsvc.wire import MARK, decode_record, nonce_of
 
-__all__ = ["DescriptorReactor", "probe_udp", "probe_unixgram"]
+__all__ = ["DescriptorReactor", "PortHistory", "probe_udp", "probe_unixgram"]
 
 _FIRST_REPEAT = 0.5
 """Seconds until the request is sent again; each further wait is twice as long (RFC 8085 3.1.1 begins at 1 s)."""
@@ -37,89 +46,201 @@ _FIRST_REPEAT = 0.5
 _NO_BUFFER_REPEAT = 0.05
 """Seconds until a request is sent again for which the system had no buffer."""
 
+_MAX_TOO_LONG = 4
+"""Requests from a fixed port, when ICMP says of each that it is too long."""
+
+_LONGEST_DELAY = 10.0
+"""Seconds after which an unanswered request from a fixed port is taken for lost."""
+
+_MAX_KEPT = 16
+"""Sockets of earlier probes on which a late or a doubled answer is looked for."""
+
+
+@frozen
+class _Kept:
+    """The socket of an earlier request: whether its answer came, and the address that answers (None: connected)."""
+
+    sock: socket.socket
+    answered: bool
+    expected: tuple[Any, ...] | None
+
+
+@define
+class PortHistory:
+    """What earlier probes of a series have sent and not seen answered, so that no answer counts for the wrong probe.
+
+    A fixed port cannot tell the answer to this request from a late one to an earlier request. But if this one is
+    late, so is that to this request: it then comes as long after this request as the first came after the earlier
+    one. So the first answer counts only when no second one has come by then. On a fixed port ``slowest`` (the longest
+    time of an answer) does the same for copies of an answer. Times are those of the timeline's clock.
+
+    Sockets with ports of their own are kept, to see whether an answer comes late or twice.
+    """
+
+    unanswered: list[float] = field(factory=list)
+    slowest: float = 0.0
+    kept: deque[_Kept] = field(factory=deque)
+
+    def doubt(self, sent: float, now: float) -> float:
+        """How long after it was ``sent`` the answer to a request may still come, when one came ``now``."""
+        self.unanswered = [earlier for earlier in self.unanswered if now - earlier < _LONGEST_DELAY]
+        late = max((now - earlier for earlier in self.unanswered), default=0.0)
+        expected, took = max(late, self.slowest), now - sent
+        self.slowest = max(self.slowest / 2, took)
+        return 1.25 * expected if expected > took else 0.0
+
+    def keep(self, kept: _Kept) -> None:
+        """Keep the socket of a probe that is over."""
+        self.kept.append(kept)
+        if len(self.kept) > _MAX_KEPT:
+            self.kept.popleft().sock.close()
+
+    def strays(self) -> list[str]:
+        """What came on the sockets that are kept, in words. A copy of an answer comes soon: it is looked for once."""
+        found = []
+        for _ in range(len(self.kept)):
+            kept = self.kept.popleft()
+            try:
+                _, sender = kept.sock.recvfrom(1)
+            except BlockingIOError:
+                if not kept.answered:
+                    self.kept.append(kept)
+                    continue
+            except OSError:
+                pass
+            else:
+                if kept.expected is None or _same(sender, kept.expected):
+                    found.append(TWO_ANSWERS if kept.answered else LATE_ANSWER)
+            kept.sock.close()
+        return found
+
+    def close(self) -> None:
+        """Close the sockets that are kept."""
+        while self.kept:
+            self.kept.popleft().sock.close()
+
 
 class DescriptorReactor(IReactorTime, IReactorFDSet):
     """What a probe of datagrams, or a load run, needs of a reactor."""
 
 
 @implementer(IReadDescriptor)
-class _DatagramProbe:
-    """The socket of one probe, as the reactor sees it.
+class _Attempt:
+    """The socket of one request, as the reactor sees it.
 
     Twisted's connected UDP port stops reading, without a word, when an ICMP port unreachable comes under epoll: epoll
     reports an error and nothing to read, and the reactor takes that for the end. Here `connectionLost` then reads
     the error.
     """
 
-    def __init__(
-        self,
-        timeline: Timeline,
-        sock: socket.socket,
-        remote: SocketAddress | None,
-        reactor: DescriptorReactor,
-        other: Callable[[], socket.socket | None] = lambda: None,
-    ) -> None:
-        self.answer: Deferred[bytes] = Deferred(lambda _: self._close())
-        self._timeline = timeline
-        self._socket = sock
-        self._remote = remote
-        self._reactor = reactor
-        self._other = other
-        self._repeat: IDelayedCall | None = None
-        self._sent = 0
-        self._request = b""
-        self._timer = reactor.callLater(timeline.remaining(), self._time_out)
-        reactor.addReader(self)
-
-    def send(self, request: bytes, wait: float = _FIRST_REPEAT) -> None:
-        """Send the request now, and again after ``wait`` seconds."""
-        self._request = request
-        if self._sent == 1:
-            self._use_other()
-        try:
-            if self._remote is None:
-                self._socket.send(request)
-            else:
-                self._socket.sendto(request, self._remote.sockaddr)
-        except OSError as error:
-            number = error.errno or errno.EIO
-            if no_port(self._socket, number):
-                number = errno.EADDRNOTAVAIL
-            if number not in NO_BUFFER_ERRNOS:
-                self._fail(number)
-                return
-            self._repeat = self._reactor.callLater(_NO_BUFFER_REPEAT, self.send, request, wait)
-            return
-        self._sent += 1
-        start = one_line(request[:25].decode("latin-1"))
-        self._timeline.trace(">", f"{start}… ({len(request)} bytes{', again' if self._sent > 1 else ''})")
-        self._repeat = self._reactor.callLater(wait, self.send, request, 2 * wait)
-
-    def _use_other(self) -> None:
-        """Repeat the request from the socket that ``other`` makes, if it makes one."""
-        other, self._other = self._other(), lambda: None
-        if other is not None:
-            self._reactor.removeReader(self)
-            self._socket.close()
-            self._socket = other
-            self._reactor.addReader(self)
+    def __init__(self, probe: _DatagramProbe, sock: socket.socket, number: int) -> None:
+        self.sock = sock
+        self.number = number
+        self.sent: Sent | None = None
+        self._probe = probe
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self.sock.fileno()
 
     def logPrefix(self) -> str:
         return "greet"
 
     def doRead(self) -> None:
+        self._probe.read(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor saw an error on the socket and has stopped watching it; go on if it was harmless."""
+        self._probe.read_errors(self, self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        self._probe.watch(self)
+
+
+class _DatagramProbe:
+    """The requests of one probe, and the first answer to one of them.
+
+    ``open_socket`` gives the socket of a request; ``remote`` is where unconnected ones send, ``expected`` the address
+    that answers. With ``repeats`` off the request is sent once, because its port is fixed.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        request: bytes,
+        reactor: DescriptorReactor,
+        open_socket: Callable[[], socket.socket],
+        *,
+        history: PortHistory | None,
+        remote: SocketAddress | None = None,
+        repeats: bool = True,
+    ) -> None:
+        self.answer: Deferred[bytes] = Deferred(lambda _: self._close())
+        self._timeline = timeline
+        self._request = request
+        self._reactor = reactor
+        self._open_socket = open_socket
+        self._history = PortHistory() if history is None else history
+        self._keep = history is not None and repeats
+        self._remote = remote
+        self._expected = None if remote is None else _answering(remote)
+        self._repeats = repeats
+        self._repeat: IDelayedCall | None = None
+        self._attempts: list[_Attempt] = []
+        self._unsure: bytes | None = None
+        """An answer that counts when no other one comes."""
+        self._timer = reactor.callLater(timeline.remaining(), self._time_out)
+
+    def send(self, wait: float = _FIRST_REPEAT) -> None:
+        """Send the request now, and again after ``wait`` seconds."""
+        timeline = self._timeline
+        try:
+            sock = self._open_socket()
+        except OSError as error:
+            if self._attempts:
+                timeline.note(f"the request could not be sent again: {reason_of(error)}")
+            else:
+                self._fail(error.errno or errno.EIO)
+            return
+        try:
+            if self._remote is None:
+                sock.send(self._request)
+            else:
+                sock.sendto(self._request, self._remote.sockaddr)
+        except OSError as error:
+            number = errno.EADDRNOTAVAIL if no_port(sock, error.errno or 0) else error.errno or errno.EIO
+            sock.close()
+            if number in NO_BUFFER_ERRNOS:
+                self._repeat = self._reactor.callLater(_NO_BUFFER_REPEAT, self.send, wait)
+            else:
+                self._fail(number)
+            return
+        attempt = _Attempt(self, sock, timeline.sent_request())
+        self._attempts.append(attempt)
+        start = one_line(self._request[:25].decode("latin-1"))
+        again = ", again" if attempt.number else ""
+        timeline.trace(">", f"{start}… ({len(self._request)} bytes{again})")
+        self._reactor.addReader(attempt)
+        if self._repeats:
+            self._repeat = self._reactor.callLater(wait, self.send, 2 * wait)
+        if self._remote is not None:
+            remote = self._remote
+            attempt.sent = read_datagram(sock, remote.address, remote.sockaddr, nonce_of(self._request))
+            timeline.sent = attempt.sent
+
+    def watch(self, attempt: _Attempt) -> None:
+        """Have the reactor watch a socket again, unless the probe is over or the socket is closed."""
+        if not self.answer.called and attempt in self._attempts:
+            self._reactor.addReader(attempt)
+
+    def read(self, attempt: _Attempt) -> None:
+        """Take what came on the socket of one request."""
         timeline, limit = self._timeline, self._timeline.options.limit
         try:
-            data, _, flags, sender = self._socket.recvmsg(limit + 1)
+            data, _, flags, sender = attempt.sock.recvmsg(limit + 1)
         except BlockingIOError:
             return
         except OSError as error:
-            self._read_errors(error.errno or errno.EIO)
+            self.read_errors(attempt, error.errno or errno.EIO)
             return
-        if self._remote is not None and not _same(sender, self._remote.sockaddr):
+        if self._expected is not None and not _same(sender, self._expected):
             timeline.note(f"{OTHER_ADDRESS}: {sender[0]} port {sender[1]}")
         elif len(data) > limit or flags & socket.MSG_TRUNC:
             self._finish(timeline.failed(errno.EMSGSIZE, f"the answer is longer than {limit} bytes"))
@@ -129,33 +250,83 @@ class _DatagramProbe:
             self._finish(timeline.failed(errno.EPROTO, ECHO))
         elif not answers_request(data, nonce_of(self._request)):
             timeline.note("an answer to another request came")
+        elif self._unsure is not None:
+            self._second_answer()
         else:
-            timeline.first_byte()
+            self._take(attempt, data)
+
+    def _take(self, attempt: _Attempt, data: bytes) -> None:
+        """Take an answer; on a fixed port, one that may be to another request waits until that is refuted."""
+        timeline = self._timeline
+        sent, now = timeline.answered(attempt.number)
+        timeline.sent = attempt.sent
+        if self._expected is not None:
+            timeline.peer = SocketAddress(0, self._expected).address
+        self._note_strays()
+        named = decode_record(data) is not None and nonce_of(self._request) is not None
+        doubt = 0.0 if self._repeats or named else self._history.doubt(sent, now)
+        if not doubt:
             self._finish(data)
+            return
+        self._unsure = data
+        self._timer.cancel()
+        self._timer = self._reactor.callLater(sent + doubt - now, self._believe)
 
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor saw an error on the socket and has stopped watching it; go on if it was harmless."""
-        self._read_errors(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        if not self.answer.called:
-            self._reactor.addReader(self)
+    def _believe(self) -> None:
+        """No second answer came: the earlier requests were lost."""
+        assert self._unsure is not None
+        self._history.unanswered.clear()
+        self._finish(self._unsure)
 
-    def _read_errors(self, number: int) -> None:
+    def _second_answer(self) -> None:
+        """Two answers came on a fixed port: the first was to an earlier request, or one is a copy."""
+        timeline, history = self._timeline, self._history
+        assert self._unsure is not None
+        sent, came = timeline.withdraw_answer()
+        if not history.unanswered:
+            timeline.note(TWO_ANSWERS)
+            self._finish(self._unsure)
+            return
+        timeline.note(f"{LATE_ANSWER}, after {came - history.unanswered[0]:.3g} s")
+        history.unanswered = [*history.unanswered, sent][2:]
+        self._finish(timeline.failed(errno.ETIMEDOUT, f"no answer to this request {timeline.within}"))
+
+    def _note_strays(self) -> None:
+        for stray in self._history.strays():
+            self._timeline.note(stray)
+
+    def read_errors(self, attempt: _Attempt, number: int) -> None:
         """Fail with what ICMP reported. After "too long" the system fragments: the repeated request may pass."""
         icmp = None
         if self._remote is not None:
-            queued, icmp = read_icmp(self._socket, self._remote.sockaddr)
+            queued, icmp = read_icmp(attempt.sock, self._remote.sockaddr)
             number = queued or number
         if number not in (0, errno.EMSGSIZE):
             self._fail(number, icmp)
+        elif number and not self._repeats and len(self._timeline.attempts) < _MAX_TOO_LONG:
+            self._close_sockets()  # the request is known to be lost, so no answer to it can come
+            self.send()
 
     def _fail(self, number: int, icmp: Icmp | None = None) -> None:
         self._finish(system_failed(self._timeline, number, icmp))
 
     def _time_out(self) -> None:
-        requests = "1 request" if self._sent == 1 else f"{self._sent} requests"
-        self._finish(self._timeline.failed(errno.ETIMEDOUT, f"no answer to {requests} {self._timeline.within}"))
+        timeline = self._timeline
+        count = len(timeline.attempts)
+        if not self._repeats:
+            self._history.unanswered += [timeline.sent_at(attempt.number) for attempt in self._attempts]
+        self._note_strays()
+        requests = "1 request" if count == 1 else f"{count} requests"
+        self._finish(timeline.failed(errno.ETIMEDOUT, f"no answer to {requests} {timeline.within}"))
 
     def _finish(self, result: bytes | Exception) -> None:
+        if self._keep:
+            answered = [attempt.seconds is not None for attempt in self._timeline.attempts]
+            # What comes to a request that was sent after the answered one is neither late nor a copy.
+            for attempt in self._attempts[: answered.index(True) + 1 if True in answered else None]:
+                self._reactor.removeReader(attempt)
+                self._attempts.remove(attempt)
+                self._history.keep(_Kept(attempt.sock, answered[attempt.number], self._expected))
         self._close()
         if isinstance(result, Exception):
             self.answer.errback(result)
@@ -166,8 +337,13 @@ class _DatagramProbe:
         for call in (self._timer, self._repeat):
             if call is not None and call.active():
                 call.cancel()
-        self._reactor.removeReader(self)
-        self._socket.close()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        for attempt in self._attempts:
+            self._reactor.removeReader(attempt)
+            attempt.sock.close()
+        self._attempts.clear()
 
 
 def _same(sender: Any, remote: tuple[Any, ...]) -> bool:
@@ -175,13 +351,18 @@ def _same(sender: Any, remote: tuple[Any, ...]) -> bool:
     return tuple(sender[:2]) == remote[:2] and (len(remote) < 4 or remote[3] in (0, sender[3]))
 
 
-def _open(timeline: Timeline, family: int) -> socket.socket:
+def _answering(remote: SocketAddress) -> tuple[Any, ...]:
+    """The address that answers: what is sent to an unspecified one (0.0.0.0, ::) reaches this host itself."""
+    host = ip_address(str(remote.sockaddr[0]).partition("%")[0])
+    if not (getattr(host, "ipv4_mapped", None) or host).is_unspecified:
+        return remote.sockaddr
     try:
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-    except OSError as error:
-        raise system_failed(timeline, error.errno or errno.EIO) from None
-    sock.setblocking(False)
-    return sock
+        with socket.socket(remote.family, socket.SOCK_DGRAM) as scout:
+            scout.connect(remote.sockaddr)
+            found: tuple[Any, ...] = scout.getpeername()
+            return found
+    except OSError:
+        return remote.sockaddr
 
 
 async def probe_udp(
@@ -190,11 +371,12 @@ async def probe_udp(
     request: bytes,
     reactor: DescriptorReactor,
     *,
+    history: PortHistory | None = None,
     queued: bool = error_queue.AVAILABLE,
 ) -> bytes:
-    """Send ``request`` and return the answer.
+    """Send ``request`` and return the answer. ``history`` is shared by the probes of a series.
 
-    With ``queued`` (Linux) the socket stays unconnected, so that answers from other addresses are seen and reported;
+    With ``queued`` (Linux) the sockets stay unconnected, so that answers from other addresses are seen and reported;
     IP_RECVERR then queues the ICMP errors, which an unconnected socket would not get otherwise. Elsewhere only a
     connected socket gets them.
 
@@ -202,20 +384,33 @@ async def probe_udp(
     """
     timeline.peer = remote.address
     timeline.enter("greet")
-    sock = _open(timeline, remote.family)
-    try:
-        prepare(sock, timeline.options)
-        if queued:
-            error_queue.turn_on(sock)
-        else:
-            sock.connect(remote.sockaddr)
-    except OSError as error:
-        number = errno.EADDRNOTAVAIL if no_port(sock, error.errno or 0) else error.errno or errno.EIO
-        sock.close()
-        raise system_failed(timeline, number) from None
-    probe = _DatagramProbe(timeline, sock, remote if queued else None, reactor)
-    probe.send(request)
-    timeline.sent = read_datagram(sock, remote.address, remote.sockaddr, nonce_of(request))
+
+    def open_socket() -> socket.socket:
+        sock = socket.socket(remote.family, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        try:
+            prepare(sock, timeline.options)
+            if queued:
+                error_queue.turn_on(sock)
+            else:
+                sock.connect(remote.sockaddr)
+        except OSError as error:
+            if no_port(sock, error.errno or 0):
+                error.errno = errno.EADDRNOTAVAIL
+            sock.close()
+            raise
+        return sock
+
+    probe = _DatagramProbe(
+        timeline,
+        request,
+        reactor,
+        open_socket,
+        history=history,
+        remote=remote if queued else None,
+        repeats=timeline.options.source_port is None,
+    )
+    probe.send()
     return await probe.answer
 
 
@@ -225,12 +420,13 @@ async def probe_unixgram(
     request: bytes,
     reactor: DescriptorReactor,
     *,
+    history: PortHistory | None = None,
     abstract: bool = sys.platform == "linux",
 ) -> bytes:
     """Send ``request`` to a UNIX datagram socket and return the answer.
 
-    Our socket needs an address to be answered: an ``abstract`` one on Linux; elsewhere a path in a temporary folder,
-    which is removed. It is connected, so that the system drops datagrams of other senders.
+    Our sockets need addresses to be answered: ``abstract`` ones on Linux; elsewhere paths in a temporary folder,
+    which is removed. They are connected, so that the system drops datagrams of other senders.
 
     An abstract address exists in one network namespace only (unix(7)). A server in another one, as in two containers
     that share the folder of the socket, cannot answer to it. So the request is repeated from a path beside the
@@ -239,41 +435,45 @@ async def probe_unixgram(
 
     :raises GreetFailed: when there is no answer.
     """
-    beside = Path(f"{path}.{secrets.token_hex(4)}").absolute()
-
-    def at_beside() -> socket.socket | None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        sock.setblocking(False)
-        try:
-            sock.bind(str(beside))
-            # The server may be another user. Only its answers pass, as the socket is connected.
-            beside.chmod(0o666)
-            sock.connect(path)
-        except OSError as error:
-            sock.close()
-            timeline.note(f"no answer address at {one_line(str(beside))}: {error.strerror or error}")
-            return None
-        timeline.trace("*", f"the answer address is now {one_line(str(beside))}")
-        return sock
-
     timeline.peer = Address(path, 0)
     timeline.enter("connect")
-    sock = _open(timeline, socket.AF_UNIX)
-    folder = None if abstract else tempfile.TemporaryDirectory(prefix="greet-")
-    try:
-        sock.bind("" if folder is None else str(Path(folder.name) / "answer"))
-        try:
-            sock.connect(path)
-        except OSError as error:
-            sock.close()
-            raise system_failed(timeline, error.errno or errno.EIO) from None
-        timeline.leave()
-        timeline.enter("greet")
-        probe = _DatagramProbe(timeline, sock, None, reactor, at_beside if abstract else lambda: None)
-        probe.send(request)
+    with ExitStack() as until_the_end:
+
+        def open_socket() -> socket.socket:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            sock.setblocking(False)
+            try:
+                if not abstract:
+                    sock.bind(f"{until_the_end.enter_context(_folder())}/answer")
+                elif not (timeline.attempts and _bind_beside(sock, path, timeline, until_the_end)):
+                    sock.bind("")
+                sock.connect(path)
+            except OSError:
+                sock.close()
+                raise
+            if timeline.phase == "connect":
+                timeline.leave()
+                timeline.enter("greet")
+            return sock
+
+        probe = _DatagramProbe(timeline, request, reactor, open_socket, history=history)
+        probe.send()
         return await probe.answer
-    finally:
-        with suppress(OSError):
-            beside.unlink()
-        if folder is not None:
-            folder.cleanup()
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="greet-")
+
+
+def _bind_beside(sock: socket.socket, path: str, timeline: Timeline, until_the_end: ExitStack) -> bool:
+    """Bind to a path beside the socket of the server; False, with a note, where that is not allowed."""
+    beside = Path(f"{path}.{secrets.token_hex(4)}").absolute()
+    try:
+        sock.bind(str(beside))
+    except OSError as error:
+        timeline.note(f"no answer address at {one_line(str(beside))}: {error.strerror or error}")
+        return False
+    until_the_end.callback(beside.unlink, missing_ok=True)
+    beside.chmod(0o666)  # the server may be another user; only its answers pass, as the socket is connected
+    timeline.trace("*", f"the answer address is now {one_line(str(beside))}")
+    return True

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from itertools import count as counter
+from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, FirstError, gatherResults
@@ -18,8 +20,16 @@ from twisted.internet.interfaces import IReactorTime
 
 from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.client.stats import MAX_CHANCE, chance
 
 __all__ = ["PinnedFlow", "free_ports", "probe_flows"]
+
+T = TypeVar("T")
+
+_FRESH = 5
+"""Fresh ports that are probed, at once, for each failure of a pinned flow."""
+_REMEMBERED = 500
+"""The latest probes that a finding is computed from."""
 
 
 def free_ports(count: int, *, datagram: bool, least: int = 32768, most: int = 60999, tries: int = 50) -> list[int]:
@@ -45,40 +55,89 @@ def _bind(kind: int, ports: Sequence[int]) -> list[int]:
 
 @define
 class PinnedFlow:
-    """A flow with one fixed source port. When it fails, a fresh port tells whether the flow is the cause.
+    """A flow with one fixed source port. When it fails, fresh ports tell whether the flow is the cause.
 
-    ``pinned`` probes from the port, ``fresh`` from one that the system chooses. ``diagnosis`` is what the comparison
-    after the last probe showed, in words; it is empty when there was none.
+    ``pinned`` probes from the port, ``fresh`` from one that the system chooses. A finding needs losses that chance
+    would give less than once in a thousand runs (`MAX_CHANCE`), however often we looked; so one loss never makes one.
+    ``diagnosis`` is what is new after the last probe, in words.
     """
 
     port: int
     pinned: Callable[[], Awaitable[Greeting]]
     fresh: Callable[[], Awaitable[Greeting]]
-    greeted: int = 0
+    probes: int = 0
+    failing: int = 0
+    """Probes from the port, and the latest of them in a row that failed."""
+    results: deque[bool] = field(factory=lambda: deque(maxlen=_REMEMBERED))
+    fresh_results: deque[bool] = field(factory=lambda: deque(maxlen=_REMEMBERED))
+    """Whether the latest probes were greeted."""
+    finding: str = ""
     diagnosis: list[str] = field(factory=list)
 
     async def probe(self) -> Greeting:
-        """Probe from the port; when that fails, probe from a fresh port.
+        """Probe from the port; when that fails, probe from fresh ports.
 
         :raises GreetFailed: that of the pinned probe.
         """
         self.diagnosis = []
-        try:
-            greeting = await self.pinned()
-        except GreetFailed as failed:
-            if not failed.never_sent:
-                self.diagnosis = [self._compare(await result_of(self.fresh()))]
-            raise
-        self.greeted += 1
-        return greeting
+        result = await result_of(self.pinned())
+        if isinstance(result, GreetFailed):
+            if not result.never_sent:
+                self.diagnosis = self._compare(await _all([result_of(self.fresh()) for _ in range(_FRESH)]))
+            raise result
+        self.probes += 1
+        self.failing = 0
+        self.results.append(True)
+        self._find("")
+        return result
 
-    def _compare(self, fresh: Greeting | GreetFailed) -> str:
-        if isinstance(fresh, GreetFailed):
-            return "a fresh source port fails too, so this flow is not the cause"
-        start = f"source port {self.port} fails while a fresh one works"
-        if self.greeted:
-            return f"{start}; it worked before ({self.greeted} greeted): likely a stale connection-tracking entry"
+    def _compare(self, fresh: list[Greeting | GreetFailed]) -> list[str]:
+        self.probes += 1
+        self.failing += 1
+        self.results.append(False)
+        sent = [result for result in fresh if isinstance(result, Greeting) or not result.never_sent]
+        greeted = [isinstance(result, Greeting) for result in sent]
+        self.fresh_results.extend(greeted)
+        self._find(self._cause())
+        if self.finding or self.failing > 1:
+            return self.diagnosis
+        if not any(greeted):
+            return ["fresh source ports fail too: nothing points to this flow"]
+        lost = f"{self.results.count(False)} of {len(self.results)} lost"
+        others = f"{self.fresh_results.count(False)} of {len(self.fresh_results)} from fresh ones"
+        return [f"source port {self.port}: {lost}, {others}: that may be chance"]
+
+    def _find(self, finding: str) -> None:
+        """Tell a finding once, and take it back when it does not hold any more."""
+        if self.finding and not finding:
+            self.diagnosis = [f"source port {self.port} works again: the finding is withdrawn"]
+        elif finding and not self.finding:
+            self.diagnosis = [finding]
+        self.finding = finding
+
+    def _cause(self) -> str:
+        """What chance does not explain."""
+        level = MAX_CHANCE / self.probes
+        greeted = self.results.count(True)
+        fresh_lost, fresh_sent = self.fresh_results.count(False), len(self.fresh_results)
+        before = len(self.results) - self.failing
+        if chance(self.failing, self.failing, fresh_lost + before - greeted, fresh_sent + before) >= level:
+            return ""
+        start = f"source port {self.port} fails while fresh ones work"
+        if greeted:
+            return f"{start}; it worked before ({greeted} greeted): likely a stale connection-tracking entry"
         return f"{start}: likely a rule for that port, or a broken member of an ECMP or LAG group"
+
+
+async def _all(probes: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once; the first exception stops the others."""
+    in_flight = [Deferred.fromCoroutine(probe) for probe in probes]
+    try:
+        return await gatherResults(in_flight, consumeErrors=True)
+    except FirstError as error:
+        for unfinished in in_flight:
+            unfinished.cancel()
+        error.subFailure.raiseException()
 
 
 async def probe_flows(
@@ -100,13 +159,7 @@ async def probe_flows(
         each(number, await result_of(probe()))
 
     async def all_flows() -> None:
-        in_flight = [Deferred.fromCoroutine(one(next(numbers), probe)) for probe in flows]
-        try:
-            await gatherResults(in_flight, consumeErrors=True)
-        except FirstError as error:
-            for unfinished in in_flight:
-                unfinished.cancel()
-            error.subFailure.raiseException()
+        await _all([one(next(numbers), probe) for probe in flows])
 
     async for _ in repeat(all_flows, count=count, interval=interval, clock=clock, now=now):
         pass

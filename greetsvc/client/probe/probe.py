@@ -6,10 +6,10 @@ import errno
 import os
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
-from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
+from greetsvc.client.probe.datagram import PortHistory, probe_udp, probe_unixgram
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.stream import probe_stream
@@ -27,18 +27,26 @@ __all__ = ["Probe", "greet", "greet_ex", "new_request"]
 class Probe:
     """A target and the options to probe it with. They are checked here, once; `run` does not check again.
 
+    ``history`` is what the datagram probes of a series remember; `close` ends it.
+
     :raises ConfigError: when the target cannot be probed with these options.
     """
 
     target: Target
     options: ProbeOptions = DEFAULTS
+    history: PortHistory | None = field(default=None, eq=False)
 
     def __attrs_post_init__(self) -> None:
         self.options.check_target(self.target)
 
     def from_port(self, port: int | None) -> Probe:
-        """The same probe from another source port; None leaves the port to the system."""
-        return evolve(self, options=evolve(self.options, source_port=port))
+        """The same for a series of probes from a source port; None leaves the port to the system."""
+        return evolve(self, options=evolve(self.options, source_port=port), history=PortHistory())
+
+    def close(self) -> None:
+        """Close the sockets that a series of datagram probes keeps."""
+        if self.history is not None:
+            self.history.close()
 
     async def run(self, *, trace: Trace | None = None, reactor: Any = None) -> Greeting:
         """Probe once, on the installed reactor unless another is given.
@@ -57,13 +65,16 @@ class Probe:
     async def _greeting(self, timeline: Timeline, reactor: Any) -> Greeting:
         target, options = self.target, self.options
         if target.transport == "unixgram":
-            return timeline.greeted(await probe_unixgram(timeline, target.path, new_request(options), reactor))
+            data = await probe_unixgram(timeline, target.path, new_request(options), reactor, history=self.history)
+            return timeline.greeted(data)
         if target.transport == "unix":
             return timeline.greeted(*await probe_stream(timeline, target.path, None, reactor))
         tls = (options.tls or ClientTls()) if target.transport == "tls" else None
         remote = await resolve(timeline, reactor)
         if target.transport == "udp":
-            return timeline.greeted(await probe_udp(timeline, remote, new_request(options), reactor))
+            return timeline.greeted(
+                await probe_udp(timeline, remote, new_request(options), reactor, history=self.history)
+            )
         return timeline.greeted(*await probe_stream(timeline, remote, tls, reactor))
 
 

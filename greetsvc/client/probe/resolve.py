@@ -70,6 +70,7 @@ async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
     except RuntimeError:  # that of `Thread.start`
         raise timeline.failed(errno.EAGAIN, NO_THREAD) from None
     timeline.leave()
+    timeline.found = list(dict.fromkeys(each.address for each in found))
     timeline.trace("*", f"{target.host} is {found[0].address.host}, the first of {len(found)}")
     return found[0]
 
@@ -115,11 +116,24 @@ def _look_up(reactor: IReactorFromThreads, target: Target, family: int) -> defer
             for answer in _waiting.pop(key):
                 answer.callback(result)  # a Failure too: it then becomes an error
 
-        _in_a_thread(reactor, lambda: _addresses(target, family)).addBoth(answer_all)
+        _in_a_thread(reactor, lambda: _ask_resolver(target, family)).addBoth(answer_all)
         _waiting[key] = []
     answer: defer.Deferred[list[SocketAddress]] = defer.Deferred(_waiting[key].remove)
     _waiting[key].append(answer)
     return answer
+
+
+def _ask_resolver(target: Target, family: int) -> list[SocketAddress]:
+    """The addresses of a name. Where it has only those of the other family, that is the error, not the name."""
+    try:
+        return _addresses(target, family)
+    except socket.gaierror as error:
+        if family == socket.AF_UNSPEC or error.errno not in _UNKNOWN_NAME:
+            raise
+        others = dict.fromkeys(each.address.host for each in _addresses(target, socket.AF_UNSPEC))
+        wanted, other = ("IPv4", "IPv6") if family == socket.AF_INET else ("IPv6", "IPv4")
+        words = f"the name has no {wanted} address, only {other}: {', '.join(others)}"
+        raise socket.gaierror(error.errno, words) from None
 
 
 def _in_a_thread(reactor: IReactorFromThreads, call: Callable[[], T]) -> defer.Deferred[T]:

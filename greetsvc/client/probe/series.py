@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from greetsvc.client.options import DEFAULT_INTERVAL, MAX_SECONDS, ProbeOptions, check_range
+from greetsvc.client.probe.datagram import PortHistory
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.result import GreetFailed, Greeting
@@ -70,15 +71,20 @@ def greet_many(
     :raises ValueError: at once, when the target or an option is wrong.
     """
     trace = options.pop("trace", None)
-    probe = Probe(parse(target), ProbeOptions(**options))
+    probe = Probe(parse(target), ProbeOptions(**options), PortHistory())
     if count < 0:
         raise ConfigError("must not be negative", name="count", value=count)
     check_range("interval", interval, 0, MAX_SECONDS, " seconds")
     reactor = reactor or installed_reactor()
-    return repeat(
-        lambda: result_of(probe.run(trace=trace, reactor=reactor)),
-        count=count,
-        interval=interval,
-        clock=reactor,
-        now=time.monotonic,
-    )
+
+    def run_once() -> Awaitable[Greeting | GreetFailed]:
+        return result_of(probe.run(trace=trace, reactor=reactor))
+
+    async def results() -> AsyncIterator[Greeting | GreetFailed]:
+        try:
+            async for result in repeat(run_once, count=count, interval=interval, clock=reactor, now=time.monotonic):
+                yield result
+        finally:
+            probe.close()
+
+    return results()

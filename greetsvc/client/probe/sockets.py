@@ -6,7 +6,9 @@ Linux tells all of it without privilege; what another system does not tell is No
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 
 from attrs import evolve
@@ -36,6 +38,9 @@ def prepare(sock: socket.socket, options: ProbeOptions) -> None:
     if options.dscp is not None:
         level, _, traffic_class = _OPTION_NAMES[sock.family]
         sock.setsockopt(level, traffic_class, options.dscp << 2)
+        if sock.family == socket.AF_INET6:
+            with suppress(OSError):  # what goes to an IPv4-mapped address has the options of IPv4
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, options.dscp << 2)
     if options.source_port is not None:
         if sock.type == socket.SOCK_STREAM:
             # The previous connection from this port may still be in TIME_WAIT.
@@ -64,7 +69,8 @@ def read_datagram(sock: socket.socket, destination: Address, sockaddr: tuple[obj
 
 
 def _read(sock: socket.socket, sent: Sent) -> Sent:
-    level, *names = _OPTION_NAMES[sock.family]
+    mapped = getattr(ip_address(sent.destination.host.partition("%")[0]), "ipv4_mapped", None)
+    level, *names = _OPTION_NAMES[socket.AF_INET if mapped else sock.family]
     try:
         host, port, *_ = sock.getsockname()
         ttl, traffic_class = (sock.getsockopt(level, name) for name in names)

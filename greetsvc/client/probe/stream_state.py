@@ -12,9 +12,22 @@ from greetsvc.client.alerts import TLS_CLOSED, tls_words
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import NO_GREETING, RESET_ERRNOS, Closed, GreetFailed
+from greetsvc.client.result import (
+    CUT_SHORT,
+    ENDINGS,
+    NO_CLOSE_NOTIFY,
+    NO_GREETING,
+    RESET_ERRNOS,
+    STILL_COMING,
+    TLS_RECORD,
+    Closed,
+    GreetFailed,
+)
 
 __all__ = ["StreamState"]
+
+_TLS_RECORDS = tuple(bytes([kind, 3, version]) for kind in (21, 22) for version in range(5))
+"""How an alert, or a message of the handshake, begins (RFC 8446 5.1): what a TLS server says to plain bytes."""
 
 
 @define
@@ -24,6 +37,9 @@ class StreamState:
     timeline: Timeline
     tls: bool = False
     data: bytearray = field(factory=bytearray)
+    last_piece: float = 0.0
+    longest_pause: float = 0.0
+    """When the last piece came, and the longest pause between two of them, in seconds."""
     timed_out: bool = False
     self_connected: bool = False
     certificate_error: str = ""
@@ -44,7 +60,10 @@ class StreamState:
 
     def received(self, data: bytes) -> bool:
         """Keep what came; False when it is longer than the limit."""
-        limit = self.timeline.options.limit
+        limit, now = self.timeline.options.limit, self.timeline.now()
+        if self.data:
+            self.longest_pause = max(self.longest_pause, now - self.last_piece)
+        self.last_piece = now
         self.timeline.first_byte()
         self.data += data[: limit + 1 - len(self.data)]
         return len(self.data) <= limit
@@ -75,8 +94,10 @@ class StreamState:
             raise fail(errno.EMSGSIZE, f"the greeting is longer than {limit} bytes")
         reset = isinstance(stream_error, ConnectionLost)
         closed: Closed = "timeout" if self.timed_out else "reset" if reset else "fin"
+        if not self.tls and self.data.startswith(_TLS_RECORDS):
+            raise fail(errno.EPROTO, TLS_RECORD, closed)
         if self.data:
-            self._note_tls_end(error, closed)
+            self._judge(error, closed)
             return closed
         if self.timed_out:
             in_tls = self.timeline.phase == "tls"
@@ -87,11 +108,28 @@ class StreamState:
             raise fail(errno.ECONNRESET, os.strerror(errno.ECONNRESET), closed)
         raise fail(errno.ENODATA, NO_GREETING, closed)
 
-    def _note_tls_end(self, error: BaseException, closed: Closed) -> None:
+    def _judge(self, error: BaseException, closed: Closed) -> None:
+        """Say whether the greeting is whole. Without a proper end, a line end is the only sign that it is.
+
+        What comes in pieces is not whole, whatever it ends with, when the silence after it was no longer than the
+        pauses before.
+        """
+        timeline = self.timeline
         if self.tls and closed == "fin" and isinstance(error, ConnectionLost):
-            self.timeline.note("TLS ended without close_notify: the greeting may be cut short")
+            how = NO_CLOSE_NOTIFY
+            timeline.note(f"{how}: the greeting may be cut short")
         elif self.tls and _is_tls(error):
-            self.timeline.note(f"after the greeting: {tls_words(error, handshake_done=True)}")
+            how = tls_words(error, handshake_done=True)
+            timeline.note(f"after the greeting: {how}")
+        elif closed in ENDINGS:
+            how = ENDINGS[closed][1]
+        else:
+            return
+        coming = self.timed_out and timeline.now() - self.last_piece <= self.longest_pause
+        if coming or not self.data.decode(timeline.options.encoding, "replace").endswith("\n"):
+            count = f"{len(self.data)} byte{'' if len(self.data) == 1 else 's'}"
+            why = STILL_COMING if coming else "without a line end"
+            timeline.cut_short = f"{CUT_SHORT} after {count} {why}: {how}"
 
     def _raise_tls_failure(self, error: BaseException, closed: Closed) -> None:
         """Raise when TLS is the reason: during the handshake or, where TLS 1.3 refuses a client, just after it."""

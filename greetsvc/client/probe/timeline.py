@@ -8,8 +8,8 @@ from collections.abc import Callable
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import Sent, compare
-from greetsvc.client.result import Closed, GreetFailed, Greeting, Phase, Seconds
-from greetsvc.client.target import Target
+from greetsvc.client.result import Attempt, Closed, GreetFailed, Greeting, Phase, Seconds
+from greetsvc.client.target import Target, format_address
 from greetsvc.printable import one_line, shortened
 from greetsvc.visit import Address
 from greetsvc.wire import decode_record
@@ -30,6 +30,10 @@ _CLOSINGS: dict[Closed, str] = {
 }
 
 
+_TOLD = 3
+"""Addresses of a name that are told as not asked."""
+
+
 class Timeline:
     """What the resolver and the transports record of one probe, and its result. Pure: ``now`` is its only clock."""
 
@@ -46,9 +50,14 @@ class Timeline:
         self.phase: Phase = "resolve"
         self.peer: Address | None = None
         self.sent: Sent | None = None
-        self._now = now
+        self.found: list[Address] = []
+        """The addresses of the name, where the target has one; only the first is asked."""
+        self.attempts: list[Attempt] = []
+        self.cut_short = ""
+        self.now = now
         self._trace = trace
         self._start = self._entered = now()
+        self._ended: float | None = None
         self._took: dict[str, float] = {}
         self._notes: list[str] = []
 
@@ -59,20 +68,44 @@ class Timeline:
 
     def remaining(self) -> float:
         """Seconds left of the time-out; never negative."""
-        return max(0.0, self._start + self.options.timeout - self._now())
+        return max(0.0, self._start + self.options.timeout - self.now())
 
     def enter(self, phase: Phase) -> None:
         """A step begins now."""
         self.phase = phase
-        self._entered = self._now()
+        self._entered = self.now()
 
     def leave(self) -> None:
         """The step succeeded; it ends now."""
-        self._took[self.phase] = self._now() - self._entered
+        self._took[self.phase] = self.now() - self._entered
 
     def first_byte(self) -> None:
         """The first byte of the greeting has come; later calls change nothing."""
-        self._took.setdefault("first_byte", self._now() - self._entered)
+        self._took.setdefault("first_byte", self.now() - self._entered)
+
+    def sent_request(self) -> int:
+        """A datagram request was sent; its number, from 0."""
+        self.attempts.append(Attempt(self.now() - self._start))
+        return len(self.attempts) - 1
+
+    def sent_at(self, number: int) -> float:
+        """When a request was sent, on our clock."""
+        return self._start + self.attempts[number].time
+
+    def answered(self, number: int) -> tuple[float, float]:
+        """A request was answered, which ends the probe: when it was sent, and when its answer came."""
+        self._ended, sent = self.now(), self.sent_at(number)
+        self._took["first_byte"] = self._ended - sent
+        self.attempts[number] = Attempt(self.attempts[number].time, self._ended - sent)
+        return sent, self._ended
+
+    def withdraw_answer(self) -> tuple[float, float]:
+        """It is not known which request was answered; what `answered` gave."""
+        assert self._ended is not None
+        came, self._ended = self._ended, None
+        del self._took["first_byte"]
+        self.attempts = [Attempt(attempt.time) for attempt in self.attempts]
+        return self.sent_at(-1), came
 
     def trace(self, mark: str, text: str) -> None:
         """Report a step, if there is somebody to report it to."""
@@ -89,7 +122,20 @@ class Timeline:
 
     def seconds(self) -> Seconds:
         """What the steps took so far."""
-        return Seconds(**self._took, total=self._now() - self._start)
+        end = self.now() if self._ended is None else self._ended
+        return Seconds(**self._took, total=end - self._start)
+
+    def _asked(self) -> str:
+        """Which address of a name was asked, and which were not."""
+        if not self.found:
+            return ""
+        asked, *others = map(format_address, self.found)
+        if not others:
+            return f"asked {asked}"
+        more = f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
+        return (
+            f"asked {asked}, the first of {len(self.found)} addresses; not asked: {', '.join(others[:_TOLD])}{more}"
+        )
 
     def failed(self, number: int, why: str, closed: Closed | None = None, *, icmp: Icmp | None = None) -> GreetFailed:
         """The result when the present step failed."""
@@ -106,6 +152,8 @@ class Timeline:
             closed=closed,
             notes=tuple(self._notes),
             sent=self.sent,
+            attempts=tuple(self.attempts),
+            asked=self._asked(),
             icmp=icmp,
         )
 
@@ -130,4 +178,6 @@ class Timeline:
             notes=tuple(self._notes),
             path=path,
             sent=self.sent,
+            attempts=tuple(self.attempts),
+            cut_short=self.cut_short,
         )

@@ -10,7 +10,7 @@ from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
 from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.console import Lines
 
-__all__ = ["PERCENTILES", "Report", "counts", "decimal", "ending_notes", "json_seconds", "spread"]
+__all__ = ["PERCENTILES", "Report", "counts", "decimal", "ending_notes", "json_seconds", "lost_requests", "spread"]
 
 PERCENTILES: dict[str, float] = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9}
 
@@ -27,8 +27,14 @@ class Report(Protocol):
 
 
 def ending_notes(greeting: Greeting) -> list[str]:
-    """A note when the connection did not end with a FIN."""
-    return [ENDINGS[greeting.closed][1]] if greeting.closed in ENDINGS else []
+    """A note when the connection did not end with a FIN after a whole greeting."""
+    return [ENDINGS[greeting.closed][1]] if greeting.closed in ENDINGS and not greeting.cut_short else []
+
+
+def lost_requests(greeting: Greeting) -> str:
+    """How many datagram requests it took, and how many of them were lost."""
+    took = "" if greeting.took is None else f"; the answer took {1000 * greeting.took:.3f} ms"
+    return f"{len(greeting.attempts)} requests were sent, {greeting.requests_lost} of them lost{took}"
 
 
 def decimal(value: float, digits: int = 3) -> str:

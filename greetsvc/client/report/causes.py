@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
+
+from attrs import define
 
 from greetsvc.client.alerts import alert_cause
 from greetsvc.client.certificates import certificate_cause
 from greetsvc.client.result import (
+    LATE_ANSWER,
+    NO_CLOSE_NOTIFY,
     NO_FREE_PORT,
     NO_IPV6,
     NO_ROUTE,
     NO_THREAD,
     OTHER_ADDRESS,
+    STILL_COMING,
     Closed,
     GreetFailed,
     Greeting,
 )
+from greetsvc.visit import Address
 
-__all__ = ["explain", "likely_cause"]
+__all__ = ["Earlier", "explain", "likely_cause"]
 
 _MAX_SAID = 200
 """Different remarks of one run: the far end chooses the addresses in them."""
@@ -35,6 +42,9 @@ _RESOLVE = {
     errno.EAGAIN: "the resolver cannot be reached or has failed: check /etc/resolv.conf, then try again",
     errno.ETIMEDOUT: "the resolver does not answer: its address is wrong, or packets to port 53 are dropped",
 }
+
+_NO_ADDRESS = "the name has no IPv"
+_OTHER_FAMILY = "the name is published for the other address family only: leave out -4 and -6"
 
 _HOST = {
     errno.EMFILE: "this process may not open more files: raise its limit (ulimit -n)",
@@ -55,6 +65,7 @@ _CONNECT = {
     errno.ECONNREFUSED: "the host is there: nothing listens on that port, or a firewall rejects it with a reset",
     errno.EHOSTUNREACH: _UNREACHABLE,
     errno.ENETUNREACH: "this host, or a router on the path, has no route to that network",
+    errno.EINVAL: "a blackhole route of this host (ip route), or a link-local address without its zone",
     errno.EADDRINUSE: "another program on this host uses that source port",
     errno.EADDRNOTAVAIL: "the system still keeps an earlier connection from that port: wait a minute or use another",
     errno.EACCES: "a source port below 1024 needs privilege, or a rule on this host forbids it",
@@ -74,9 +85,13 @@ _TLS = {
 }
 
 _GREET = {
-    errno.ENODATA: "a limit or rule of the server, a load balancer with no live server, or a missing PROXY header",
-    errno.ECONNRESET: "a firewall or load balancer; or the server failed, refuses us or expects a PROXY header",
-    errno.ETIMEDOUT: "the server waits for a request or hangs, or only long packets are lost (an MTU problem)",
+    errno.ENODATA: "a limit or rule of the server, a port that speaks TLS (try tls:), "
+    "a proxy or a load balancer with no live server, or a missing PROXY header",
+    errno.ECONNRESET: "a firewall or load balancer; or the server failed, refuses us, expects TLS (try tls:) "
+    "or a PROXY header, or is a proxy with no live server",
+    errno.ETIMEDOUT: "the server waits for a request or hangs, it speaks TLS (try tls:), its accept queue is full, "
+    "it is a proxy with no live server, or only long packets are lost (an MTU problem)",
+    errno.EPROTO: "that port speaks TLS: probe it as a tls: target",
     errno.EMSGSIZE: _NO_SERVICE,
 }
 
@@ -87,7 +102,9 @@ _GREET_UDP = {
     errno.EADDRINUSE: _CONNECT[errno.EADDRINUSE],
     errno.EACCES: "a broadcast address, a source port below 1024 without privilege, or a rule on this host",
     errno.EPERM: "a firewall on this host forbids it",
-    errno.ETIMEDOUT: "the request or the answer was dropped, nothing answers there, or the server limits its answers",
+    errno.ETIMEDOUT: "the request or the answer was dropped, nothing answers there, the server limits its answers, "
+    "or they come later than the time-out (-t)",
+    errno.EINVAL: _CONNECT[errno.EINVAL],
     errno.ENODATA: _NO_SERVICE,
     errno.EMSGSIZE: _NO_SERVICE,
     errno.EPROTO: _ECHO,
@@ -106,12 +123,57 @@ _ENDING: dict[Closed | None, str] = {
     "timeout": "the FIN was lost or held back on the path, or the server waits for us to close",
 }
 
+_DOWN = "the server was stopped, or one of several behind that address is down"
+_LOST = "packets are lost or late, the server is overloaded, or the path or the server went down"
+_AFTER_GREETINGS: dict[Any, str] = {
+    ("resolve", errno.ENOENT): "the name was withdrawn, or the resolvers do not agree",
+    ("resolve", errno.EAGAIN): "the resolver, or the path to it, fails at times",
+    ("resolve", errno.ETIMEDOUT): "the resolver, or the path to it, fails at times",
+    errno.ECONNREFUSED: _DOWN,
+    errno.ECONNRESET: _DOWN,
+    errno.ENODATA: "a limit of the server, or one of several behind that address fails",
+    errno.ETIMEDOUT: _LOST,
+    errno.EHOSTUNREACH: "a route or a host on the path went down",
+    errno.ENETUNREACH: "a route or a host on the path went down",
+}
 
-def explain(result: Greeting | GreetFailed, said: set[str]) -> list[str]:
-    """What the path did and what caused a failure, a line each; what a run has ``said`` is not said again."""
-    notes = result.path.notes if isinstance(result, Greeting) and result.path else ()
-    found = {note.key: note.text for note in notes if note.notable}
-    found |= {cause: cause for cause in likely_cause(result)}
+_BY_NOTE = {
+    OTHER_ADDRESS: "the server answers from another of its addresses, or NAT on the way back is wrong",
+    LATE_ANSWER: "the answers come, but later than the time-out (-t): the path is slow, or the server is busy",
+}
+
+_CUT_SHORT = {
+    STILL_COMING: "the server or the path is slower than the time-out (-t)",
+    NO_CLOSE_NOTIFY: "the server was stopped, or something on the path ended the connection too early",
+}
+
+
+@define
+class Earlier:
+    """The earlier probes of a run: how many were greeted, and whether a cause was told that a greeting refutes."""
+
+    greeted: int = 0
+    doubted: bool = False
+
+
+def explain(result: Greeting | GreetFailed, said: set[str], earlier: Earlier | None = None) -> list[str]:
+    """What the path did and what caused a failure, a line each; what a run has ``said`` is not said again.
+
+    After a greeting, a failure has other causes than before one: the name, the host and the service do exist.
+    """
+    earlier = earlier or Earlier()
+    found: dict[str, str] = {}
+    if isinstance(result, Greeting):
+        earlier.greeted += 1
+        found = {note.key: note.text for note in (result.path.notes if result.path else ()) if note.notable}
+        if earlier.doubted:
+            found["greeted"] = "greeted now: the likely cause of the earlier failures does not hold any more"
+        earlier.doubted = False
+        causes = likely_cause(result)
+    else:
+        causes = likely_cause(result, earlier.greeted)
+        earlier.doubted |= not earlier.greeted and bool(causes)
+    found |= {cause: cause for cause in causes}
     new = {key: text for key, text in found.items() if key not in said}
     if len(said) + len(new) > _MAX_SAID:
         new = {} if _ENOUGH in said else {_ENOUGH: _ENOUGH}
@@ -119,17 +181,24 @@ def explain(result: Greeting | GreetFailed, said: set[str]) -> list[str]:
     return list(new.values())
 
 
-def likely_cause(result: Greeting | GreetFailed) -> tuple[str, ...]:
-    """The likely cause of a failure, or of an end without a FIN, as a line; nothing when the result says it all."""
+def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str, ...]:
+    """The likely cause of a failure, or of an end without a FIN, as a line; nothing when the result says it all.
+
+    ``greeted`` is how many earlier probes were greeted: what a greeting refutes is no likely cause.
+    """
     if isinstance(result, Greeting):
-        cause = _ENDING.get(result.closed, "")
+        cut_short = [cause for how, cause in _CUT_SHORT.items() if how in result.cut_short]
+        cause = cut_short[0] if cut_short else _ENDING.get(result.closed, "")
     else:
-        cause = result.icmp.cause if result.icmp else _by_host(result) or _by_errno(result)
+        cause = result.icmp.cause if result.icmp else _by_host(result) or _after_greetings(result, greeted)
+        if not cause:
+            dropped = (result.phase, result.errno) == ("connect", errno.ETIMEDOUT)
+            local = result.target is not None and result.target.local
+            cause = _dropped(result) if dropped and not local else _by_errno(result)
         if result.errno == errno.ETIMEDOUT:
-            if result.phase == "connect" and not (result.target and result.target.local):
-                cause = _dropped(result)
-            if any(note.startswith(OTHER_ADDRESS) for note in result.notes):
-                cause = "the server answers from another of its addresses, or NAT on the way back is wrong"
+            for note, why in _BY_NOTE.items():
+                if any(told.startswith(note) for told in result.notes):
+                    cause = why
     return (f"likely: {cause}",) if cause else ()
 
 
@@ -138,10 +207,18 @@ def _by_host(failed: GreetFailed) -> str:
     return _HOST.get(failed.errno or 0, "") or next((cause for words, cause in _HOST_WORDS if words in said), "")
 
 
+def _after_greetings(failed: GreetFailed, greeted: int) -> str:
+    """The cause of a failure between greetings, or after them; nothing where a greeting refutes no cause."""
+    if not greeted or (failed.never_sent and failed.phase != "resolve"):
+        return ""
+    after = _AFTER_GREETINGS.get((failed.phase, failed.errno), _AFTER_GREETINGS.get(failed.errno, ""))
+    return f"it was greeted before: {after}" if after else ""
+
+
 def _by_errno(failed: GreetFailed) -> str:
     transport, number = failed.target.transport if failed.target else "tcp", failed.errno or 0
     if failed.phase == "resolve":
-        return _RESOLVE.get(number, "")
+        return _OTHER_FAMILY if _NO_ADDRESS in (failed.strerror or "") else _RESOLVE.get(number, "")
     if failed.phase == "tls":
         words = failed.strerror or ""
         return _TLS.get(number) or certificate_cause(words) or alert_cause(words)
@@ -154,4 +231,18 @@ def _dropped(failed: GreetFailed) -> str:
     """No answer to connecting. The number of SYNs tells dropped packets from a time-out that was too short."""
     syns = failed.sent.syns if failed.sent else None
     count = "no answer to our SYN" if syns is None else f"no answer to {syns} SYN{'' if syns == 1 else 's'}"
-    return f"packets are dropped ({count}): a firewall, no such host, or no route back"
+    return f"packets are dropped ({count}): {_DROPPED[_is_ours(failed)]}"
+
+
+_DROPPED = {
+    False: "a firewall, no such host, no route back, or a server whose accept queue is full",
+    True: "the accept queue of the server is full, or a rule of this host drops them",
+}
+
+
+def _is_ours(failed: GreetFailed) -> bool:
+    """Whether the address that was asked is one of this host: an unspecified one is."""
+    local = failed.sent.local if failed.sent else None
+    if failed.peer is None or local is None:
+        return False
+    return Address.plain(failed.peer.host).host in {local.host, "0.0.0.0", "::"}

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from greetsvc.client.report.base import ending_notes, json_seconds, spread
-from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
+from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
 from greetsvc.client.target import Target, format_address
 from greetsvc.console import Lines
@@ -31,13 +31,15 @@ class JsonReport:
             "address": format_address(result.peer) if result.peer else None,
         }
         if isinstance(result, GreetFailed):
-            error = _joined(result.strerror or "", *flaws)
+            error = _joined(result.strerror or "", result.asked, *flaws)
             found |= {"ok": False, "greeting": None, "error": error, "errno": result.errno, "phase": result.phase}
         else:
             error = _joined(*ending_notes(result), *flaws)
-            code, phase = (ENDINGS[result.closed][0], "close") if result.closed in ENDINGS else (None, None)
+            code, phase = result.ending_errno, None if result.ending_errno is None else "close"
             found |= {"ok": True, "greeting": result.text, "error": error, "errno": code, "phase": phase}
         found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
+        if self.target.datagram:
+            found["attempts"] = [json_seconds(asdict(attempt)) for attempt in result.attempts]
         if isinstance(result, GreetFailed) and result.icmp is not None:
             found["icmp"] = result.icmp.as_json()
         if isinstance(result, Greeting) and result.path is not None:
@@ -55,6 +57,8 @@ class JsonReport:
             "rate": round(stats.rate, 3),
             "seconds": json_seconds(spread(stats.seconds)),
         }
+        if self.target.datagram:
+            summary["requests"] = {"sent": stats.requests, "lost": stats.requests_lost}
         if stats.replicas:
             summary["replicas"] = dict(stats.replicas.most_common())
         if stats.flows is not None:

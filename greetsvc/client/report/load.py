@@ -10,6 +10,7 @@ from attrs import asdict
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.run import Run
 from greetsvc.client.report.base import counts, decimal, json_seconds, spread
+from greetsvc.client.result import CUT_SHORT
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
 
@@ -56,7 +57,8 @@ class TextLoadReport:
         if metrics.elapsed < run.load_options.duration:
             out.append(f"stopped after {metrics.elapsed:.3f} s with {metrics.unfinished} in flight")
         if metrics.flawed:
-            out.append(f"{metrics.flawed} slow or not as expected")
+            cut_short = any(failure.words.startswith(CUT_SHORT) for failure in metrics.failures)
+            out.append(f"{metrics.flawed} slow{', cut short' if cut_short else ''} or not as expected")
         out.extend(_times(metrics))
         out.extend(
             f"{failure.phase}: {one_line(failure.words)} ({failure.name}): {failure.count}"
@@ -142,4 +144,6 @@ class JsonLoadReport(LoadReport):
             "cpu": round(metrics.cpu / metrics.elapsed, 3) if metrics.elapsed else 0.0,
             "warnings": metrics.warnings(run.concurrency),
         }
+        if run.target.datagram:
+            summary["answers"] = asdict(metrics.strays)
         return Lines([json.dumps({"summary": summary})])

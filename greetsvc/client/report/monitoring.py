@@ -43,6 +43,8 @@ class NagiosReport:
         loss = 100 * stats.lost / stats.sent if stats.sent else 100.0
         perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss:.3g}%;;;0;100"
         count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"
+        if stats.repeats:
+            count = f"{count}, {stats.repeats}"
         said = one_line(": ".join([count, *self.latest])).replace("|", "\\x7c")
         said = said.encode()[:_LONGEST].decode(errors="ignore")
         return Lines([f"GREET {word} - {said} | {perfdata}"])

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
-from greetsvc.client.report.base import PERCENTILES, counts, decimal, ending_notes, spread
-from greetsvc.client.report.causes import explain, likely_cause
+from greetsvc.client.report.base import PERCENTILES, counts, decimal, ending_notes, lost_requests, spread
+from greetsvc.client.report.causes import Earlier, explain, likely_cause
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import MAX_REPLICAS, OTHER_REPLICAS, FlowStats, RunStats
 from greetsvc.client.target import Target, format_address
@@ -33,6 +33,7 @@ class TextReport:
     several: bool
     traced: bool = False
     said: set[str] = field(factory=set)
+    earlier: Earlier = field(factory=Earlier)
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
         """The greeting on standard output; what is wrong, and what the path did, on standard error."""
@@ -43,7 +44,10 @@ class TextReport:
         else:
             remarks = () if self.traced else result.notes
             out, notes = [self._greeting(number, result)], [*remarks, *ending_notes(result)]
-        causes = likely_cause(result) if self.traced and isinstance(result, Greeting) else explain(result, self.said)
+            if result.requests_lost:
+                notes.append(lost_requests(result))
+        explained = explain(result, self.said, self.earlier)
+        causes = likely_cause(result) if self.traced and isinstance(result, Greeting) else explained
         notes += [*flaws, *causes]
         return Lines(out, [f"{start}: {one_line(shortened(note, _LONGEST_NOTE))}" for note in notes])
 
@@ -61,7 +65,9 @@ class TextReport:
         if not self.several:
             return Lines()
         out = ["", f"{counts(stats.sent, stats.greeted, stats.lost)}, {decimal(stats.rate)} a second"]
-        if stats.greeted:
+        if stats.repeats:
+            out.append(stats.repeats)
+        if stats.seconds.count:
             times = spread(stats.seconds) | {"jitter": stats.jitter.value}
             out.append(_times(times, ("min", "mean", "max", "jitter")))
             out.append(_times(times, PERCENTILES))

@@ -20,17 +20,18 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from greetsvc import GreetFailed
-from greetsvc.client.load import connections, engine
+from greetsvc.client.load import connections, datagrams, engine
 from greetsvc.client.load import run as runs
 from greetsvc.client.load.connections import GREETED, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
-from greetsvc.client.load.polling import HANGUP, READ, WRITE, SelectorPoller, new_poller, short_sleep
+from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, SelectorPoller, new_poller, short_sleep
 from greetsvc.client.load.run import Run
 from greetsvc.client.load.tls import TlsStreams, _Session
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.tls import ClientTls
 from greetsvc.errors import ConfigError
+from greetsvc.net.linux import error_queue
 
 
 def hello(connection: socket.socket) -> None:
@@ -428,15 +429,15 @@ def test_tls_data_waits_until_the_socket_is_writable() -> None:
     watched.close()
 
 
-def test_datagrams_between_probes_are_dropped_and_a_broken_or_noisy_socket_is_closed() -> None:
+def test_a_kept_socket_is_used_again_until_a_stray_answer_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datagrams, "_MIN_KEPT", 2)
     watched = new_poller()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
         far.bind(("127.0.0.1", 0))
-        transport = Datagrams(SocketAddress(socket.AF_INET, far.getsockname()), b"ask", 10, watched)
+        transport = Datagrams(SocketAddress(socket.AF_INET, far.getsockname()), b"ask", 10, watched, keep=2)
 
-        def visited() -> tuple[Connection, Any]:
+        def greeted() -> tuple[Connection, Any]:
             connection = transport.open()
-            connection.data = b""
             assert transport.start(connection) is None
             _, sender = far.recvfrom(10)
             far.sendto(b"hi", sender)
@@ -444,25 +445,86 @@ def test_datagrams_between_probes_are_dropped_and_a_broken_or_noisy_socket_is_cl
             transport.release(connection, greeted=True)
             return connection, sender
 
-        first, sender = visited()
+        first, sender = greeted()
+        second, _ = greeted()
+        assert greeted()[0] is first, "two are kept, and the older one is used again"
         far.sendto(b"again", sender)
+        assert watched.poll(1) == [(first.fd, READ)]
         transport.idle_ready(first.fd)
-        assert watched.poll(0) == []
-        far.sendto(b"and again", sender)
-        assert visited()[0] is first
-        for _ in range(20):
-            far.sendto(b"and again", sender)
-        second, _ = visited()
-        assert second is not first
+        assert (transport.strays.doubled, transport.strays.late) == (1, 0)
         assert first.sock.fileno() == -1
+        third, _ = greeted()
+        fourth, _ = greeted()
+        assert third is not second
+        assert second.sock.fileno() == -1
     with suppress(OSError):
-        second.sock.send(b"into the void")
-    third = transport.open()
-    assert third is not second
-    assert second.sock.fileno() == -1
-    transport.release(third, greeted=False)
+        fourth.sock.send(b"into the void")
+    transport.idle_ready(fourth.fd)
+    assert fourth.sock.fileno() == -1
     transport.close()
+    assert third.sock.fileno() == -1
     watched.close()
+
+
+@pytest.mark.parametrize("copy_after", [0.01, 0.04, 0.15])
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_comes_twice_counts_once(peers: Any, copy_after: float) -> None:
+    metrics = await carried_out(peers.datagram(peers.later(0.03, 0.03 + copy_after)), 0.6, 4)
+    assert metrics.lost == 0
+    assert metrics.corrected.least > 0.025, "no copy was taken for an answer"
+    assert metrics.strays.doubled > 4
+    assert any("answers came twice" in warning for warning in metrics.warnings(4))
+
+
+@pytest.mark.parametrize("delay", [0.25, 0.45])
+@pytest_twisted.ensureDeferred
+async def test_a_late_answer_counts_for_no_probe(peers: Any, delay: float) -> None:
+    metrics = await carried_out(peers.datagram(peers.later(delay)), 0.7, 2, timeout=0.2)
+    assert (metrics.greeted, metrics.sent) == (0, metrics.lost)
+    assert metrics.strays.late > 0
+    assert any("answers came after the time-out" in warning for warning in metrics.warnings(2))
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_descriptors_to_spare_each_probe_has_a_new_socket(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "remaining", lambda: 4)
+    metrics = await carried_out(peers.datagram(peers.later(0.03, 0.04)), 0.3, 4)
+    assert metrics.corrected.least > 0.025
+
+
+@pytest.mark.parametrize("part", [b"Thank you ", b"x", b"a line\nand a part"])
+@pytest_twisted.ensureDeferred
+async def test_greetings_that_are_cut_short_are_flawed(peers: Any, reset: Any, papers: Any, part: bytes) -> None:
+    def reset_after(text: bytes) -> Callable[[socket.socket], None]:
+        def says(connection: socket.socket) -> None:
+            connection.sendall(text)
+            connection.settimeout(0.02)
+            with suppress(OSError):
+                connection.recv(1)
+            reset(connection)
+
+        return says
+
+    def without_close_notify(connection: Any) -> None:
+        connection.sendall(part)
+        connection.shutdown(socket.SHUT_WR)
+
+    cut = Run(peers.stream(reset_after(part)), duration=0.1, concurrency=1, expect="nothing like it")
+    await cut.go()
+    assert cut.metrics.flawed == cut.metrics.greeted > 0, "each is flawed once"
+    assert [failure.words for failure in cut.metrics.failures] == [
+        "cut short: the connection was reset after the greeting"
+    ]
+    whole = await carried_out(peers.stream(reset_after(b"hello\r\n")), 0.1, 1)
+    assert (whole.flawed, whole.lost) == (0, 0)
+    open_end = peers.stream(lambda connection: (connection.sendall(part), peers.over.wait(0.3)))
+    held = await carried_out(open_end, 0.1, 1, timeout=0.1)
+    assert held.flawed == held.greeted > 0
+    secure = peers.stream(without_close_notify, tls=papers.server("good"))
+    over_tls = await carried_out(secure, 0.1, 1, tls=ClientTls(ca=papers.path("ca")))
+    assert over_tls.flawed == over_tls.greeted > 0
 
 
 class Starved(Streams):
@@ -600,3 +662,33 @@ def test_a_short_sleep_ends_when_something_is_ready_however_high_the_descriptor(
     great: Any = Great()
     short_sleep(great, 0.001)
     assert great.polled == 1
+
+
+@pytest.mark.skipif(not error_queue.AVAILABLE, reason="the error queue is Linux's")
+def test_icmp_does_not_end_a_connection_that_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 1122 4.2.3.9: it is a hint. The queue is emptied, or epoll would report it for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        remote = SocketAddress(socket.AF_INET, listener.getsockname())
+        poller = new_poller()
+        transport = Streams(remote, 100, poller)
+        queue = [error_queue.QueuedError(errno.EHOSTUNREACH, "192.0.2.1", 4, 3, 1)] * 2
+        monkeypatch.setattr(error_queue, "read", lambda _: [queue.pop()] if queue else [])
+        connection = transport.open()
+        assert transport.start(connection) is None
+        accepted, _ = listener.accept()
+        with accepted:
+            assert transport.ready(connection, ERROR) is None
+            assert len(queue) == 1
+            accepted.sendall(b"hello")
+        poller.poll(5)
+        while (result := transport.ready(connection, READ | HANGUP)) is None:
+            poller.poll(1)
+        assert result.greeted
+        transport.release(connection, greeted=True)
+        lost = transport.open()
+        result = transport.ready(lost, ERROR)
+        assert result is not None
+        assert (result.phase, result.errno) == ("connect", errno.EHOSTUNREACH)
+        assert "host unreachable (ICMP type 3 code 1), reported by 192.0.2.1, a router" in result.words
+        transport.release(lost, greeted=False)
+        poller.close()

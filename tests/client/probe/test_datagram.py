@@ -17,11 +17,13 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
-from greetsvc import GreetFailed, Greeting, greet, wire
+from greetsvc import GreetFailed, Greeting, greet, greet_many, wire
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
+from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.target import parse
 from greetsvc.net.linux import error_queue
@@ -53,6 +55,18 @@ async def test_a_datagram_greets(peers: Any, family: int) -> None:
     assert greeting.seconds.first_byte is not None
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:0.0.0.0]", "[::ffff:127.0.0.1]", "[::]"])
+@pytest_twisted.ensureDeferred
+async def test_an_unspecified_or_mapped_address_is_greeted(peers: Any, host: str) -> None:
+    family = socket.AF_INET6 if host == "[::]" else socket.AF_INET
+    target = parse(peers.datagram(hello, family=family))
+    greeting = await greet(f"udp:{host}:{target.port}")
+    assert greeting.data == b"hello\r\n"
+    assert greeting.peer.port == target.port
+    assert greeting.peer.host.removeprefix("::ffff:") == target.host
+    assert greeting.notes == ()
+
+
 @pytest_twisted.ensureDeferred
 async def test_the_request_carries_the_mark_a_nonce_and_the_size_asked_for(peers: Any) -> None:
     seen: list[bytes] = []
@@ -72,9 +86,7 @@ async def test_the_request_carries_the_mark_a_nonce_and_the_size_asked_for(peers
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_probe_comes_from_a_fresh_socket_and_a_lost_request_is_sent_again_with_its_nonce(
-    peers: Any,
-) -> None:
+async def test_a_lost_request_is_sent_again_with_its_nonce_from_another_port(peers: Any) -> None:
     seen: list[tuple[Any, bytes]] = []
 
     def deaf_at_first(sock: socket.socket, data: bytes, sender: Any) -> None:
@@ -85,9 +97,108 @@ async def test_each_probe_comes_from_a_fresh_socket_and_a_lost_request_is_sent_a
     target = peers.datagram(deaf_at_first)
     greeting = await greet(target, timeout=5)
     assert greeting.seconds.total > 0.4
+    first, second = greeting.attempts
+    assert first.seconds is None
+    assert 0 <= first.time < second.time - 0.4
+    assert greeting.took == greeting.seconds.first_byte == second.seconds
+    assert greeting.requests_lost == 1
     await greet(target)
-    assert seen[0] == seen[1]
-    assert seen[2] != seen[1]
+    (port, request), (other_port, again), (_, next_request) = seen
+    assert port != other_port
+    assert request == again != next_request
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_counts_for_the_request_that_it_answers(peers: Any) -> None:
+    greeting = await greet(peers.datagram(peers.later(0.7)))
+    answered, repeated = greeting.attempts
+    assert answered.seconds == greeting.took == greeting.seconds.first_byte
+    assert (answered.seconds or 0) >= 0.69
+    assert repeated.seconds is None
+    assert greeting.requests_lost == 0, "the second request had no time for an answer"
+
+
+@pytest.mark.parametrize("unix", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_late_answer_counts_for_no_probe_and_is_noted(peers: Any, unix: bool, tmp_path: Path) -> None:
+    target = peers.datagram(peers.later(0.35), path=tmp_path / "s" if unix else None)
+    found = [result async for result in greet_many(target, count=3, interval=0, timeout=0.3)]
+    assert [type(result) for result in found] == [GreetFailed] * 3
+    assert found[2].notes == ("an answer to an earlier request came late",)
+    assert [len(result.attempts) for result in found] == [1, 1, 1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_comes_twice_is_noted(peers: Any) -> None:
+    target = peers.datagram(peers.later(0, 0.01))
+    found = [result async for result in greet_many(target, count=2, interval=0.1)]
+    assert found[0].notes == ()
+    assert found[1].notes == ("an answer came twice",)
+
+
+async def from_port(target: str, port: int, count: int, interval: float = 0.0, **options: Any) -> list[Any]:
+    """The results of a series of probes from one port."""
+    probe = Probe(parse(target), ProbeOptions(**options)).from_port(port)
+    pace: Any = {"count": count, "interval": interval, "clock": reactor, "now": reactor.seconds}
+    found = [result async for result in repeat(lambda: result_of(probe.run()), **pace)]
+    probe.close()
+    return found
+
+
+@pytest.mark.parametrize(("delay", "interval"), [(0.35, 0.3), (0.5, 0.3), (0.8, 0.3), (0.7, 0.7)])
+@pytest_twisted.ensureDeferred
+async def test_from_a_fixed_port_a_late_answer_counts_for_no_probe(
+    peers: Any, free_port: int, delay: float, interval: float
+) -> None:
+    found = await from_port(peers.datagram(peers.later(delay)), free_port, 4, interval, timeout=0.3)
+    assert [type(result) for result in found] == [GreetFailed] * 4
+    notes = [note for result in found for note in result.notes]
+    assert any(note.startswith("an answer to an earlier request came late, after ") for note in notes)
+
+
+@pytest_twisted.ensureDeferred
+async def test_from_a_fixed_port_a_lost_request_costs_one_probe(peers: Any, free_port: int) -> None:
+    seen: list[Any] = []
+
+    def lossy(sock: socket.socket, data: bytes, sender: Any) -> None:
+        seen.append(sender)
+        if len(seen) % 3 != 2:
+            hello(sock, data, sender)
+
+    found = await from_port(peers.datagram(lossy), free_port, 6, timeout=0.2)
+    assert [isinstance(result, Greeting) for result in found] == [True, False, True, True, False, True]
+    assert all((result.took or 1) < 0.2 for result in found if isinstance(result, Greeting)), "waiting does not count"
+    assert len(seen) == 6, "a request from a fixed port is sent once"
+    assert {port for _, port in seen} == {free_port}
+
+
+@pytest_twisted.ensureDeferred
+async def test_from_a_fixed_port_an_answer_of_unknown_request_has_no_time(peers: Any, free_port: int) -> None:
+    """The second probe sees a copy of the first one's answer, and its own."""
+    target = peers.datagram(peers.later(0.1, 0.12))
+    first, second = await from_port(target, free_port, 2)
+    assert first.took > 0.09
+    assert isinstance(second, Greeting)
+    assert second.notes == ("an answer came twice",)
+    assert (second.took, second.seconds.first_byte) == (None, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_from_a_fixed_port_an_answer_that_names_its_request_counts(peers: Any, free_port: int) -> None:
+    seen: list[bytes] = []
+
+    def record(sock: socket.socket, data: bytes, sender: Any) -> None:
+        seen.append(data)
+        if len(seen) > 1:
+            here, nonce = Address(*sock.getsockname()), wire.nonce_of(data)
+            line = wire.PathRecord("aa", nonce, "udp", Address(*sender), here, None, None, None, None, None)
+            sock.sendto(wire.encode_record(line), sender)
+            sock.sendto(wire.encode_record(line), sender)
+
+    lost, greeted = await from_port(peers.datagram(record), free_port, 2, timeout=0.2)
+    assert isinstance(lost, GreetFailed)
+    assert isinstance(greeted, Greeting)
+    assert greeted.seconds.total < 0.2
 
 
 @pytest_twisted.ensureDeferred

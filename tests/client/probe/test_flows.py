@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import random
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -80,6 +81,9 @@ def test_a_flow_that_vanishes_is_named_with_its_port() -> None:
         pytest.param([(14, 20), *[(1, 20)] * 7], [0], id="mostly lost"),
         pytest.param([(0, 0), (0, 0)], [], id="stopped before anything was sent"),
         pytest.param([(3, 3), (0, 3)], [], id="too few to tell"),
+        pytest.param([(3, 3), *[(0, 3)] * 7], [], id="three losses in one of eight flows may be chance"),
+        pytest.param([(9, 20), (1, 20), (4, 20), (5, 20)], [], id="random loss of a fifth"),
+        pytest.param([(30, 100), *[(18, 100)] * 4, *[(12, 100)] * 3], [], id="random loss of a fifth, many probes"),
     ],
 )
 def test_flows_are_named_when_chance_does_not_explain_them(losses: list[tuple[int, int]], broken: list[int]) -> None:
@@ -136,6 +140,13 @@ def giving(result: Greeting | GreetFailed) -> Callable[[], Awaitable[Greeting]]:
     return probe
 
 
+def giving_by(passes: Callable[[], bool]) -> Callable[[], Awaitable[Greeting]]:
+    async def probe() -> Greeting:
+        return await giving(GREETING if passes() else lost())()
+
+    return probe
+
+
 def new_pinned() -> PinnedFlow:
     return PinnedFlow(40113, giving(GREETING), giving(GREETING))
 
@@ -155,29 +166,72 @@ async def test_a_flow_that_worked_and_fails_while_fresh_ones_pass_is_probably_st
     assert await result(pinned, GREETING, lost()) is GREETING
     assert pinned.diagnosis == []
     assert await result(pinned, failed := lost(), GREETING) is failed
-    assert pinned.diagnosis == [
-        "source port 40113 fails while a fresh one works; it worked before (2 greeted): "
+    assert pinned.diagnosis == ["source port 40113: 1 of 3 lost, 0 of 5 from fresh ones: that may be chance"]
+    told = []
+    for _ in range(5):
+        await result(pinned, lost(), GREETING)
+        told += pinned.diagnosis
+    assert told == [
+        "source port 40113 fails while fresh ones work; it worked before (2 greeted): "
         "likely a stale connection-tracking entry"
-    ]
+    ], "once"
+    assert await result(pinned, GREETING, lost()) is GREETING
+    assert pinned.diagnosis == ["source port 40113 works again: the finding is withdrawn"]
     assert await result(pinned, GREETING, lost()) is GREETING
     assert pinned.diagnosis == []
+
+
+@pytest.mark.parametrize("loss", [0.05, 0.2, 0.5])
+@pytest_twisted.ensureDeferred
+async def test_random_loss_is_no_finding(loss: float) -> None:
+    chances = random.Random(1)
+    pinned = PinnedFlow(40113, some := giving_by(lambda: chances.random() >= loss), some)
+    told = []
+    for _ in range(1000):
+        await result_of(pinned.probe())
+        told += pinned.diagnosis
+    assert [line for line in told if "likely" in line] == []
+    assert any("may be chance" in line for line in told)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05, 0.2])
+@pytest_twisted.ensureDeferred
+async def test_a_port_that_stops_working_is_found_within_random_loss(loss: float) -> None:
+    chances = random.Random(2)
+    works = giving_by(lambda: chances.random() >= loss)
+    pinned = PinnedFlow(40113, works, works)
+    for _ in range(20):
+        await result_of(pinned.probe())
+    pinned.pinned = giving(lost())
+    told = []
+    for _ in range(12):
+        await result_of(pinned.probe())
+        told += pinned.diagnosis
+    assert sum("likely a stale connection-tracking entry" in line for line in told) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_flow_that_never_worked_is_not_blamed_on_a_stale_entry() -> None:
     pinned = new_pinned()
-    await result(pinned, lost(), GREETING)
-    assert pinned.diagnosis == [
-        "source port 40113 fails while a fresh one works: "
-        "likely a rule for that port, or a broken member of an ECMP or LAG group"
+    told = []
+    for _ in range(5):
+        await result(pinned, lost(), GREETING)
+        told += pinned.diagnosis
+    assert told == [
+        "source port 40113: 1 of 1 lost, 0 of 5 from fresh ones: that may be chance",
+        "source port 40113 fails while fresh ones work: "
+        "likely a rule for that port, or a broken member of an ECMP or LAG group",
     ]
 
 
 @pytest_twisted.ensureDeferred
-async def test_when_fresh_ports_fail_too_the_flow_is_not_the_cause() -> None:
+async def test_when_fresh_ports_fail_too_nothing_points_to_the_flow() -> None:
     pinned = new_pinned()
-    await result(pinned, lost(), lost())
-    assert pinned.diagnosis == ["a fresh source port fails too, so this flow is not the cause"]
+    told = []
+    for _ in range(20):
+        await result(pinned, lost(), lost())
+        told += pinned.diagnosis
+    assert told == ["fresh source ports fail too: nothing points to this flow"]
 
 
 @pytest.mark.parametrize("failed", [lost(errno.EADDRINUSE), lost(errno.EACCES), lost(errno.ENOENT, "resolve")])
@@ -276,11 +330,11 @@ async def test_a_flow_that_a_server_never_answers_is_named(peers: Any) -> None:
             sock.sendto(b"hello", sender)
 
     target = peers.datagram(answer)
-    stats, out, err = await carried_out(plan_of(target, flows=8))
-    assert (stats.sent, stats.greeted) == (24, 21)
+    stats, out, err = await carried_out(plan_of(target, flows=8, count=5))
+    assert (stats.sent, stats.greeted) == (40, 35)
     assert stats.flows is not None
     broken = next(port for port in stats.flows.ports if port % 8 == 3)
-    assert f"(source port {broken}): 3 of 3 lost, the others 0: a broken member of an ECMP" in out
+    assert f"(source port {broken}): 5 of 5 lost, the others 0: a broken member of an ECMP" in out
     assert err.count("likely: ") == 1
     report = JsonReport(parse(target), several=True)
     _, told, _ = await carried_out(plan_of(target, flows=8, port=stats.flows.ports[0], count=1, report=report))
@@ -297,9 +351,27 @@ async def test_a_pinned_flow_that_begins_to_fail_is_compared_with_fresh_ports(pe
         if sender[1] != free_port or senders.count(free_port) <= 2:
             sock.sendto(b"hello", sender)
 
-    stats, _, err = await carried_out(plan_of(peers.datagram(answer), port=free_port))
-    assert (stats.sent, stats.greeted) == (3, 2), "the fresh probe does not count"
-    assert f"source port {free_port} fails while a fresh one works; it worked before (2 greeted)" in err
+    stats, _, err = await carried_out(plan_of(peers.datagram(answer), port=free_port, count=7))
+    assert (stats.sent, stats.greeted) == (7, 2), "fresh probes do not count"
+    assert err.count(f"source port {free_port} fails while fresh ones work; it worked before (2 greeted)") == 1
+
+
+@pytest.mark.parametrize(("lost_ones", "of"), [(1, 5), (1, 3), (1, 2)])
+@pytest_twisted.ensureDeferred
+async def test_losses_between_greetings_are_no_finding(peers: Any, free_port: int, lost_ones: int, of: int) -> None:
+    seen: list[int] = []
+
+    def lossy(sock: socket.socket, _: bytes, sender: Any) -> None:
+        seen.append(sender[1])
+        if sender[1] != free_port or seen.count(free_port) % of >= lost_ones:
+            sock.sendto(b"hello", sender)
+
+    probe = Probe(parse(peers.datagram(lossy)), ProbeOptions(timeout=0.1, source_port=free_port))
+    plan = ProbePlan(probe, Expectations(), TextReport(probe.target, several=True), count=8, interval=0.0)
+    stats, _, err = await carried_out(plan)
+    assert 0 < stats.lost < 8
+    assert "stale" not in err
+    assert "may be chance" in err
 
 
 @pytest_twisted.ensureDeferred
@@ -352,7 +424,7 @@ def test_connections_that_took_more_than_one_syn_are_counted() -> None:
 
 
 def test_the_diagnosis_of_a_pinned_flow_is_in_every_report() -> None:
-    diagnosis = ["a fresh source port fails too, so this flow is not the cause"]
+    diagnosis = ["fresh source ports fail too: nothing points to this flow"]
     told = json.loads(JsonReport(TARGET, several=True).probe(1, lost(), diagnosis).out[0])
     assert told["error"] == f"lost; {diagnosis[0]}"
     line = NagiosReport(TARGET, 5.0, None)

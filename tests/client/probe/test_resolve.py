@@ -52,6 +52,58 @@ async def failure(target: str, **options: Any) -> GreetFailed:
     return caught.value
 
 
+@pytest.mark.parametrize("transport", ["tcp", "udp", "tls"])
+@pytest_twisted.ensureDeferred
+async def test_a_failure_says_which_address_was_asked_and_which_were_not(
+    free_port: int, resolver: Resolver, transport: str
+) -> None:
+    from greetsvc.client.report.json_lines import JsonReport
+    from greetsvc.client.target import parse
+
+    target = f"{transport}:greet.test:{free_port}"
+    resolver.answer = ["127.0.0.1"]
+    failed = await failure(target)
+    assert str(failed).endswith(f"(asked 127.0.0.1:{free_port})")
+    resolver.answer = ["::1", "127.0.0.1"]
+    failed = await failure(target)
+    told = f"asked [::1]:{free_port}, the first of 2 addresses; not asked: 127.0.0.1:{free_port}"
+    assert str(failed).endswith(f" ({told})")
+    assert told in JsonReport(parse(target), several=False).probe(1, failed, []).out[0]
+    resolver.answer = [f"127.0.0.{number}" for number in range(1, 9)]
+    failed = await failure(target)
+    assert str(failed).endswith(f", 127.0.0.4:{free_port} and 4 more)")
+    assert (await failure(f"{transport}:127.0.0.1:{free_port}")).asked == ""
+
+
+@pytest.mark.parametrize(
+    ("family", "has", "words"),
+    [
+        (6, "192.0.2.1", "the name has no IPv6 address, only IPv4: 192.0.2.1"),
+        (4, "2001:db8::1", "the name has no IPv4 address, only IPv6: 2001:db8::1"),
+    ],
+)
+@pytest.mark.parametrize("code", ["EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY"])
+@pytest_twisted.ensureDeferred
+async def test_a_name_of_the_other_family_is_not_mistyped(
+    monkeypatch: pytest.MonkeyPatch, family: Any, has: str, words: str, code: str
+) -> None:
+    real = socket.getaddrinfo
+
+    def published(host: str, port: int, wanted: int = 0, kind: int = 0, proto: int = 0, flags: int = 0) -> Any:
+        if flags & socket.AI_NUMERICHOST or host != "greet.test":
+            return real(host, port, wanted, kind, proto, flags)
+        if wanted:
+            raise socket.gaierror(getattr(socket, code), "no such name")
+        return real(has, port, 0, kind)
+
+    monkeypatch.setattr(socket, "getaddrinfo", published)
+    failed = await failure("greet.test", family=family)
+    assert (failed.errno, failed.phase, failed.strerror) == (errno.ENOENT, "resolve", words)
+    assert likely_cause(failed) == (
+        "likely: the name is published for the other address family only: leave out -4 and -6",
+    )
+
+
 @pytest_twisted.ensureDeferred
 async def test_only_the_first_address_in_the_systems_order_is_probed(
     peers: Any, free_port: int, resolver: Resolver

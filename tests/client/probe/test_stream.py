@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from greetsvc import GreetFailed, Greeting, greet, greet_ex
+from greetsvc.client import ClientTls
 from greetsvc.visit import Address
 
 THANKS = b"Thank you for connecting\r\n"
@@ -149,6 +150,88 @@ async def test_reset_after_the_greeting_is_greeted_and_reported(
 
     greeting = await greet(peers.stream(rude))
     assert (greeting.data, greeting.closed) == (THANKS, "reset")
+
+
+def a_byte_at_a_time(peers: Any, text: bytes, pause: float) -> Callable[[socket.socket], None]:
+    def says(connection: socket.socket) -> None:
+        for byte in text:
+            connection.sendall(bytes([byte]))
+            if peers.over.wait(pause):
+                return
+
+    return says
+
+
+@pytest.mark.parametrize(
+    ("text", "pause"),
+    [(THANKS, 0.15), (b"a\nb\n" * 9, 0.15), (b"\n" * 9, 0.2)],
+    ids=["a line", "lines", "line ends"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_that_is_still_coming_is_cut_short(peers: Any, text: bytes, pause: float) -> None:
+    greeting = await greet(peers.stream(a_byte_at_a_time(peers, text, pause)), timeout=0.7)
+    assert text.startswith(greeting.data)
+    assert (greeting.closed, greeting.ending_errno) == ("timeout", errno.ETIMEDOUT)
+    count = len(greeting.data)
+    assert greeting.cut_short == (
+        f"cut short after {count} bytes and more was still coming: the server did not close in time"
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "encoding"),
+    [(b"Thank you ", "utf-8"), (b"x", "utf-8"), ("Grüß Gott".encode("utf-16-le"), "utf-16-le"), (b"\n.", "latin-1")],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_reset_before_a_line_end_cuts_a_greeting_short(
+    peers: Any, reset: Callable[[socket.socket], None], part: bytes, encoding: str
+) -> None:
+    def rude(connection: socket.socket) -> None:
+        connection.sendall(part)
+        peers.over.wait(0.05)
+        reset(connection)
+
+    greeting = await greet(peers.stream(rude), encoding=encoding)
+    count = f"{len(part)} byte{'s' * (len(part) > 1)}"
+    assert greeting.cut_short == (
+        f"cut short after {count} without a line end: the connection was reset after the greeting"
+    )
+    assert (greeting.data, greeting.closed, greeting.ending_errno) == (part, "reset", errno.ECONNRESET)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_whole_line_is_whole_however_its_connection_ends(
+    peers: Any, reset: Callable[[socket.socket], None]
+) -> None:
+    def rude(connection: socket.socket) -> None:
+        connection.sendall("Grüß Gott\r\n".encode("utf-16-le"))
+        peers.over.wait(0.05)
+        reset(connection)
+
+    def stays(connection: socket.socket) -> None:
+        hello(connection)
+        peers.hold(connection)
+
+    for target, encoding in ((peers.stream(rude), "utf-16-le"), (peers.stream(stays), "utf-8")):
+        assert (await greet(target, encoding=encoding, timeout=0.4)).cut_short == ""
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_that_ends_without_close_notify_cuts_short_what_has_no_line_end(peers: Any, papers: Any) -> None:
+    def says(text: bytes) -> Callable[[socket.socket], None]:
+        def abrupt(connection: Any) -> None:
+            connection.sendall(text)
+            connection.shutdown(socket.SHUT_WR)  # of the socket below: no close_notify
+
+        return abrupt
+
+    trusted = ClientTls(ca=papers.path("ca"))
+    cut = await greet(peers.stream(says(b"Thank you "), tls=papers.server("good")), tls=trusted)
+    assert cut.cut_short == "cut short after 10 bytes without a line end: TLS ended without close_notify"
+    assert (cut.closed, cut.ending_errno) == ("fin", errno.EPROTO)
+    whole = await greet(peers.stream(says(THANKS), tls=papers.server("good")), tls=trusted)
+    assert (whole.cut_short, whole.ending_errno) == ("", None)
+    assert whole.notes == ("TLS ended without close_notify: the greeting may be cut short",)
 
 
 @pytest_twisted.ensureDeferred

@@ -20,19 +20,19 @@ from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
-from greetsvc import GreetFailed, greet
+from greetsvc import GreetFailed, Greeting, greet
 from greetsvc.client import ClientTls, alerts, certificates
 from greetsvc.client.alerts import ALERTS
 from greetsvc.client.certificates import VERIFY_ERRORS
-from greetsvc.client.options import ProbeOptions
+from greetsvc.client.options import ProbeOptions, ProxyClaim
 from greetsvc.client.path import Sent
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.stream import _ProbeFactory
 from greetsvc.client.probe.stream_state import StreamState
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.report import causes
-from greetsvc.client.report.causes import likely_cause
-from greetsvc.client.result import Phase
+from greetsvc.client.report.causes import Earlier, explain, likely_cause
+from greetsvc.client.result import Phase, Seconds
 from greetsvc.client.target import parse
 from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.visit import Address
@@ -56,6 +56,7 @@ def blamed(failed: GreetFailed, phase: Phase, number: int, cause: str) -> None:
 @contextmanager
 def nobody() -> Iterator[None]:
     """Without root's privileges, where we have them."""
+    "a".encode("idna")  # the codec that look-ups use is loaded while its file can be read
     mine = os.geteuid()
     if mine == 0:
         os.seteuid(65534)
@@ -108,6 +109,42 @@ async def test_dropped_syns_are_counted() -> None:
         first.connect(listener.getsockname())
         failed = await failure(f"127.0.0.1:{listener.getsockname()[1]}", timeout=1.3)
     blamed(failed, "connect", errno.ETIMEDOUT, "packets are dropped (no answer to 2 SYNs)")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_accept_queue_of_this_host(peers: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as first:
+        first.connect(listener.getsockname())
+        for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+            failed = await failure(f"{host}:{listener.getsockname()[1]}", timeout=0.2, family=4)
+            blamed(failed, "connect", errno.ETIMEDOUT, "the accept queue of the server is full")
+            assert "no such host" not in likely_cause(failed)[0]
+
+
+@pytest.mark.parametrize("record", ["1503030002020a", "15030100020246", "160303000a"])
+@pytest_twisted.ensureDeferred
+async def test_a_tls_record_is_not_a_greeting(peers: Any, record: str) -> None:
+    failed = await failure(peers.stream(say(bytes.fromhex(record))))
+    blamed(failed, "greet", errno.EPROTO, "that port speaks TLS")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest_twisted.ensureDeferred
+async def test_a_plain_probe_of_a_tls_port(peers: Any, papers: Any, version: Any) -> None:
+    target = peers.stream(say(b"hello"), tls=papers.server("good"))
+    blamed(
+        await failure(target.removeprefix("tls:"), timeout=0.2), "greet", errno.ETIMEDOUT, "it speaks TLS (try tls:)"
+    )
+    claim = ProxyClaim(version, Address("192.0.2.1", 7))
+    failed = await failure(target.removeprefix("tls:"), proxy=claim)
+    assert "TLS" in likely_cause(failed)[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_whose_server_is_dead(peers: Any, reset: Any) -> None:
+    for says in (lambda _: None, reset, peers.hold):
+        failed = await failure(peers.stream(says), timeout=0.2)
+        assert "with no live server" in likely_cause(failed)[0]
 
 
 @pytest_twisted.ensureDeferred
@@ -277,6 +314,42 @@ async def test_greetings_whose_connection_does_not_end_well(peers: Any, reset: A
         "likely: the FIN was lost or held back on the path, or the server waits for us to close",
     )
     assert likely_cause(evolve(greeting, closed="fin")) == likely_cause(evolve(greeting, closed=None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("number", "phase", "transport", "refuted"),
+    [
+        (errno.ETIMEDOUT, "connect", "tcp", "no such host"),
+        (errno.ETIMEDOUT, "greet", "udp", "nothing answers there"),
+        (errno.ECONNREFUSED, "connect", "tcp", "nothing listens on that port"),
+        (errno.EHOSTUNREACH, "connect", "tcp", "a route is missing"),
+        (errno.ENOENT, "resolve", "tcp", "mistyped"),
+    ],
+)
+def test_a_cause_that_greetings_refute_is_not_told(number: int, phase: Phase, transport: str, refuted: str) -> None:
+    target = parse(f"{transport}:h.example")
+    failed = GreetFailed(number, "failed", phase, target=target)
+    greeting = Greeting(target, b"hi", "hi", Seconds(), Address("192.0.2.1", 8088))
+    said, earlier = set[str](), Earlier()
+    assert explain(greeting, said, earlier) == []
+    told = explain(failed, said, earlier)
+    assert told[0].startswith("likely: it was greeted before: ")
+    assert refuted not in told[0]
+    assert explain(failed, said, earlier) == []
+    said, earlier = set(), Earlier()
+    assert refuted in explain(failed, said, earlier)[0]
+    assert explain(greeting, said, earlier) == [
+        "greeted now: the likely cause of the earlier failures does not hold any more"
+    ]
+    assert explain(failed, said, earlier)[0].startswith("likely: it was greeted before: ")
+
+
+def test_late_answers_are_a_cause_of_their_own() -> None:
+    failed = GreetFailed(
+        errno.ETIMEDOUT, "late", "greet", target=parse("udp:h"), notes=("an answer to an earlier request came late",)
+    )
+    assert "later than the time-out (-t)" in likely_cause(failed)[0]
+    assert "later than the time-out (-t)" in likely_cause(failed, 3)[0]
 
 
 def test_a_failure_that_is_not_in_the_table_has_no_cause() -> None:

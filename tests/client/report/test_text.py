@@ -16,7 +16,7 @@ from greetsvc.client.report.base import Report
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import HealthReport, NagiosReport
 from greetsvc.client.report.text import TextReport
-from greetsvc.client.result import Closed, Seconds
+from greetsvc.client.result import Attempt, Closed, Seconds
 from greetsvc.client.stats import Expectations, RunStats
 from greetsvc.client.target import parse
 from greetsvc.visit import Address
@@ -118,6 +118,51 @@ def test_json_says_what_is_wrong_with_a_greeting_that_came() -> None:
     assert told["ok"] is True
     assert told["error"] == "the connection was reset after the greeting; slow"
     assert (told["phase"], told["errno"], told["closed"]) == ("close", errno.ECONNRESET, "reset")
+
+
+def test_every_report_says_that_a_greeting_was_cut_short() -> None:
+    words = "cut short after 3 bytes without a line end: the server did not close in time"
+    result = greeting("Tha", closed="timeout", cut_short=words)
+    flaws = Expectations().flaws(result)
+    assert flaws == [words]
+    metrics = RunStats()
+    metrics.add(result, flaws)
+    assert metrics.status == 1
+    told = json.loads(JsonReport(TARGET, several=False).probe(1, result, flaws).out[0])
+    assert (told["ok"], told["error"], told["phase"], told["errno"]) == (True, words, "close", errno.ETIMEDOUT)
+    text = TextReport(TARGET, several=False).probe(1, result, flaws)
+    assert text.out == ["Tha"]
+    assert text.err[0] == f"greet: tcp:127.0.0.1:8088: {words}"
+    assert text.err[1].startswith("greet: tcp:127.0.0.1:8088: likely: the FIN was lost or held back")
+    assert HealthReport(TARGET).probe(1, result, flaws).err == text.err[:1]
+    line = NagiosReport(TARGET, 5.0, None)
+    line.probe(1, result, flaws)
+    assert line.end(metrics).out[0].startswith(f"GREET WARNING - 1 of 1 greeted by tcp:127.0.0.1:8088: {words} | ")
+
+
+def test_requests_that_were_sent_again_are_told_beside_the_probes() -> None:
+    target = parse("udp:127.0.0.1:8088")
+    again = greeting(closed=None, attempts=(Attempt(0.0), Attempt(0.5, 0.25)))
+    silent = GreetFailed(errno.ETIMEDOUT, "no answer", target=target, attempts=(Attempt(0.0), Attempt(0.5)))
+    metrics = stats(again, greeting(closed=None, attempts=(Attempt(0.0, 0.75),)), silent)
+    assert metrics.repeats == "5 requests sent, 3 lost (60 %)"
+    assert (metrics.seconds.least, metrics.seconds.greatest) == (0.25, 0.75), (
+        "each from the request that was answered"
+    )
+    assert metrics.jitter.value == 0.5
+    text = TextReport(target, several=True)
+    assert text.probe(1, again, []).err == [
+        "greet: 1: udp:127.0.0.1:8088: 2 requests were sent, 1 of them lost; the answer took 250.000 ms"
+    ]
+    assert "5 requests sent, 3 lost (60 %)" in text.end(metrics).out
+    line = NagiosReport(target, 5.0, None).end(metrics).out[0]
+    assert line.startswith("GREET WARNING - 2 of 3 greeted by udp:127.0.0.1:8088, 5 requests sent, 3 lost (60 %) | ")
+    report = JsonReport(target, several=True)
+    assert json.loads(report.probe(1, again, []).out[0])["attempts"] == [
+        {"time": 0.0, "seconds": None},
+        {"time": 0.5, "seconds": 0.25},
+    ]
+    assert json.loads(report.end(metrics).out[0])["summary"]["requests"] == {"sent": 5, "lost": 3}
 
 
 @pytest.mark.parametrize(
