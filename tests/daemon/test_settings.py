@@ -11,7 +11,8 @@ import attrs
 import pytest
 
 from greetsvc.daemon.config import settings
-from greetsvc.daemon.settings import SETTINGS, Place, Settings
+from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY
+from greetsvc.daemon.settings import SETTINGS, SHARE_OF_FILES, Place, Settings
 from greetsvc.daemon.tap import Options
 
 CHECKOUT = Path(__file__).parents[2]
@@ -81,3 +82,15 @@ def test_what_is_commented_out_in_the_shipped_file_is_the_default() -> None:
     assert len(commented) >= 5
     for name, value in tomllib.loads("\n".join(commented)).items():
         assert BY_NAME[name].shown_default.split(";")[0] == str(value)
+
+
+def test_the_memory_of_the_unit_and_its_files_allow_as_many_connections_as_the_documents_say() -> None:
+    unit = (CHECKOUT / "deploy" / "greetsvc.service").read_text("utf-8")
+    (files,), (memory,) = (
+        re.findall(f"^{name}=([0-9]+)M?$", unit, re.MULTILINE) for name in ("LimitNOFILE", "MemoryMax")
+    )
+    connections = int(int(memory) * 2**20 * SHARE_OF_MEMORY) // PER_CONNECTION
+    assert f"{connections} of them" in unit
+    assert f"it is\n{connections}." in (CHECKOUT / "docs/deploy.md").read_text("utf-8")
+    assert connections < int(files) * SHARE_OF_FILES
+    assert connections * PER_CONNECTION + 60 * 10**6 < int(memory) * 2**20

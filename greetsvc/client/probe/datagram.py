@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -468,12 +468,17 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def _bind_beside(sock: socket.socket, path: str, timeline: Timeline, until_the_end: ExitStack) -> bool:
     """Bind to a path beside the socket of the server; False, with a note, where that is not allowed."""
     beside = Path(f"{path}.{secrets.token_hex(4)}").absolute()
+
+    def remove() -> None:
+        with suppress(OSError):
+            beside.unlink()
+
     try:
         sock.bind(str(beside))
     except OSError as error:
-        timeline.note(f"no answer address at {one_line(str(beside))}: {error.strerror or error}")
+        timeline.note(f"no answer address beside {one_line(path)}: {error.strerror or error}")
         return False
-    until_the_end.callback(beside.unlink, missing_ok=True)
+    until_the_end.callback(remove)
     beside.chmod(0o666)  # the server may be another user; only its answers pass, as the socket is connected
     timeline.trace("*", f"the answer address is now {one_line(str(beside))}")
     return True
