@@ -96,7 +96,8 @@ class PinnedFlow:
         self.failing += 1
         self.results.append(False)
         sent = [result for result in fresh if isinstance(result, Greeting) or not result.never_sent]
-        greeted = [isinstance(result, Greeting) for result in sent]
+        # A fresh probe repeats a lost request, the pinned one does not: requests are compared, not probes.
+        greeted = [answered for result in sent for answered in _requests(result)]
         self.fresh_results.extend(greeted)
         self._find(self._cause())
         if self.finding or self.failing > 1:
@@ -127,6 +128,13 @@ class PinnedFlow:
         if greeted:
             return f"{start}; it worked before ({greeted} greeted): likely a stale connection-tracking entry"
         return f"{start}: likely a rule for that port, or a broken member of an ECMP or LAG group"
+
+
+def _requests(result: Greeting | GreetFailed) -> list[bool]:
+    """Whether each request of a probe was answered; a stream has one."""
+    if isinstance(result, GreetFailed):
+        return [False] * max(1, result.requests_lost)
+    return [*[False] * result.requests_lost, True]
 
 
 async def _all(probes: list[Coroutine[Any, Any, T]]) -> list[T]:

@@ -29,7 +29,7 @@ from greetsvc.client.probe.series import result_of
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import NagiosReport
 from greetsvc.client.report.text import TextReport, summary_notes
-from greetsvc.client.result import GreetFailed, Greeting, Phase, Seconds
+from greetsvc.client.result import Attempt, GreetFailed, Greeting, Phase, Seconds
 from greetsvc.client.stats import Expectations, FlowStats, RunStats
 from greetsvc.client.target import parse
 from greetsvc.console import Output
@@ -192,6 +192,15 @@ async def test_random_loss_is_no_finding(loss: float) -> None:
         told += pinned.diagnosis
     assert [line for line in told if "likely" in line] == []
     assert any("may be chance" in line for line in told)
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_that_fresh_ports_repeat_are_compared_one_by_one() -> None:
+    pinned = new_pinned()
+    again = evolve(GREETING, attempts=(Attempt(0.0), Attempt(0.5, 0.01)))
+    for _ in range(20):
+        await result(pinned, lost(), again)
+    assert pinned.fresh_results.count(False) == pinned.fresh_results.count(True) == 100
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.05, 0.2])
