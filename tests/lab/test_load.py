@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,8 +178,8 @@ def test_a_service_that_is_restarted_shows_what_was_lost_and_when(namespace: Nam
         rest = greet.stdout.read()
         assert greet.wait(20) == 1
     assert "connect: Connection refused (ECONNREFUSED): " in rest
-    assert "lost by the second in which they began: " in rest
-    assert " in 3" in rest.rpartition("began: ")[2]
+    assert "lost by the second in which they started: " in rest
+    assert " in 3" in rest.rpartition("started: ")[2]
 
 
 def test_a_host_that_runs_out_of_source_ports_says_that_the_losses_are_its_own(namespace: Namespace) -> None:
@@ -188,4 +189,4 @@ def test_a_host_that_runs_out_of_source_ports_says_that_the_losses_are_its_own(n
     done = namespace.run("greet", "--duration", "0.3", "--concurrency", "20", "-t", "1")
     assert done.returncode == 2
     assert b"this host had no free source port for " in done.stderr
-    assert b"connect: Cannot assign requested address (EADDRNOTAVAIL): " in done.stdout
+    assert re.search(rb"connect: .*no free source port.* \(EADDRNOTAVAIL\): ", done.stdout), done.stdout
