@@ -2,8 +2,9 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 ARGS    ?=
-# How many processes run the tests at the same time; with 0, pytest itself runs them (-s and --pdb work).
-WORKERS ?= auto
+# How many processes run the tests at the same time: two for each core, as half of the tests wait for something.
+# With 0, pytest itself runs them (-s and --pdb work).
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 PIP      = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help

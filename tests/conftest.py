@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import signal
 import tempfile
@@ -18,6 +19,9 @@ from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorTim
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
 from zope.interface import implementer
+
+# Hundreds of tests start programs, which would compile the package anew each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 pytest_plugins = [f"tests.support.{name}" for name in ("certificates", "installed", "peers", "process", "service")]
 pytest.register_assert_rewrite("tests.support")
