@@ -19,6 +19,8 @@ def read_plain(path: str | Path, longest: int = LONGEST) -> tuple[bytes, os.stat
 
     Raises `OSError`, and `ConfigError` with the path for another kind of file and for a longer one.
     """
+    if "\0" in str(path):  # Pythons differ in what they say
+        raise ValueError("the path holds a NUL character")
     # O_NONBLOCK: opening a FIFO must not block. Only a plain file is sure to have an end.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:

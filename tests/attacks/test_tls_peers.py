@@ -272,7 +272,7 @@ def test_connections_that_do_not_finish_their_handshake_take_little_memory(
 ) -> None:
     server = child("--listen", endpoint(folder), "--log-visits", "summary", "--deadline", "60")
     (port,) = server.ports()
-    number = 300
+    number = 150
 
     def hold(number: int) -> None:
         for _ in range(number):

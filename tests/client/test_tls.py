@@ -169,7 +169,7 @@ async def test_tls_broken_after_the_greeting_is_noted(peers: Any, papers: Any) -
     ("options", "named", "why"),
     [
         ({"ca": "/nonexistent"}, "ca", "cannot be read: No such file or directory"),
-        ({"ca": "a\0b"}, "ca", "cannot be read: embedded null byte"),
+        ({"ca": "a\0b"}, "ca", "cannot be read: the path holds a NUL character"),
         ({"ca": "empty"}, "ca", "there is no certificate in it"),
         ({"ca": "ca", "insecure": True}, "ca", "cannot be combined with insecure, which accepts any certificate"),
         ({"cert": "empty"}, "cert", "there is no certificate in it"),

@@ -220,7 +220,7 @@ def test_anything_but_a_plain_file_is_refused_at_once(
     with pytest.raises(FileNotFoundError):
         kind(str(tmp_path / "missing"))
     for path in ("", "a\0b"):
-        with pytest.raises(ValueError, match=r"path is missing|null"):
+        with pytest.raises(ValueError, match=r"path is missing|holds a NUL"):
             kind(path)
 
 
