@@ -68,7 +68,7 @@ class Matcher:
         self._allowance, self._allowed_at = _LOST_AT_ONCE, now()
 
     def matches(self, text: str, seconds: float = _MOST) -> bool:
-        """Whether the pattern is found in the text. It may take so many ``seconds``, but from 0.1 to 1.
+        """Whether the pattern is found in the text. It may take ``seconds``, within 0.1 and 1.
 
         :raises MatchingFailed: when that takes longer, or cannot be tried.
         """

@@ -167,7 +167,7 @@ class FlowStats:
 
 
 def chance(lost: int, sent: int, others_lost: int, others_sent: int) -> float:
-    """The probability that so many or more of all losses fall on these probes by chance (Fisher's exact test)."""
+    """The probability that at least this many of all losses fall on these probes by chance (Fisher's exact test)."""
     total, losses = sent + others_sent, lost + others_lost
     least = max(lost, losses - others_sent)
     ways = [_log_comb(losses, k) + _log_comb(total - losses, sent - k) for k in range(least, min(losses, sent) + 1)]
@@ -209,7 +209,7 @@ class Expectations:
     def mismatch(self, text: str, seconds: float) -> str:
         """Why the text of a greeting is not as expected; empty when it is. The line end at its end does not count.
 
-        Matching may take about so many ``seconds`` (`Matcher.matches`).
+        Matching may take about ``seconds`` (`Matcher.matches`).
         """
         if self.expect is None or self._matcher is None:
             return ""
@@ -220,7 +220,7 @@ class Expectations:
         return "" if found else f"nothing matches {one_line(self.expect.pattern)}"
 
     def flaws(self, greeting: Greeting, seconds: float = 1.0) -> list[str]:
-        """What is wrong with a greeting that came, a line each; matching may take about so many ``seconds``."""
+        """What is wrong with a greeting that came, a line each; matching may take about ``seconds``."""
         found = [greeting.cut_short] if greeting.cut_short else []
         if mismatch := self.mismatch(greeting.text, seconds):
             found.append(f"not as expected: {mismatch}")

@@ -280,9 +280,9 @@ class DatagramListening:
         greeting = self._premises.samples.get(id(self.listener.greeter), b"")
         size, why = len(greeting), ""
         if greeting.startswith(wire.MARK):
-            why = f"answers nobody: the greeting begins with {wire.MARK.decode()!r}, which no answer may"
+            why = f"answers no request: the greeting begins with {wire.MARK.decode()!r}, which no answer may"
         elif size > wire.MAX_ANSWER:
-            why = f"answers nobody: the greeting has {size} bytes, and an answer {wire.MAX_ANSWER}"
+            why = f"answers no request: the greeting has {size} bytes, and an answer at most {wire.MAX_ANSWER}"
         elif size > wire.MAX_PAID_ANSWER:
             why = (
                 f"answers marked requests only: the greeting has {size} bytes,"

@@ -226,7 +226,7 @@ def _is_stale(path: str, kind: socket.SocketKind) -> bool:
 def _is_bound(path: str) -> bool:
     """Whether a process has bound ``path``, as far as that can be known.
 
-    A stream socket that is bound and does not listen yet refuses connections like one that nobody holds. Linux lists
+    A stream socket that is bound and does not listen yet refuses connections like an unused one. Linux lists
     the bound sockets of this network namespace with the paths that they were bound with. A relative path may be
     anywhere: it counts if the name of the file is the same.
     """

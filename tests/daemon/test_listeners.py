@@ -204,8 +204,8 @@ def _warnings(listen: str = UDP, **options: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("greeting", "why"),
     [
-        ("GREET/1 x", "answers nobody: the greeting begins with 'GREET/1 ', which no answer may"),
-        ("x" * 1200, "answers nobody: the greeting has 1200 bytes, and an answer 1199"),
+        ("GREET/1 x", "answers no request: the greeting begins with 'GREET/1 ', which no answer may"),
+        ("x" * 1200, "answers no request: the greeting has 1200 bytes, and an answer at most 1199"),
         ("x" * 513, "answers marked requests only: the greeting has 513 bytes, and an answer to others 512"),
     ],
 )
@@ -274,7 +274,7 @@ async def test_the_log_has_the_warning_when_the_listener_starts(log_lines: list[
     service = GreetingService(settings({"greeting": "x" * 1200}, [UDP]), real_reactor)
     service.bind()
     service.startService()
-    assert any("answers nobody" in line for line in log_lines)
+    assert any("answers no request" in line for line in log_lines)
     await service.stopService()
 
 

@@ -108,7 +108,7 @@ class Timeline:
         return self.sent_at(-1), came
 
     def trace(self, mark: str, text: str) -> None:
-        """Report a step, if there is somebody to report it to."""
+        """Report a step to the trace, if there is one."""
         if self._trace is not None:
             self._trace(f"{mark} {text}")
 

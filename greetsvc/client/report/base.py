@@ -38,7 +38,7 @@ def lost_requests(greeting: Greeting) -> str:
 
 
 def decimal(value: float, digits: int = 3) -> str:
-    """A number with so many digits, or with all those before the point; never with an exponent."""
+    """A number with this many significant digits, but all of its whole part; never with an exponent."""
     return f"{Decimal(f'{value:.{digits}g}'):f}" if round(value) < 10**digits else f"{value:.0f}"
 
 
