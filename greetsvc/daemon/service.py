@@ -236,7 +236,7 @@ class GreetingService(Service):
 
 
 def _open(count: int, *verbs: str) -> str:
-    """So many open connections, with the verb for one or for several."""
+    """The number of open connections, with the verb in the singular or the plural."""
     what = "1 open connection" if count == 1 else f"{count} open connections"
     return " ".join([what, *(verbs[count != 1 :][:1])])
 

@@ -77,7 +77,7 @@ class Options(usage.Options):
     def getUsage(self, width: int | None = None) -> str:
         """The help: each option with its metavar, its meaning and its default."""
         width = max(2 * _MARGIN, width or shutil.get_terminal_size().columns)
-        lines = ["", "Greets whoever connects or sends a datagram.", "", "Options:"]
+        lines = ["", "Greets each peer that connects or sends a datagram.", "", "Options:"]
         for setting in _OPTIONS:
             option = f"  {setting.option}".ljust(_MARGIN)
             lines += textwrap.wrap(setting.help, width, initial_indent=option, subsequent_indent=" " * _MARGIN)

@@ -5,6 +5,6 @@ from twisted.application.service import ServiceMaker
 greetsvc = ServiceMaker(
     "greetsvc",
     "greetsvc.daemon.tap",
-    "Greets whoever connects or sends a datagram: TCP, UDP, TLS and UNIX sockets.",
+    "Greets each peer that connects or sends a datagram: TCP, UDP, TLS and UNIX sockets.",
     "greetsvc",
 )

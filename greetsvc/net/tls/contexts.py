@@ -36,8 +36,8 @@ __all__ = ["POLL", "ReloadingContexts"]
 
 _log = Logger()
 POLL = 0.5
-"""Seconds between two checks of the files. A change is read at the check after the one that finds it, so that whoever
-writes them has time to finish."""
+"""Seconds between two checks of the files. A change is read at the check after the one that finds it, so that its
+writer has time to finish."""
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: only those with forward secrecy and authenticated encryption. All those of TLS 1.3 have both."""
 _OPTIONS = SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION

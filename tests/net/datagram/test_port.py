@@ -166,27 +166,27 @@ def test_a_mapped_wildcard_answers_from_the_address_the_request_was_sent_to(list
     assert _asks(port, b"four", "127.0.0.2") == b"four"
 
 
-def test_a_port_on_a_multicast_address_knows_a_request_to_it_as_one(listen: Listen) -> None:
-    echo = Echo()
-    port = listen(echo, datagram_socket("239.255.1.2", 0))
+def _multicast_to(port: Any) -> None:
+    """Have the port join a multicast group, and read a datagram that is sent to the group."""
     group = socket.inet_aton("239.255.1.2") + socket.inet_aton("127.0.0.1")
     port._sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
         client.sendto(b"all", ("239.255.1.2", _number(port)))
     port.doRead()
+
+
+def test_a_port_on_a_multicast_address_knows_a_request_to_it_as_one(listen: Listen) -> None:
+    echo = Echo()
+    port = listen(echo, datagram_socket("239.255.1.2", 0))
+    _multicast_to(port)
     assert echo.groups == [True]
 
 
 def test_a_request_to_a_multicast_address_is_known_as_one(listen: Listen) -> None:
     echo = Echo()
     port = listen(echo, datagram_socket("", 0))
-    group = socket.inet_aton("239.255.1.2") + socket.inet_aton("127.0.0.1")
-    port._sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
-    with socket.socket(type=socket.SOCK_DGRAM) as client:
-        client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
-        client.sendto(b"all", ("239.255.1.2", _number(port)))
-    port.doRead()
+    _multicast_to(port)
     assert echo.groups == [True]
     assert echo.asked == ["239.255.1.2"]
 
