@@ -19,8 +19,8 @@ from greetsvc.daemon.settings import Listener, Settings
 from greetsvc.daemon.start_checks import certificate_warnings
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.ledger import Ledger
+from greetsvc.net.datagram.choice import udp_port
 from greetsvc.net.datagram.port import DatagramPort
-from greetsvc.net.datagram.udp import udp_port
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.linux.packets import keep_syn

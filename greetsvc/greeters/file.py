@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greetsvc.greeters.watched import WatchedFile
+from greetsvc.greeters.watched_file import WatchedFile
 from greetsvc.visit import Visit
 
 __all__ = ["FileGreeter"]

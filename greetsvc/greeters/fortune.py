@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from greetsvc.greeters.watched import WatchedFile
+from greetsvc.greeters.watched_file import WatchedFile
 from greetsvc.visit import Visit
 
 __all__ = ["FortuneGreeter", "parse_fortunes"]

@@ -16,7 +16,7 @@ from greetsvc.files import LONGEST
 from greetsvc.greeters.file import FileGreeter
 from greetsvc.greeters.fortune import LONGEST as LONGEST_FORTUNE
 from greetsvc.greeters.fortune import FortuneGreeter, parse_fortunes
-from greetsvc.greeters.watched import WatchedFile
+from greetsvc.greeters.watched_file import WatchedFile
 from greetsvc.visit import Address, Visit
 
 VISIT = Visit("tcp", Address("", 0), Address("", 0))
@@ -103,7 +103,7 @@ def test_a_file_that_was_refused_is_read_again_when_it_is_mended_at_once(path: P
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file counts as old at once."""
-    monkeypatch.setattr("greetsvc.greeters.watched._TICK", 0)
+    monkeypatch.setattr("greetsvc.greeters.watched_file._TICK", 0)
 
 
 @pytest.mark.usefixtures("settled")

@@ -2,7 +2,7 @@
 # Installs the Debian packages that `make lab` needs and that are missing; asks the index only when one is.
 set -eu
 
-packages="haproxy iproute2 libnginx-mod-stream netcat-openbsd nftables nginx-light procps"
+packages="chromium haproxy iproute2 irtt libnginx-mod-stream netcat-openbsd nftables nginx-light procps prometheus systemd"
 
 if [ "$(id -u)" != 0 ]; then
     echo "make lab: needs root: it installs Debian packages and makes network namespaces" >&2

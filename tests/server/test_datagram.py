@@ -17,8 +17,8 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from greetsvc import wire
 from greetsvc.greeters.text import TextGreeter
 from greetsvc.ledger import Ledger
+from greetsvc.net.datagram.choice import udp_port
 from greetsvc.net.datagram.port import DatagramPort
-from greetsvc.net.datagram.udp import udp_port
 from greetsvc.net.linux.packets import Arrival
 from greetsvc.net.sockets import UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.server import GreetingDatagramProtocol

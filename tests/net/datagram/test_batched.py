@@ -15,7 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.protocol import DatagramProtocol
 
-from greetsvc.net.datagram import udp
+from greetsvc.net.datagram import choice
 from greetsvc.net.datagram.batched import BatchedPort
 from greetsvc.net.datagram.port import Covers, DatagramPort, FreeAnswer
 from greetsvc.net.linux.mmsg import AVAILABLE, MESSAGES
@@ -266,7 +266,7 @@ def test_failed_system_calls_raise_oserror() -> None:
 
 def test_a_socket_that_cannot_be_batched_gets_the_plain_port(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(host: str, **asked: Any) -> type:
-        port = udp.udp_port(datagram_socket(host, 0), Recorder(lambda *_: None), FDS, longest=100, **asked)
+        port = choice.udp_port(datagram_socket(host, 0), Recorder(lambda *_: None), FDS, longest=100, **asked)
         port._sock.close()
         return type(port)
 
@@ -275,9 +275,9 @@ def test_a_socket_that_cannot_be_batched_gets_the_plain_port(monkeypatch: pytest
     assert chosen("127.0.0.1", headers=True) is DatagramPort
     if ipv6_works():
         assert chosen("::") is DatagramPort, "datagrams of a dual-stack socket carry either kind of packet info"
-    monkeypatch.setattr(udp, "AVAILABLE", False)
+    monkeypatch.setattr(choice, "AVAILABLE", False)
     assert chosen("127.0.0.1") is DatagramPort
-    monkeypatch.setattr(udp, "BatchedPort", None)
+    monkeypatch.setattr(choice, "BatchedPort", None)
     assert chosen("127.0.0.1") is DatagramPort
 
 
