@@ -43,7 +43,7 @@ class Generation:
             ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
             ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},
             samples=self._sample_greetings(),
-            sockets=BoundSockets(before._premises.sockets.bound if before is not None else ()),
+            sockets=BoundSockets(before._premises.sockets.bound if before is not None else premises.inherited.held),
         )
 
     def bind(self, late: Callable[[ConfigError], object], *, check: bool = False) -> None:

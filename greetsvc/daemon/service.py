@@ -16,6 +16,7 @@ from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.defaults import limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
+from greetsvc.daemon.inherited import NOTHING, Inherited
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
 from greetsvc.daemon.reload import differences, reloadable
 from greetsvc.daemon.settings import Settings
@@ -44,14 +45,16 @@ class GreetingService(Service):
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing.
+    ``inherited`` are the sockets that the service begins with.
     """
 
     name = "greetsvc"
 
-    def __init__(self, settings: Settings, reactor: Any = None) -> None:
+    def __init__(self, settings: Settings, reactor: Any = None, *, inherited: Inherited = NOTHING) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self.settings = settings
+        self.inherited = inherited
         self.ledger = Ledger()
         self.admission = Admission()
         self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
@@ -77,20 +80,30 @@ class GreetingService(Service):
         self.warnings += descriptor_warnings(self.settings.max_connections)
         self._generation = self._bound(self.settings, self._listen_failed, check=check)
         self.warnings += self._generation.warnings
+        for _, sock in self.inherited.held:
+            sock.close()  # the listeners have duplicates
 
     def _bound(self, settings: Settings, late: Callable[[ConfigError], object], *, check: bool = False) -> Generation:
         """A new generation, with its limits in force."""
         limits, notes = limits_of(settings)
-        listeners, more_notes = listeners_of(settings)
+        listeners, more_notes = listeners_of(settings, self.inherited)
         lingerers = Lingerers(
             self.reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=limits.max_connections
         )
         premises = Premises(
-            self.reactor, settings, self.ledger, self.admission, self.policy, lingerers, replace=not check
+            self.reactor,
+            settings,
+            self.ledger,
+            self.admission,
+            self.policy,
+            lingerers,
+            replace=not check,
+            inherited=self.inherited,
         )
         generation = Generation(premises, listeners, self._generation)
         generation.bind(late, check=check)
         generation.notes = notes + more_notes
+        generation.warnings += self.inherited.unused(listeners)
         self.admission.limit(**asdict(limits))
         self.policy.own_ports = generation.udp_ports
         return generation

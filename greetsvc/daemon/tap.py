@@ -21,6 +21,7 @@ from twisted.python import usage
 from greetsvc._version import __version__
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
+from greetsvc.daemon.inherited import from_manager
 from greetsvc.daemon.logs import Log, open_log
 from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
@@ -136,7 +137,7 @@ def makeService(options: Options) -> GreetingService:
     check = "check" in options.given
     try:
         owner = Owner.of(options.parent)
-        service = GreetingService(options.settings())
+        service = GreetingService(options.settings(), inherited=from_manager())
         service.bind(check=check)
     except ConfigError as error:
         refuse(error)
