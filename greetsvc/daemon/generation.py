@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamL
 from greetsvc.daemon.settings import Listener
 from greetsvc.daemon.start_checks import GreeterRaised, sample_greeting
 from greetsvc.errors import ConfigError
-from greetsvc.net.bound import BoundSockets
+from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.printable import escaped
 
 __all__ = ["Generation"]
@@ -99,6 +100,11 @@ class Generation:
                 one.begin(lambda spot: None if str(spot) in kept else announce(spot))
         self._before, self._heirless = [], []
         inherited.clear()
+
+    @property
+    def bound(self) -> list[tuple[BoundTo, socket.socket]]:
+        """Its sockets, with what they are bound to."""
+        return self._premises.sockets.bound
 
     @property
     def is_busy(self) -> bool:

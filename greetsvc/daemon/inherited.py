@@ -18,12 +18,18 @@ from greetsvc.net.bound import BoundTo
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.net.sockets import adopted_socket
 
-__all__ = ["NOTHING", "Inherited", "Passed", "from_manager", "stored_name"]
+__all__ = ["INHERITED", "NOTHING", "STARTED_AS", "Inherited", "Passed", "from_manager", "stored_name"]
 
 _FIRST = 3
 """The first descriptor that is passed: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+STARTED_AS = "GREETSVC_STARTED_AS"
+"""The variable that says what `greetsvc.daemon.kin` started this process as; not set where somebody else did."""
+
+INHERITED = "inherited"
+"""The kind of `BoundTo` of a socket that the service manager passed; its host is the index."""
 
 _STORED = "greetsvc-bound,"
 """How the name of a socket of our own in the manager's descriptor store begins."""
@@ -91,7 +97,7 @@ class Inherited:
         """
         if not isinstance(wanted, int):
             raise LookupError(wanted)
-        return BoundTo("inherited", str(wanted)), partial(adopted_socket, self.passed[wanted].descriptor)
+        return BoundTo(INHERITED, str(wanted)), partial(adopted_socket, self.passed[wanted].descriptor)
 
     @staticmethod
     def _transport(listener: Listener, passed: Passed) -> str:

@@ -255,6 +255,11 @@ class StreamListening:
             else:
                 await maybeDeferred(port.stopListening)
 
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket to another process."""
+        for port in self._facade.ports:
+            port.leave_path()
+
     @property
     def is_foreign(self) -> bool:
         """Whether its sockets are not ours, as those of a plugin's endpoint, so that no other can take them over."""
@@ -345,6 +350,11 @@ class DatagramListening:
             announce(spot)
 
     is_foreign = is_busy = False
+
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket to another process."""
+        if self._port is not None:
+            self._port.leave_path()
 
     def abort(self) -> None:
         """Datagrams leave nothing open."""

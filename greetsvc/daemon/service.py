@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from attrs import asdict
@@ -16,7 +16,7 @@ from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.defaults import limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
-from greetsvc.daemon.inherited import NOTHING, Inherited
+from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
 from greetsvc.daemon.reload import differences, reloadable
 from greetsvc.daemon.settings import Settings
@@ -45,7 +45,7 @@ class GreetingService(Service):
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing.
-    ``inherited`` are the sockets that the service begins with.
+    ``inherited`` are the sockets that the service begins with. ``when_serving`` fires when it serves.
     """
 
     name = "greetsvc"
@@ -67,6 +67,8 @@ class GreetingService(Service):
         self.reread: Callable[[], Settings] = lambda: self.settings
         self.reloads = 0
         self.last_reload_ok = True
+        self.upgrade: Any = None
+        self.when_serving: Deferred[None] = Deferred()
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
         self._visits: VisitLog | None = None
@@ -158,6 +160,17 @@ class GreetingService(Service):
         """The files of its UNIX sockets."""
         return [one.listener.endpoint.path for one in self._listening if one.listener.endpoint.path is not None]
 
+    def estate(self) -> Inherited:
+        """What a successor gets: the sockets that a service manager passed, and those that this service has bound."""
+        bound = self._generation.bound if self._generation is not None else ()
+        return Inherited(self.inherited.passed, tuple(each for each in bound if each[0].kind != INHERITED))
+
+    def leave_paths(self, paths: Collection[str]) -> None:
+        """Leave the files of UNIX sockets at these paths to another process."""
+        for one in self._listening:
+            if one.listener.endpoint.path in paths:
+                one.leave_path()
+
     def describe(self) -> list[str]:
         """One line for each listener with where it is and its greeter, then the warnings."""
         return [*(self._generation.describe() if self._generation is not None else ()), *self.warnings]
@@ -179,6 +192,11 @@ class GreetingService(Service):
             _note(*self._generation.notes)
             self._generation.begin(_announce)
         _warn(*self.warnings, *self.obstacles())
+        self.reactor.callWhenRunning(self._serves)
+
+    def _serves(self) -> None:
+        if not self.when_serving.called:
+            self.when_serving.callback(None)
 
     def _start_visit_log(self) -> VisitLog | None:
         if self.settings.log_visits == "off":
