@@ -111,6 +111,7 @@ class GreetingService(Service):
             _log.error("The settings were not reloaded, and the old ones stay: {error}", error=str(error))
         else:
             self.last_reload_ok = True
+            self.on_reload(settings)
             told = differences(self.settings, settings)
             _log.info("The settings were reloaded{told}", told=told and f" ({told})")
             self._replace(before, generation, settings)
@@ -120,7 +121,6 @@ class GreetingService(Service):
 
     def _replace(self, before: Generation, generation: Generation, settings: Settings) -> None:
         old, self.settings = self.settings, settings
-        self.on_reload(settings)
         if settings.udp_budget != old.udp_budget:
             self.policy.set_budget(settings.udp_budget)
         if settings.log_visits != old.log_visits:
@@ -129,7 +129,7 @@ class GreetingService(Service):
             self._visits = self._start_visit_log()
         self._generation = generation
         generation.begin(_announce)
-        self._retired = [one for one in (*self._retired, before) if one.is_busy]
+        self._retired = [one for one in (*self._retired, before) if not one.ends_before(generation)]
 
     def unbind(self) -> None:
         """Close every listener of a service that has not been started."""

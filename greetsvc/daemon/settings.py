@@ -286,7 +286,6 @@ SETTINGS = (
         "TLS listeners require a client certificate that is signed by one of the certificates in FILE",
         _authorities,
         default_text="off",
-        reload=False,
     ),
     Setting(
         "log-visits",
