@@ -17,6 +17,7 @@ from twisted.logger import ILogObserver, Logger
 from greetsvc.daemon.defaults import limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
+from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.reload import differences, reloadable
 from greetsvc.daemon.settings import Settings
 from greetsvc.daemon.signals import taking_stop_signals
@@ -44,6 +45,7 @@ class GreetingService(Service):
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing.
+    ``manager`` hears of starts, reloads and stops.
     """
 
     name = "greetsvc"
@@ -61,6 +63,7 @@ class GreetingService(Service):
         self.obstacles: Callable[[], Iterable[str]] = lambda: ()
         self.warnings: list[str] = []
         self.on_reload: Callable[[Settings], object] = lambda _settings: None
+        self.manager = ServiceManager({}, reactor, self.status)
         self.reread: Callable[[], Settings] = lambda: self.settings
         self.reloads = 0
         self.last_reload_ok = True
@@ -103,6 +106,7 @@ class GreetingService(Service):
         before = self._generation
         if before is None or not self.running:
             return
+        self.manager.reloading()
         try:
             settings, fixed = reloadable(self.settings, self.reread())
             generation = self._bound(settings, _log_late)
@@ -118,6 +122,7 @@ class GreetingService(Service):
             _note(*(note for note in generation.notes if note not in before.notes))
             _warn(*generation.warnings, *fixed)
         self.reloads += 1
+        self.manager.ready()
 
     def _replace(self, before: Generation, generation: Generation, settings: Settings) -> None:
         old, self.settings = self.settings, settings
@@ -166,6 +171,12 @@ class GreetingService(Service):
             _note(*self._generation.notes)
             self._generation.begin(_announce)
         _warn(*self.warnings, *self.obstacles())
+        self.reactor.callWhenRunning(self.manager.ready)
+
+    def status(self) -> str:
+        """What the service has done, in one line."""
+        refused = self.ledger.refused.total()
+        return f"{self.ledger.visits} greeted, {refused} refused, {self.admission.open} connections open"
 
     def _start_visit_log(self) -> VisitLog | None:
         if self.settings.log_visits == "off":
@@ -181,6 +192,7 @@ class GreetingService(Service):
         A SIGTERM or SIGINT meanwhile aborts them at once.
         """
         super().stopService()
+        self.manager.stopping(self.settings.drain)
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -196,6 +208,7 @@ class GreetingService(Service):
             generation.abort()
         if self._visits is not None:
             self._visits.stop()
+        self.manager.close()
         self._generation = None
 
     async def _drain(self) -> None:

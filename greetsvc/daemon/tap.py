@@ -22,6 +22,7 @@ from greetsvc._version import __version__
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
 from greetsvc.daemon.logs import Log, open_log
+from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
@@ -150,6 +151,7 @@ def makeService(options: Options) -> GreetingService:
         service.unbind()
         answer(*lines)
     service.observer = log.observer
+    service.manager = ServiceManager(os.environ, reactor, service.status)
     kept = [owner.give_socket(path) for path in service.socket_paths]
     service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
     service.obstacles = partial(_obstacles, service, log)
