@@ -27,6 +27,7 @@ from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
 from greetsvc.daemon.signals import handle_signals
+from greetsvc.daemon.unit import unit
 from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
@@ -86,13 +87,15 @@ class Options(usage.Options):
         return "\n".join(lines)
 
     def parseArgs(self, *arguments: str) -> None:
-        """Answer ``--help``, ``--version`` and ``--list``, and refuse what is not an option."""
+        """Answer ``--help`` and other questions, and refuse what is not an option."""
         if "help" in self.given:
             answer(str(self))
         if "version" in self.given:
             answer(f"greetsvc {__version__}")
         if "list" in self.given:
             answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
+        if "print-unit" in self.given:
+            answer(unit(self.given["print-unit"]))
         if arguments:
             raise usage.UsageError(f"{arguments[0]!r} is not an option, and there are no other arguments")
 
@@ -110,6 +113,14 @@ class Options(usage.Options):
         return settings(self.given, self.given.get("listen", ()), file, path or "")
 
 
+def _read(setting: Setting, value: str) -> Any:
+    """The value of an option that is no setting of a file, so that nobody else checks it."""
+    try:
+        return setting.read(value)
+    except ConfigError as error:
+        refuse(f"--{setting.name}: {error}")
+
+
 def _handler(setting: Setting) -> Callable[..., None]:
     """The method that handles an option. For the base class, a method without a parameter is that of a flag."""
 
@@ -119,8 +130,10 @@ def _handler(setting: Setting) -> Callable[..., None]:
     def take(self: Options, value: str) -> None:
         if setting.repeatable:
             self.given.setdefault(setting.name, []).append(value)
-        else:
+        elif Place.FILE in setting.places or not setting.words:
             self.given[setting.name] = setting.literal(value)
+        else:
+            self.given[setting.name] = _read(setting, value)
 
     return take if setting.metavar else take_flag
 
