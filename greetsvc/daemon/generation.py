@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from attrs import evolve
@@ -95,8 +96,12 @@ class Generation:
         for old in self._before:
             if old not in self.listening:
                 _stop(old, set(inherited.values()))
+        modes = {old.listener.endpoint.path: old.listener.endpoint.mode for old in self._before}
         for one in self.listening:
             if one not in self._before:
+                endpoint = one.listener.endpoint
+                if endpoint.path is not None and modes.get(endpoint.path, endpoint.mode) != endpoint.mode:
+                    self._change_mode(endpoint.path, endpoint.mode)
                 one.begin(lambda spot: None if str(spot) in kept else announce(spot))
         self._before, self._heirless = [], []
         inherited.clear()
@@ -106,10 +111,19 @@ class Generation:
         """Its sockets, with what they are bound to."""
         return self._premises.sockets.bound
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether one of its connections is open."""
-        return bool(self._premises.lingerers.count) or any(one.is_busy for one in self.listening)
+    def _change_mode(self, path: str, mode: int) -> None:
+        try:
+            Path(path).chmod(mode)
+        except OSError as error:
+            self.warnings.append(f"{escaped(path)} keeps its mode: {error.strerror}")
+
+    def ends_before(self, now: Generation) -> bool:
+        """End for good if none of its listeners lives on in ``now``, and none of its connections is open."""
+        own = [one for one in self.listening if one.premises is self._premises]
+        if self._premises.lingerers.count or any(one.is_busy or one in now.listening for one in own):
+            return False
+        self.abort()
+        return True
 
     async def stop(self) -> None:
         """Stop listening; what waits in the queues is still greeted."""
@@ -119,7 +133,8 @@ class Generation:
     def abort(self) -> None:
         """Abort every open connection."""
         for one in self.listening:
-            one.abort()
+            if one.premises is self._premises:
+                one.abort()
         self._premises.lingerers.stop()
 
     @property

@@ -147,10 +147,10 @@ class StreamListening:
     ) -> None:
         settings = premises.settings
         self.listener = listener
-        self._premises: Premises = premises
+        self.premises: Premises = premises
         self.contexts: Any = None
         self._inherits = False
-        if isinstance(before, StreamListening) and before._premises.settings.client_ca == settings.client_ca:
+        if isinstance(before, StreamListening) and before.premises.settings.client_ca == settings.client_ca:
             self.contexts, self._inherits = before.contexts, before.contexts is not None
         self.factory = FastGreetingFactory(
             listener.greeter,
@@ -193,7 +193,7 @@ class StreamListening:
         self._report = late
 
     def _endpoint(self) -> IStreamServerEndpoint:
-        endpoint, premises = self.listener.endpoint, self._premises
+        endpoint, premises = self.listener.endpoint, self.premises
         below = None
         if endpoint.inherited is not None:
             below = _InheritedEndpoint(self._facade, premises.inherited, endpoint.inherited)
@@ -210,7 +210,7 @@ class StreamListening:
 
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
         """The factory behind PROXY headers, which count when trusted networks send them."""
-        premises = self._premises
+        premises = self.premises
         proxied = _CountedProxiedFactory(
             factory,
             trusted=self._trusts,
@@ -224,7 +224,7 @@ class StreamListening:
 
     def _trusts(self, host: str) -> bool:
         address = ip_address(Address.plain(host).host.partition("%")[0])
-        return any(address in network for network in self._premises.settings.trust_proxy)
+        return any(address in network for network in self.premises.settings.trust_proxy)
 
     def _listens(self, port: IListeningPort) -> None:
         self._pending = None
@@ -287,7 +287,7 @@ class StreamListening:
         """What is wrong with its certificates."""
         if self.listener.endpoint.transport != "tls" or self._inherits:
             return []
-        return list(certificate_warnings(self.listener.endpoint, self._premises.settings.client_ca))
+        return list(certificate_warnings(self.listener.endpoint, self.premises.settings.client_ca))
 
 
 class DatagramListening:
@@ -303,16 +303,16 @@ class DatagramListening:
         self.protocol = FastGreetingDatagramProtocol(
             listener.greeter, ledger=premises.ledger, policy=premises.policy, transport=listener.endpoint.transport
         )
-        self._premises = premises
+        self.premises = premises
         self._port: DatagramPort | None = None
         self._socket: socket.socket | None = None
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
         """Make the socket and its port, which reads from `begin` on. Raises `ConfigError`, and never later."""
-        endpoint, ledger, protocol = self.listener.endpoint, self._premises.ledger, self.protocol
-        reactor, longest = self._premises.reactor, wire.MAX_REQUEST
+        endpoint, ledger, protocol = self.listener.endpoint, self.premises.ledger, self.protocol
+        reactor, longest = self.premises.reactor, wire.MAX_REQUEST
         try:
-            sock = self._socket = self._premises.sockets.get(*self._binding())
+            sock = self._socket = self.premises.sockets.get(*self._binding())
             if endpoint.transport == "unixgram":
                 path = UnixPath(endpoint.path) if endpoint.path is not None else None
                 self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=ledger.refuse)
@@ -331,15 +331,15 @@ class DatagramListening:
 
     def _binding(self) -> tuple[BoundTo, Callable[[], socket.socket]]:
         """What its socket is bound to, and how to make it."""
-        endpoint, replace = self.listener.endpoint, self._premises.replace
+        endpoint, replace = self.listener.endpoint, self.premises.replace
         if endpoint.inherited is not None:
-            return self._premises.inherited.binding(endpoint.inherited)
+            return self.premises.inherited.binding(endpoint.inherited)
         if endpoint.path is not None:
             return BoundTo("unixgram", endpoint.path), partial(
                 unix_datagram_socket, endpoint.path, mode=endpoint.mode, replace=replace
             )
         host, port = endpoint.host or "", endpoint.port or 0
-        v6only = port in self._premises.ipv4_udp
+        v6only = port in self.premises.ipv4_udp
         return BoundTo("udp", host, port, v6only), partial(datagram_socket, host, port, v6only=v6only)
 
     def begin(self, announce: Callable[[Spot], object]) -> None:
@@ -379,7 +379,7 @@ class DatagramListening:
         """Why this greeting cannot be sent to all who ask for it, where that is known before a visit."""
         if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
             return []
-        greeting = self._premises.samples.get(id(self.listener.greeter), b"")
+        greeting = self.premises.samples.get(id(self.listener.greeter), b"")
         size, why = len(greeting), ""
         if greeting.startswith(wire.MARK):
             why = f"answers no request: the greeting begins with {wire.MARK.decode()!r}, which no answer may"

@@ -18,6 +18,7 @@ from greetsvc.daemon.defaults import limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
+from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.reload import differences, reloadable
 from greetsvc.daemon.settings import Settings
 from greetsvc.daemon.signals import taking_stop_signals
@@ -45,7 +46,8 @@ class GreetingService(Service):
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing.
-    ``inherited`` are the sockets that the service begins with. ``when_serving`` fires when it serves.
+    ``inherited`` are the sockets that the service begins with. ``manager`` hears of starts,
+    reloads and stops; if ``on_serving`` is set, that is called at the start instead.
     """
 
     name = "greetsvc"
@@ -64,11 +66,12 @@ class GreetingService(Service):
         self.obstacles: Callable[[], Iterable[str]] = lambda: ()
         self.warnings: list[str] = []
         self.on_reload: Callable[[Settings], object] = lambda _settings: None
+        self.manager = ServiceManager({}, reactor, self.status)
         self.reread: Callable[[], Settings] = lambda: self.settings
         self.reloads = 0
         self.last_reload_ok = True
         self.upgrade: Any = None
-        self.when_serving: Deferred[None] = Deferred()
+        self.on_serving: Callable[[], object] | None = None
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
         self._visits: VisitLog | None = None
@@ -118,6 +121,7 @@ class GreetingService(Service):
         before = self._generation
         if before is None or not self.running:
             return
+        self.manager.reloading()
         try:
             settings, fixed = reloadable(self.settings, self.reread())
             generation = self._bound(settings, _log_late)
@@ -126,16 +130,17 @@ class GreetingService(Service):
             _log.error("The settings were not reloaded, and the old ones stay: {error}", error=str(error))
         else:
             self.last_reload_ok = True
+            self.on_reload(settings)
             told = differences(self.settings, settings)
             _log.info("The settings were reloaded{told}", told=told and f" ({told})")
             self._replace(before, generation, settings)
             _note(*(note for note in generation.notes if note not in before.notes))
             _warn(*generation.warnings, *fixed)
         self.reloads += 1
+        self.manager.ready()
 
     def _replace(self, before: Generation, generation: Generation, settings: Settings) -> None:
         old, self.settings = self.settings, settings
-        self.on_reload(settings)
         if settings.udp_budget != old.udp_budget:
             self.policy.set_budget(settings.udp_budget)
         if settings.log_visits != old.log_visits:
@@ -144,7 +149,7 @@ class GreetingService(Service):
             self._visits = self._start_visit_log()
         self._generation = generation
         generation.begin(_announce)
-        self._retired = [one for one in (*self._retired, before) if one.is_busy]
+        self._retired = [one for one in (*self._retired, before) if not one.ends_before(generation)]
 
     def unbind(self) -> None:
         """Close every listener of a service that has not been started."""
@@ -195,8 +200,12 @@ class GreetingService(Service):
         self.reactor.callWhenRunning(self._serves)
 
     def _serves(self) -> None:
-        if not self.when_serving.called:
-            self.when_serving.callback(None)
+        (self.on_serving or self.manager.ready)()
+
+    def status(self) -> str:
+        """What the service has done, in one line."""
+        refused = self.ledger.refused.total()
+        return f"{self.ledger.visits} greeted, {refused} refused, {self.admission.open} connections open"
 
     def _start_visit_log(self) -> VisitLog | None:
         if self.settings.log_visits == "off":
@@ -212,6 +221,7 @@ class GreetingService(Service):
         A SIGTERM or SIGINT meanwhile aborts them at once.
         """
         super().stopService()
+        self.manager.stopping(self.settings.drain)
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -227,6 +237,7 @@ class GreetingService(Service):
             generation.abort()
         if self._visits is not None:
             self._visits.stop()
+        self.manager.close()
         self._generation = None
 
     async def _drain(self) -> None:

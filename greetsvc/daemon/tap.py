@@ -23,10 +23,12 @@ from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
 from greetsvc.daemon.inherited import STARTED_AS, from_manager
 from greetsvc.daemon.logs import Log, open_log
+from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
 from greetsvc.daemon.signals import handle_signals
+from greetsvc.daemon.unit import unit
 from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
@@ -89,13 +91,15 @@ class Options(usage.Options):
         return "\n".join(lines)
 
     def parseArgs(self, *arguments: str) -> None:
-        """Answer ``--help``, ``--version`` and ``--list``, and refuse what is not an option."""
+        """Answer ``--help`` and other questions, and refuse what is not an option."""
         if "help" in self.given:
             answer(str(self))
         if "version" in self.given:
             answer(f"greetsvc {__version__}")
         if "list" in self.given:
             answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
+        if "print-unit" in self.given:
+            answer(unit(self.given["print-unit"]))
         if arguments:
             raise usage.UsageError(f"{arguments[0]!r} is not an option, and there are no other arguments")
 
@@ -117,6 +121,14 @@ class Options(usage.Options):
         return settings(self.given, self.given.get("listen", ()), file, path or "")
 
 
+def _read(setting: Setting, value: str) -> Any:
+    """The value of an option that is no setting of a file, so that nobody else checks it."""
+    try:
+        return setting.read(value)
+    except ConfigError as error:
+        refuse(f"--{setting.name}: {error}")
+
+
 def _handler(setting: Setting) -> Callable[..., None]:
     """The method that handles an option. For the base class, a method without a parameter is that of a flag."""
 
@@ -126,8 +138,10 @@ def _handler(setting: Setting) -> Callable[..., None]:
     def take(self: Options, value: str) -> None:
         if setting.repeatable:
             self.given.setdefault(setting.name, []).append(value)
-        else:
+        elif Place.FILE in setting.places or not setting.words:
             self.given[setting.name] = setting.literal(value)
+        else:
+            self.given[setting.name] = _read(setting, value)
 
     return take if setting.metavar else take_flag
 
@@ -160,6 +174,7 @@ def makeService(options: Options) -> GreetingService:
         service.unbind()
         answer(*lines)
     service.observer = log.observer
+    service.manager = ServiceManager(os.environ, reactor, service.status)
     kept = [owner.give_socket(path) for path in service.socket_paths]
     service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
     service.obstacles = partial(_obstacles, service, log)
@@ -171,7 +186,7 @@ def makeService(options: Options) -> GreetingService:
     if origin is not None:
         from greetsvc.daemon.upgrade import Succession
 
-        service.when_serving.addCallback(Succession(service, origin, twistd).begin)
+        service.on_serving = Succession(service, origin, twistd).begin
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     return service

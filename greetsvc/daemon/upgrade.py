@@ -81,6 +81,9 @@ class Upgrade(ProcessProtocol):
         if self._channel is None or not self._service.running:
             return
         if "ready" in message:
+            # The manager believes its main process only, and this one says no more: above all not that it stops.
+            self._service.manager.send(f"MAINPID={message['ready']}")
+            self._service.manager.close()
             self._channel.say({"go": True})
         elif "went" in message:
             _log.info(
@@ -139,15 +142,16 @@ class Succession:
         self._channel = Channel(self._told, self._ended)
         self._took_over = False
 
-    def begin(self, _: object = None) -> None:
+    def begin(self) -> None:
         """The service serves. Until now the channel was not the reactor's, as the process may have forked."""
         self._channel.join(self._service.reactor, self._socket)
-        self._channel.say({"ready": True})
+        self._channel.say({"ready": os.getpid()})
 
     def _told(self, message: Message, descriptors: list[int]) -> None:
         if "go" in message:
             self._took_over = True
             take_back_stderr()
+            self._service.manager.ready()
             interim = self._twistd.get("pidfile")
             if interim:
                 self._twistd["pidfile"] = real_pidfile(interim)
