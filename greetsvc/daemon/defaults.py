@@ -26,18 +26,23 @@ class Limits:
     exempt_loopback: bool
 
 
-def limits_of(settings: Settings) -> tuple[Limits, list[str]]:
-    """The limits, and what an operator should know about them."""
+def limits_of(settings: Settings, workers: int = 1) -> tuple[Limits, list[str]]:
+    """The limits of one of so many workers, and what an operator should know about them.
+
+    Each worker has an equal part of what holds for all together; the file limit is that of a process.
+    """
     notes: list[str] = []
-    most = settings.max_connections
-    if most is None:
+    if settings.max_connections is not None:
+        most = max(1, settings.max_connections // workers)
+    else:
         most = int(raise_limit() * SHARE_OF_FILES)
         memory = memory_limit()
-        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // PER_CONNECTION)
+        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // PER_CONNECTION // workers)
         if by_memory < most:
             most = by_memory
             notes.append(f"At most {by_memory} connections may be open: {memory >> 20} MiB of memory allow no more")
-    return Limits(most, settings.max_per_source or PER_SOURCE, settings.max_per_source is None), notes
+    per_source = max(1, (settings.max_per_source or PER_SOURCE) // workers)
+    return Limits(most, per_source, settings.max_per_source is None), notes
 
 
 def listeners_of(settings: Settings, inherited: Inherited) -> tuple[tuple[Listener, ...], list[str]]:

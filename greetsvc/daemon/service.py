@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import asdict
 from twisted.application.service import Service
@@ -31,9 +31,15 @@ from greetsvc.server.admission import Admission
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.server.visit_log import READABLE, VisitLog
 
-__all__ = ["GreetingService"]
+__all__ = ["GreetingService", "announce"]
 
 _log = Logger(namespace="greetsvc")
+
+
+class _Visits(Protocol):
+    """What tells of visits until it is stopped."""
+
+    def stop(self) -> None: ...
 
 
 class GreetingService(Service):
@@ -46,20 +52,25 @@ class GreetingService(Service):
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing.
-    ``inherited`` are the sockets that the service begins with. ``manager`` hears of starts,
-    reloads and stops; if ``on_serving`` is set, that is called at the start instead.
+    ``manager`` hears of starts, reloads and stops; if ``on_serving`` is set, that is called at the start instead.
+
+    ``inherited`` are the sockets that the service begins with. It may be one of so many ``workers``, which share what
+    the settings allow.
     """
 
     name = "greetsvc"
 
-    def __init__(self, settings: Settings, reactor: Any = None, *, inherited: Inherited = NOTHING) -> None:
+    def __init__(
+        self, settings: Settings, reactor: Any = None, *, inherited: Inherited = NOTHING, workers: int = 1
+    ) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self.settings = settings
         self.inherited = inherited
+        self._workers = workers
         self.ledger = Ledger()
         self.admission = Admission()
-        self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
+        self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget / workers)
         self.reactor = reactor
         self.observer: ILogObserver | None = None
         self.on_failure: Callable[[], object] = lambda: None
@@ -72,9 +83,10 @@ class GreetingService(Service):
         self.last_reload_ok = True
         self.upgrade: Any = None
         self.on_serving: Callable[[], object] | None = None
+        self._told = False
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
-        self._visits: VisitLog | None = None
+        self._visits: _Visits | None = None
 
     def bind(self, *, check: bool = False) -> None:
         """Bind every listener, or none. Raises `ConfigError`.
@@ -90,7 +102,7 @@ class GreetingService(Service):
 
     def _bound(self, settings: Settings, late: Callable[[ConfigError], object], *, check: bool = False) -> Generation:
         """A new generation, with its limits in force."""
-        limits, notes = limits_of(settings)
+        limits, notes = limits_of(settings, self._workers)
         listeners, more_notes = listeners_of(settings, self.inherited)
         lingerers = Lingerers(
             self.reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=limits.max_connections
@@ -142,13 +154,13 @@ class GreetingService(Service):
     def _replace(self, before: Generation, generation: Generation, settings: Settings) -> None:
         old, self.settings = self.settings, settings
         if settings.udp_budget != old.udp_budget:
-            self.policy.set_budget(settings.udp_budget)
+            self.policy.set_budget(settings.udp_budget / self._workers)
         if settings.log_visits != old.log_visits:
             if self._visits is not None:
                 self._visits.stop()
             self._visits = self._start_visit_log()
         self._generation = generation
-        generation.begin(_announce)
+        self._serve(generation)
         self._retired = [one for one in (*self._retired, before) if not one.ends_before(generation)]
 
     def unbind(self) -> None:
@@ -176,6 +188,17 @@ class GreetingService(Service):
             if one.listener.endpoint.path in paths:
                 one.leave_path()
 
+    # In an upgrade `greetsvc.daemon.workers.Workers` replaces workers one after another; a single process has none.
+
+    def start_one_by_one(self, on_worker: Callable[[int], object]) -> None:
+        """Start a worker only when the one before serves; ``on_worker`` is called with the number of each."""
+
+    def retire(self, number: int) -> None:
+        """The successor has a worker of this number, so that ours may stop."""
+
+    def refill(self) -> None:
+        """There is no successor after all: undo `retire`."""
+
     def describe(self) -> list[str]:
         """One line for each listener with where it is and its greeter, then the warnings."""
         return [*(self._generation.describe() if self._generation is not None else ()), *self.warnings]
@@ -195,19 +218,26 @@ class GreetingService(Service):
         self._visits = self._start_visit_log()
         if self._generation is not None:
             _note(*self._generation.notes)
-            self._generation.begin(_announce)
+            self._serve(self._generation)
         _warn(*self.warnings, *self.obstacles())
+
+    def _serve(self, generation: Generation) -> None:
+        """Serve on these listeners from now on."""
+        generation.begin(announce)
         self.reactor.callWhenRunning(self._serves)
 
     def _serves(self) -> None:
-        (self.on_serving or self.manager.ready)()
+        """Tell, once, that the service serves."""
+        if not self._told:
+            self._told = True
+            (self.on_serving or self.manager.ready)()
 
     def status(self) -> str:
         """What the service has done, in one line."""
         refused = self.ledger.refused.total()
         return f"{self.ledger.visits} greeted, {refused} refused, {self.admission.open} connections open"
 
-    def _start_visit_log(self) -> VisitLog | None:
+    def _start_visit_log(self) -> _Visits | None:
         if self.settings.log_visits == "off":
             return None
         readable = READABLE if self.settings.log_visits == "all" else 0
@@ -285,7 +315,8 @@ def _log_late(error: ConfigError) -> None:
     _log.error("{error}", error=str(error))
 
 
-def _announce(spot: Spot) -> None:
+def announce(spot: Spot) -> None:
+    """Log where the service can be reached."""
     facts: dict[str, str | int] = {"port": spot.port, "address": spot.host} if spot.port else {"path": spot.host}
     apart = f"{spot.transport}, {spot.address}" if spot.port else spot.transport
     _log.info("Server start at {place} ({apart})", place=spot.place, apart=apart, transport=spot.transport, **facts)
