@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.defaults import limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
-from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited
+from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited, stored_name
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
 from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.reload import differences, reloadable
@@ -84,6 +85,7 @@ class GreetingService(Service):
         self.upgrade: Any = None
         self.on_serving: Callable[[], object] | None = None
         self._told = False
+        self._stored = {stored_name(bound) for bound, _ in inherited.held}
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
         self._visits: _Visits | None = None
@@ -149,7 +151,7 @@ class GreetingService(Service):
             _note(*(note for note in generation.notes if note not in before.notes))
             _warn(*generation.warnings, *fixed)
         self.reloads += 1
-        self.manager.ready()
+        self.tell_manager()
 
     def _replace(self, before: Generation, generation: Generation, settings: Settings) -> None:
         old, self.settings = self.settings, settings
@@ -230,7 +232,21 @@ class GreetingService(Service):
         """Tell, once, that the service serves."""
         if not self._told:
             self._told = True
-            (self.on_serving or self.manager.ready)()
+            (self.on_serving or self.tell_manager)()
+
+    def tell_manager(self) -> None:
+        """The service serves, after its start or a reload; its sockets are to survive a restart.
+
+        UNIX sockets are not, as systemd removes the folder that their files are in.
+        """
+        self.manager.ready()
+        if self.manager.stores:
+            held = [(stored_name(bound), sock) for bound, sock in self.estate().held if sock.family != socket.AF_UNIX]
+            for name in self._stored - {name for name, _ in held}:
+                self.manager.forget(name)
+            for name, sock in held:
+                self.manager.store(name, sock)
+            self._stored = {name for name, _ in held}
 
     def status(self) -> str:
         """What the service has done, in one line."""

@@ -161,7 +161,7 @@ class Succession:
         if "go" in message:
             self._took_over = True
             take_back_stderr()
-            self._service.manager.ready()
+            self._service.tell_manager()
             interim = self._twistd.get("pidfile")
             if interim:
                 self._twistd["pidfile"] = real_pidfile(interim)
