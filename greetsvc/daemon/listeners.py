@@ -233,13 +233,14 @@ class DatagramListening:
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
         """Make the socket and its port, which reads from `begin` on. Raises `ConfigError`, and never later."""
-        endpoint, ledger, protocol = self.listener.endpoint, self._premises.ledger, self.protocol
+        endpoint, protocol = self.listener.endpoint, self.protocol
+        dropped = self._premises.ledger.refuse_datagram
         reactor, longest = self._premises.reactor, wire.MAX_REQUEST
         try:
             if endpoint.path is not None:
                 sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode, replace=self._premises.replace)
                 path = UnixPath(endpoint.path)
-                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=ledger.refuse)
+                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=dropped)
             else:
                 port = endpoint.port or 0
                 self._port = udp_port(
@@ -248,7 +249,7 @@ class DatagramListening:
                     reactor,
                     longest=longest,
                     headers="path" in self.listener.greeter.needs,
-                    dropped=ledger.refuse,
+                    dropped=dropped,
                     batches=protocol,
                 )
         except CannotListenError as error:
