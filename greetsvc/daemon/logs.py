@@ -180,10 +180,15 @@ class OwnLogFile(LogFile):
 
 @frozen
 class Log:
-    """Where the log goes: ``observer`` writes it, unless others do; ``file`` is set if that is one which rotates."""
+    """Where the log goes: ``observer`` writes it, unless others do; ``file`` is set if that is one which rotates.
+
+    ``writer`` is the observer that has the format; ``fixed`` is why that cannot be JSON, if so.
+    """
 
     observer: ILogObserver | None = None
     file: OwnLogFile | None = None
+    writer: FileLogObserver | None = None
+    fixed: str = ""
 
     def rotate(self) -> None:
         """Rotate the file, or log that there is none."""
@@ -192,43 +197,57 @@ class Log:
         else:
             self.file.rotate()
 
+    def check_format(self, form: str) -> None:
+        """Raise `ConfigError` if the log cannot have this format."""
+        if form == "json" and self.fixed:
+            raise ConfigError(f"--log-format: 'json' {self.fixed}")
+
+    def use_format(self, form: str) -> None:
+        """Write in this format from now on, ``text`` or ``json``."""
+        if self.writer is not None:
+            self.writer.formatEvent = event_as_json if form == "json" else event_as_text
+
 
 def open_log(parent: Any, form: str, owner: Owner, *, check: bool = False) -> Log:
     """The log that the options of twistd or twist (``parent``) ask for, in the format ``form``.
 
     With ``check`` no file is made. Raises `ConfigError` if the options exclude JSON, or the file cannot be written.
     """
-    is_twistd = parent is not None and "nodaemon" in parent
-    if form == "json":
-        if not is_twistd:
-            raise ConfigError("--log-format: 'json' works with twistd only; twist has its own --log-format")
-        for other in ("logger", "syslog"):
-            if parent.get(other):
-                raise ConfigError(f"--log-format: 'json' cannot be combined with twistd's --{other}")
+    fixed = _fixed_format(parent)
+    Log(fixed=fixed).check_format(form)
     if parent is None or parent.get("logger"):
-        return Log()
-    if not is_twistd:
+        return Log(fixed=fixed)
+    if "nodaemon" not in parent:
         _limit_twist(parent)
-        return Log()
+        return Log(fixed=fixed)
     if parent.get("syslog"):
         from twisted.python import syslog  # not on every system
 
-        return Log(
-            _limited(LegacyLogObserverWrapper(cast(Any, syslog.SyslogObserver(parent.get("prefix", "")).emit)))
-        )
+        observer = LegacyLogObserverWrapper(cast(Any, syslog.SyslogObserver(parent.get("prefix", "")).emit))
+        return Log(_limited(observer), fixed=fixed)
     name = parent.get("logfile")
     file: OwnLogFile | None = None
     output: Any
     if name == "-" or (not name and parent["nodaemon"]):
         if name == "-" and not parent["nodaemon"]:
-            return Log()  # twistd refuses that
+            return Log(fixed=fixed)  # twistd refuses that
         output = _escaping(sys.stdout)
     else:
         output = file = _log_file(os.path.abspath(name or "twistd.log"), owner, check)  # noqa: PTH100 - keeps links
     if output is None:
-        return Log()
-    write = event_as_json if form == "json" else event_as_text
-    return Log(_limited(FileLogObserver(cast(TextIO, output), write)), file)
+        return Log(fixed=fixed)
+    writer = FileLogObserver(cast(TextIO, output), event_as_text)
+    log = Log(_limited(writer), file, writer)
+    log.use_format(form)
+    return log
+
+
+def _fixed_format(parent: Any) -> str:
+    """Why the log cannot be JSON; empty if it can."""
+    if parent is None or "nodaemon" not in parent:
+        return "works with twistd only; twist has its own --log-format"
+    other = next((name for name in ("logger", "syslog") if parent.get(name)), None)
+    return f"cannot be combined with twistd's --{other}" if other else ""
 
 
 def _log_file(path: str, owner: Owner, check: bool) -> OwnLogFile | None:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -152,7 +153,9 @@ def makeService(options: Options) -> GreetingService:
     kept = [owner.give_socket(path) for path in service.socket_paths]
     service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
     service.obstacles = partial(_obstacles, service, log)
-    handle_signals(reactor, log.rotate)
+    service.reread = partial(_reread, options, log, _folder())
+    service.on_reload = lambda settings: log.use_format(settings.log_format)
+    handle_signals(reactor, rotate=log.rotate, reload=service.reload)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     return service
@@ -166,6 +169,28 @@ def _obstacles(service: GreetingService, log: Log) -> Iterator[str]:
         why = locked(path)
         if why:
             yield f"{escaped(path)} will be left behind when the service stops: {why}"
+
+
+def _reread(options: Options, log: Log, folder: str) -> Settings:
+    """The settings from the same command line and from the files as they are now.
+
+    Relative paths mean what they meant in ``folder``, where the program started. Raises `ConfigError`.
+    """
+    try:
+        with chdir(folder) if folder != _folder() else nullcontext():
+            settings = options.settings()
+    except OSError as error:
+        raise ConfigError(f"{folder!r}, where the program started, is out of reach: {error.strerror}") from error
+    log.check_format(settings.log_format)
+    return settings
+
+
+def _folder() -> str:
+    """The current folder; empty if it is gone."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - Path.cwd() reads the same
+    except OSError:
+        return ""
 
 
 def _use_monotonic_timers() -> None:
