@@ -47,11 +47,11 @@ class Histogram:
 
 
 def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    return dict(Counter(one) + Counter(other))
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
 
 
 def _most(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    return dict(Counter(one) | Counter(other))
+    return {name: max(one.get(name, 0), other.get(name, 0)) for name in {**one, **other}}
 
 
 def _earliest(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
@@ -142,12 +142,15 @@ class Figures:
         return cls(**given)
 
 
-def take(ledger: Ledger, **others: Any) -> Figures:
-    """The figures of this process now: from ``ledger``, of the process itself, and ``others`` as they are given."""
+def take(ledger: Ledger, transports: Mapping[str, int] | None = None, **others: Any) -> Figures:
+    """The figures of this process now: from ``ledger``, of the process itself, and ``others`` as they are given.
+
+    ``transports`` that nobody has used yet count 0 greetings: Prometheus sees a first one only after that.
+    """
     tls_failed = {reason: count for reason, count in ledger.refused.items() if reason.startswith("tls-")}
     used = resource.getrusage(resource.RUSAGE_SELF)
     return Figures(
-        greeted=dict(ledger.greeted),
+        greeted={**(transports or {}), **ledger.greeted},
         refused=dict(ledger.refused - ledger.unanswered - Counter(tls_failed)),
         unanswered=dict(ledger.unanswered),
         tls_failed=tls_failed,

@@ -25,8 +25,8 @@ class Generation:
     """Serves ``listeners`` with what is in ``premises``.
 
     With ``before``, the generation that serves now, it takes over the sockets that stay, with what waits in their
-    queues. ``listening`` has the listeners once they are bound. ``warnings`` is what is wrong all the same, and
-    ``notes`` what else an operator should know.
+    queues; its own ``premises`` differ in these. ``listening`` has the listeners once they are bound. ``warnings`` is
+    what is wrong all the same, and ``notes`` what else an operator should know.
     """
 
     def __init__(self, premises: Premises, listeners: Iterable[Listener], before: Generation | None = None) -> None:
@@ -38,12 +38,12 @@ class Generation:
         self._heirless = list(self._before)
         self._taken: dict[int, str] = {}
         endpoints = [listener.endpoint for listener in self._listeners]
-        self._premises: Premises = evolve(
+        self.premises: Premises = evolve(
             premises,
             ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
             ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},
             samples=self._sample_greetings(),
-            sockets=BoundSockets(before._premises.sockets.bound if before is not None else ()),
+            sockets=BoundSockets(before.premises.sockets.bound if before is not None else ()),
         )
 
     def bind(self, late: Callable[[ConfigError], object], *, check: bool = False) -> None:
@@ -70,7 +70,7 @@ class Generation:
         if before is not None:
             self._heirless.remove(before)
         kind = DatagramListening if listener.endpoint.is_datagram else StreamListening
-        one = kind(self._premises, listener, before)
+        one = kind(self.premises, listener, before)
         self.listening.append(one)
         try:
             one.bind(late)
@@ -84,13 +84,13 @@ class Generation:
         """Undo `bind`."""
         for one in self.listening:
             if one not in self._before:
-                _stop(one, self._premises.sockets.inherited)
+                _stop(one, self.premises.sockets.inherited)
         self.listening.clear()
 
     def begin(self, announce: Callable[[Spot], object]) -> None:
         """Serve, in place of the generation before. ``announce`` is called with each spot that is new."""
         kept = {str(spot) for old in self._before for spot in old.spots()}
-        inherited = self._premises.sockets.inherited
+        inherited = self.premises.sockets.inherited
         for old in self._before:
             if old not in self.listening:
                 _stop(old, set(inherited.values()))
@@ -103,7 +103,7 @@ class Generation:
     @property
     def is_busy(self) -> bool:
         """Whether one of its connections is open."""
-        return bool(self._premises.lingerers.count) or any(one.is_busy for one in self.listening)
+        return bool(self.premises.lingerers.count) or any(one.is_busy for one in self.listening)
 
     async def stop(self) -> None:
         """Stop listening; what waits in the queues is still greeted."""
@@ -114,7 +114,21 @@ class Generation:
         """Abort every open connection."""
         for one in self.listening:
             one.abort()
-        self._premises.lingerers.stop()
+        self.premises.lingerers.stop()
+
+    @property
+    def lingering(self) -> int:
+        """Connections that have been greeted, and wait for their peer to close."""
+        return self.premises.lingerers.count
+
+    def expiries(self) -> dict[str, float]:
+        """When the certificate for each name expires, in seconds since 1970."""
+        found: dict[str, float] = {}
+        for one in self.listening:
+            if isinstance(one, StreamListening) and one.contexts is not None:
+                for name, when in one.contexts.expiries.items():
+                    found[name] = min(when, found.get(name, when))
+        return found
 
     @property
     def udp_ports(self) -> set[int]:
