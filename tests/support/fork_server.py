@@ -9,6 +9,7 @@ of files, folder and standard streams, and ends as the forked process ends. What
 from __future__ import annotations
 
 import array
+import atexit
 import gc
 import marshal
 import os
@@ -127,6 +128,15 @@ def _stream(descriptor: int, like: TextIO | None, mode: str) -> Any:
     return open(descriptor, mode, 1 if lines else -1, errors=errors, closefd=False)
 
 
+def measure_coverage(folder: str) -> None:
+    """Measure what this process runs, in a file that pytest-cov in ``folder`` adds to its own."""
+    import coverage
+
+    measured = coverage.Coverage(f"{folder}/.coverage", data_suffix=True, config_file=f"{folder}/pyproject.toml")
+    measured.start()
+    atexit.register(measured.save)
+
+
 def main() -> None:
     """Import both programs, listen, and run one in each forked process."""
     import twisted.internet.default
@@ -143,10 +153,8 @@ def main() -> None:
     request = serve(sys.argv[1])
     if request is None:
         return
-    if "COVERAGE_PROCESS_START" in os.environ:
-        import coverage
-
-        coverage.process_startup()
+    if "GREETSVC_TESTS_COVERAGE" in os.environ and request.files[0] > 64:
+        measure_coverage(os.environ["GREETSVC_TESTS_COVERAGE"])
     sys.exit(programs[os.path.basename(request.argv[0])]())  # noqa: PTH119
 
 
