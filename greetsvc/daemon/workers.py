@@ -312,6 +312,8 @@ class Worker(GreetingService):
     ``settings_of`` makes settings of the content of the settings file. ``relay`` takes the log events.
     """
 
+    has_site = False
+
     def __init__(self, origin: Origin, settings_of: Callable[[_File], Settings], reactor: Any = None) -> None:
         self._given = origin.given
         self._settings_of = settings_of

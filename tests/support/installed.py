@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from attrs import field, frozen
 
+from tests.support.greet import fork_server_at
 from tests.support.process import STARTED, Program, Programs
 from tests.support.waiting import PATIENCE
 
@@ -47,6 +48,10 @@ class Installed:
             timeout=PATIENCE,
             check=False,
         )
+
+    def once(self, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run ``greetsvc`` to its end, started fast; see `tests.support.fork_server` for what needs `run`."""
+        return self.run(folder, str(self.bin.parent.parent / "forked" / "greetsvc"), *options)
 
     def start(self, folder: Path, *command: str, **variables: str) -> Program:
         """Start a script that stays in the foreground and logs to its standard output."""
@@ -91,6 +96,9 @@ def environment(shared_folder: Path) -> Installed:
     return Installed(place / "venv" / "bin")
 
 
+_servers: list[subprocess.Popen[bytes]] = []  # a Popen that is forgotten while its program runs is a warning
+
+
 def _install(place: Path) -> None:
     place.mkdir()
     _quietly([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], cwd=ROOT)
@@ -105,6 +113,7 @@ def _install(place: Path) -> None:
     for script in ("twistd", "twist"):
         (point,) = entry_points(group="console_scripts", name=script)
         _script(bin_ / script, bin_ / "python", point.value)
+    _servers.append(fork_server_at(place / "forked", str(bin_ / "python"), Installed(bin_).environment()))
 
 
 def _quietly(command: Sequence[str], cwd: Path) -> None:
