@@ -277,13 +277,14 @@ class DatagramListening:
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
         """Make the socket and its port, which reads from `begin` on. Raises `ConfigError`, and never later."""
-        endpoint, ledger, protocol = self.listener.endpoint, self.premises.ledger, self.protocol
+        endpoint, protocol = self.listener.endpoint, self.protocol
+        dropped = self.premises.ledger.refuse_datagram
         reactor, longest = self.premises.reactor, wire.MAX_REQUEST
         try:
             sock = self._socket = self.premises.sockets.get(*self._binding())
             if endpoint.path is not None:
                 path = UnixPath(endpoint.path)
-                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=ledger.refuse)
+                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=dropped)
             else:
                 self._port = udp_port(
                     sock,
@@ -291,7 +292,7 @@ class DatagramListening:
                     reactor,
                     longest=longest,
                     headers="path" in self.listener.greeter.needs,
-                    dropped=ledger.refuse,
+                    dropped=dropped,
                     batches=protocol,
                 )
         except CannotListenError as error:

@@ -67,6 +67,9 @@ class Endpoint:
     proxied: bool = False
     options: Mapping[str, str] = field(factory=dict)
 
+    def __str__(self) -> str:
+        return f"{'proxy:' * self.proxied}{self.text}"
+
     @property
     def is_datagram(self) -> bool:
         """Whether this endpoint receives datagrams, not connections."""
