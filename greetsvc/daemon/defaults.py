@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from greetsvc.daemon.inherited import Inherited
 from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
 from greetsvc.daemon.settings import PER_SOURCE, SHARE_OF_FILES, Listener, Settings
 from greetsvc.net.descriptors import raise_limit
@@ -39,14 +40,21 @@ def limits_of(settings: Settings) -> tuple[Limits, list[str]]:
     return Limits(most, settings.max_per_source or PER_SOURCE, settings.max_per_source is None), notes
 
 
-def listeners_of(settings: Settings) -> tuple[tuple[Listener, ...], list[str]]:
-    """The listeners, the default ones where the settings have none, and what an operator should know about them."""
+def listeners_of(settings: Settings, inherited: Inherited) -> tuple[tuple[Listener, ...], list[str]]:
+    """The listeners, and what an operator should know about them.
+
+    Where the settings have none, these are the sockets that a service manager passed, or else the default ones.
+    Raises `ConfigError` for a passed socket that cannot be used.
+    """
     if settings.listeners:
-        return settings.listeners, []
+        return inherited.resolve(settings.listeners), []
     six = ipv6_works()
-    texts = (*_ENDPOINTS, *(_IPV6_ENDPOINTS if six else ()))
+    texts = [f"inherited:{index}" for index in range(len(inherited.passed))]
+    texts = texts or [*_ENDPOINTS, *(_IPV6_ENDPOINTS if six else ())]
     listeners = tuple(
         Listener(parse_endpoint(text), settings.greeter, settings.greeter_option, f"the default {text}")
         for text in texts
     )
-    return listeners, [] if six else ["IPv6 does not work on this machine: only IPv4 is served"]
+    return inherited.resolve(listeners), [] if six or inherited.passed else [
+        "IPv6 does not work on this machine: only IPv4 is served"
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamL
 from greetsvc.daemon.settings import Listener
 from greetsvc.daemon.start_checks import GreeterRaised, sample_greeting
 from greetsvc.errors import ConfigError
-from greetsvc.net.bound import BoundSockets
+from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.printable import escaped
 
 __all__ = ["Generation"]
@@ -44,7 +45,7 @@ class Generation:
             ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
             ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},
             samples=self._sample_greetings(),
-            sockets=BoundSockets(before.premises.sockets.bound if before is not None else ()),
+            sockets=BoundSockets(before.premises.sockets.bound if before is not None else premises.inherited.held),
         )
 
     def bind(self, late: Callable[[ConfigError], object], *, check: bool = False) -> None:
@@ -104,6 +105,11 @@ class Generation:
                 one.begin(lambda spot: None if str(spot) in kept else announce(spot))
         self._before, self._heirless = [], []
         inherited.clear()
+
+    @property
+    def bound(self) -> list[tuple[BoundTo, socket.socket]]:
+        """Its sockets, with what they are bound to."""
+        return self.premises.sockets.bound
 
     def _change_mode(self, path: str, mode: int) -> None:
         try:

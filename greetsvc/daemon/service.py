@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
@@ -16,6 +16,7 @@ from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.defaults import limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
+from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
 from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.reload import differences, reloadable
@@ -50,7 +51,8 @@ class GreetingService(Service):
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing, of
-    which there were ``failed_reloads``. ``manager`` hears of starts, reloads and stops.
+    which there were ``failed_reloads``. ``inherited`` are the sockets that the service begins with. ``manager`` hears
+    of starts, reloads and stops; if ``on_serving`` is set, that is called at the start instead.
 
     ``not_ready`` says why the service is not ready; it is empty while it serves. With an admin site ``watch`` is set,
     and the site shows what `figures` returns. Without ``has_site`` it is another process that serves the site.
@@ -59,10 +61,11 @@ class GreetingService(Service):
     name = "greetsvc"
     has_site = True
 
-    def __init__(self, settings: Settings, reactor: Any = None) -> None:
+    def __init__(self, settings: Settings, reactor: Any = None, *, inherited: Inherited = NOTHING) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self.settings = settings
+        self.inherited = inherited
         self.ledger = Ledger()
         self.admission = Admission()
         self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
@@ -80,6 +83,8 @@ class GreetingService(Service):
         self.not_ready = "starting"
         self.watch: Watch | None = None
         self._site: AdminSite | None = None
+        self.upgrade: Any = None
+        self.on_serving: Callable[[], object] | None = None
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
         self._visits: VisitLog | None = None
@@ -99,6 +104,8 @@ class GreetingService(Service):
             self.watch = Watch(self.ledger, self.reactor)
             if self.has_site:
                 self._bind_site(check=check)
+        for _, sock in self.inherited.held:
+            sock.close()  # the listeners have duplicates
 
     def _bind_site(self, *, check: bool) -> None:
         from greetsvc.admin.site import Shown
@@ -142,16 +149,24 @@ class GreetingService(Service):
     def _bound(self, settings: Settings, late: Callable[[ConfigError], object], *, check: bool = False) -> Generation:
         """A new generation, with its limits in force."""
         limits, notes = limits_of(settings)
-        listeners, more_notes = listeners_of(settings)
+        listeners, more_notes = listeners_of(settings, self.inherited)
         lingerers = Lingerers(
             self.reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=limits.max_connections
         )
         premises = Premises(
-            self.reactor, settings, self.ledger, self.admission, self.policy, lingerers, replace=not check
+            self.reactor,
+            settings,
+            self.ledger,
+            self.admission,
+            self.policy,
+            lingerers,
+            replace=not check,
+            inherited=self.inherited,
         )
         generation = Generation(premises, listeners, self._generation)
         generation.bind(late, check=check)
         generation.notes = notes + more_notes
+        generation.warnings += self.inherited.unused(listeners)
         self.admission.limit(**asdict(limits))
         self.policy.own_ports = generation.udp_ports
         return generation
@@ -213,6 +228,17 @@ class GreetingService(Service):
         site = self._site.path if self._site is not None else None
         return [path for path in (*paths, site) if path is not None]
 
+    def estate(self) -> Inherited:
+        """What a successor gets: the sockets that a service manager passed, and those that this service has bound."""
+        bound = self._generation.bound if self._generation is not None else ()
+        return Inherited(self.inherited.passed, tuple(each for each in bound if each[0].kind != INHERITED))
+
+    def leave_paths(self, paths: Collection[str]) -> None:
+        """Leave the files of UNIX sockets at these paths to another process."""
+        for one in self._listening:
+            if one.listener.endpoint.path in paths:
+                one.leave_path()
+
     def describe(self) -> list[str]:
         """One line for each listener with where it is and its greeter, then the warnings."""
         site = [self._site.describe()] if self._site is not None else []
@@ -240,7 +266,10 @@ class GreetingService(Service):
             self._generation.begin(_announce)
         _warn(*self.warnings, *self.obstacles())
         self.not_ready = ""
-        self.reactor.callWhenRunning(self.manager.ready)
+        self.reactor.callWhenRunning(self._serves)
+
+    def _serves(self) -> None:
+        (self.on_serving or self.manager.ready)()
 
     def status(self) -> str:
         """What the service has done, in one line."""
