@@ -119,7 +119,6 @@ class GreetingService(Service):
             self.watch = Watch(self.ledger, self.reactor)
             if self.has_site:
                 self._bind_site(check=check)
-
         for _, sock in self.inherited.held:
             sock.close()  # the listeners have duplicates
 

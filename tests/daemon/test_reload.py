@@ -288,7 +288,7 @@ def test_what_only_a_restart_changes_stays_and_is_told(monkeypatch: pytest.Monke
     )
     kept, lines = reloadable(old, new)
     assert (kept.drain, kept.linger) == (1.0, 2.0)
-    assert lines == ["drain stays 1.0: only a restart changes it"]
+    assert lines == ["drain stays as it is: only a restart changes it"]
 
 
 def test_the_log_says_what_changed() -> None:
