@@ -58,7 +58,7 @@ class GreetingService(Service):
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing, of
-    which there were ``failed_reloads``. ``manager`` hears of starts, reloads and stops. If ``on_serving`` is set, that
+    which there were ``failed_reloads``. ``manager`` hears of starts, reloads and stops; if ``on_serving`` is set, it
     is called at the start instead.
 
     ``inherited`` are the sockets that the service begins with. It may be one of so many ``workers``, which share what
