@@ -15,7 +15,7 @@ from greetsvc.daemon.listeners import Premises, Spot, StreamListening, TakenErro
 from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
-from greetsvc.net.bound import BoundSockets
+from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.server.admission import Admission
 from greetsvc.server.sources import is_loopback
@@ -26,6 +26,10 @@ _log = Logger(namespace="greetsvc")
 
 SEND_BUFFER = 64 * 1024
 """Bytes that the kernel keeps for a watcher that does not read; by itself it would keep megabytes."""
+
+
+_KIND = "admin/"
+"""How the kind of what its sockets are bound to begins outside."""
 
 
 class AdminSite:
@@ -40,10 +44,16 @@ class AdminSite:
         endpoint = settings.admin
         assert endpoint is not None
         lingerers = Lingerers(reactor, silence=settings.linger, lifetime=DEADLINE, max_sockets=MAX_CONNECTIONS)
+        # Its sockets have a kind of their own, so that one with port 0 is not mixed up with that of a listener.
+        held = [
+            (evolve(bound, kind=bound.kind.removeprefix(_KIND)), sock)
+            for bound, sock in premises.inherited.held
+            if bound.kind.startswith(_KIND)
+        ]
         self._factory = AdminFactory(shown, own_names(settings.admin_host), reactor)
         self._lingerers = lingerers
         self._listening = _Listening(
-            evolve(premises, ledger=Ledger(), admission=Admission(), lingerers=lingerers, sockets=BoundSockets()),
+            evolve(premises, ledger=Ledger(), admission=Admission(), lingerers=lingerers, sockets=BoundSockets(held)),
             Listener(endpoint, settings.greeter, settings.greeter_option, f"admin {endpoint.text}"),
             self._factory,
         )
@@ -69,6 +79,16 @@ class AdminSite:
         await self._listening.stop()
         self._listening.abort()
         self._lingerers.stop()
+
+    @property
+    def bound(self) -> list[tuple[BoundTo, socket.socket]]:
+        """Its sockets."""
+        bound = self._listening.premises.sockets.bound
+        return [(evolve(each, kind=f"{_KIND}{each.kind}"), sock) for each, sock in bound]
+
+    def leave_path(self) -> None:
+        """Leave the file of its UNIX socket to another process."""
+        self._listening.leave_path()
 
     @property
     def path(self) -> str | None:

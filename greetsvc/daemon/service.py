@@ -245,14 +245,20 @@ class GreetingService(Service):
 
     def estate(self) -> Inherited:
         """What a successor gets: the sockets that a service manager passed, and those that this service has bound."""
-        bound = self._generation.bound if self._generation is not None else ()
+        bound = [*(self._generation.bound if self._generation is not None else ())]
+        if self._site is not None:
+            bound += self._site.bound
         return Inherited(self.inherited.passed, tuple(each for each in bound if each[0].kind != INHERITED))
 
-    def leave_paths(self, paths: Collection[str]) -> None:
-        """Leave the files of UNIX sockets at these paths to another process."""
+    def hand_over(self, paths: Collection[str]) -> None:
+        """Leave the admin site, and the files of UNIX sockets at these paths, to another process."""
         for one in self._listening:
             if one.listener.endpoint.path in paths:
                 one.leave_path()
+        if self._site is not None:
+            if self._site.path in paths:
+                self._site.leave_path()
+            Deferred.fromCoroutine(self._site.stop())
 
     # In an upgrade `greetsvc.daemon.workers.Workers` replaces workers one after another; a single process has none.
 

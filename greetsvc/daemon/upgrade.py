@@ -95,7 +95,7 @@ class Upgrade(ProcessProtocol):
             )
             self._forget_limit()
             self._twistd["pidfile"] = ""  # twistd would remove it, and it is the successor's
-            self._service.leave_paths(message["paths"])
+            self._service.hand_over(message["paths"])
             self._service.reactor.stop()
 
     def errReceived(self, data: bytes) -> None:

@@ -13,7 +13,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
@@ -35,6 +35,9 @@ from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.sockets import udp_sibling
 
+if TYPE_CHECKING:
+    from greetsvc.admin.figures import Figures
+
 __all__ = ["Worker", "Workers"]
 
 _log = Logger(namespace="greetsvc")
@@ -44,6 +47,9 @@ _TRIES = 3
 
 _GRACE = 5.0
 """Seconds beyond ``drain`` after which a worker that shall stop is killed."""
+
+_PERIOD = 1.0
+"""Seconds between two messages of a worker about its figures."""
 
 _File = Mapping[str, Any] | None
 """The content of the settings file; None where there is none."""
@@ -180,6 +186,30 @@ class Workers(GreetingService):
         for slot in self._slots:
             slot.refill()
 
+    def figures(self) -> Figures:
+        """The sum over the workers, and over those that ended; of this process only what it uses itself."""
+        from greetsvc.admin.figures import Histogram
+
+        own = super().figures()
+        own = evolve(
+            own,
+            refused={},
+            unanswered={},
+            tls_failed={},
+            certificates={},
+            greeted=dict.fromkeys(own.greeted, 0),
+            greeting_seconds=Histogram(),
+            open_allowed=0,
+            workers=0,
+            workers_restarted=sum(slot.restarts for slot in self._slots),
+        )
+        return sum((figures for slot in self._slots for figures in slot.figures()), own)
+
+    def status(self) -> str:
+        """See `GreetingService`."""
+        refused, held = self.ledger.refused.total(), sum(slot.open for slot in self._slots)
+        return f"{self.ledger.visits} greeted, {refused} refused, {held} connections open"
+
     async def _stop(self) -> None:
         # What comes now is refused at once, as by one process, and does not wait for workers that accept no more.
         if self._generation is not None:
@@ -193,6 +223,10 @@ class Workers(GreetingService):
             limit.cancel()
         if self._visits is not None:
             self._visits.stop()
+        if self.watch is not None:
+            self.watch.stop()
+        if self._site is not None:
+            await self._site.stop()
         self.manager.close()
         self._generation = None
 
@@ -207,6 +241,10 @@ class _Slot(ProcessProtocol):
     def __init__(self, parent: Workers, number: int) -> None:
         self.number = number
         self.serves = False
+        self.open = 0
+        self.restarts = 0
+        self._figures: Figures | None = None  # of the worker, as it told last
+        self._before: Figures | None = None  # what remains of those before it
         self._parent = parent
         self._backoff = Backoff()
         self._errors = ErrorLines()
@@ -262,6 +300,12 @@ class _Slot(ProcessProtocol):
         if stopped is not None and stopped.called:
             self.start()
 
+    def figures(self) -> Iterator[Figures]:
+        """Those of the worker, and what remains of those before it."""
+        for figures in (self._figures, self._before):
+            if figures is not None:
+                yield figures
+
     def signal(self, name: str) -> None:
         """Send the worker a signal, if it runs."""
         if self._process is not None:
@@ -269,6 +313,11 @@ class _Slot(ProcessProtocol):
 
     def _told(self, message: Message, descriptors: list[int]) -> None:
         relay.receive(message, self._parent.ledger)
+        self.open = message.get("open", self.open)
+        if "figures" in message:
+            from greetsvc.admin.figures import Figures  # only with an admin site
+
+            self._figures = Figures.from_json(message["figures"])
         if message.get("serves") == self.pid:
             self.serves = True
             self._parent.worker_serves(self)
@@ -280,7 +329,11 @@ class _Slot(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """The worker has ended."""
-        self._process, self.serves = None, False
+        self._process, self.serves, self.open = None, False, 0
+        if self._figures is not None:
+            ended = self._figures.ended()
+            self._before = ended if self._before is None else self._before + ended
+            self._figures = None
         if self._stopped is not None:
             self._gone()
         else:
@@ -299,6 +352,7 @@ class _Slot(ProcessProtocol):
         if not parent.has_served and self._backoff.failures >= _TRIES:
             parent.cannot_start(self, why)
             return
+        self.restarts += 1
         when = f" in {delay:g} s" if delay else ""
         _log.warn(
             "Worker {number} ended ({why}); another one starts{when}", number=self.number + 1, why=why, when=when
@@ -321,6 +375,8 @@ class Worker(GreetingService):
         super().__init__(settings_of(origin.given["file"]), reactor, inherited=inherited, workers=origin.given["of"])
         self.reread = lambda: settings_of(self._given["file"])
         self.on_serving = self._tell
+        self._timer: IDelayedCall | None = None
+        self._told_last: Message = {}
         self._channel = Channel(self._told_by_parent, self._alone)
         self._channel.join(self.reactor, origin.channel)
         self.relay = relay.RelayObserver(self._channel)
@@ -344,6 +400,17 @@ class Worker(GreetingService):
     def _tell(self) -> None:
         self.relay.least = LogLevel.info
         self._channel.say({"serves": os.getpid()})
+        self._tell_figures()
+
+    def _tell_figures(self) -> None:
+        """Tell the parent, once a second, what it shows to others."""
+        told: Message = {"open": self.admission.open}
+        if self.settings.admin is not None:
+            told["figures"] = self.figures().as_json()
+        if told != self._told_last:
+            self._channel.say(told, may_wait=False)
+            self._told_last = told
+        self._timer = self.reactor.callLater(_PERIOD, self._tell_figures)
 
     def _told_by_parent(self, message: Message, descriptors: list[int]) -> None:
         if "reload" in message:
@@ -364,6 +431,10 @@ class Worker(GreetingService):
     async def _stop(self) -> None:
         self.relay.least = LogLevel.warn
         await super()._stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._tell_figures()
+            self._timer.cancel()
         await self._channel.close()
 
 
