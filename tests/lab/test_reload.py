@@ -24,7 +24,7 @@ SECONDS = 120
 """Longer than the reloads take: then the load is stopped."""
 PAUSE = 0.05
 """Seconds of load between two reloads."""
-GROWTH = 3 * 2**20
+GROWTH = 5 * 2**20
 """Bytes that memory may grow between the 20th and the last reload."""
 
 LISTEN = """
