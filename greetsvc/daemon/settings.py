@@ -13,8 +13,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from greetsvc.daemon.unit import UNITS
 from greetsvc.errors import ConfigError
 from greetsvc.greeters.registry import Greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
@@ -83,13 +84,16 @@ def _whole(lowest: int, highest: int) -> _Number:
     return _Number(int, lowest, highest, f"a whole number from {lowest} to {highest}")
 
 
-def _one_of(*words: str) -> Callable[[object], object]:
-    def read(value: object) -> object:
-        if value not in words:
-            raise _not(f"one of {', '.join(words)}", value)
-        return value
+@frozen
+class _OneOf:
+    """Reads one of ``words``."""
 
-    return read
+    words: tuple[str, ...]
+
+    def __call__(self, value: object) -> object:
+        if value not in self.words:
+            raise _not(f"one of {', '.join(self.words)}", value)
+        return value
 
 
 def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -122,6 +126,27 @@ def _authorities(value: object) -> str:
     return path
 
 
+def _admin(value: object) -> Endpoint:
+    """The endpoint of the admin site: without an address it is for this machine alone."""
+    endpoint = parse_endpoint(_text(value))
+    if endpoint.is_datagram or endpoint.proxied:
+        raise _not("a stream endpoint without proxy:, as in tcp:9090", value)
+    if endpoint.host is None or "interface" in endpoint.options:
+        return endpoint
+    host, written = ("::1", r"\:\:1") if endpoint.kind == "tcp6" else ("127.0.0.1", "127.0.0.1")
+    text = f"{endpoint.text}:interface={written}"
+    return evolve(endpoint, text=text, host=host, options={**endpoint.options, "interface": host})
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise _not("an array of names", value)
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", _text(name)):
+            raise _not("a host name without a port", name)
+    return tuple(value)
+
+
 @frozen
 class Listener:
     """One endpoint to listen on and its greeter.
@@ -150,6 +175,8 @@ class Settings:
     udp_budget: float
     trust_proxy: tuple[IPv4Network | IPv6Network, ...]
     client_ca: str | None
+    admin: Endpoint | None
+    admin_host: tuple[str, ...]
     log_visits: str
     log_format: str
 
@@ -193,6 +220,11 @@ class Setting:
         if re.fullmatch(r"-?[0-9]+", given):
             return int(given)
         return float(given) if re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given) else given
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All values that it may have; empty where these are not a few words."""
+        return self.read.words if isinstance(self.read, _OneOf) else ()
 
     @property
     def option(self) -> str:
@@ -286,16 +318,40 @@ SETTINGS = (
         "TLS listeners require a client certificate that is signed by one of the certificates in FILE",
         _authorities,
         default_text="off",
+    ),
+    Setting(
+        "admin",
+        "ENDPOINT",
+        "where the admin site listens, as tcp:9090: health, metrics and a live page; without interface= on 127.0.0.1",
+        _admin,
+        default_text="off",
+        reload=False,
+    ),
+    Setting(
+        "admin-host",
+        "NAME",
+        "a host name to ask the admin site by, besides its addresses, localhost and the name of the machine",
+        _names,
+        [],
+        "none",
+        repeatable=True,
         reload=False,
     ),
     Setting(
         "log-visits",
         "WHAT",
         "all: log each visit, or a summary each second when there are many; summary: only summaries; off: nothing",
-        _one_of("all", "summary", "off"),
+        _OneOf(("all", "summary", "off")),
         "all",
     ),
-    Setting("log-format", "FORMAT", "text or json", _one_of("text", "json"), "text"),
+    Setting("log-format", "FORMAT", "text or json", _OneOf(("text", "json")), "text"),
+    Setting(
+        "print-unit",
+        "KIND",
+        "print the systemd unit of this kind, service or socket, with the path of this installation, and exit",
+        _OneOf(UNITS),
+        places=Place.COMMAND_LINE,
+    ),
     Setting("version", "", "print the version and exit", places=Place.COMMAND_LINE),
     Setting("help", "", "print this help and exit", places=Place.COMMAND_LINE),
 )

@@ -22,6 +22,7 @@ class FastGreetingDatagramProtocol(GreetingDatagramProtocol):
     """
 
     _free: FreeAnswer | None = None
+    _began = 0.0
 
     def __init_subclass__(cls) -> None:
         raise TypeError(f"subclass GreetingDatagramProtocol; {cls.__mro__[1].__name__} would not call your overrides")
@@ -31,10 +32,15 @@ class FastGreetingDatagramProtocol(GreetingDatagramProtocol):
         greeting = self.rendering.constant
         if self._free is None and greeting is not None and self.policy.unsendable(greeting) is None:
             self._free = FreeAnswer(greeting, self.policy.is_free)
+        if self.ledger.durations is not None:
+            self._began = self.ledger.durations.now()
         return self._free
 
     def answered(self, peers: Sequence[tuple[Any, ...]]) -> None:
         """Count the visits of ``peers``, which were answered without a call."""
+        durations = self.ledger.durations
+        if durations is not None:
+            durations.add((durations.now() - self._began) / len(peers), len(peers))
         self.ledger.greet_all(self.kind, peers)
 
     def _judge(self, request: bytes, addr: Any) -> tuple[bytes, str | None]:

@@ -42,9 +42,10 @@ def test_each_default_is_a_value_that_the_setting_accepts() -> None:
             assert getattr(found, setting.attribute, value) == value
 
 
-def test_a_reload_takes_everything_but_the_client_ca() -> None:
+def test_a_reload_takes_everything_but_the_admin_site() -> None:
     assert [setting.name for setting in SETTINGS if Place.FILE in setting.places and not setting.reload] == [
-        "client-ca"
+        "admin",
+        "admin-host",
     ]
 
 
