@@ -161,7 +161,7 @@ def test_list_prints_a_line_for_each_greeter_and_protocol(capsys: pytest.Capture
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         *(f"greeter {name}" for name in ("daytime", "file", "fortune", "path", "text")),
-        *(f"protocol {name}" for name in ("once",)),
+        *(f"protocol {name}" for name in ("int32", "lines", "netstring", "once", "websocket")),
     ]
 
 
