@@ -22,6 +22,9 @@ def _address(peer: Sequence[Any]) -> Address:
 class Ledger:
     """Counts visits by transport (``greeted``) and what was not greeted by reason (``refused``).
 
+    On connections that go on talking it counts the messages that were answered by transport (``answered``), and the
+    connections that were ended for what the peer sent by reason (``ended``).
+
     Each of ``watchers`` is called with the transport and the peer of a visit after it was counted. A watcher may
     remove itself from the list, or add itself again, at any time; what it raises is logged. ``when_refused`` is
     called after a refusal was counted, and ``when_peer_refused`` with what `refuse_peer` was given.
@@ -30,6 +33,8 @@ class Ledger:
     def __init__(self) -> None:
         self.greeted: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
         self.watchers: list[Callable[[str, Address], object]] = []
         self.when_refused: Callable[[], object] | None = None
         self.when_peer_refused: Callable[[str, Any, str], object] | None = None

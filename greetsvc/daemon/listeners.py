@@ -28,9 +28,8 @@ from greetsvc.net.proxy.wrapper import ProxiedFactory, Refusal
 from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.tls.endpoint import tls_endpoint
+from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin
 from greetsvc.server.admission import Admission
-from greetsvc.server.fast_datagram import FastGreetingDatagramProtocol
-from greetsvc.server.fast_stream import FastGreetingFactory
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
@@ -107,22 +106,27 @@ class Premises:
     replace: bool = True
     """Whether the file of a UNIX socket that no process holds is replaced."""
 
+    def context(self, listener: Listener) -> Context:
+        """What a listener gives its protocol."""
+        return Context(
+            greeter=listener.greeter,
+            encoding=listener.encoding,
+            transport=listener.endpoint.transport,
+            ledger=self.ledger,
+            admission=self.admission,
+            policy=self.policy,
+            deadline=self.settings.deadline,
+            linger=self.settings.linger,
+            reactor=self.reactor,
+        )
+
 
 class StreamListening:
     """One stream endpoint. It may listen on several ports; one of a plugin may listen only after a while."""
 
     def __init__(self, premises: Premises, listener: Listener) -> None:
-        settings = premises.settings
         self.listener = listener
-        self.factory = FastGreetingFactory(
-            listener.greeter,
-            ledger=premises.ledger,
-            admission=premises.admission,
-            deadline=settings.deadline,
-            linger=settings.linger,
-            transport=listener.endpoint.transport,
-            reactor=premises.reactor,
-        )
+        self.factory = cast(StreamPlugin, listener.plugin).stream(premises.context(listener))
         self._facade = ListeningReactor(
             premises.reactor,
             lingerers=premises.lingerers,
@@ -225,9 +229,8 @@ class DatagramListening:
 
     def __init__(self, premises: Premises, listener: Listener) -> None:
         self.listener = listener
-        self.protocol = FastGreetingDatagramProtocol(
-            listener.greeter, ledger=premises.ledger, policy=premises.policy, transport=listener.endpoint.transport
-        )
+        self._datagrams = cast(DatagramPlugin, listener.plugin).datagram(premises.context(listener))
+        self.protocol = self._datagrams.protocol
         self._premises = premises
         self._port: DatagramPort | None = None
 
@@ -247,9 +250,9 @@ class DatagramListening:
                     protocol,
                     reactor,
                     longest=longest,
-                    headers="path" in self.listener.greeter.needs,
+                    headers=self._datagrams.headers,
                     dropped=ledger.refuse,
-                    batches=protocol,
+                    batches=self._datagrams.batches,
                 )
         except CannotListenError as error:
             raise _config_error(self.listener, error) from error

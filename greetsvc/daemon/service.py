@@ -15,13 +15,13 @@ from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
 from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
-from greetsvc.daemon.settings import PER_SOURCE, SHARE_OF_FILES, Listener, Settings
+from greetsvc.daemon.settings import ONCE, PER_SOURCE, SHARE_OF_FILES, Listener, Settings, serves
 from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.daemon.start_checks import GreeterRaised, descriptor_warnings, sample_greeting
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
 from greetsvc.net.descriptors import raise_limit
-from greetsvc.net.endpoint import parse_endpoint
+from greetsvc.net.endpoint import Endpoint, parse_endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import ipv6_works, kernel_backlog
 from greetsvc.printable import escaped
@@ -127,7 +127,10 @@ class GreetingService(Service):
         return [self._described(one) for one in self._listening] + self.warnings
 
     def _described(self, one: StreamListening | DatagramListening) -> str:
+        protocol = one.listener.protocol_option
         says = f"says {escaped(one.listener.greeter_option)}"
+        if one.listener.plugin is not ONCE:
+            says += f" over {escaped(protocol)}"
         if id(one) in self._taken:
             return f"{self._taken[id(one)]}; it {says}"
         spots = ", ".join(map(str, one.spots()))
@@ -229,9 +232,22 @@ class GreetingService(Service):
             texts += _DEFAULT_IPV6_ENDPOINTS
         else:
             self._notes.append("IPv6 does not work on this machine: only IPv4 is served")
-        return tuple(
-            Listener(parse_endpoint(text), self.settings.greeter, self.settings.greeter_option, f"the default {text}")
-            for text in texts
+        return tuple(self._default_listener(parse_endpoint(text)) for text in texts)
+
+    def _default_listener(self, endpoint: Endpoint) -> Listener:
+        """The greeter and the protocol for all listeners; `ONCE` where that protocol cannot serve this one."""
+        settings = self.settings
+        protocol, option = settings.plugin, settings.protocol_option
+        if not serves(protocol, endpoint):
+            protocol, option = ONCE, "once"
+        return Listener(
+            endpoint,
+            settings.greeter,
+            settings.greeter_option,
+            f"the default {endpoint.text}",
+            protocol,
+            option,
+            settings.encoding,
         )
 
 

@@ -28,6 +28,7 @@ from greetsvc.daemon.signals import handle_signals
 from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
+from greetsvc.protocols.registry import known_protocols
 
 __all__ = ["Options", "answer", "makeService", "refuse"]
 
@@ -90,7 +91,8 @@ class Options(usage.Options):
         if "version" in self.given:
             answer(f"greetsvc {__version__}")
         if "list" in self.given:
-            answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
+            known = {"greeter": known_greeters(), "protocol": known_protocols()}
+            answer(*(f"{kind} {name}: {what}" for kind, plugins in known.items() for name, what in plugins))
         if arguments:
             raise usage.UsageError(f"{arguments[0]!r} is not an option, and there are no other arguments")
 

@@ -23,7 +23,8 @@ FIELDS: dict[str, tuple[str, Callable[[Visit], str]]] = {
     "number": ("number", lambda visit: str(visit.number)),
     "time": ("when", lambda visit: datetime.fromtimestamp(visit.when, UTC).isoformat(timespec="seconds")),
     "transport": ("transport", lambda visit: visit.transport),
-    "name": ("name", lambda visit: visit.name or ""),
+    # The peer is known in every visit. A talking protocol greets before it is told a name.
+    "name": ("name", lambda visit: visit.name or visit.peer.host),
     "tls_version": ("tls", lambda visit: visit.tls.version if visit.tls else ""),
     "sni": ("tls", lambda visit: (visit.tls and visit.tls.sni) or ""),
     "certificate": ("tls", lambda visit: (visit.tls and visit.tls.certificate) or ""),

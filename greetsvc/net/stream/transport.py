@@ -310,7 +310,9 @@ class StreamTransport(tcp.Server):
             return
         self._wants_writing = False
         half_closing = self._writeDisconnecting and not self._writeDisconnected
-        if self.producer is not None or self.dataBuffer or self._sendmsgQueue or half_closing:
+        # A streaming producer that was not paused waits for nothing: what it wrote is sent like anything else.
+        waits = self.producer is not None and (self.producerPaused or not self.streamingProducer)
+        if waits or self.dataBuffer or self._sendmsgQueue or half_closing:
             self.startWriting()  # doWrite, Twisted's, knows what to do in these cases
             return
         pieces = self._tempDataBuffer
