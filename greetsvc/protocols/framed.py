@@ -18,9 +18,11 @@ class NetstringProtocol(TalkingProtocol):
     """Greets each netstring, as in "5:hello,"."""
 
     framing = Netstrings
+    text_of = staticmethod(bytes.decode)
 
 
 class Int32Protocol(TalkingProtocol):
     """Greets each message behind its length in four bytes, the most significant first."""
 
     framing = Counted
+    text_of = staticmethod(bytes.decode)

@@ -1,3 +1,5 @@
+# mypy: allow-untyped-calls
+# (Twisted's receivers have no types.)
 """How messages are told apart on a stream: each framing is one of Twisted's own receivers, in bounds. No sockets.
 
 A framing belongs to a listener. Its ``receiver()`` collects the messages of one connection; what the peer sends is
@@ -37,8 +39,8 @@ class Framing(Protocol):
         """A receiver for one connection."""
         ...
 
-    def frame(self, payload: bytes) -> bytes:
-        """The payload as it is sent."""
+    def frames(self, payloads: list[bytes]) -> bytes:
+        """The payloads as they are sent."""
         ...
 
 
@@ -59,27 +61,24 @@ def line_end(encoding: str, text: str = "\n") -> bytes:
     return text.encode(encoding)[len("".encode(encoding)) :]
 
 
-class _LineReceiver(LineOnlyReceiver):
-    """Lines end in LF or CRLF."""
+def line_text(line: bytes, encoding: str) -> str:
+    """The text of a line. Raises `UnicodeDecodeError`."""
+    return line.decode(encoding).removesuffix("\r")
 
-    def __init__(self, lf: bytes, cr: bytes, most: int) -> None:
+
+class _LineReceiver(LineOnlyReceiver):
+    """Lines end in LF; the CR of a CRLF still belongs to them."""
+
+    def __init__(self, end: bytes, most: int) -> None:
         self.messages: list[bytes] = []
         self.fault = ""
         self.transport = _CONNECTED  # type: ignore[assignment]
-        self.delimiter = lf
-        self.MAX_LENGTH = most + len(cr)
-        self._cr = cr
-        self._most = most
-
-    def lineReceived(self, line: bytes) -> None:
-        line = line.removesuffix(self._cr)
-        if len(line) > self._most:
-            self.lineLengthExceeded(line)
-        elif not self.fault:
-            self.messages.append(line)
+        self.delimiter = end
+        self.MAX_LENGTH = most
+        self.lineReceived = self.messages.append  # type: ignore[method-assign]
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        self.fault = f"a line is longer than {self._most} bytes"
+        self.fault = f"a line is longer than {self.MAX_LENGTH} bytes"
 
 
 class _WideLineReceiver(_LineReceiver):
@@ -91,8 +90,10 @@ class _WideLineReceiver(_LineReceiver):
         while (at := data.find(self.delimiter, at)) >= 0:
             if (at - start) % width:
                 at += 1
+            elif at - start > self.MAX_LENGTH:
+                break
             else:
-                self.lineReceived(data[start:at])
+                self.messages.append(data[start:at])
                 start = at = at + width
         self._buffer = data[start:]
         if len(self._buffer) > self.MAX_LENGTH:
@@ -112,14 +113,18 @@ class Lines:
 
     def receiver(self) -> Receiver:
         """A receiver for one connection."""
-        return self._receiver(self._lf, self._cr, self._most)
+        return self._receiver(self._lf, self._most)
 
-    def frame(self, payload: bytes) -> bytes:
-        """The payload as one line that ends in CRLF. Line ends inside it become spaces."""
-        if self._lf in payload or self._cr in payload:
-            text = payload.decode(self._encoding, "replace")
-            payload = " ".join(text.splitlines()).encode(self._encoding, "replace")
-        return payload + self._cr + self._lf
+    def frames(self, payloads: list[bytes]) -> bytes:
+        """Each payload as one line that ends in CRLF. Line ends inside it become spaces."""
+        end, together = self._cr + self._lf, b"".join(payloads)
+        if self._lf in together or self._cr in together:
+            payloads = [self._as_one_line(payload) for payload in payloads]
+        return end.join([*payloads, b""])
+
+    def _as_one_line(self, payload: bytes) -> bytes:
+        lines = payload.decode(self._encoding, "replace").splitlines()
+        return " ".join(lines).encode(self._encoding, "replace")
 
 
 class _NetstringReceiver(NetstringReceiver):
@@ -127,7 +132,7 @@ class _NetstringReceiver(NetstringReceiver):
         self.messages: list[bytes] = []
         self.MAX_LENGTH = most
         self.stringReceived = self.messages.append  # type: ignore[method-assign]
-        self.makeConnection(_CONNECTED)  # type: ignore[no-untyped-call]
+        self.makeConnection(_CONNECTED)
 
     @property
     def fault(self) -> str:
@@ -144,9 +149,9 @@ class Netstrings:
         """A receiver for one connection."""
         return _NetstringReceiver(self._most)  # type: ignore[return-value]  # its fault is a property
 
-    def frame(self, payload: bytes) -> bytes:
-        """The payload as a netstring."""
-        return b"%d:%b," % (len(payload), payload)
+    def frames(self, payloads: list[bytes]) -> bytes:
+        """The payloads as netstrings."""
+        return b"".join([b"%d:%b," % (len(payload), payload) for payload in payloads])
 
 
 class _CountedReceiver(Int32StringReceiver):
@@ -170,6 +175,6 @@ class Counted:
         """A receiver for one connection."""
         return _CountedReceiver(self._most)
 
-    def frame(self, payload: bytes) -> bytes:
-        """The payload behind its length."""
-        return len(payload).to_bytes(4, "big") + payload
+    def frames(self, payloads: list[bytes]) -> bytes:
+        """Each payload behind its length."""
+        return b"".join([len(payload).to_bytes(4, "big") + payload for payload in payloads])

@@ -14,17 +14,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, cast
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.protocols.framing import Framing, Lines, Receiver, line_end
+from greetsvc.protocols.framing import Framing, Lines, Receiver, line_end, line_text
 from greetsvc.protocols.registry import Context
 from greetsvc.server.rendering import GreeterFailed
-from greetsvc.server.stream import GreetingFactory, GreetingProtocol
+from greetsvc.server.stream import GreetingFactory, GreetingProtocol, path_facts
 from greetsvc.visit import Visit
 
 __all__ = ["CHUNK", "LONGEST", "RATE", "TURN", "Limits", "TalkingFactory", "TalkingPlugin", "TalkingProtocol"]
@@ -77,9 +77,11 @@ class TalkingProtocol(GreetingProtocol):
 
     factory: TalkingFactory
     framing: ClassVar[type[Framing]] = Lines
+    text_of: Callable[[Any, str], str] = staticmethod(line_text)
+    """The text of a message, as the receiver has it, in an encoding. Raises `UnicodeDecodeError`."""
     options: ClassVar[Mapping[str, Callable[[str], object]]] = {}
 
-    _visit: Visit | None = None
+    _greeting_for: Callable[[str], bytes]
     _receiver: Receiver | None = None
     _unread = b""  # received, and not taken apart yet
     _answered = 0
@@ -116,20 +118,19 @@ class TalkingProtocol(GreetingProtocol):
         `close`. The base class returns the greeting for the name ``message``. If it raises, the peer gets an error
         and the connection ends.
         """
-        return self.factory.greeting_for(self, message)
+        return self._greeting_for(message)
 
     # The life of a connection
 
     def greet(self) -> None:
         """Begin."""
-        self._visit = self.factory.visit_of(self)
         self._transport.registerProducer(self, True)
         self.begin()
 
     def begin(self) -> None:
         """Send the greeting."""
         try:
-            greeting = self.greeting()
+            greeting, self._greeting_for = self.factory.begin(self)
         except GreeterFailed:
             self.close()
             return
@@ -218,8 +219,7 @@ class TalkingProtocol(GreetingProtocol):
 
     def send(self, payloads: list[bytes]) -> None:
         """Write these payloads, each in its frame."""
-        frame = self.factory.framing.frame
-        self.transport.write(frame(payloads[0]) if len(payloads) == 1 else b"".join(map(frame, payloads)))
+        self.transport.write(self.factory.framing.frames(payloads))
 
     def _answer(self) -> None:
         """Answer what was received, as far as the bounds allow, and do what follows from it."""
@@ -228,10 +228,6 @@ class TalkingProtocol(GreetingProtocol):
             answered, fault = self._answer_some()
         finally:
             self._busy = False
-        if answered:
-            self._answered += answered
-            self._used += answered
-            self.factory.ledger.answered[self.factory.transport] += answered
         if self._over:
             return
         if answered:
@@ -249,80 +245,89 @@ class TalkingProtocol(GreetingProtocol):
 
     def _answer_some(self) -> tuple[int, _Fault | None]:
         """Answer until nothing is left or a bound is reached: how many messages, and why the connection ends."""
-        answered, allowed, transport = 0, self._allowed(), self._transport
+        answered, most, transport = 0, self._allowed(), self._transport
         while not (self._blocked or self._leaving or self._over or transport.disconnecting):
             receiver = self._receiver
-            if receiver is None or not receiver.messages:
-                if receiver is not None and receiver.fault:
-                    return answered, (receiver.fault, "framing")
+            if receiver is None or not (receiver.messages or receiver.fault):
                 if not self._unread:
                     break
-                piece, self._unread = self._unread[:CHUNK], self._unread[CHUNK:]
-                self.take_apart(piece)
-                continue
-            if self.factory.limits.total and self._answered + answered >= self.factory.limits.total:
-                return answered, (f"a connection has {self.factory.limits.total} messages", "total")
-            if answered >= allowed:
-                self._rest(answered)
-                break
-            done, fault = self._answer_batch(receiver.messages, allowed - answered)
-            answered += done
-            if fault is not None:
-                return answered, fault
+                if len(self._unread) <= CHUNK:
+                    piece, self._unread = self._unread, b""
+                else:
+                    piece, self._unread = self._unread[:CHUNK], self._unread[CHUNK:]
+                receiver = self.take_apart(piece)
+            if receiver.messages:
+                if answered >= most:
+                    if self._spent():
+                        return answered, (f"a connection has {self.factory.limits.total} messages", "total")
+                    break
+                done, fault = self._answer_batch(receiver.messages, most - answered)
+                answered += done
+                if fault is not None:
+                    return answered, fault
+            elif receiver.fault:
+                return answered, (receiver.fault, "framing")
         return answered, None
 
     def _answer_batch(self, messages: list[Any], most: int) -> tuple[int, _Fault | None]:
         """Answer the first messages with one write, and remove them."""
-        answers, size, fault = [], 0, None
-        for message in messages[:most]:
+        factory, reply, text_of = self.factory, self.reply, self.text_of
+        encoding, fault = factory.encoding, None
+        answers: list[bytes] = []
+        size = 0
+        for message in messages if len(messages) <= most else messages[:most]:
             try:
-                answer = self._answer_to(message)
+                answer = reply(text_of(message, encoding))
+                if isinstance(answer, str):
+                    answer = answer.encode(encoding, "replace")
+                size += len(answer)
             except UnicodeDecodeError as error:
-                fault = f"the message is not text in {self.factory.encoding}: {error.reason}", "encoding"
+                fault = f"the message is not text in {encoding}: {error.reason}", "encoding"
             except GreeterFailed:
                 fault = "no greeting can be made", "greeter"
             except Exception as error:  # noqa: BLE001 - a subclass may raise anything, and only its connection ends
-                self.factory.failed(error)
+                factory.failed(error)
                 fault = "no answer can be made", "protocol"
             else:
                 answers.append(answer)
-                size += len(answer)
-            if fault or size >= ENOUGH or self._leaving or self._over:
+            if size >= ENOUGH or fault or self._leaving:
                 break
-        if answers and not self._over:
-            del messages[: len(answers)]
+        done = len(answers)
+        if done and not self._over:
+            del messages[:done]
+            self._answered += done
+            self._used += done
+            factory.ledger.answered[factory.transport] += done
             self.send(answers)
-        return len(answers), fault
+        return done, fault
 
-    def text_of(self, message: Any) -> str:
-        """The text of a message. Raises `UnicodeDecodeError`."""
-        return cast(bytes, message).decode(self.factory.encoding)
-
-    def _answer_to(self, message: Any) -> bytes:
-        encoding = self.factory.encoding
-        answer = self.reply(self.text_of(message))
-        return answer if isinstance(answer, bytes) else answer.encode(encoding, "replace")
-
-    def take_apart(self, data: bytes) -> None:
+    def take_apart(self, data: bytes) -> Receiver:
         """Give the next bytes to the receiver, which is made for the first ones."""
-        if self._receiver is None:
-            self._receiver = self.factory.framing.receiver()
-        self._receiver.dataReceived(data)
+        receiver = self._receiver
+        if receiver is None:
+            receiver = self._receiver = self.factory.framing.receiver()
+        receiver.dataReceived(data)
+        return receiver
 
     # The bounds
 
     def _allowed(self) -> int:
         """How many messages may be answered in this turn."""
-        now = self.factory.clock.seconds()
+        limits, now = self.factory.limits, self.factory.clock.seconds()
         if now - self._second >= 1:
             self._second, self._used = now, 0
-        return min(TURN, self.factory.limits.rate - self._used)
+        most = min(TURN, limits.rate - self._used)
+        return min(most, limits.total - self._answered) if limits.total else most
 
-    def _rest(self, answered: int) -> None:
-        """Go on in the next turn, or in the next second if this one had its share. Do not read meanwhile."""
-        clock, spent = self.factory.clock, self._used + answered >= self.factory.limits.rate
-        self._resting = clock.callLater(max(0.0, self._second + 1 - clock.seconds()) if spent else 0, self._rested)
+    def _spent(self) -> bool:
+        """Whether no more messages are answered. If not: go on in the next turn, or second, and do not read."""
+        limits, clock = self.factory.limits, self.factory.clock
+        if limits.total and self._answered >= limits.total:
+            return True
+        wait = self._second + 1 - clock.seconds() if self._used >= limits.rate else 0.0
+        self._resting = clock.callLater(max(0.0, wait), self._rested)
         self._stop_reading()
+        return False
 
     def _rested(self) -> None:
         self._resting = None
@@ -359,29 +364,38 @@ class TalkingFactory(GreetingFactory):
         self._line_ends = tuple(line_end(context.encoding, end) for end in ("\r\n", "\n"))
         self._quiet_until = 0.0
 
-    def visit_of(self, protocol: TalkingProtocol) -> Visit | None:
-        """The visit of a connection, which all its greetings are for; None where the greeter needs nothing of it."""
-        return self._visit(protocol) if self.greeter.needs else None
+    def begin(self, protocol: TalkingProtocol) -> tuple[bytes, Callable[[str], bytes]]:
+        """The greeting for a peer that has not given a name yet, and what makes the one for a name.
 
-    def greeting(self, protocol: TalkingProtocol) -> bytes:  # type: ignore[override]  # its own, see `protocol`
-        """The greeting for a peer that has not given a name yet. Raises `GreeterFailed`."""
-        return self.greeting_for(protocol, None)
+        Both are without a line end, as the framing says where they end. Raise `GreeterFailed`.
+        """
+        greeter, rendering = self.greeter, self._rendering
+        visit = self._visit(protocol) if greeter.needs else None
+        first = self._without_line_end(rendering.constant or rendering.of(lambda: cast(Visit, visit)))
+        if visit is None:
+            return first, lambda _name: first
+        if hasattr(greeter, "naming") and (named := greeter.naming(visit)) is not None:
+            return first, named
 
-    def greeting_for(self, protocol: TalkingProtocol, name: str | None) -> bytes:
-        """The greeting for this name, without a line end: the framing says where it ends. Raises `GreeterFailed`."""
-        rendering = self._rendering
-        greeting = rendering.constant or rendering.of(partial(self._named, protocol, name))
+        def greeting_for(name: str) -> bytes:
+            return self._without_line_end(rendering.of(partial(self._named, protocol, visit, name)))
+
+        return first, greeting_for
+
+    def _without_line_end(self, greeting: bytes) -> bytes:
         for end in self._line_ends:
             if greeting.endswith(end):
                 return greeting[: -len(end)]
         return greeting
 
-    def _named(self, protocol: TalkingProtocol, name: str | None) -> Visit:
-        visit, needs = protocol._visit, self.greeter.needs
-        if visit is None or "path" in needs:  # what is read of the packets changes
-            return self._visit(protocol)
-        when = time.time() if "when" in needs else visit.when
-        return Visit(visit.transport, visit.peer, visit.local, visit.number, when, visit.via, None, name, visit.tls)
+    def _named(self, protocol: TalkingProtocol, visit: Visit, name: str) -> Visit:
+        needs = self.greeter.needs
+        return evolve(
+            visit,
+            name=name,
+            when=time.time() if "when" in needs else visit.when,
+            path=path_facts(protocol.transport) if "path" in needs else None,
+        )
 
     def failed(self, error: Exception) -> None:
         """`TalkingProtocol.reply` raised."""

@@ -56,15 +56,20 @@ class _TextMessages:
         """For one connection."""
         return _Messages()
 
-    def frame(self, payload: bytes) -> bytes:
-        """The payload alone."""
-        return payload
+    def frames(self, payloads: list[bytes]) -> bytes:
+        """`WebSocketProtocol.send` gives each payload to Twisted's part."""
+        raise NotImplementedError
+
+
+def _text_of(message: str, _encoding: str) -> str:
+    return message
 
 
 class WebSocketProtocol(TalkingProtocol):
     """Greets each text message of a WebSocket, as pages in a browser send them."""
 
     framing = _TextMessages
+    text_of = staticmethod(_text_of)
     _http: IProtocol | None = None
     _web: WebSocketTransport | None = None  # from the handshake to the close
     _upgraded = False
@@ -84,7 +89,7 @@ class WebSocketProtocol(TalkingProtocol):
     def _framing(self) -> _TextMessages:
         return cast(_TextMessages, self.factory.framing)
 
-    def take_apart(self, data: bytes) -> None:
+    def take_apart(self, data: bytes) -> Receiver:
         """Give the next bytes to Twisted's part."""
         receiver = cast(_Messages, self._receiver)
         self._since_message += len(data)
@@ -96,6 +101,7 @@ class WebSocketProtocol(TalkingProtocol):
             self._since_message = 0
         elif self._since_message > self._framing.longest + _OVERHEAD:
             self._too_long()
+        return receiver
 
     # For Twisted's part: `twisted.web.websocket.WebSocketProtocol`
 
@@ -132,10 +138,6 @@ class WebSocketProtocol(TalkingProtocol):
         self.close()
 
     # What differs from the other protocols
-
-    def text_of(self, message: str) -> str:
-        """The message is text already."""
-        return message
 
     def send(self, payloads: list[bytes]) -> None:
         """Send each payload as a text message."""
