@@ -16,9 +16,9 @@ __all__ = ["FastGreetingDatagramProtocol"]
 class FastGreetingDatagramProtocol(GreetingDatagramProtocol):
     """A `GreetingDatagramProtocol` that also is the ``batches`` of a `greetsvc.net.datagram.batched.BatchedPort`.
 
-    Only the daemon makes one, with its own `UdpPolicy` and `Ledger`. It cannot be subclassed: for a free request the
-    port calls neither ``datagramReceived`` nor ``greeting``, so an override would be called for some requests only.
-    Subclass `GreetingDatagramProtocol` instead.
+    Only the protocol ``once`` makes one, with the `UdpPolicy` and the `Ledger` of the service. It cannot be
+    subclassed: for a free request the port calls neither ``datagramReceived`` nor ``greeting``, so an override would
+    be called for some requests only. Subclass `GreetingDatagramProtocol` instead.
     """
 
     _free: FreeAnswer | None = None
