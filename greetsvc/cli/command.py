@@ -12,7 +12,7 @@ import click
 from greetsvc._version import __version__
 from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, wrong
 from greetsvc.cli.plan import Plan, ProbePlan, drive
-from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULTS, ProbeOptions, parse_proxy_claim
+from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULT_SAY, DEFAULTS, ProbeOptions, Talk, parse_proxy_claim
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.base import Report
 from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Expectations
@@ -92,6 +92,7 @@ def _common_options(given: dict[str, Any], target: Target) -> dict[str, Any]:
         "size": DEFAULTS.size if given["size"] is None else given["size"],
         "encoding": given["encoding"],
         "tls": ClientTls(**tls) if target.transport == "tls" else None,
+        "talk": None if given["talk"] is None else Talk(given["talk"], given["say"] or (DEFAULT_SAY,)),
     }
 
 

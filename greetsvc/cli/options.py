@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from greetsvc.client import options as limits
 from greetsvc.client.options import DEFAULT_INTERVAL, DEFAULT_ROUNDS, DEFAULTS
+from greetsvc.client.talk.protocols import PROTOCOLS
 from greetsvc.printable import one_line
 
 __all__ = ["TLS_OPTIONS", "Number", "check_combinations", "greet_options", "wrong"]
@@ -21,7 +22,7 @@ TLS_OPTIONS = ("ca", "insecure", "cert", "key", "sni")
 
 _FORMATS = {"--json": "as_json", "--nagios": "nagios", "--healthcheck": "healthcheck"}
 _LOAD_OPTIONS = {"target", "duration", "concurrency", "rate", "timeout", "four", "six"}
-_LOAD_OPTIONS |= {"expect", "warn", "as_json", "size", "encoding", *TLS_OPTIONS}
+_LOAD_OPTIONS |= {"expect", "warn", "as_json", "size", "encoding", "talk", "say", *TLS_OPTIONS}
 """The options that a load run uses; it refuses the others."""
 
 
@@ -68,6 +69,7 @@ def _above_0(most: float) -> Number:
 
 _DAY = limits.MAX_SECONDS
 _DEFAULTS = {"interval": DEFAULT_INTERVAL, "timeout": DEFAULTS.timeout, "encoding": DEFAULTS.encoding}
+_REPEATED = ("--say",)
 _OPTIONS: list[tuple[str, str, Number | None, str]] = [
     ("-c count", "N", _whole(0, 10**9), "Number of probes; 0: until stopped (1)."),
     ("-i interval", "S", Number(0, _DAY), f"Seconds from one start to the next ({DEFAULT_INTERVAL:g})."),
@@ -94,6 +96,8 @@ _OPTIONS: list[tuple[str, str, Number | None, str]] = [
     ("--cert", "FILE", None, "Our own certificate (PEM)."),
     ("--key", "FILE", None, "Its private key (PEM), if it is not in the same file."),
     ("--sni", "NAME", None, "The server name to send, and to find in the certificate."),
+    ("--talk", "NAME", None, f"Talk after the greeting: {', '.join(PROTOCOLS)}."),
+    ("--say", "TEXT", None, f"With --talk: a message; again for one more ({limits.DEFAULT_SAY})."),
     ("--encoding", "NAME", None, f"Encoding of the greeting ({DEFAULTS.encoding})."),
 ]
 """Names, metavar (none: a flag), type (none: text) and help of each option, in the order of ``--help``."""
@@ -104,6 +108,7 @@ def greet_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for names, metavar, kind, text in reversed(_OPTIONS):
         *_, name = names.split()
         value: dict[str, Any] = {"metavar": metavar, "type": kind, "default": _DEFAULTS.get(name.lstrip("-"))}
+        value["multiple"] = name in _REPEATED
         command = click.option(*names.split(), help=text, **(value if metavar else {"is_flag": True}))(command)
     return click.argument("target", required=False)(command)
 
@@ -122,6 +127,8 @@ def check_combinations(given: dict[str, Any]) -> None:
         wrong("-c", 0, f"cannot be combined with {formats[0]}, which reports at the end")
     if given["proxy_v1"] is not None and given["proxy_v2"] is not None:
         wrong("--proxy-v1", given["proxy_v1"], "cannot be combined with --proxy-v2")
+    if given["say"] and given["talk"] is None:
+        wrong("--say", given["say"][0], "needs --talk")
     if given["duration"] is None:
         for name in ("concurrency", "rate"):
             if given[name] is not None:

@@ -38,6 +38,10 @@ class Probe:
 
     def __attrs_post_init__(self) -> None:
         self.options.check_target(self.target)
+        if self.options.talk is not None:
+            from greetsvc.client.probe.talk import talking
+
+            talking(self.target, self.options)  # loads what it needs now, so that no probe is timed with that
 
     def from_port(self, port: int | None) -> Probe:
         """The same for a series of probes from a source port; None leaves the port to the system."""
@@ -67,15 +71,20 @@ class Probe:
         if target.transport == "unixgram":
             data = await probe_unixgram(timeline, target.path, new_request(options), reactor, history=self.history)
             return timeline.greeted(data)
+        run = probe_stream
+        if options.talk is not None:
+            from greetsvc.client.probe.talk import probe_talk
+
+            run = probe_talk
         if target.transport == "unix":
-            return timeline.greeted(*await probe_stream(timeline, target.path, None, reactor))
+            return timeline.greeted(*await run(timeline, target.path, None, reactor))
         tls = (options.tls or ClientTls()) if target.transport == "tls" else None
         remote = await resolve(timeline, reactor)
         if target.transport == "udp":
             return timeline.greeted(
                 await probe_udp(timeline, remote, new_request(options), reactor, history=self.history)
             )
-        return timeline.greeted(*await probe_stream(timeline, remote, tls, reactor))
+        return timeline.greeted(*await run(timeline, remote, tls, reactor))
 
 
 def new_request(options: ProbeOptions) -> bytes:

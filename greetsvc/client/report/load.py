@@ -60,6 +60,7 @@ class TextLoadReport:
             cut_short = any(failure.words.startswith(CUT_SHORT) for failure in metrics.failures)
             out.append(f"{metrics.flawed} slow{', cut short' if cut_short else ''} or not as expected")
         out.extend(_times(metrics))
+        out.extend(_connections(metrics))
         out.extend(
             f"{failure.phase}: {one_line(failure.words)} ({failure.name}): {failure.count}"
             for failure in metrics.failures
@@ -78,6 +79,18 @@ def _times(metrics: LoadMetrics) -> list[str]:
     if metrics.uncorrected is not None:
         rows[1:] = [("from intended start", _ms(times)), ("from actual start", _ms(spread(metrics.uncorrected)))]
     return [f"{label:<20}" + "".join(f"{cell:>8}" for cell in cells) for label, cells in rows]
+
+
+def _connections(metrics: LoadMetrics) -> list[str]:
+    """The connections of a run that talks."""
+    found = metrics.connections
+    if found is None or metrics.connection_rate is None:
+        return []
+    times = ", ".join(
+        f"{name} {ms}" for name, ms in zip(spread(found.seconds), _ms(spread(found.seconds)), strict=True)
+    )
+    opened = f"{found.opened} connections, at most {found.most} at a time: {decimal(metrics.connection_rate, 6)} "
+    return [f"{opened}messages a second on each", f"connect and greeting: {times} ms"]
 
 
 def _ms(times: dict[str, float | None]) -> list[str]:
@@ -146,4 +159,8 @@ class JsonLoadReport(LoadReport):
         }
         if run.target.datagram:
             summary["answers"] = asdict(metrics.strays)
+        if metrics.connections is not None:
+            rate, seconds = metrics.connection_rate, json_seconds(spread(metrics.connections.seconds))
+            counted = {"opened": metrics.connections.opened, "most": metrics.connections.most}
+            summary["connections"] = {**counted, "rate": rate and round(rate, 3), "seconds": seconds}
         return Lines([json.dumps({"summary": summary})])

@@ -31,7 +31,7 @@ class NagiosReport:
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
         """Nothing yet; the words of the latest probe are kept for the line."""
-        self.latest[:] = [str(result), *flaws] if isinstance(result, GreetFailed) else flaws or [result.text]
+        self.latest[:] = [str(result), *flaws] if isinstance(result, GreetFailed) else flaws or [result.said]
         return Lines()
 
     def end(self, stats: RunStats) -> Lines:
@@ -42,6 +42,8 @@ class NagiosReport:
         warn = "" if self.warn is None else f"{self.warn:.6f}"
         loss = 100 * stats.lost / stats.sent if stats.sent else 100.0
         perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss:.3g}%;;;0;100"
+        if (trip := stats.round_trips.mean) is not None:
+            perfdata = f"{perfdata} round_trip={trip:.6f}s;;;0.000000"
         count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"
         if stats.repeats:
             count = f"{count}, {stats.repeats}"
