@@ -6,7 +6,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import TypeVar, cast
 
 from attrs import define, evolve, frozen
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport, ITransport
@@ -28,7 +28,7 @@ from greetsvc.net.linux.packets import TcpInfo
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
 
-__all__ = ["TalkProbe", "TalkState", "Turn", "new_state", "probe_talk", "talking"]
+__all__ = ["AnyState", "TalkProbe", "TalkState", "Turn", "new_state", "probe_talk", "talking", "turns_of"]
 
 
 @frozen
@@ -54,23 +54,27 @@ def _http_host(target: Target) -> str:
 class TalkState(StreamState):
     """The state of one connection that goes on. It decides; `TalkProbe` acts.
 
-    ``silent`` while a pause lasts, ``since`` when that began or the present message left; ``ended_at`` is when the
-    connection was gone. ``info`` is what the kernel knew of the connection when a pause began, and ``late_info`` at
-    its end or, after that, when the time was over.
+    ``waits``: the server may close first, and that is timed. ``silent`` while a pause lasts, which began at
+    ``silent_since``. ``since`` is when the latest message left, ``ended_at`` when the connection was gone. What the
+    kernel knew of the connection when a pause began, when we spoke then, and when the time was over is in
+    ``info_silent``, ``info_spoken`` and ``info_end``.
     """
 
     framing: Framing
     turns: deque[Turn]
     greeted: bool = False
     done: bool = False
+    waits: bool = True
+    waiting: Turn | None = None
     silent: bool = False
+    silent_since: float = 0.0
     since: float = 0.0
     ended_at: float = 0.0
-    info: TcpInfo | None = None
-    late_info: TcpInfo | None = None
+    info_silent: TcpInfo | None = None
+    info_spoken: TcpInfo | None = None
+    info_end: TcpInfo | None = None
     spoken: int = 0
     bad_frame: str = ""
-    _waiting: Turn | None = None
 
     @property
     def talked(self) -> Talked:
@@ -101,7 +105,7 @@ class TalkState(StreamState):
     def _replied(self, message: bytes) -> None:
         timeline, now = self.timeline, self.timeline.now()
         text = self._text(message)
-        turn, self._waiting = self._waiting, None
+        turn, self.waiting = self.waiting, None
         if turn is None:
             timeline.note(f"{UNASKED}: {one_line(text)}")
             return
@@ -115,22 +119,22 @@ class TalkState(StreamState):
     @property
     def next(self) -> Turn | None:
         """The turn that may begin now; None while a reply or the greeting is missing, in a pause, or at the end."""
-        busy = not self.greeted or self._waiting is not None or self.silent
+        busy = not self.greeted or self.waiting is not None or self.silent
         return None if busy or not self.turns else self.turns[0]
 
     @property
     def finished(self) -> bool:
         """Whether everything was said and answered."""
-        return self.greeted and not self.turns and self._waiting is None
+        return self.greeted and not self.turns and self.waiting is None
 
     def pause(self, info: TcpInfo | None) -> None:
         """The pause of the next turn begins."""
-        self.silent, self.since, self.info = True, self.timeline.now(), info
+        self.silent, self.silent_since, self.info_silent = True, self.timeline.now(), info
 
     def speak(self, info: TcpInfo | None) -> bytes:
         """The next message, which leaves now, in its frame."""
         turn = self.turns.popleft()
-        self._waiting, self.silent, self.late_info = turn, False, info
+        self.waiting, self.silent, self.info_spoken = turn, False, info
         self.spoken += 1
         self.since = self.timeline.now()
         self.timeline.trace(">", f"{one_line(turn.text)} ({len(turn.message)} bytes)")
@@ -215,8 +219,9 @@ class TalkProbe(StreamProbe):
         elif self.state.finished and not self.state.done:
             self._write(self.state.close())
             transport = cast("ITCPTransport", self.transport)
-            # Without TLS the server's FIN is waited for: only a connection that is half closed shows it.
-            transport.loseConnection() if self.state.tls else transport.loseWriteConnection()
+            # TLS waits for the server's close_notify. Without it, only a half-close lets us see the server's FIN.
+            half_close = self.state.waits and not self.state.tls
+            transport.loseWriteConnection() if half_close else transport.loseConnection()
 
     def _speak(self) -> None:
         self._write(self.state.speak(self.factory.tcp_info()))
@@ -227,8 +232,9 @@ class TalkProbe(StreamProbe):
 
     def close(self) -> None:
         """The time is over."""
-        self.state.late_info = self.factory.tcp_info()
-        super().close() if self.state.done else self.abort()
+        self.state.info_end = self.factory.tcp_info()
+        # With a message on its way, a FIN would leave the kernel to send both again and again.
+        self.abort() if self.state.waiting else super().close()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: give the result."""
@@ -243,13 +249,18 @@ def talking(target: Target, options: ProbeOptions) -> Callable[[], Framing]:
     return framing_maker(options.talk.protocol, options.limit, _http_host(target))
 
 
-def new_state(timeline: Timeline, turns: Iterable[Turn], *, tls: bool) -> TalkState:
+AnyState = TypeVar("AnyState", bound=TalkState)
+
+
+def new_state(
+    timeline: Timeline, turns: Iterable[Turn], kind: type[AnyState], *, tls: bool, waits: bool = True
+) -> AnyState:
     """The state of a new connection."""
     options = timeline.options
     assert options.talk is not None
     timeline.talk = Talked(options.talk.protocol)
     framing = talking(timeline.target, options)()
-    return TalkState(timeline=timeline, tls=tls, framing=framing, turns=deque(turns))
+    return kind(timeline=timeline, tls=tls, framing=framing, turns=deque(turns), waits=waits)
 
 
 async def probe_talk(
@@ -261,6 +272,6 @@ async def probe_talk(
     """
     talk = timeline.options.talk
     assert talk is not None
-    state = new_state(timeline, turns_of(talk, timeline.options.encoding), tls=tls is not None)
+    state = new_state(timeline, turns_of(talk, timeline.options.encoding), TalkState, tls=tls is not None)
     closed = await run_stream(state, remote, tls, reactor, TalkProbe)
     return bytes(state.data), closed

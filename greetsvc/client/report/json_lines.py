@@ -24,6 +24,10 @@ class JsonReport:
     several: bool
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
+        """The probe object."""
+        return Lines([json.dumps(self.probe_object(result, flaws))])
+
+    def probe_object(self, result: Greeting | GreetFailed, flaws: list[str]) -> dict[str, Any]:
         """The probe object. ``error`` also says what is wrong with a greeting that came; ``ok`` is true then."""
         found: dict[str, Any] = {
             "target": str(self.target),
@@ -46,7 +50,7 @@ class JsonReport:
             found["icmp"] = result.icmp.as_json()
         if isinstance(result, Greeting) and result.path is not None:
             found["path"] = result.path.as_json()
-        return Lines([json.dumps(found)])
+        return found
 
     def end(self, stats: RunStats) -> Lines:
         """The summary object."""

@@ -11,13 +11,19 @@ from greetsvc.client.target import Target
 from greetsvc.console import Lines
 from greetsvc.printable import one_line, shortened
 
-__all__ = ["HealthReport", "NagiosReport"]
+__all__ = ["HealthReport", "NagiosReport", "perfdata_line"]
 
 
 _LONGEST = 360
 """Bytes of text before the perfdata. NRPE cuts a line at 1,024 bytes, and where the locale is ASCII some characters
 become longer; the perfdata must arrive all the same.
 """
+
+
+def perfdata_line(status: int, words: str, perfdata: str) -> Lines:
+    """The line for an exit status: words, which are cut where they are long, and figures."""
+    said = one_line(words).replace("|", "\\x7c").encode()[:_LONGEST].decode(errors="ignore")
+    return Lines([f"GREET {('OK', 'WARNING', 'CRITICAL')[status]} - {said} | {perfdata}"])
 
 
 @frozen
@@ -36,7 +42,6 @@ class NagiosReport:
 
     def end(self, stats: RunStats) -> Lines:
         """The line."""
-        word = ("OK", "WARNING", "CRITICAL")[stats.status]
         mean = stats.seconds.mean
         took = "U" if mean is None else f"{mean:.6f}s"
         warn = "" if self.warn is None else f"{self.warn:.6f}"
@@ -47,9 +52,7 @@ class NagiosReport:
         count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"
         if stats.repeats:
             count = f"{count}, {stats.repeats}"
-        said = one_line(": ".join([count, *self.latest])).replace("|", "\\x7c")
-        said = said.encode()[:_LONGEST].decode(errors="ignore")
-        return Lines([f"GREET {word} - {said} | {perfdata}"])
+        return perfdata_line(stats.status, ": ".join([count, *self.latest]), perfdata)
 
 
 @frozen
