@@ -30,6 +30,7 @@ class Held:
     ``closed`` is how it ended; None: our message was answered, after ``reply`` seconds. For TCP on Linux, the kernel
     tells how many times our message was ``sent_again``, whether it was ``acknowledged`` all the same, and how many
     ``packets`` came during the silence. ``pinged``: WebSocket asked for a sign of life during it, and got one.
+    ``said`` is the last that the server said without being asked, such as why it closes.
     """
 
     silence: float
@@ -40,6 +41,7 @@ class Held:
     acknowledged: bool | None = None
     packets: int | None = None
     pinged: bool = False
+    said: str = ""
 
     @property
     def survived(self) -> bool:
@@ -115,6 +117,8 @@ class Search:
             return None
         if not self.ended.spoken:
             return self.ended.silence, self.ended.silence
+        if not self.search:
+            return None
         return (self.survived.silence if self.survived else 0.0), self.ended.silence
 
     def next_round(self) -> list[float]:

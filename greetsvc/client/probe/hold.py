@@ -214,9 +214,11 @@ class _Active:
 
 def _held(state: TalkState, failed: GreetFailed | None) -> Held:
     """What came of the silence of a connection."""
+    framing = state.framing
+    told: Any = {"pinged": framing.pinged, "said": state.unasked or framing.farewell}
     if state.silent:
         assert failed is not None
-        return Held(state.ended_at - state.silent_since, failed.closed, spoken=False, pinged=state.framing.pinged)
+        return Held(state.ended_at - state.silent_since, failed.closed, spoken=False, **told)
     before, after, end = state.info_silent, state.info_spoken, state.info_end
     packets = None
     if before and after and before.segments_in is not None and after.segments_in is not None:
@@ -228,5 +230,5 @@ def _held(state: TalkState, failed: GreetFailed | None) -> Held:
         sent_again=end.retransmits - after.retransmits if end and after else None,
         acknowledged=not end.unacked if end else None,
         packets=packets,
-        pinged=state.framing.pinged,
+        **told,
     )

@@ -74,6 +74,7 @@ class TalkState(StreamState):
     info_spoken: TcpInfo | None = None
     info_end: TcpInfo | None = None
     spoken: int = 0
+    unasked: str = ""
     bad_frame: str = ""
 
     @property
@@ -107,6 +108,7 @@ class TalkState(StreamState):
         text = self._text(message)
         turn, self.waiting = self.waiting, None
         if turn is None:
+            self.unasked = text
             timeline.note(f"{UNASKED}: {one_line(text)}")
             return
         trip = RoundTrip(turn.text, text, now - self.since)
@@ -207,7 +209,11 @@ class TalkProbe(StreamProbe):
         """A piece of the greeting or of a reply, cut anywhere."""
         if not self.state.received(data):
             self.abort()
-            return
+        elif not self.result.called:  # a reply may have ended the whole run
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Say what is to be said now, or later."""
         self._write(self.state.framing.replies())
         turn = self.state.next
         if turn is not None and turn.pause:

@@ -50,7 +50,8 @@ def _event(held: Held, timeout: float) -> str:
         return f"answered after {1000 * (held.reply or 0):.3f} ms"
     when = " when we spoke" if held.spoken else ""
     if held.closed != "timeout":
-        return f"{'reset' if held.closed == 'reset' else 'closed by the far end (FIN)'}{when}"
+        words = f"{'reset' if held.closed == 'reset' else 'closed by the far end (FIN)'}{when}"
+        return f"{words}; it said: {held.said}" if held.said else words
     words = f"no answer within {timeout:g} s"
     if held.acknowledged:
         return f"{words}, though our message was acknowledged"
@@ -121,7 +122,9 @@ class TextHoldReport(HoldReport):
 
     def each(self, held: Held) -> Lines:
         """How long the silence was, and what came of it."""
-        return Lines([f"{_seconds(held.silence):>10}  {_event(held, self.timeout)}"] if self.several else [])
+        return Lines(
+            [f"{_seconds(held.silence):>10}  {one_line(_event(held, self.timeout))}"] if self.several else []
+        )
 
     def end(self, result: HoldResult, refused: list[GreetFailed]) -> Lines:
         """What is known on standard output; the likely cause on standard error."""
@@ -129,7 +132,9 @@ class TextHoldReport(HoldReport):
         if refused:
             notes.insert(0, f"{len(refused)} more connections failed before their silence ({refused[0]})")
         subject = one_line(str(self.target))
-        return Lines([_verdict(result, self.timeout)], [f"greet: {subject}: {one_line(note)}" for note in notes])
+        return Lines(
+            [one_line(_verdict(result, self.timeout))], [f"greet: {subject}: {one_line(note)}" for note in notes]
+        )
 
     def failed(self, failed: GreetFailed) -> Lines:
         """As for any probe."""
@@ -156,6 +161,7 @@ class JsonHoldReport(HoldReport):
             "acknowledged": held and held.acknowledged,
             "sent_again": held and held.sent_again,
             "packets": held and held.packets,
+            "said": held and (held.said or None),
             "active": result.active is None,
             "refused": len(refused),
             "tried": [

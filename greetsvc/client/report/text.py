@@ -84,7 +84,10 @@ def talk_lines(stats: RunStats) -> list[str]:
     if not trips.count:
         return []
     lines = [""]
-    for name, found in ((f"{trips.count} round trips on a connection", trips), ("connect, greet and close", visits)):
+    for name, found in (
+        (f"{trips.count} round trip{'s' * (trips.count > 1)} on a connection", trips),
+        ("connect, greet and close", visits),
+    ):
         lines.append(f"{name}: {_times(spread(found), ('min', 'mean', 'p99', 'max'))}")
     return lines
 
