@@ -23,7 +23,9 @@ from zope.interface import implementer
 # Hundreds of tests start programs, which would compile the package anew each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-pytest_plugins = [f"tests.support.{name}" for name in ("certificates", "installed", "peers", "process", "service")]
+pytest_plugins = [
+    f"tests.support.{name}" for name in ("certificates", "installed", "peers", "process", "service", "talkers")
+]
 pytest.register_assert_rewrite("tests.support")
 
 # No example is judged by how long it took: that depends on what else the machine does.

@@ -144,7 +144,7 @@ class TlsTalkStreams(TalkStreams, TlsStreams):
         unsent, connection.unsent = connection.unsent + data, b""
         with suppress(SSL.Error):  # an error that lasts is found when the socket is read
             if unsent:
-                connection.session.engine.send(unsent)
+                connection.session.engine.sendall(unsent)
         self._send(connection, connection.session)
 
 

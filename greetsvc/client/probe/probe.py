@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
+from greetsvc.client.options import DEFAULTS, Family, ProbeOptions, Talk
 from greetsvc.client.probe.datagram import PortHistory, probe_udp, probe_unixgram
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
@@ -101,6 +101,7 @@ async def greet(
     encoding: str = DEFAULTS.encoding,
     limit: int = DEFAULTS.limit,
     tls: ClientTls | None = None,
+    talk: Talk | None = None,
     trace: Trace | None = None,
     reactor: Any = None,
 ) -> Greeting:
@@ -112,11 +113,12 @@ async def greet(
     :param encoding: how the bytes become ``text``.
     :param limit: the longest greeting, in bytes.
     :param tls: the authorities to trust and our own certificate, for a ``tls:`` target.
+    :param talk: what to say after the greeting, to a server that answers.
     :param trace: called with a line for each step as it happens.
     :raises GreetFailed: an `OSError`, when no greeting came.
     :raises ValueError: when the target or an option is wrong; nothing was sent.
     """
-    options = ProbeOptions(timeout, family, size, encoding, limit, tls)
+    options = ProbeOptions(timeout, family, size, encoding, limit, tls, talk=talk)
     return await Probe(parse(target), options).run(trace=trace, reactor=reactor)
 
 

@@ -252,7 +252,7 @@ class TalkProbe(StreamProbe):
 def talking(target: Target, options: ProbeOptions) -> Callable[[], Framing]:
     """Makes the framing of each connection to a target."""
     assert options.talk is not None
-    return framing_maker(options.talk.protocol, options.limit, _http_host(target))
+    return framing_maker(options.talk.protocol, options.limit, options.encoding, _http_host(target))
 
 
 AnyState = TypeVar("AnyState", bound=TalkState)

@@ -68,7 +68,7 @@ def _verdict(result: HoldResult, timeout: float) -> str:
     """What is known, in one line."""
     held = result.held
     if held is None:
-        return "stopped: nothing is known yet"
+        return "stopped: no connection has ended so far; nothing else is known"
     if held.survived:
         words = f"survived {_seconds(held.silence)} of silence: {_event(held, timeout)}"
         return f"stopped: {words}; what is longer is not known" if result.stopped else words

@@ -83,14 +83,15 @@ def _times(metrics: LoadMetrics) -> list[str]:
 
 def _connections(metrics: LoadMetrics) -> list[str]:
     """The connections of a run that talks."""
-    found = metrics.connections
-    if found is None or metrics.connection_rate is None:
+    found, rate = metrics.connections, metrics.connection_rate
+    if found is None or rate is None:
         return []
-    times = ", ".join(
-        f"{name} {ms}" for name, ms in zip(spread(found.seconds), _ms(spread(found.seconds)), strict=True)
-    )
-    opened = f"{found.opened} connections, at most {found.most} at a time: {decimal(metrics.connection_rate, 6)} "
-    return [f"{opened}messages a second on each", f"connect and greeting: {times} ms"]
+    times = dict(zip(spread(found.seconds), _ms(spread(found.seconds)), strict=True))
+    shown = ", ".join(f"{name} {times[name]}" for name in ("min", "mean", "p99", "max"))
+    return [
+        f"{found.opened} connections, at most {found.most} at a time: {decimal(rate, 6)} replies a second on each",
+        f"connect and greeting: {shown} ms",
+    ]
 
 
 def _ms(times: dict[str, float | None]) -> list[str]:

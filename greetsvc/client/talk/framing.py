@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import struct
 
+from greetsvc.wire import line_end
+
 __all__ = ["BadFrame", "Framing", "Int32", "Lines", "Netstrings"]
 
 
@@ -73,18 +75,27 @@ class Framing:
 
 
 class Lines(Framing):
-    """A message is a line; it ends with CR LF, and a bare LF is taken too."""
+    """A message is a line; it ends with CR LF, and a bare LF is taken too, both in the encoding of the text.
+
+    Where a character has two or four bytes, what looks like a line end may be parts of two characters.
+    """
+
+    def __init__(self, limit: int, encoding: str) -> None:
+        super().__init__(limit)
+        self._cr, self._lf = (line_end(encoding, end) for end in "\r\n")
 
     def encode(self, message: bytes) -> bytes:
         """The message, and a line end."""
-        return message + b"\r\n"
+        return message + self._cr + self._lf
 
     def _next(self) -> bytes | None:
-        end = self.rest.find(b"\n")
+        end, width = self.rest.find(self._lf), len(self._lf)
+        while end % width and end >= 0:
+            end = self.rest.find(self._lf, end + 1)
         if end < 0:
             self._check(len(self.rest))
             return None
-        return self._cut(0, end, 1).removesuffix(b"\r")
+        return self._cut(0, end, width).removesuffix(self._cr)
 
 
 class Netstrings(Framing):

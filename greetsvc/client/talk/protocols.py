@@ -11,18 +11,20 @@ __all__ = ["LINES", "PROTOCOLS", "WEBSOCKET", "framing_maker"]
 LINES = "lines"
 WEBSOCKET = "websocket"
 
-_FRAMINGS: dict[str, type[Framing]] = {LINES: Lines, "netstring": Netstrings, "int32": Int32}
+_COUNTED: dict[str, type[Framing]] = {"netstring": Netstrings, "int32": Int32}
 
-PROTOCOLS = (*_FRAMINGS, WEBSOCKET)
+PROTOCOLS = (LINES, *_COUNTED, WEBSOCKET)
 
 
-def framing_maker(protocol: str, limit: int, host: str) -> Callable[[], Framing]:
+def framing_maker(protocol: str, limit: int, encoding: str, host: str) -> Callable[[], Framing]:
     """Makes the framing of a new connection to ``host``, as the header of HTTP names it.
 
     WebSocket's modules are loaded here, before anything is timed.
     """
-    if protocol in _FRAMINGS:
-        return lambda: _FRAMINGS[protocol](limit)
+    if protocol == LINES:
+        return lambda: Lines(limit, encoding)
+    if protocol in _COUNTED:
+        return lambda: _COUNTED[protocol](limit)
     from greetsvc.client.talk.websocket import WebSocketFraming
 
     return lambda: WebSocketFraming(limit, host)
