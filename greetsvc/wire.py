@@ -27,6 +27,7 @@ __all__ = [
     "Tls",
     "decode_record",
     "encode_record",
+    "line_end",
     "nonce_of",
     "request",
 ]
@@ -61,6 +62,14 @@ def nonce_of(request: bytes) -> str | None:
     """The nonce in a marked request, or None where there is none."""
     found = _MARK_AND_NONCE.match(request)
     return found and found[1].decode("ascii")
+
+
+# Lines of text, in whatever encoding.
+
+
+def line_end(encoding: str, text: str = "\n") -> bytes:
+    """A line end in this encoding, without the byte order mark that some put in front of every text."""
+    return text.encode(encoding)[len("".encode(encoding)) :]
 
 
 # The path record: what the server saw of a visit, as one line of JSON. The client reads records of servers that it

@@ -32,7 +32,8 @@ _LINUX = sys.platform == "linux"
 _TCP_SAVE_SYN = 27
 _TCP_SAVED_SYN = 28
 _TCP_INFO = 11
-_TCP_INFO_SIZE = 104  # bytes up to tcpi_total_retrans, the last field that is read
+_TCP_INFO_LEAST = 104  # bytes up to tcpi_total_retrans
+_TCP_INFO_SIZE = 144  # bytes up to tcpi_segs_in (since 4.2), the last field that is read
 _IP_RECVTOS = 13
 _IP_RECVTTL = 12
 
@@ -62,6 +63,7 @@ class TcpInfo:
     """A connection as this end sees it: smoothed round trip in microseconds, MSS in bytes, retransmitted segments.
 
     ``advertised_mss`` is the MSS in our SYN, less the 12 bytes of the timestamps option where both ends use it.
+    ``unacked`` counts our segments that were not acknowledged yet, ``segments_in`` all that came (None: not told).
     """
 
     rtt_us: int
@@ -71,6 +73,8 @@ class TcpInfo:
     timestamps: bool
     sack: bool
     wscale: bool
+    unacked: int = 0
+    segments_in: int | None = None
 
 
 @frozen
@@ -147,10 +151,10 @@ def _parse_tcp(header: bytes, ttl: int, traffic_class: int) -> Syn:
 
 def parse_tcp_info(info: bytes) -> TcpInfo | None:
     """Reads ``struct tcp_info`` of linux/tcp.h. None where it is too short."""
-    if len(info) < _TCP_INFO_SIZE:
+    if len(info) < _TCP_INFO_LEAST:
         return None
     # Eight single bytes, of which the sixth is tcpi_options, then 24 words in an order that is fixed: fields are only
-    # ever added behind. Word 2 is tcpi_snd_mss, 15 tcpi_rtt, 19 tcpi_advmss, 23 tcpi_total_retrans.
+    # ever added behind. Word 2 is tcpi_snd_mss, 4 tcpi_unacked, 15 tcpi_rtt, 19 tcpi_advmss, 23 tcpi_total_retrans.
     options = info[5]
     words = struct.unpack_from("=24I", info, 8)
     return TcpInfo(
@@ -161,6 +165,8 @@ def parse_tcp_info(info: bytes) -> TcpInfo | None:
         timestamps=bool(options & 1),
         sack=bool(options & 2),
         wscale=bool(options & 4),
+        unacked=words[4],
+        segments_in=struct.unpack_from("=I", info, 140)[0] if len(info) >= _TCP_INFO_SIZE else None,
     )
 
 
