@@ -36,6 +36,7 @@ from greetsvc.net.stream.listener import StreamPort
 from greetsvc.net.tls.endpoint import tls_contexts, tls_endpoint
 from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin
 from greetsvc.server.admission import Admission
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
@@ -110,6 +111,7 @@ class Premises:
     ledger: Ledger
     admission: Admission
     policy: UdpPolicy
+    sessions: Sessions
     lingerers: Lingerers
     ipv4_tcp: Collection[int] = frozenset()
     ipv4_udp: Collection[int] = frozenset()
@@ -129,6 +131,7 @@ class Premises:
             ledger=self.ledger,
             admission=self.admission,
             policy=self.policy,
+            sessions=self.sessions if listener.measure else None,
             deadline=self.settings.deadline,
             linger=self.settings.linger,
             reactor=self.reactor,

@@ -114,6 +114,12 @@ class _OneOf:
         return value
 
 
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _not("true or false", value)
+    return value
+
+
 def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
     if not isinstance(value, list):
         raise _not("an array of networks", value)
@@ -170,7 +176,7 @@ class Listener:
     """One endpoint to listen on, its greeter and its protocol (``plugin``).
 
     ``greeter_option`` is the greeter as ``--greeter`` names it, and ``protocol_option`` the protocol. ``where`` is
-    its setting, for error messages.
+    its setting, for error messages. ``measure``: whether a UDP listener gives measured answers.
     """
 
     endpoint: Endpoint
@@ -180,6 +186,7 @@ class Listener:
     plugin: Plugin = ONCE
     protocol_option: str = DEFAULT_PROTOCOL
     encoding: str = "utf-8"
+    measure: bool = True
 
 
 def serves(protocol: Plugin, endpoint: Endpoint) -> bool:
@@ -314,6 +321,15 @@ SETTINGS = (
         lambda value: text_encoding(_text(value)),
         "utf-8",
         places=_ANYWHERE,
+    ),
+    Setting(
+        "measure",
+        "BOOL",
+        "whether a UDP listener gives measured answers",
+        _switch,
+        True,
+        "true",
+        places=Place.LISTEN,
     ),
     Setting(
         "config",
