@@ -10,7 +10,7 @@ from typing import Any, Literal
 import click
 
 from greetsvc._version import __version__
-from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, wrong
+from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, is_given, wrong
 from greetsvc.cli.plan import Plan, ProbePlan, drive
 from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULTS, ProbeOptions, parse_proxy_claim
 from greetsvc.client.probe.probe import Probe
@@ -60,10 +60,18 @@ def _command(**given: Any) -> Plan:
     if given["flows"]:
         _check_flows(given["flows"], given["source_port"], target)
     try:
-        return _probe_plan(given, target) if given["duration"] is None else _load_plan(given, target)
+        return _make_plan(given, target)
     except ConfigError as error:
         option = f"--{error.name}" if error.name != "family" else "-4" if given["four"] else "-6"
         wrong(option, error.value, error.why)
+
+
+def _make_plan(given: dict[str, Any], target: Target) -> Plan:
+    if given["duration"] is not None:
+        return _load_plan(given, target)
+    if given["trace"]:
+        return _trace_plan(given, target)
+    return _probe_plan(given, target)
 
 
 def _check_flows(flows: int, first_port: int | None, target: Target) -> None:
@@ -130,6 +138,27 @@ def _load_plan(given: dict[str, Any], target: Target) -> Plan:
     load = {name: given[name] for name in ("duration", "concurrency", "rate", "expect", "warn")}
     run = Run(target, **load, **_common_options(given, target))
     return LoadPlan(run, as_json=given["as_json"], terminal=find_terminal(sys.stdout, os.environ))
+
+
+def _trace_plan(given: dict[str, Any], target: Target) -> Plan:
+    """The plan for a trace, which takes longer than a probe."""
+    from greetsvc.cli.route_plan import TracePlan
+    from greetsvc.client.route.trace import DEFAULT_SECONDS
+    from greetsvc.net.linux import error_queue
+
+    if target.local:
+        wrong("--trace", "", f"needs an IP target, not {target}")
+    if not error_queue.AVAILABLE:
+        wrong("--trace", "", "needs Linux: this system does not tell which router sent an ICMP message")
+    options = ProbeOptions(
+        timeout=given["timeout"] if is_given("timeout") else DEFAULT_SECONDS,
+        family=4 if given["four"] else 6 if given["six"] else None,
+        size=DEFAULTS.size if given["size"] is None else given["size"],
+        dscp=given["dscp"],
+        source_port=given["source_port"],
+    )
+    options.check_target(target)
+    return TracePlan(target, options, given["flows"] or 1, given["as_json"], given["verbose"])
 
 
 def _report(given: dict[str, Any], target: Target, expectations: Expectations, *, several: bool) -> Report:

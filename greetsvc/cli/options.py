@@ -15,14 +15,17 @@ from greetsvc.client import options as limits
 from greetsvc.client.options import DEFAULT_INTERVAL, DEFAULT_ROUNDS, DEFAULTS
 from greetsvc.printable import one_line
 
-__all__ = ["TLS_OPTIONS", "Number", "check_combinations", "greet_options", "wrong"]
+__all__ = ["TLS_OPTIONS", "Number", "check_combinations", "greet_options", "is_given", "wrong"]
 
 TLS_OPTIONS = ("ca", "insecure", "cert", "key", "sni")
 
 _FORMATS = {"--json": "as_json", "--nagios": "nagios", "--healthcheck": "healthcheck"}
 _LOAD_OPTIONS = {"target", "duration", "concurrency", "rate", "timeout", "four", "six"}
 _LOAD_OPTIONS |= {"expect", "warn", "as_json", "size", "encoding", *TLS_OPTIONS}
-"""The options that a load run uses; it refuses the others."""
+_TRACE_OPTIONS = {"target", "trace", "timeout", "four", "six", "as_json", "verbose", "size", "dscp"}
+_TRACE_OPTIONS |= {"source_port", "flows"}
+_MODES = {"duration": _LOAD_OPTIONS, "trace": _TRACE_OPTIONS}
+"""What `greet` does in place of probes, by its option, and the options that this uses; it refuses the others."""
 
 
 @frozen
@@ -84,6 +87,7 @@ _OPTIONS: list[tuple[str, str, Number | None, str]] = [
     ("--duration", "S", _above_0(_DAY), "Make a load run of S seconds."),
     ("--concurrency", "N", _whole(1, limits.MAX_CONCURRENCY), "Probes in flight (16, or 1024 with --rate)."),
     ("--rate", "R", _above_0(limits.MAX_RATE), "Start R probes a second, timed from their intended starts."),
+    ("--trace", "", None, "Show each router on the way to the target's port."),
     ("--dscp", "N", _whole(0, limits.MAX_DSCP), "Send with this DSCP."),
     ("--source-port", "P", _whole(1, 65535), "Send from this port; when it fails, compare with a fresh one."),
     ("--flows", "N", _whole(2, limits.MAX_FLOWS), f"Probe from N source ports, -c times each ({DEFAULT_ROUNDS})."),
@@ -126,9 +130,14 @@ def check_combinations(given: dict[str, Any]) -> None:
         for name in ("concurrency", "rate"):
             if given[name] is not None:
                 wrong(f"--{name}", f"{given[name]:.10g}", "needs --duration")
-        return
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        source = context.get_parameter_source(str(parameter.name))
-        if source is ParameterSource.COMMANDLINE and parameter.name not in _LOAD_OPTIONS:
-            wrong(parameter.opts[0], "", "cannot be combined with --duration")
+    for mode, used in _MODES.items():
+        if given[mode]:
+            for parameter in click.get_current_context().command.params:
+                if is_given(str(parameter.name)) and parameter.name not in used:
+                    wrong(parameter.opts[0], "", f"cannot be combined with --{mode}")
+            return
+
+
+def is_given(name: str) -> bool:
+    """Whether an option is on the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
