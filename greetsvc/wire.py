@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from attrs import asdict, frozen
+from attrs import asdict, fields, frozen
 
 from greetsvc.net.linux.packets import Syn
 from greetsvc.visit import Address
@@ -312,11 +312,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _part(kind: Any, found: Any) -> Any:
-    """One part of a record; fields that a later version adds are ignored."""
+    """One part of a record; fields that a later version adds are ignored, those that an older one lacks are None."""
     if found is None:
         return None
     types = {name: _TYPES[annotation] for name, annotation in kind.__annotations__.items()}
-    return kind(**{name: _typed(found[name], *allowed) for name, allowed in types.items()})
+    optional = {each.name for each in fields(kind) if each.default is None}
+    given = {name: found.get(name) if name in optional else found[name] for name in types}
+    return kind(**{name: _typed(given[name], *allowed) for name, allowed in types.items()})
 
 
 def _typed(value: Any, *allowed: type) -> Any:

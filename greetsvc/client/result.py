@@ -7,6 +7,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from greetsvc.client.handshake import UNKNOWN, Handshake
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import PathChanges, Sent
 from greetsvc.client.target import Target
@@ -128,6 +129,7 @@ class Greeting:
     sent: Sent | None = None
     attempts: tuple[Attempt, ...] = ()
     cut_short: str = ""
+    handshake: Handshake = UNKNOWN
 
     @property
     def ending_errno(self) -> int | None:
