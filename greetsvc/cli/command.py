@@ -12,7 +12,7 @@ import click
 from greetsvc._version import __version__
 from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, is_given, wrong
 from greetsvc.cli.plan import Plan, ProbePlan, drive
-from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULTS, ProbeOptions, parse_proxy_claim
+from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULTS, ROUTE_SECONDS, ProbeOptions, parse_proxy_claim
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.base import Report
 from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Expectations
@@ -69,8 +69,8 @@ def _command(**given: Any) -> Plan:
 def _make_plan(given: dict[str, Any], target: Target) -> Plan:
     if given["duration"] is not None:
         return _load_plan(given, target)
-    if given["trace"]:
-        return _trace_plan(given, target)
+    if given["trace"] or given["mtu"]:
+        return _route_plan(given, target)
     return _probe_plan(given, target)
 
 
@@ -140,25 +140,24 @@ def _load_plan(given: dict[str, Any], target: Target) -> Plan:
     return LoadPlan(run, as_json=given["as_json"], terminal=find_terminal(sys.stdout, os.environ))
 
 
-def _trace_plan(given: dict[str, Any], target: Target) -> Plan:
-    """The plan for a trace, which takes longer than a probe."""
-    from greetsvc.cli.route_plan import TracePlan
-    from greetsvc.client.route.trace import DEFAULT_SECONDS
+def _route_plan(given: dict[str, Any], target: Target) -> Plan:
+    """The plan for what is asked about the route, which takes longer than a probe."""
+    from greetsvc.cli.route_plan import MtuPlan, TracePlan
     from greetsvc.net.linux import error_queue
 
+    mode = "--trace" if given["trace"] else "--mtu"
     if target.local:
-        wrong("--trace", "", f"needs an IP target, not {target}")
+        wrong(mode, "", f"needs an IP target, not {target}")
     if not error_queue.AVAILABLE:
-        wrong("--trace", "", "needs Linux: this system does not tell which router sent an ICMP message")
-    options = ProbeOptions(
-        timeout=given["timeout"] if is_given("timeout") else DEFAULT_SECONDS,
-        family=4 if given["four"] else 6 if given["six"] else None,
-        size=DEFAULTS.size if given["size"] is None else given["size"],
-        dscp=given["dscp"],
-        source_port=given["source_port"],
-    )
+        wrong(mode, "", "needs Linux: this system does not tell which router sent an ICMP message")
+    common = _common_options(given, target)
+    if not is_given("timeout") and (given["trace"] or target.datagram):
+        common["timeout"] = ROUTE_SECONDS
+    options = ProbeOptions(**common, dscp=given["dscp"], source_port=given["source_port"])
     options.check_target(target)
-    return TracePlan(target, options, given["flows"] or 1, given["as_json"], given["verbose"])
+    if given["trace"]:
+        return TracePlan(target, options, given["flows"] or 1, given["as_json"], given["verbose"])
+    return MtuPlan(target, options, given["as_json"], given["verbose"])
 
 
 def _report(given: dict[str, Any], target: Target, expectations: Expectations, *, several: bool) -> Report:

@@ -24,7 +24,8 @@ _LOAD_OPTIONS = {"target", "duration", "concurrency", "rate", "timeout", "four",
 _LOAD_OPTIONS |= {"expect", "warn", "as_json", "size", "encoding", *TLS_OPTIONS}
 _TRACE_OPTIONS = {"target", "trace", "timeout", "four", "six", "as_json", "verbose", "size", "dscp"}
 _TRACE_OPTIONS |= {"source_port", "flows"}
-_MODES = {"duration": _LOAD_OPTIONS, "trace": _TRACE_OPTIONS}
+_MTU_OPTIONS = {"target", "mtu", "timeout", "four", "six", "as_json", "verbose", "dscp", "source_port", *TLS_OPTIONS}
+_MODES = {"duration": _LOAD_OPTIONS, "trace": _TRACE_OPTIONS, "mtu": _MTU_OPTIONS}
 """What `greet` does in place of probes, by its option, and the options that this uses; it refuses the others."""
 
 
@@ -88,6 +89,7 @@ _OPTIONS: list[tuple[str, str, Number | None, str]] = [
     ("--concurrency", "N", _whole(1, limits.MAX_CONCURRENCY), "Probes in flight (16, or 1024 with --rate)."),
     ("--rate", "R", _above_0(limits.MAX_RATE), "Start R probes a second, timed from their intended starts."),
     ("--trace", "", None, "Show each router on the way to the target's port."),
+    ("--mtu", "", None, "Find the largest packets that pass, there and back."),
     ("--dscp", "N", _whole(0, limits.MAX_DSCP), "Send with this DSCP."),
     ("--source-port", "P", _whole(1, 65535), "Send from this port; when it fails, compare with a fresh one."),
     ("--flows", "N", _whole(2, limits.MAX_FLOWS), f"Probe from N source ports, -c times each ({DEFAULT_ROUNDS})."),

@@ -24,6 +24,7 @@ __all__ = [
     "MAX_FLOWS",
     "MAX_RATE",
     "MAX_SECONDS",
+    "ROUTE_SECONDS",
     "Family",
     "ProbeOptions",
     "ProxyClaim",
@@ -37,6 +38,9 @@ Family = Literal[4, 6]
 DEFAULT_INTERVAL = 1.0
 DEFAULT_ROUNDS = 5
 """Probes of each flow without a count: enough to tell a broken flow from bad luck."""
+
+ROUTE_SECONDS = 30.0
+"""The time-out of a trace, or of a search for the MTU, without -t: each silent hop takes up to 2 s."""
 
 MAX_SECONDS = 86400.0
 """The longest time-out, interval and load run: a day."""

@@ -1,4 +1,4 @@
-"""The reports on a route: its hops."""
+"""The reports on a route: its hops, and the largest packets that pass."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Protocol
 from attrs import frozen
 
 from greetsvc.client.route.hops import Flow, Hop, numbers, partings
+from greetsvc.client.route.mtu import Mtu
 from greetsvc.client.target import Target
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
 
-__all__ = ["JsonTraceReport", "TextTraceReport", "TraceReport"]
+__all__ = ["JsonTraceReport", "TextTraceReport", "TraceReport", "mtu_lines"]
 
 
 class TraceReport(Protocol):
@@ -88,3 +89,10 @@ def _ends(flow: Flow) -> list[str]:
     words, reply = flow.words(), flow.end or flow.beyond
     cause = f"likely: {reply.icmp.cause}" if words and reply is not None and reply.icmp else ""
     return [one_line(line) for line in (words, cause) if line]
+
+
+def mtu_lines(found: Mtu, *, as_json: bool) -> Lines:
+    """What to write about the largest packets that pass."""
+    if as_json:
+        return Lines([json.dumps(found.as_json())])
+    return Lines([one_line(found.there.line("there")), one_line(found.back.line("back"))])

@@ -11,10 +11,7 @@ from greetsvc.client.probe.flows import all_at_once
 from greetsvc.client.route.ask import Asker
 from greetsvc.client.route.hops import MAX_HOPS, Flow, Hop, Reply
 
-__all__ = ["DEFAULT_SECONDS", "trace_flows"]
-
-DEFAULT_SECONDS = 30.0
-"""The time-out of a trace: each silent hop takes up to 2 s."""
+__all__ = ["trace_flows"]
 
 _TRIES = 2
 """Requests to a hop that is silent. Routers limit how many ICMP messages they send (Linux: 6, then one a second)."""
