@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from attrs import asdict, fields, frozen
+from attrs import asdict, frozen
 
 from greetsvc.net.linux.packets import Syn
 from greetsvc.visit import Address
@@ -24,8 +24,8 @@ __all__ = [
     "MAX_MEASURED",
     "MAX_PAID_ANSWER",
     "MAX_REQUEST",
+    "PADDING",
     "WRAP",
-    "CountRequest",
     "Datagram",
     "Measured",
     "PathRecord",
@@ -37,6 +37,7 @@ __all__ = [
     "encode_measured",
     "encode_record",
     "fields_of",
+    "has_fields",
     "nonce_of",
     "request",
 ]
@@ -54,6 +55,9 @@ MAX_PAID_ANSWER = 512
 MAX_REQUEST = 8192
 """The longest request datagram that is read, in bytes; a longer one is counted as oversize."""
 
+PADDING = b"."
+"""What fills a request up to its size."""
+
 MAX_FIELDS = 16
 """Fields of a request that are read; what comes behind them counts as padding."""
 
@@ -69,16 +73,21 @@ def request(nonce: str, size: int, fields: Mapping[str, object] = _NO_FIELDS) ->
     only the fields have no room, they are all left out.
     """
     if size < MARKED_MINIMUM:
-        return b"." * size
+        return PADDING * size
     start = MARK + nonce.encode("ascii") + b" "
     marked = start + "".join(f"{key}={value} " for key, value in fields.items()).encode("ascii")
-    return (marked if len(marked) <= size else start).ljust(size, b".")
+    return (marked if len(marked) <= size else start).ljust(size, PADDING)
 
 
 def nonce_of(request: bytes) -> str | None:
     """The nonce in a marked request, or None where there is none."""
     found = _MARK_AND_NONCE.match(request)
     return found and found[1].decode("ascii")
+
+
+def has_fields(request: bytes) -> bool:
+    """Whether a marked request may carry fields: what stands behind the nonce and a space is no padding of ours."""
+    return request[MARKED_MINIMUM : MARKED_MINIMUM + 1] not in {b"", PADDING} and request.startswith(MARK)
 
 
 def fields_of(request: bytes) -> dict[str, str]:
@@ -107,24 +116,21 @@ MAX_MEASURED = 160
 WRAP = 1_000_000
 """``seen`` and ``seq`` of a measured answer are counts modulo this: six digits, so that the line stays short."""
 
-_COUNT = re.compile(MARK + rb"([0-9A-Fa-f]{16}) s=([0-9A-Fa-f]{16}) n=([0-9]{1,10}) a=([0-9]{1,3}) w=count ")
+_COUNT = re.compile(MARK + rb"([0-9A-Fa-f]{16} s=([0-9A-Fa-f]{16}) n=[0-9]{1,10} a=[0-9]{1,3}) w=count ")
 _SESSION, _NUMBER, _ATTEMPT = re.compile("[0-9A-Fa-f]{16}"), re.compile("[0-9]{1,10}"), re.compile("[0-9]{1,3}")
 
 
-class CountRequest(NamedTuple):
-    """What a request with ``w=count`` carries, as it was written: the answer repeats it."""
+def count_of(data: bytes | bytearray, start: int = 0, end: int = MAX_REQUEST) -> tuple[bytes, bytes] | None:
+    """What a request for a measured answer carries; None for any other, and where a field is bad or missing.
 
-    nonce: bytes
-    session: bytes
-    number: bytes
-    attempt: bytes
+    The request is ``data[start:end]``.
 
-
-def count_of(request: bytes) -> CountRequest | None:
-    """What a request for a measured answer carries; None for any other, and where a field is bad or missing."""
-    found = _COUNT.match(request)
-    if found is not None:  # as `greet` writes it: this costs a quarter of reading the fields one by one
-        return CountRequest(*found.groups())
+    First what the answer repeats, ``NONCE s=SESSION n=NUMBER a=ATTEMPT`` as it was written, then the session alone.
+    """
+    found = _COUNT.match(data, start, end)
+    if found is not None:  # as `greet` writes it: this costs a fraction of reading the fields one by one
+        return found[1], found[2]
+    request = bytes(data[start:end])
     fields = fields_of(request)
     session, number, attempt = (fields.get(key, "") for key in "sna")
     if (
@@ -134,8 +140,8 @@ def count_of(request: bytes) -> CountRequest | None:
         or not _ATTEMPT.fullmatch(attempt)
     ):
         return None
-    nonce = request[len(MARK) : MARKED_MINIMUM - 1]
-    return CountRequest(nonce, *(each.encode("ascii") for each in (session, number, attempt)))
+    repeated = f"{nonce_of(request)} s={session} n={number} a={attempt}"
+    return repeated.encode("ascii"), session.encode("ascii")
 
 
 @frozen
@@ -161,21 +167,18 @@ class Measured:
     size: int
 
 
+_LINE = b"greeted 1 %b seen=%d seq=%d rx=%d tx=%d ttl=%d tos=%d size=%d\n"
+_LINE_UNKNOWN = _LINE.replace(b"ttl=%d tos=%d", b"ttl=%b tos=%b")
+
+
 def encode_measured(  # noqa: PLR0917 - called for each measured request, where keywords would cost time
-    asked: CountRequest, seen: int, seq: int, rx: int, tx: int, ttl: int | None, tos: int | None, size: int
+    repeated: bytes, seen: int, seq: int, rx: int, tx: int, ttl: int | None, tos: int | None, size: int
 ) -> bytes:
-    """The line that answers a request with ``w=count``; see `Measured`."""
-    known = b"ttl=%d tos=%d" % (ttl, tos) if ttl is not None and tos is not None else _known(ttl, tos)
-    return b"greeted 1 %b s=%b n=%b a=%b seen=%d seq=%d rx=%d tx=%d %b size=%d\n" % (
-        *(asked.nonce, asked.session, asked.number, asked.attempt),
-        *(seen % WRAP, seq % WRAP, rx, tx, known, size),
-    )
-
-
-def _known(ttl: int | None, tos: int | None) -> bytes:
-    return b" ".join(
-        b"%b=" % name + (b"" if value is None else b"%d" % value) for name, value in ((b"ttl", ttl), (b"tos", tos))
-    )
+    """The line that answers a request for which `count_of` gave ``repeated``; see `Measured`."""
+    if ttl is None or tos is None:
+        known = (b"" if value is None else b"%d" % value for value in (ttl, tos))
+        return _LINE_UNKNOWN % (repeated, seen, seq, rx, tx, *known, size)
+    return _LINE % (repeated, seen, seq, rx, tx, ttl, tos, size)
 
 
 _MEASURED = re.compile(
@@ -226,10 +229,11 @@ class Tls:
 
 @frozen
 class Datagram:
-    """The request datagram as it arrived; ``size`` in bytes."""
+    """The request datagram as it arrived; ``size`` in bytes. An older server does not tell ``ecn``."""
 
     ttl: int | None
     dscp: int | None
+    ecn: int | None
     size: int
 
 
@@ -312,13 +316,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _part(kind: Any, found: Any) -> Any:
-    """One part of a record; fields that a later version adds are ignored, those that an older one lacks are None."""
+    """One part of a record; fields that a later version adds are ignored, and one that may be None may be missing."""
     if found is None:
         return None
+    if type(found) is not dict:
+        raise TypeError(f"{found!r} has no fields")
     types = {name: _TYPES[annotation] for name, annotation in kind.__annotations__.items()}
-    optional = {each.name for each in fields(kind) if each.default is None}
-    given = {name: found.get(name) if name in optional else found[name] for name in types}
-    return kind(**{name: _typed(given[name], *allowed) for name, allowed in types.items()})
+    got = {name: found.get(name) if type(None) in allowed else found[name] for name, allowed in types.items()}
+    return kind(**{name: _typed(value, *types[name]) for name, value in got.items()})
 
 
 def _typed(value: Any, *allowed: type) -> Any:

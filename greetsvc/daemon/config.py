@@ -80,7 +80,13 @@ def settings(
     }
     greeter = _greeter(given, filed, defaults)
     listeners = tuple(
-        Listener(table["endpoint"].read(), *_greeter(given, table, filed, defaults), where) for where, table in tables
+        Listener(
+            table["endpoint"].read(),
+            *_greeter(given, table, filed, defaults),
+            where,
+            measure=ChainMap(table, defaults)["measure"].read(),
+        )
+        for where, table in tables
     )
     return Settings(listeners, *greeter, **plain)
 

@@ -31,6 +31,7 @@ from greetsvc.net.tls.endpoint import tls_endpoint
 from greetsvc.server.admission import Admission
 from greetsvc.server.fast_datagram import FastGreetingDatagramProtocol
 from greetsvc.server.fast_stream import FastGreetingFactory
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
@@ -99,6 +100,7 @@ class Premises:
     ledger: Ledger
     admission: Admission
     policy: UdpPolicy
+    sessions: Sessions
     lingerers: Lingerers
     ipv4_tcp: Collection[int] = frozenset()
     ipv4_udp: Collection[int] = frozenset()
@@ -225,8 +227,13 @@ class DatagramListening:
 
     def __init__(self, premises: Premises, listener: Listener) -> None:
         self.listener = listener
+        self._measures = listener.measure and listener.endpoint.path is None
         self.protocol = FastGreetingDatagramProtocol(
-            listener.greeter, ledger=premises.ledger, policy=premises.policy, transport=listener.endpoint.transport
+            listener.greeter,
+            ledger=premises.ledger,
+            policy=premises.policy,
+            sessions=premises.sessions if self._measures else None,
+            transport=listener.endpoint.transport,
         )
         self._premises = premises
         self._port: DatagramPort | None = None
@@ -247,7 +254,7 @@ class DatagramListening:
                     protocol,
                     reactor,
                     longest=longest,
-                    headers="path" in self.listener.greeter.needs,
+                    headers=self._measures or "path" in self.listener.greeter.needs,
                     dropped=ledger.refuse,
                     batches=protocol,
                 )

@@ -26,6 +26,7 @@ from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import ipv6_works, kernel_backlog
 from greetsvc.printable import escaped
 from greetsvc.server.admission import Admission
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.server.visit_log import READABLE, VisitLog
 
@@ -66,6 +67,7 @@ class GreetingService(Service):
             exempt_loopback=settings.max_per_source is None,
         )
         self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
+        self._sessions = Sessions()
         self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=most)
         self._visits = VisitLog(self.ledger, reactor, readable=READABLE if settings.log_visits == "all" else 0)
         self._taken: dict[int, str] = {}
@@ -86,6 +88,7 @@ class GreetingService(Service):
             self.ledger,
             self.admission,
             self.policy,
+            self._sessions,
             self._lingerers,
             ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
             ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},

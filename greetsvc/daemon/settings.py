@@ -92,6 +92,12 @@ def _one_of(*words: str) -> Callable[[object], object]:
     return read
 
 
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _not("true or false", value)
+    return value
+
+
 def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
     if not isinstance(value, list):
         raise _not("an array of networks", value)
@@ -127,12 +133,14 @@ class Listener:
     """One endpoint to listen on and its greeter.
 
     ``greeter_option`` is the greeter as ``--greeter`` names it. ``where`` is its setting, for error messages.
+    ``measure``: whether a UDP listener gives measured answers.
     """
 
     endpoint: Endpoint
     greeter: Greeter
     greeter_option: str
     where: str
+    measure: bool = True
 
 
 @frozen
@@ -245,6 +253,15 @@ SETTINGS = (
         lambda value: text_encoding(_text(value)),
         "utf-8",
         places=_ANYWHERE,
+    ),
+    Setting(
+        "measure",
+        "BOOL",
+        "whether a UDP listener gives measured answers",
+        _switch,
+        True,
+        "true",
+        places=Place.LISTEN,
     ),
     Setting(
         "config",

@@ -240,7 +240,7 @@ def test_a_server_that_cannot_tell_what_arrived_is_named() -> None:
 
 
 def test_ttl_and_dscp_of_datagrams_are_compared() -> None:
-    udp = evolve(CLEAN, transport="udp", syn=None, tcp=None, datagram=Datagram(ttl=61, dscp=0, size=1200))
+    udp = evolve(CLEAN, transport="udp", syn=None, tcp=None, datagram=Datagram(ttl=61, dscp=0, ecn=None, size=1200))
     changes = compare(evolve(SENT, tcp=None, offered=None), udp)
     assert changes.as_json() == dict.fromkeys(KEYS) | {
         "nat": False,
@@ -249,7 +249,7 @@ def test_ttl_and_dscp_of_datagrams_are_compared() -> None:
         "dscp": {"sent": 46, "arrived": 0},
         "instance": "0badcafe",
     }
-    unknown = compare(SENT, evolve(udp, datagram=Datagram(ttl=None, dscp=None, size=1200)))
+    unknown = compare(SENT, evolve(udp, datagram=Datagram(ttl=None, dscp=None, ecn=None, size=1200)))
     assert (unknown.hops, unknown.dscp) == (None, None)
     assert "DSCP: not known" in all_notes(unknown)
 
@@ -302,7 +302,7 @@ def test_an_address_that_does_not_say_which_host_it_is_was_not_translated(
 
 @pytest.mark.parametrize("transport", ["tcp", "tls", "udp"])
 def test_when_both_addresses_changed_nothing_is_stated_of_the_packets(transport: str) -> None:
-    datagram = Datagram(ttl=64, dscp=0, size=1200) if transport == "udp" else None
+    datagram = Datagram(ttl=64, dscp=0, ecn=None, size=1200) if transport == "udp" else None
     record = evolve(
         CLEAN,
         transport=transport,
@@ -409,7 +409,7 @@ _SYNS = st.builds(
         syn=st.none() | _SYNS,
         tcp=st.none() | st.builds(Tcp, _PORTS, _PORTS, _BYTES),
         tls=st.none(),
-        datagram=st.none() | st.builds(Datagram, st.none() | _BYTES, st.none() | _BYTES, _PORTS),
+        datagram=st.none() | st.builds(Datagram, st.none() | _BYTES, st.none() | _BYTES, st.none() | _BYTES, _PORTS),
     ),
     st.builds(
         Sent,

@@ -15,6 +15,8 @@ from contextlib import suppress
 from attrs import frozen
 
 __all__ = [
+    "SO_TIMESTAMPNS",
+    "TIME_STAMP",
     "Arrival",
     "Syn",
     "TcpInfo",
@@ -38,6 +40,10 @@ _TCP_INFO_LONG = 228  # bytes up to tcpi_rcv_ooopack (Linux 5.4)
 _TCP_TIMESTAMP = 24
 _IP_RECVTOS = 13
 _IP_RECVTTL = 12
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h, as on x86 and arm; also the kind of the message that it gives
+
+TIME_STAMP = struct.Struct("@ll")
+"""``struct timespec``: seconds and nanoseconds."""
 
 _IPV6_BASE = 40  # bytes of the IPv6 header
 _EXTENSIONS = {0, 43, 60}  # hop-by-hop options, routing, destination options (RFC 8200 4)
@@ -87,10 +93,20 @@ class TcpInfo:
 
 @frozen
 class Arrival:
-    """The header of a datagram: TTL or hop limit, and DSCP."""
+    """The header of a datagram: TTL or hop limit, DSCP and ECN; and when the kernel received it.
+
+    ``time`` is CLOCK_REALTIME in nanoseconds.
+    """
 
     ttl: int | None = None
     dscp: int | None = None
+    ecn: int | None = None
+    time: int | None = None
+
+    @property
+    def tos(self) -> int | None:
+        """DSCP and ECN as the one byte that they are in the header (RFC 2474 3, RFC 3168 5)."""
+        return None if self.dscp is None or self.ecn is None else self.dscp << 2 | self.ecn
 
 
 def keep_syn(listening: socket.socket) -> None:
@@ -196,7 +212,7 @@ def _word(info: bytes, at: int) -> int | None:
 
 
 def ask_for_headers(sock: socket.socket) -> None:
-    """Have the kernel deliver TTL and DSCP with each datagram, as ancillary data."""
+    """Have the kernel deliver TTL, DSCP, ECN and a time stamp with each datagram, as ancillary data."""
     if not _LINUX:
         return
     # An IPv6 socket takes the IPv4 options too, for the mapped datagrams of a dual-stack socket.
@@ -205,15 +221,19 @@ def ask_for_headers(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
     sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 
 
 def read_header(ancillary: list[tuple[int, int, bytes]]) -> Arrival:
-    """The header fields among a datagram's ancillary data."""
-    ttl = dscp = None
+    """The header fields and the time stamp among a datagram's ancillary data."""
+    ttl = tos = when = None
     for level, kind, value in ancillary:
         if (level, kind) in {(socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)}:
             ttl = int.from_bytes(value[:4], sys.byteorder)
         elif (level, kind) in {(socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}:
             # IPv4 delivers one byte, IPv6 an int whose low byte counts.
-            dscp = value[0 if sys.byteorder == "little" else -1] >> 2
-    return Arrival(ttl, dscp)
+            tos = value[0 if sys.byteorder == "little" else -1]
+        elif (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(value) == TIME_STAMP.size:
+            seconds, nanoseconds = TIME_STAMP.unpack(value)
+            when = seconds * 10**9 + nanoseconds
+    return Arrival(ttl, None if tos is None else tos >> 2, None if tos is None else tos & 3, when)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -107,7 +108,7 @@ def test_the_syn_of_a_connection_can_be_read_once(connected: tuple[socket.socket
 
 @linux
 @pytest.mark.parametrize("wildcard", [False, True])
-def test_ttl_and_dscp_of_a_datagram_are_read(host: str, wildcard: bool) -> None:
+def test_ttl_dscp_ecn_and_time_of_a_datagram_are_read(host: str, wildcard: bool) -> None:
     v6 = ":" in host
     family = socket.AF_INET6 if v6 else socket.AF_INET
     level, ttl, tos = (
@@ -120,9 +121,14 @@ def test_ttl_and_dscp_of_a_datagram_are_read(host: str, wildcard: bool) -> None:
         server.settimeout(5)
         arrival.ask_for_headers(server)
         client.setsockopt(level, ttl, 37)
-        client.setsockopt(level, tos, 10 << 2)
+        client.setsockopt(level, tos, 10 << 2 | 1)
+        before = time.time_ns()
         client.sendto(b"x", (host, server.getsockname()[1]))
-        assert arrival.read_header(server.recvmsg(10, 256)[1]) == Arrival(ttl=37, dscp=10)
+        found = arrival.read_header(server.recvmsg(10, 256)[1])
+    assert found.time is not None
+    assert before <= found.time <= time.time_ns()
+    assert (found.ttl, found.dscp, found.ecn, found.tos) == (37, 10, 1, 10 << 2 | 1)
+    assert Arrival().tos is None
 
 
 def test_other_sockets_and_systems_give_none(monkeypatch: pytest.MonkeyPatch) -> None:
