@@ -29,6 +29,7 @@ from greetsvc.ledger import Ledger
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import kernel_backlog
 from greetsvc.server.admission import Admission
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.server.visit_log import READABLE, VisitLog
 
@@ -89,6 +90,7 @@ class GreetingService(Service):
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
         self._visits: VisitLog | None = None
+        self._sessions = Sessions()
 
     def bind(self, *, check: bool = False) -> None:
         """Bind every listener, or none. Raises `ConfigError`.
@@ -160,6 +162,7 @@ class GreetingService(Service):
             self.ledger,
             self.admission,
             self.policy,
+            self._sessions,
             lingerers,
             replace=not check,
             inherited=self.inherited,
