@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -32,6 +33,7 @@ from greetsvc.daemon.unit import unit
 from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
+from greetsvc.protocols.registry import known_protocols
 
 if TYPE_CHECKING:
     from greetsvc.daemon.kin import Origin
@@ -98,7 +100,8 @@ class Options(usage.Options):
         if "version" in self.given:
             answer(f"greetsvc {__version__}")
         if "list" in self.given:
-            answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
+            known = {"greeter": known_greeters(), "protocol": known_protocols()}
+            answer(*(f"{kind} {name}: {what}" for kind, plugins in known.items() for name, what in plugins))
         if "print-unit" in self.given:
             answer(unit(self.given["print-unit"]))
         if arguments:
@@ -199,6 +202,7 @@ def makeService(options: Options) -> GreetingService:
         service.start_one_by_one(succession.tell_of_worker)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
+    gc.freeze()  # what exists now stays: a full collection need not look at it, which took 27 ms
     return service
 
 
