@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -15,7 +15,7 @@ from greetsvc.daemon.listeners import Premises, Spot, StreamListening, TakenErro
 from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
-from greetsvc.net.bound import BoundSockets
+from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.server.admission import Admission
 from greetsvc.server.sources import is_loopback
@@ -29,37 +29,43 @@ SEND_BUFFER = 64 * 1024
 
 
 class AdminSite:
-    """Serves what is ``shown``. Call `bind` before a fork, and `begin` after it.
+    """Serves what is ``shown`` where ``listener`` says. Call `bind` before a fork, and `begin` after it.
 
     ``premises`` are those of the service, of which the site uses the reactor and the settings: it has counters and
     limits of its own.
     """
 
-    def __init__(self, premises: Premises, shown: Shown) -> None:
+    def __init__(self, premises: Premises, listener: Listener, shown: Shown) -> None:
         settings, reactor = premises.settings, premises.reactor
-        endpoint = settings.admin
-        assert endpoint is not None
         lingerers = Lingerers(reactor, silence=settings.linger, lifetime=DEADLINE, max_sockets=MAX_CONNECTIONS)
         self._factory = AdminFactory(shown, own_names(settings.admin_host), reactor)
         self._lingerers = lingerers
-        self._listening = _Listening(
-            evolve(premises, ledger=Ledger(), admission=Admission(), lingerers=lingerers, sockets=BoundSockets()),
-            Listener(endpoint, settings.greeter, settings.greeter_option, f"admin {endpoint.text}"),
-            self._factory,
+        own = evolve(
+            premises,
+            ledger=Ledger(),
+            admission=Admission(),
+            lingerers=lingerers,
+            sockets=BoundSockets(premises.inherited.held),
         )
+        self._listening = _Listening(own, listener, self._factory)
         self._taken = ""
+        self._begun = False
 
-    def bind(self, late: Callable[[ConfigError], object], *, check: bool = False) -> None:
-        """See `StreamListening.bind`. With ``check``, a socket that another program has bound is no error."""
+    def bind(self, late: Callable[[ConfigError], object], others: Collection[Listener] | None = None) -> None:
+        """See `StreamListening.bind`. In a check, a socket that is bound by another than ``others`` is no error."""
+        endpoint = self._listening.listener.endpoint
         try:
             self._listening.bind(late)
         except TakenError as error:
-            if not check:
+            if others is None or any(endpoint.overlaps(other.endpoint) for other in others):
                 raise
             self._taken = f"{error}, {error.means}"
 
     def begin(self) -> None:
         """Answer from now on, and log where."""
+        if self._begun:
+            return
+        self._begun = True
         spots = self.spots()
         self._factory.private = bool(spots) and all(not spot.port or is_loopback(spot.host) for spot in spots)
         self._listening.begin(_announce)
@@ -69,6 +75,15 @@ class AdminSite:
         await self._listening.stop()
         self._listening.abort()
         self._lingerers.stop()
+
+    def leave(self) -> None:
+        """Leave the socket, and its file, to a successor: what comes now is for that one."""
+        self._listening.release()
+
+    @property
+    def bound(self) -> Sequence[tuple[BoundTo, socket.socket]]:
+        """Its socket, with what it is bound to."""
+        return self._listening.premises.sockets.bound
 
     @property
     def path(self) -> str | None:
@@ -96,6 +111,11 @@ class _Listening(StreamListening):
         super().bind(late)
         for port in self._facade.ports:
             port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+    def release(self) -> None:
+        """Accept no more, and leave the queue and the file as they are."""
+        for port in self._facade.ports:
+            port.release()
 
 
 def settings_shown(settings: Settings) -> Mapping[str, str]:

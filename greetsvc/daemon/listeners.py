@@ -10,13 +10,15 @@ from ipaddress import ip_address
 from typing import Any, cast
 
 from attrs import field, frozen
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, execute, maybeDeferred
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from greetsvc import wire
+from greetsvc.daemon.inherited import Inherited
 from greetsvc.daemon.settings import Listener, Settings
 from greetsvc.daemon.start_checks import certificate_warnings
 from greetsvc.errors import ConfigError, reason_of
@@ -46,6 +48,12 @@ class TakenError(ConfigError):
     """Something is in the place of a socket, which may be fine for a check. ``means`` says what it means."""
 
     means = "by a running greetsvc or another program"
+
+
+class _NotPassedError(TakenError):
+    """No service manager passed the socket."""
+
+    means = "which is no fault in a check"
 
 
 class _LeftError(TakenError):
@@ -111,6 +119,21 @@ class Premises:
     replace: bool = True
     """Whether the file of a UNIX socket that no process holds is replaced."""
     sockets: BoundSockets = field(factory=BoundSockets)
+    inherited: Inherited = field(factory=Inherited)
+
+
+@implementer(IStreamServerEndpoint)
+@frozen
+class _InheritedEndpoint:
+    """A listening socket that is passed to this process."""
+
+    facade: ListeningReactor
+    inherited: Inherited
+    index: int | str
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """See `IStreamServerEndpoint`."""
+        return execute(self.facade.listenOn, *self.inherited.binding(self.index), protocolFactory)
 
 
 class StreamListening:
@@ -124,10 +147,10 @@ class StreamListening:
     ) -> None:
         settings = premises.settings
         self.listener = listener
-        self._premises: Premises = premises
+        self.premises: Premises = premises
         self.contexts: Any = None
         self._inherits = False
-        if isinstance(before, StreamListening) and before._premises.settings.client_ca == settings.client_ca:
+        if isinstance(before, StreamListening) and before.premises.settings.client_ca == settings.client_ca:
             self.contexts, self._inherits = before.contexts, before.contexts is not None
         self.factory = FastGreetingFactory(
             listener.greeter,
@@ -162,8 +185,6 @@ class StreamListening:
         try:
             endpoint = self._endpoint()
         except Exception as error:
-            if isinstance(error, LookupError) and self.listener.endpoint.kind == "systemd":
-                raise ConfigError(f"{self.listener.where}: the service manager passed no such socket") from error
             raise _config_error(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
         self._pending.addCallbacks(self._listens, self._fails)
@@ -172,18 +193,24 @@ class StreamListening:
         self._report = late
 
     def _endpoint(self) -> IStreamServerEndpoint:
-        endpoint, premises = self.listener.endpoint, self._premises
+        endpoint, premises = self.listener.endpoint, self.premises
+        below = None
+        if endpoint.inherited is not None:
+            below = _InheritedEndpoint(self._facade, premises.inherited, endpoint.inherited)
+            if endpoint.transport != "tls":
+                return below
         if endpoint.path is not None:
             return UNIXServerEndpoint(self._facade, endpoint.path, mode=endpoint.mode, wantPID=False)
         if endpoint.transport == "tls":
             if self.contexts is None:
                 self.contexts = tls_contexts(premises.reactor, endpoint, client_ca=premises.settings.client_ca)
-            return tls_endpoint(self._facade, endpoint, contexts=self.contexts, failed=premises.ledger.refuse)
+            refuse = premises.ledger.refuse
+            return tls_endpoint(self._facade, endpoint, contexts=self.contexts, failed=refuse, below=below)
         return cast(IStreamServerEndpoint, serverFromString(self._facade, endpoint.text))
 
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
         """The factory behind PROXY headers, which count when trusted networks send them."""
-        premises = self._premises
+        premises = self.premises
         proxied = _CountedProxiedFactory(
             factory,
             trusted=self._trusts,
@@ -197,7 +224,7 @@ class StreamListening:
 
     def _trusts(self, host: str) -> bool:
         address = ip_address(Address.plain(host).host.partition("%")[0])
-        return any(address in network for network in self._premises.settings.trust_proxy)
+        return any(address in network for network in self.premises.settings.trust_proxy)
 
     def _listens(self, port: IListeningPort) -> None:
         self._pending = None
@@ -228,10 +255,15 @@ class StreamListening:
             else:
                 await maybeDeferred(port.stopListening)
 
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket to another process."""
+        for port in self._facade.ports:
+            port.leave_path()
+
     @property
     def is_foreign(self) -> bool:
         """Whether its sockets are not ours, as those of a plugin's endpoint, so that no other can take them over."""
-        return bool(self._pending or self._foreign) or self.listener.endpoint.kind == "systemd"
+        return bool(self._pending or self._foreign)
 
     @property
     def is_busy(self) -> bool:
@@ -255,7 +287,7 @@ class StreamListening:
         """What is wrong with its certificates."""
         if self.listener.endpoint.transport != "tls" or self._inherits:
             return []
-        return list(certificate_warnings(self.listener.endpoint, self._premises.settings.client_ca))
+        return list(certificate_warnings(self.listener.endpoint, self.premises.settings.client_ca))
 
 
 class DatagramListening:
@@ -271,19 +303,19 @@ class DatagramListening:
         self.protocol = FastGreetingDatagramProtocol(
             listener.greeter, ledger=premises.ledger, policy=premises.policy, transport=listener.endpoint.transport
         )
-        self._premises = premises
+        self.premises = premises
         self._port: DatagramPort | None = None
         self._socket: socket.socket | None = None
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
         """Make the socket and its port, which reads from `begin` on. Raises `ConfigError`, and never later."""
         endpoint, protocol = self.listener.endpoint, self.protocol
-        dropped = self._premises.ledger.refuse_datagram
-        reactor, longest = self._premises.reactor, wire.MAX_REQUEST
+        dropped = self.premises.ledger.refuse_datagram
+        reactor, longest = self.premises.reactor, wire.MAX_REQUEST
         try:
-            sock = self._socket = self._premises.sockets.get(*self._binding())
-            if endpoint.path is not None:
-                path = UnixPath(endpoint.path)
+            sock = self._socket = self.premises.sockets.get(*self._binding())
+            if endpoint.transport == "unixgram":
+                path = UnixPath(endpoint.path) if endpoint.path is not None else None
                 self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=dropped)
             else:
                 self._port = udp_port(
@@ -300,13 +332,15 @@ class DatagramListening:
 
     def _binding(self) -> tuple[BoundTo, Callable[[], socket.socket]]:
         """What its socket is bound to, and how to make it."""
-        endpoint, replace = self.listener.endpoint, self._premises.replace
+        endpoint, replace = self.listener.endpoint, self.premises.replace
+        if endpoint.inherited is not None:
+            return self.premises.inherited.binding(endpoint.inherited)
         if endpoint.path is not None:
             return BoundTo("unixgram", endpoint.path), partial(
                 unix_datagram_socket, endpoint.path, mode=endpoint.mode, replace=replace
             )
         host, port = endpoint.host or "", endpoint.port or 0
-        v6only = port in self._premises.ipv4_udp
+        v6only = port in self.premises.ipv4_udp
         return BoundTo("udp", host, port, v6only), partial(datagram_socket, host, port, v6only=v6only)
 
     def begin(self, announce: Callable[[Spot], object]) -> None:
@@ -317,6 +351,11 @@ class DatagramListening:
             announce(spot)
 
     is_foreign = is_busy = False
+
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket to another process."""
+        if self._port is not None:
+            self._port.leave_path()
 
     def abort(self) -> None:
         """Datagrams leave nothing open."""
@@ -341,7 +380,7 @@ class DatagramListening:
         """Why this greeting cannot be sent to all who ask for it, where that is known before a visit."""
         if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
             return []
-        greeting = self._premises.samples.get(id(self.listener.greeter), b"")
+        greeting = self.premises.samples.get(id(self.listener.greeter), b"")
         size, why = len(greeting), ""
         if greeting.startswith(wire.MARK):
             why = f"answers no request: the greeting begins with {wire.MARK.decode()!r}, which no answer may"
@@ -361,6 +400,8 @@ class DatagramListening:
 
 
 def _config_error(listener: Listener, error: BaseException | None) -> ConfigError:
+    if isinstance(error, LookupError) and listener.endpoint.inherited is not None:
+        return _NotPassedError(f"{listener.where}: the service manager passed no such socket")
     if isinstance(error, CannotListenError):
         where = f"{error.interface or 'every IPv4 address'}, port {error.port}"
         if listener.endpoint.path is not None:

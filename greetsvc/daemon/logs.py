@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -33,7 +34,7 @@ from greetsvc.daemon.owner import Owner, locked
 from greetsvc.errors import ConfigError
 from greetsvc.printable import escaped
 
-__all__ = ["LINES", "LimitedObserver", "Log", "OwnLogFile", "event_as_json", "event_as_text", "open_log"]
+__all__ = ["LINES", "LimitedObserver", "Log", "OwnLogFile", "event_as_json", "event_as_text", "limited", "open_log"]
 
 _log = Logger(namespace="greetsvc")
 
@@ -51,6 +52,12 @@ _KINDS = 256
 
 _TRACEBACK = 25
 """Lines that an event with a traceback counts for."""
+
+LONGEST = 10_000_000
+"""Bytes of a log file before it is rotated."""
+
+ROTATED = 9
+"""Old log files that are kept: with the present one, at most 100 MB."""
 
 _NAMED = 3
 """Kinds that a summary names."""
@@ -138,14 +145,28 @@ class LimitedObserver:
 
 
 class OwnLogFile(LogFile):
-    """A log file that belongs to ``owner`` and says why it cannot be rotated. ``kept`` is why it keeps another owner.
+    """A log file that belongs to ``owner``, and of which `ROTATED` old ones are kept.
 
-    What cannot be encoded is escaped: Twisted's own file would lose the line.
+    ``kept`` is why it keeps another owner. It says why it cannot be rotated. What cannot be encoded is escaped:
+    Twisted's own file would lose the line.
     """
 
     def __init__(self, path: str, owner: Owner) -> None:
-        super().__init__(os.path.basename(path), os.path.dirname(path))  # noqa: PTH119, PTH120 - as Twisted splits it
+        folder, name = os.path.split(path)
+        super().__init__(name, folder, rotateLength=LONGEST, maxRotatedFiles=ROTATED)
         self.kept = owner.give_file(self.path, self._file.fileno())
+
+    def _openFile(self) -> None:
+        super()._openFile()
+        if self._is_plain():  # so that a file that was cut (logrotate's copytruncate) has no hole
+            flags = fcntl.fcntl(self._file.fileno(), fcntl.F_GETFL)
+            fcntl.fcntl(self._file.fileno(), fcntl.F_SETFL, flags | os.O_APPEND)
+
+    def shouldRotate(self) -> bool:
+        """Whether it is long, as far as it still is: it may have been cut meanwhile."""
+        if self.size >= LONGEST:
+            self.size = os.fstat(self._file.fileno()).st_size
+        return self.size >= LONGEST
 
     def write(self, data: str | bytes) -> None:
         """Write text or bytes."""
@@ -156,6 +177,25 @@ class OwnLogFile(LogFile):
         """Why it cannot be rotated, in one line; empty if it can, or is no plain file, as /dev/null."""
         why = locked(self.path) if self._is_plain() else ""
         return self._cannot(why) if why else ""
+
+    def follow(self) -> None:
+        """Open the file at the path if ours was moved away or removed, as logrotate does; else rotate it."""
+        old = self._file
+        try:
+            found = os.stat(self.path)  # noqa: PTH116
+            moved = not os.path.samestat(found, os.fstat(old.fileno()))
+            self.defaultMode = stat.S_IMODE(found.st_mode)
+        except OSError:
+            moved = True
+        if not moved:
+            self.rotate()
+            return
+        try:
+            self._openFile()
+        except OSError as error:
+            _log.warn("{path} cannot be opened again: {error}", path=escaped(self.path), error=error.strerror)
+        else:
+            old.close()
 
     def rotate(self) -> None:
         """Rotate; or say why not, and try again when the file has grown by as much again."""
@@ -191,11 +231,11 @@ class Log:
     fixed: str = ""
 
     def rotate(self) -> None:
-        """Rotate the file, or log that there is none."""
+        """Rotate the file, or open it again if it was moved away; or log that there is none."""
         if self.file is None:
             _log.info("SIGUSR1 ignored: there is no log file that greetsvc could rotate")
         else:
-            self.file.rotate()
+            self.file.follow()
 
     def check_format(self, form: str) -> None:
         """Raise `ConfigError` if the log cannot have this format."""
@@ -224,7 +264,7 @@ def open_log(parent: Any, form: str, owner: Owner, *, check: bool = False) -> Lo
         from twisted.python import syslog  # not on every system
 
         observer = LegacyLogObserverWrapper(cast(Any, syslog.SyslogObserver(parent.get("prefix", "")).emit))
-        return Log(_limited(observer), fixed=fixed)
+        return Log(limited(observer), fixed=fixed)
     name = parent.get("logfile")
     file: OwnLogFile | None = None
     output: Any
@@ -237,7 +277,7 @@ def open_log(parent: Any, form: str, owner: Owner, *, check: bool = False) -> Lo
     if output is None:
         return Log(fixed=fixed)
     writer = FileLogObserver(cast(TextIO, output), event_as_text)
-    log = Log(_limited(writer), file, writer)
+    log = Log(limited(writer), file, writer)
     log.use_format(form)
     return log
 
@@ -270,7 +310,8 @@ def _escaping(stream: TextIO | None) -> TextIO | None:
     return stream
 
 
-def _limited(observer: ILogObserver) -> LimitedObserver:
+def limited(observer: ILogObserver) -> LimitedObserver:
+    """The observer, limited while the reactor runs."""
     from twisted.internet import reactor
 
     core: Any = reactor
@@ -283,4 +324,4 @@ def _limit_twist(twist: Any) -> None:
     """Limit the log that twist will make."""
     make = twist.get("fileLogObserverFactory")
     if make is not None:
-        twist["fileLogObserverFactory"] = lambda file: _limited(make(_escaping(file)))
+        twist["fileLogObserverFactory"] = lambda file: limited(make(_escaping(file)))

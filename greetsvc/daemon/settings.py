@@ -6,6 +6,7 @@ tables of the documentation to them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from enum import Flag, auto
@@ -15,6 +16,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from greetsvc.daemon.unit import UNITS
 from greetsvc.errors import ConfigError
 from greetsvc.greeters.registry import Greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
@@ -75,6 +77,16 @@ class _Number:
         return self.kind(value)
 
 
+@frozen
+class _Workers(_Number):
+    """Reads a number of processes, or ``auto``: as many as cores that this process may use."""
+
+    def __call__(self, value: Any) -> float:
+        if value == "auto":
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return super().__call__(value)
+
+
 def _seconds(lowest: float) -> _Number:
     return _Number(float, lowest, 86400, f"a number of seconds {'above 0' if lowest else 'from 0'} to 86400")
 
@@ -83,13 +95,16 @@ def _whole(lowest: int, highest: int) -> _Number:
     return _Number(int, lowest, highest, f"a whole number from {lowest} to {highest}")
 
 
-def _one_of(*words: str) -> Callable[[object], object]:
-    def read(value: object) -> object:
-        if value not in words:
-            raise _not(f"one of {', '.join(words)}", value)
-        return value
+@frozen
+class _OneOf:
+    """Reads one of ``words``."""
 
-    return read
+    words: tuple[str, ...]
+
+    def __call__(self, value: object) -> object:
+        if value not in self.words:
+            raise _not(f"one of {', '.join(self.words)}", value)
+        return value
 
 
 def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -171,6 +186,7 @@ class Settings:
     udp_budget: float
     trust_proxy: tuple[IPv4Network | IPv6Network, ...]
     client_ca: str | None
+    workers: int
     admin: Endpoint | None
     admin_host: tuple[str, ...]
     log_visits: str
@@ -216,6 +232,11 @@ class Setting:
         if re.fullmatch(r"-?[0-9]+", given):
             return int(given)
         return float(given) if re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given) else given
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All values that it may have; empty where these are not a few words."""
+        return self.read.words if isinstance(self.read, _OneOf) else ()
 
     @property
     def option(self) -> str:
@@ -309,6 +330,13 @@ SETTINGS = (
         "TLS listeners require a client certificate that is signed by one of the certificates in FILE",
         _authorities,
         default_text="off",
+    ),
+    Setting(
+        "workers",
+        "N",
+        "processes that share the listening sockets and the limits; auto: one for each core",
+        _Workers(int, 1, 1024, "a whole number from 1 to 1024, or auto"),
+        1,
         reload=False,
     ),
     Setting(
@@ -333,10 +361,17 @@ SETTINGS = (
         "log-visits",
         "WHAT",
         "all: log each visit, or a summary each second when there are many; summary: only summaries; off: nothing",
-        _one_of("all", "summary", "off"),
+        _OneOf(("all", "summary", "off")),
         "all",
     ),
-    Setting("log-format", "FORMAT", "text or json", _one_of("text", "json"), "text"),
+    Setting("log-format", "FORMAT", "text or json", _OneOf(("text", "json")), "text"),
+    Setting(
+        "print-unit",
+        "KIND",
+        "print the systemd unit of this kind, service or socket, with the path of this installation, and exit",
+        _OneOf(UNITS),
+        places=Place.COMMAND_LINE,
+    ),
     Setting("version", "", "print the version and exit", places=Place.COMMAND_LINE),
     Setting("help", "", "print this help and exit", places=Place.COMMAND_LINE),
 )

@@ -10,25 +10,31 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import chdir, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python import usage
 
 from greetsvc._version import __version__
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
-from greetsvc.daemon.logs import Log, open_log
+from greetsvc.daemon.inherited import STARTED_AS, Inherited, from_manager
+from greetsvc.daemon.logs import Log, limited, open_log
+from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
 from greetsvc.daemon.signals import handle_signals
+from greetsvc.daemon.unit import unit
 from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
+
+if TYPE_CHECKING:
+    from greetsvc.daemon.kin import Origin
 
 __all__ = ["Options", "answer", "makeService", "refuse"]
 
@@ -64,6 +70,7 @@ class Options(usage.Options):
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
+        self.file: dict[str, Any] | None = None
         super().__init__()
 
     def getSynopsis(self) -> str:
@@ -85,13 +92,15 @@ class Options(usage.Options):
         return "\n".join(lines)
 
     def parseArgs(self, *arguments: str) -> None:
-        """Answer ``--help``, ``--version`` and ``--list``, and refuse what is not an option."""
+        """Answer ``--help`` and other questions, and refuse what is not an option."""
         if "help" in self.given:
             answer(str(self))
         if "version" in self.given:
             answer(f"greetsvc {__version__}")
         if "list" in self.given:
             answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
+        if "print-unit" in self.given:
+            answer(unit(self.given["print-unit"]))
         if arguments:
             raise usage.UsageError(f"{arguments[0]!r} is not an option, and there are no other arguments")
 
@@ -101,12 +110,28 @@ class Options(usage.Options):
             super().parseOptions(options)
         except usage.UsageError as error:
             refuse(error)
+        if self.parent is not None and STARTED_AS in os.environ:
+            from greetsvc.daemon.kin import adapt
+
+            adapt(self.parent)
 
     def settings(self) -> Settings:
         """The settings from the command line and the file. Raises `ConfigError`."""
         path = self.given.get("config")
-        file = None if path is None else read_toml(path)
-        return settings(self.given, self.given.get("listen", ()), file, path or "")
+        self.file = None if path is None else read_toml(path)
+        return self.settings_with(self.file)
+
+    def settings_with(self, file: Mapping[str, Any] | None) -> Settings:
+        """The settings from the command line and this content of the file. Raises `ConfigError`."""
+        return settings(self.given, self.given.get("listen", ()), file, self.given.get("config") or "")
+
+
+def _read(setting: Setting, value: str) -> Any:
+    """The value of an option that is no setting of a file, so that nobody else checks it."""
+    try:
+        return setting.read(value)
+    except ConfigError as error:
+        refuse(f"--{setting.name}: {error}")
 
 
 def _handler(setting: Setting) -> Callable[..., None]:
@@ -118,8 +143,10 @@ def _handler(setting: Setting) -> Callable[..., None]:
     def take(self: Options, value: str) -> None:
         if setting.repeatable:
             self.given.setdefault(setting.name, []).append(value)
-        else:
+        elif Place.FILE in setting.places or not setting.words:
             self.given[setting.name] = setting.literal(value)
+        else:
+            self.given[setting.name] = _read(setting, value)
 
     return take if setting.metavar else take_flag
 
@@ -136,7 +163,11 @@ def makeService(options: Options) -> GreetingService:
     check = "check" in options.given
     try:
         owner = Owner.of(options.parent)
-        service = GreetingService(options.settings())
+        origin = _origin()
+        inherited = from_manager() if origin is None else origin.inherited
+        if origin is not None and origin.is_worker:
+            return _worker(options, origin)
+        service = _service(options, inherited)
         service.bind(check=check)
     except ConfigError as error:
         refuse(error)
@@ -150,15 +181,75 @@ def makeService(options: Options) -> GreetingService:
         service.unbind()
         answer(*lines)
     service.observer = log.observer
+    service.manager = ServiceManager(os.environ, reactor, service.status)
     kept = [owner.give_socket(path) for path in service.socket_paths]
     service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
     service.obstacles = partial(_obstacles, service, log)
     service.reread = partial(_reread, options, log, _folder())
     service.on_reload = lambda settings: log.use_format(settings.log_format)
-    handle_signals(reactor, rotate=log.rotate, reload=service.reload)
+    twistd = options.parent if options.parent is not None else {}
+    upgrade = partial(_upgrade, service, _folder(), twistd)
+    handle_signals(reactor, rotate=log.rotate, reload=service.reload, upgrade=upgrade)
+    if origin is not None:
+        from greetsvc.daemon.upgrade import Succession
+
+        succession = Succession(service, origin, twistd)
+        reactor.callWhenRunning(succession.join)
+        service.on_serving = succession.begin
+        service.start_one_by_one(succession.tell_of_worker)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     return service
+
+
+def _service(options: Options, inherited: Inherited) -> GreetingService:
+    """The service in one process, or as the parent of workers. Raises `ConfigError`."""
+    settings = options.settings()
+    if settings.workers == 1:
+        return GreetingService(settings, inherited=inherited)
+    if options.parent is not None and options.parent.get("chroot"):
+        raise ConfigError("--workers: cannot be combined with --chroot: no program can be started in that folder")
+    from greetsvc.daemon.kin import Command  # few services need these
+    from greetsvc.daemon.workers import Workers
+
+    return Workers(settings, Command.of_this_process(_folder()), lambda: options.file, inherited=inherited)
+
+
+def _nothing() -> None:
+    """What a signal does to a worker: `greetsvc.daemon.kin.adapt` has it ignored anyway."""
+
+
+def _worker(options: Options, origin: Origin) -> GreetingService:
+    """One worker: its parent has the log, the pid file, and the signals that a reload or an upgrade begins with."""
+    from twisted.internet import reactor
+
+    from greetsvc.daemon.workers import Worker
+
+    worker = Worker(origin, options.settings_with)
+    worker.bind()
+    worker.observer = limited(worker.relay)
+    if options.parent is not None and "fileLogObserverFactory" in options.parent:  # twist makes its log itself
+        options.parent["fileLogObserverFactory"] = lambda _file: worker.observer
+    handle_signals(reactor, rotate=_nothing, reload=_nothing, upgrade=_nothing)
+    return worker
+
+
+def _origin() -> Origin | None:
+    """What a process of this service gave to this one; None where somebody else started it. Raises `ConfigError`."""
+    if STARTED_AS not in os.environ:
+        return None
+    from greetsvc.daemon.kin import Origin  # as below: few processes need it
+
+    return Origin.of_this_process()
+
+
+def _upgrade(service: GreetingService, folder: str, twistd: MutableMapping[str, Any]) -> None:
+    from greetsvc.daemon.kin import Command
+    from greetsvc.daemon.upgrade import Upgrade
+
+    if service.upgrade is None:
+        service.upgrade = Upgrade(service, Command.of_this_process(folder), twistd)
+    service.upgrade.begin()
 
 
 def _obstacles(service: GreetingService, log: Log) -> Iterator[str]:

@@ -164,6 +164,10 @@ class DatagramPort:
             self._path.remove()
         return defer.succeed(None)
 
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket where it is at the end: another process goes on with the socket."""
+        self._path = None
+
     def release(self) -> None:
         """Stop, and leave the file and what has arrived to another port with a duplicate of the socket."""
         self._path = None
