@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from greetsvc.admin.hosts import own_names
 from greetsvc.admin.site import DEADLINE, MAX_CONNECTIONS, AdminFactory, Shown
+from greetsvc.daemon.inherited import INHERITED
 from greetsvc.daemon.listeners import Premises, Spot, StreamListening, TakenError
 from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings
 from greetsvc.errors import ConfigError
@@ -28,6 +29,10 @@ SEND_BUFFER = 64 * 1024
 """Bytes that the kernel keeps for a watcher that does not read; by itself it would keep megabytes."""
 
 
+_KIND = "admin/"
+"""How the kind of what its sockets are bound to begins outside."""
+
+
 class AdminSite:
     """Serves what is ``shown`` where ``listener`` says. Call `bind` before a fork, and `begin` after it.
 
@@ -38,6 +43,12 @@ class AdminSite:
     def __init__(self, premises: Premises, listener: Listener, shown: Shown) -> None:
         settings, reactor = premises.settings, premises.reactor
         lingerers = Lingerers(reactor, silence=settings.linger, lifetime=DEADLINE, max_sockets=MAX_CONNECTIONS)
+        # Its sockets have a kind of their own, so that one with port 0 is not mixed up with that of a listener.
+        held = [
+            (evolve(bound, kind=bound.kind.removeprefix(_KIND)), sock)
+            for bound, sock in premises.inherited.held
+            if bound.kind.startswith(_KIND)
+        ]
         self._factory = AdminFactory(shown, own_names(settings.admin_host), reactor)
         self._lingerers = lingerers
         own = evolve(
@@ -45,7 +56,7 @@ class AdminSite:
             ledger=Ledger(),
             admission=Admission(),
             lingerers=lingerers,
-            sockets=BoundSockets(premises.inherited.held),
+            sockets=BoundSockets(held),
         )
         self._listening = _Listening(own, listener, self._factory)
         self._taken = ""
@@ -81,9 +92,10 @@ class AdminSite:
         self._listening.release()
 
     @property
-    def bound(self) -> Sequence[tuple[BoundTo, socket.socket]]:
-        """Its socket, with what it is bound to."""
-        return self._listening.premises.sockets.bound
+    def bound(self) -> list[tuple[BoundTo, socket.socket]]:
+        """Its socket, unless the service manager passed it."""
+        bound = self._listening.premises.sockets.bound
+        return [(evolve(each, kind=f"{_KIND}{each.kind}"), sock) for each, sock in bound if each.kind != INHERITED]
 
     @property
     def path(self) -> str | None:

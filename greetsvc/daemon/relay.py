@@ -63,7 +63,7 @@ class Forwarder:
         self._channel = channel
         self._greeted: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
-        self._visits: list[tuple[str, str, int]] = []
+        self._visits: list[tuple[str, str, int, float]] = []
         self._refusals: list[tuple[str, str, int, str]] = []
         self._timer: IDelayedCall | None = None
 
@@ -90,7 +90,8 @@ class Forwarder:
             self._timer = self._clock.callLater(0, self._tick)
 
     def _visited(self, transport: str, peer: Address) -> None:
-        self._visits.append((transport, *peer))
+        durations = self._ledger.durations
+        self._visits.append((transport, *peer, durations.latest if durations is not None else 0.0))
         if len(self._visits) >= READABLE:
             self._ledger.watchers.remove(self._visited)
         self._wake()
@@ -169,7 +170,9 @@ def receive(message: Message, ledger: Ledger) -> None:
             {name: tuple(value) if isinstance(value, list) else value for name, value in event.items()}
         )
     if "visits" in message:
-        for transport, host, port in message["visits"]:
+        for transport, host, port, seconds in message["visits"]:
+            if ledger.durations is not None:
+                ledger.durations.latest = seconds  # for a watcher; the counts are in the worker's figures
             ledger.greet(transport, Address(host, port), lambda peer: peer)
         for reason, host, port, transport in message["refusals"]:
             ledger.refuse_peer(reason, (host, port), transport)

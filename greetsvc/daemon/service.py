@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +17,7 @@ from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.defaults import admin_listener, limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
-from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited
+from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited, stored_name
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
 from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.reload import differences, reloadable
@@ -57,8 +58,8 @@ class GreetingService(Service):
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing, of
-    which there were ``failed_reloads``.
-    ``manager`` hears of starts, reloads and stops; if ``on_serving`` is set, that is called at the start instead.
+    which there were ``failed_reloads``. ``manager`` hears of starts, reloads and stops; if ``on_serving`` is set, it
+    is called at the start instead.
 
     ``inherited`` are the sockets that the service begins with. It may be one of so many ``workers``, which share what
     the settings allow.
@@ -92,12 +93,13 @@ class GreetingService(Service):
         self.reloads = 0
         self.failed_reloads = 0
         self.last_reload_ok = True
-        self.not_ready = "starting"
-        self.watch: Watch | None = None
-        self._site: AdminSite | None = None
         self.upgrade: Any = None
         self.on_serving: Callable[[], object] | None = None
         self._told = False
+        self._stored = {stored_name(bound) for bound, _ in inherited.held}
+        self.not_ready = "starting"
+        self.watch: Watch | None = None
+        self._site: AdminSite | None = None
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
         self._visits: _Visits | None = None
@@ -212,7 +214,7 @@ class GreetingService(Service):
             _note(*(note for note in generation.notes if note not in before.notes))
             _warn(*generation.warnings, *fixed)
         self.reloads += 1
-        self.manager.ready()
+        self.tell_manager()
 
     def _replace(self, before: Generation, generation: Generation, settings: Settings) -> None:
         old, self.settings = self.settings, settings
@@ -247,11 +249,12 @@ class GreetingService(Service):
     def estate(self) -> Inherited:
         """What a successor gets: the sockets that a service manager passed, and those that this service has bound."""
         bound = [*(self._generation.bound if self._generation is not None else ())]
-        bound += self._site.bound if self._site is not None else ()
+        if self._site is not None:
+            bound += self._site.bound
         return Inherited(self.inherited.passed, tuple(each for each in bound if each[0].kind != INHERITED))
 
-    def leave_paths(self, paths: Collection[str]) -> None:
-        """Leave the files of UNIX sockets at these paths to a successor, and the admin site too."""
+    def hand_over(self, paths: Collection[str]) -> None:
+        """Leave the admin site, and the files of UNIX sockets at these paths, to another process."""
         for one in self._listening:
             if one.listener.endpoint.path in paths:
                 one.leave_path()
@@ -287,17 +290,14 @@ class GreetingService(Service):
         if cut:
             _note(f"The backlog of listeners is {backlog}: net.core.somaxconn allows no more")
         self._visits = self._start_visit_log()
-        self._start_watch()
+        if self.watch is not None:
+            self.watch.start()
         if self._site is not None and self.on_serving is None:
             self._site.begin()
         if self._generation is not None:
             _note(*self._generation.notes)
             self._serve(self._generation)
         _warn(*self.warnings, *self.obstacles())
-
-    def _start_watch(self) -> None:
-        if self.watch is not None:
-            self.watch.start()
 
     def _serve(self, generation: Generation) -> None:
         """Serve on these listeners from now on."""
@@ -311,7 +311,21 @@ class GreetingService(Service):
             self.not_ready = "" if self.running else self.not_ready
             if self._site is not None:  # that of a successor, which is not to answer before its predecessor leaves
                 self._site.begin()
-            (self.on_serving or self.manager.ready)()
+            (self.on_serving or self.tell_manager)()
+
+    def tell_manager(self) -> None:
+        """The service serves, after its start or a reload; its sockets are to survive a restart.
+
+        UNIX sockets are not, as systemd removes the folder that their files are in.
+        """
+        self.manager.ready()
+        if self.manager.stores:
+            held = [(stored_name(bound), sock) for bound, sock in self.estate().held if sock.family != socket.AF_UNIX]
+            for name in self._stored - {name for name, _ in held}:
+                self.manager.forget(name)
+            for name, sock in held:
+                self.manager.store(name, sock)
+            self._stored = {name for name, _ in held}
 
     def status(self) -> str:
         """What the service has done, in one line."""
@@ -332,8 +346,8 @@ class GreetingService(Service):
         A SIGTERM or SIGINT meanwhile aborts them at once.
         """
         super().stopService()
-        self.not_ready = "draining"
         self.manager.stopping(self.settings.drain)
+        self.not_ready = "draining"
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -186,9 +186,9 @@ class Settings:
     udp_budget: float
     trust_proxy: tuple[IPv4Network | IPv6Network, ...]
     client_ca: str | None
-    workers: int
     admin: Endpoint | None
     admin_host: tuple[str, ...]
+    workers: int
     log_visits: str
     log_format: str
 
@@ -332,14 +332,6 @@ SETTINGS = (
         default_text="off",
     ),
     Setting(
-        "workers",
-        "N",
-        "processes that share the listening sockets and the limits; auto: one for each core",
-        _Workers(int, 1, 1024, "a whole number from 1 to 1024, or auto"),
-        1,
-        reload=False,
-    ),
-    Setting(
         "admin",
         "ENDPOINT",
         "where the admin site listens, as tcp:9090: health, metrics and a live page; without interface= on 127.0.0.1",
@@ -355,6 +347,14 @@ SETTINGS = (
         [],
         "none",
         repeatable=True,
+        reload=False,
+    ),
+    Setting(
+        "workers",
+        "N",
+        "processes that share the listening sockets and the limits; auto: one for each core",
+        _Workers(int, 1, 1024, "a whole number from 1 to 1024, or auto"),
+        1,
         reload=False,
     ),
     Setting(

@@ -95,7 +95,7 @@ class Upgrade(ProcessProtocol):
             )
             self._forget_limit()
             self._twistd["pidfile"] = ""  # twistd would remove it, and it is the successor's
-            self._service.leave_paths(message["paths"])
+            self._service.hand_over(message["paths"])
             self._service.reactor.stop()
 
     def errReceived(self, data: bytes) -> None:
@@ -161,7 +161,7 @@ class Succession:
         if "go" in message:
             self._took_over = True
             take_back_stderr()
-            self._service.manager.ready()
+            self._service.tell_manager()
             interim = self._twistd.get("pidfile")
             if interim:
                 self._twistd["pidfile"] = real_pidfile(interim)

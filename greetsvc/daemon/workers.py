@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ from greetsvc.daemon.service import GreetingService, announce
 from greetsvc.daemon.settings import Settings
 from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.errors import ConfigError, reason_of
-from greetsvc.ledger import Ledger
 from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.sockets import udp_sibling
 
@@ -48,6 +47,9 @@ _TRIES = 3
 
 _GRACE = 5.0
 """Seconds beyond ``drain`` after which a worker that shall stop is killed."""
+
+_PERIOD = 1.0
+"""Seconds between two messages of a worker about its figures."""
 
 _File = Mapping[str, Any] | None
 """The content of the settings file; None where there is none."""
@@ -70,8 +72,6 @@ class Workers(GreetingService):
     ) -> None:
         super().__init__(settings, reactor, inherited=inherited)
         self.command = command
-        self.restarts = 0
-        self._ended: list[Figures] = []
         self.has_served = False
         self._on_worker: Callable[[int], object] | None = None
         self._last_read = file
@@ -128,38 +128,6 @@ class Workers(GreetingService):
             if _is_for(number, bound, sock):
                 is_sibling = number > 0 and bound.kind == "udp"
                 yield bound, siblings[_sibling(bound, sock, number)] if is_sibling else sock
-
-    def readiness(self) -> str:
-        """See `GreetingService`."""
-        return self.not_ready or ("" if any(slot.serves for slot in self._slots) else "no worker serves")
-
-    def figures(self) -> Figures:
-        """The figures of all workers together, and those of this process."""
-        from greetsvc.admin.figures import take
-
-        own = take(
-            Ledger(),
-            {one.listener.endpoint.transport: 0 for one in self._listening},
-            workers=0,
-            workers_restarted=self.restarts,
-            reloads={"ok": self.reloads - self.failed_reloads, "failed": self.failed_reloads},
-            reload_ok=self.last_reload_ok,
-        )
-        return sum((*self._ended, *(slot.figures for slot in self._slots if slot.figures is not None)), own)
-
-    def add_ended(self, figures: Figures) -> None:
-        """A worker ended with these figures."""
-        self._ended = [sum(self._ended, figures.ended())]
-
-    def saw(self, visits: Iterable[Sequence[Any]]) -> None:
-        """A worker noted these visits."""
-        from greetsvc.admin.visits import SeenVisit
-
-        if self.watch is not None:
-            self.watch.visits.extend(SeenVisit(*visit) for visit in visits)
-
-    def _start_watch(self) -> None:
-        """The workers do that: here is nothing to be seen."""
 
     def _serve(self, generation: Generation) -> None:
         if self.has_served:
@@ -218,6 +186,34 @@ class Workers(GreetingService):
         for slot in self._slots:
             slot.refill()
 
+    def figures(self) -> Figures:
+        """The sum over the workers, and over those that ended; of this process only what it uses itself."""
+        from greetsvc.admin.figures import Histogram
+
+        own = super().figures()
+        own = evolve(
+            own,
+            refused={},
+            unanswered={},
+            tls_failed={},
+            certificates={},
+            greeted=dict.fromkeys(own.greeted, 0),
+            greeting_seconds=Histogram(),
+            open_allowed=0,
+            workers=0,
+            workers_restarted=sum(slot.restarts for slot in self._slots),
+        )
+        return sum((figures for slot in self._slots for figures in slot.figures()), own)
+
+    def readiness(self) -> str:
+        """See `GreetingService`."""
+        return self.not_ready or ("" if any(slot.serves for slot in self._slots) else "no worker serves")
+
+    def status(self) -> str:
+        """See `GreetingService`."""
+        refused, held = self.ledger.refused.total(), sum(slot.open for slot in self._slots)
+        return f"{self.ledger.visits} greeted, {refused} refused, {held} connections open"
+
     async def _stop(self) -> None:
         # What comes now is refused at once, as by one process, and does not wait for workers that accept no more.
         if self._generation is not None:
@@ -242,7 +238,10 @@ class _Slot(ProcessProtocol):
     def __init__(self, parent: Workers, number: int) -> None:
         self.number = number
         self.serves = False
-        self._figures: Figures | None = None
+        self.open = 0
+        self.restarts = 0
+        self._figures: Figures | None = None  # of the worker, as it told last
+        self._before: Figures | None = None  # what remains of those before it
         self._parent = parent
         self._backoff = Backoff()
         self._errors = ErrorLines()
@@ -258,11 +257,6 @@ class _Slot(ProcessProtocol):
         return self._process.pid or 0 if self._process is not None else 0
 
     @property
-    def figures(self) -> Figures | None:
-        """The last figures of the worker; None until it sends some."""
-        return self._figures if self._process is not None or self._figures is None else self._figures.ended()
-
-    @property
     def has_begun(self) -> bool:
         """Whether a worker is there, or is awaited."""
         return self._process is not None or self._timer is not None
@@ -271,9 +265,6 @@ class _Slot(ProcessProtocol):
         """Start a worker."""
         self._timer = None
         parent = self._parent
-        if self._figures is not None:
-            parent.add_ended(self._figures)
-            self._figures = None
         self._errors, self._since = ErrorLines(), parent.reactor.seconds()
         self._channel = Channel(self._told, self._gone)
         try:
@@ -306,6 +297,12 @@ class _Slot(ProcessProtocol):
         if stopped is not None and stopped.called:
             self.start()
 
+    def figures(self) -> Iterator[Figures]:
+        """Those of the worker, and what remains of those before it."""
+        for figures in (self._figures, self._before):
+            if figures is not None:
+                yield figures
+
     def signal(self, name: str) -> None:
         """Send the worker a signal, if it runs."""
         if self._process is not None:
@@ -313,11 +310,11 @@ class _Slot(ProcessProtocol):
 
     def _told(self, message: Message, descriptors: list[int]) -> None:
         relay.receive(message, self._parent.ledger)
+        self.open = message.get("open", self.open)
         if "figures" in message:
-            from greetsvc.admin.figures import Figures
+            from greetsvc.admin.figures import Figures  # only with an admin site
 
             self._figures = Figures.from_json(message["figures"])
-            self._parent.saw(message["seen"])
         if message.get("serves") == self.pid:
             self.serves = True
             self._parent.worker_serves(self)
@@ -329,11 +326,14 @@ class _Slot(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """The worker has ended."""
-        self._process, self.serves = None, False
+        self._process, self.serves, self.open = None, False, 0
+        if self._figures is not None:
+            ended = self._figures.ended()
+            self._before = ended if self._before is None else self._before + ended
+            self._figures = None
         if self._stopped is not None:
             self._gone()
         else:
-            self._parent.restarts += 1
             self._again(f"{ending(reason)}{self._errors.last and ': '}{self._errors.last}")
 
     def _gone(self) -> None:
@@ -349,6 +349,7 @@ class _Slot(ProcessProtocol):
         if not parent.has_served and self._backoff.failures >= _TRIES:
             parent.cannot_start(self, why)
             return
+        self.restarts += 1
         when = f" in {delay:g} s" if delay else ""
         _log.warn(
             "Worker {number} ended ({why}); another one starts{when}", number=self.number + 1, why=why, when=when
@@ -371,10 +372,11 @@ class Worker(GreetingService):
         super().__init__(settings_of(origin.given["file"]), reactor, inherited=inherited, workers=origin.given["of"])
         self.reread = lambda: settings_of(self._given["file"])
         self.on_serving = self._tell
+        self._timer: IDelayedCall | None = None
+        self._told_last: Message = {}
         self._channel = Channel(self._told_by_parent, self._alone)
         self._channel.join(self.reactor, origin.channel)
         self.relay = relay.RelayObserver(self._channel)
-        self._reporter: relay.Reporter | None = None
 
     def _bound(self, settings: Settings, late: Callable[[ConfigError], object], *, check: bool = False) -> Generation:
         generation = super()._bound(settings, late, check=check)
@@ -392,15 +394,20 @@ class Worker(GreetingService):
         forwarder.start()
         return forwarder
 
-    def _start_watch(self) -> None:
-        super()._start_watch()
-        if self.watch is not None:
-            self._reporter = relay.Reporter(self.figures, self.watch.visits, self.reactor, self._channel)
-            self._reporter.start()
-
     def _tell(self) -> None:
         self.relay.least = LogLevel.info
         self._channel.say({"serves": os.getpid()})
+        self._tell_figures()
+
+    def _tell_figures(self) -> None:
+        """Tell the parent, once a second, what it shows to others."""
+        told: Message = {"open": self.admission.open}
+        if self.settings.admin is not None:
+            told["figures"] = self.figures().as_json()
+        if told != self._told_last:
+            self._channel.say(told, may_wait=False)
+            self._told_last = told
+        self._timer = self.reactor.callLater(_PERIOD, self._tell_figures)
 
     def _told_by_parent(self, message: Message, descriptors: list[int]) -> None:
         if "reload" in message:
@@ -421,8 +428,10 @@ class Worker(GreetingService):
     async def _stop(self) -> None:
         self.relay.least = LogLevel.warn
         await super()._stop()
-        if self._reporter is not None:
-            self._reporter.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._tell_figures()
+            self._timer.cancel()
         await self._channel.close()
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import pytest
 from twisted.internet.error import CannotListenError
@@ -45,6 +46,11 @@ def _visit(family: int, address: Any) -> bytes:
             return stream.read()
 
 
+def _metrics(port: int) -> list[str]:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read(), "utf-8").splitlines()
+
+
 def _processes(server: Program, times: int = 1) -> list[int]:
     """The workers, once they serve."""
     told = server.wait_for("2 workers serve: processes ", times)
@@ -60,7 +66,8 @@ def test_two_workers_serve_every_socket_and_have_one_log(installed: Installed, t
     path = tmp_path / "greet.sock"
     listen = [f"tcp:0:{LOOPBACK}", f"udp:0:{LOOPBACK}", f"unix:{path}", f"unixgram:{path}-dgram"]
     options = [word for endpoint in listen for word in ("--listen", endpoint)]
-    server = installed.start(tmp_path, "greetsvc", "--workers", "2", *options)
+    server = installed.start(tmp_path, "greetsvc", "--workers", "2", "--admin", f"tcp:0:{LOOPBACK}", *options)
+    (admin,) = (int(rest.split()[0]) for rest in server.wait_for("Admin site at port: "))
     tcp, udp = server.ports(2)
     processes = _processes(server)
     assert _visit(socket.AF_INET, ("127.0.0.1", tcp))
@@ -72,6 +79,8 @@ def test_two_workers_serve_every_socket_and_have_one_log(installed: Installed, t
         peer.sendto(MARKED, f"{path}-dgram")
         assert peer.recv(100)
     server.wait_for("Got a connection from ", 4)
+    sums = [f'greetsvc_greetings_total{{transport="{kind}"}} 1.0' for kind in ("tcp", "udp", "unix", "unixgram")]
+    wait_until(lambda: {*sums, "greetsvc_workers 2.0"} <= {*_metrics(admin)}, lambda: "\n".join(_metrics(admin)))
     assert server.stop() == 0
     assert all(_ended(pid) for pid in processes)
     assert not path.exists()
