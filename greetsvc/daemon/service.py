@@ -167,6 +167,7 @@ class GreetingService(Service):
         """A new generation, with its limits in force."""
         limits, notes = limits_of(settings, self._workers)
         listeners, more_notes = listeners_of(settings, self.inherited)
+        site = admin_listener(settings, self.inherited, listeners)
         lingerers = Lingerers(
             self.reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=limits.max_connections
         )
@@ -183,7 +184,6 @@ class GreetingService(Service):
         generation = Generation(premises, listeners, self._generation)
         generation.bind(late, check=check)
         generation.notes = notes + more_notes
-        site = admin_listener(settings, self.inherited, listeners)
         generation.warnings += self.inherited.unused((*listeners, *site))
         self.admission.limit(**asdict(limits))
         self.policy.own_ports = generation.udp_ports
