@@ -50,6 +50,8 @@ class Ledger:
     """Counts visits by transport (``greeted``) and what was not greeted by reason (``refused``).
 
     ``unanswered`` has those of the latter that were datagrams. ``durations``, if set, counts how long greetings took.
+    On connections that go on talking it counts the messages that were answered by transport (``answered``), and the
+    connections that were ended for what the peer sent by reason (``ended``).
 
     Each of ``watchers`` is called with the transport and the peer of a visit after it was counted. A watcher may
     remove itself from the list, or add itself again, at any time; what it raises is logged. ``when_refused`` is
@@ -61,6 +63,8 @@ class Ledger:
         self.refused: Counter[str] = Counter()
         self.unanswered: Counter[str] = Counter()
         self.durations: Durations | None = None
+        self.answered: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
         self.watchers: list[Callable[[str, Address], object]] = []
         self.when_refused: Callable[[], object] | None = None
         self.when_peer_refused: Callable[[str, Any, str], object] | None = None

@@ -20,7 +20,7 @@ from zope.interface import implementer
 # Hundreds of tests start programs, which would compile the package anew each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-_PLUGINS = ("certificates", "greet", "installed", "peers", "process", "service", "shared")
+_PLUGINS = ("certificates", "greet", "installed", "peers", "process", "service", "shared", "talkers")
 pytest_plugins = [f"tests.support.{name}" for name in _PLUGINS]
 pytest.register_assert_rewrite("tests.support")
 

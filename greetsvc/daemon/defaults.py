@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from greetsvc.daemon.inherited import Inherited
 from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
-from greetsvc.daemon.settings import PER_SOURCE, SHARE_OF_FILES, Listener, Settings
+from greetsvc.daemon.settings import (
+    DEFAULT_PROTOCOL,
+    ONCE,
+    PER_SOURCE,
+    SHARE_OF_FILES,
+    Listener,
+    Settings,
+    serves,
+)
 from greetsvc.errors import ConfigError
 from greetsvc.net.descriptors import raise_limit
 from greetsvc.net.endpoint import parse_endpoint
@@ -55,16 +63,13 @@ def listeners_of(settings: Settings, inherited: Inherited) -> tuple[tuple[Listen
     Raises `ConfigError` for a passed socket that cannot be used.
     """
     if settings.listeners:
-        return inherited.resolve(settings.listeners), []
+        return _servable(inherited.resolve(settings.listeners)), []
     six = ipv6_works()
     admin = settings.admin.inherited if settings.admin is not None else None
     texts = [f"inherited:{index}" for index, one in enumerate(inherited.passed) if admin not in {index, one.name}]
     texts = texts or [*_ENDPOINTS, *(_IPV6_ENDPOINTS if six else ())]
-    listeners = tuple(
-        Listener(parse_endpoint(text), settings.greeter, settings.greeter_option, f"the default {text}")
-        for text in texts
-    )
-    return inherited.resolve(listeners), [] if six or inherited.passed else [
+    listeners = tuple(_default(settings, text) for text in texts)
+    return _servable(inherited.resolve(listeners)), [] if six or inherited.passed else [
         "IPv6 does not work on this machine: only IPv4 is served"
     ]
 
@@ -82,3 +87,23 @@ def admin_listener(settings: Settings, inherited: Inherited, others: Sequence[Li
     if len(found) > 1 or found[0].endpoint.is_datagram:
         raise ConfigError(f"{where}: must be one stream socket")
     return [*found]
+
+
+def _default(settings: Settings, text: str) -> Listener:
+    return Listener(
+        parse_endpoint(text),
+        settings.greeter,
+        settings.greeter_option,
+        f"the default {text}",
+        settings.plugin,
+        settings.protocol_option,
+        settings.encoding,
+    )
+
+
+def _servable(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """The listeners, with the default protocol where the one for all serves no sockets of this type."""
+    return tuple(
+        one if serves(one.plugin, one.endpoint) else evolve(one, plugin=ONCE, protocol_option=DEFAULT_PROTOCOL)
+        for one in listeners
+    )

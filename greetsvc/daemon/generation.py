@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
-from greetsvc.daemon.settings import Listener
+from greetsvc.daemon.settings import ONCE, Listener
 from greetsvc.daemon.start_checks import GreeterRaised, sample_greeting
 from greetsvc.errors import ConfigError
 from greetsvc.net.bound import BoundSockets, BoundTo, NotHeldError
@@ -177,6 +177,8 @@ class Generation:
 
     def _described(self, one: StreamListening | DatagramListening) -> str:
         says = f"says {escaped(one.listener.greeter_option)}"
+        if one.listener.plugin is not ONCE:
+            says += f" over {escaped(one.listener.protocol_option)}"
         if id(one) in self._taken:
             return f"{self._taken[id(one)]}; it {says}"
         spots = ", ".join(map(str, one.spots()))

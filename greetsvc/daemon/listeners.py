@@ -34,9 +34,9 @@ from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_da
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.stream.listener import StreamPort
 from greetsvc.net.tls.endpoint import tls_contexts, tls_endpoint
+from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin
 from greetsvc.server.admission import Admission
-from greetsvc.server.fast_datagram import FastGreetingDatagramProtocol
-from greetsvc.server.fast_stream import FastGreetingFactory
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
@@ -111,6 +111,7 @@ class Premises:
     ledger: Ledger
     admission: Admission
     policy: UdpPolicy
+    sessions: Sessions
     lingerers: Lingerers
     ipv4_tcp: Collection[int] = frozenset()
     ipv4_udp: Collection[int] = frozenset()
@@ -120,6 +121,21 @@ class Premises:
     """Whether the file of a UNIX socket that no process holds is replaced."""
     sockets: BoundSockets = field(factory=BoundSockets)
     inherited: Inherited = field(factory=Inherited)
+
+    def context(self, listener: Listener) -> Context:
+        """What a listener gives its protocol."""
+        return Context(
+            greeter=listener.greeter,
+            encoding=listener.encoding,
+            transport=listener.endpoint.transport,
+            ledger=self.ledger,
+            admission=self.admission,
+            policy=self.policy,
+            sessions=self.sessions if listener.measure else None,
+            deadline=self.settings.deadline,
+            linger=self.settings.linger,
+            reactor=self.reactor,
+        )
 
 
 @implementer(IStreamServerEndpoint)
@@ -145,22 +161,13 @@ class StreamListening:
     def __init__(
         self, premises: Premises, listener: Listener, before: StreamListening | DatagramListening | None = None
     ) -> None:
-        settings = premises.settings
         self.listener = listener
         self.premises: Premises = premises
         self.contexts: Any = None
         self._inherits = False
-        if isinstance(before, StreamListening) and before.premises.settings.client_ca == settings.client_ca:
+        if isinstance(before, StreamListening) and before.premises.settings.client_ca == premises.settings.client_ca:
             self.contexts, self._inherits = before.contexts, before.contexts is not None
-        self.factory = FastGreetingFactory(
-            listener.greeter,
-            ledger=premises.ledger,
-            admission=premises.admission,
-            deadline=settings.deadline,
-            linger=settings.linger,
-            transport=listener.endpoint.transport,
-            reactor=premises.reactor,
-        )
+        self.factory = cast(StreamPlugin, listener.plugin).stream(premises.context(listener))
         self._facade = ListeningReactor(
             premises.reactor,
             lingerers=premises.lingerers,
@@ -300,9 +307,8 @@ class DatagramListening:
         before: StreamListening | DatagramListening | None = None,
     ) -> None:
         self.listener = listener
-        self.protocol = FastGreetingDatagramProtocol(
-            listener.greeter, ledger=premises.ledger, policy=premises.policy, transport=listener.endpoint.transport
-        )
+        self._datagrams = cast(DatagramPlugin, listener.plugin).datagram(premises.context(listener))
+        self.protocol = self._datagrams.protocol
         self.premises = premises
         self._port: DatagramPort | None = None
         self._socket: socket.socket | None = None
@@ -323,9 +329,9 @@ class DatagramListening:
                     protocol,
                     reactor,
                     longest=longest,
-                    headers="path" in self.listener.greeter.needs,
+                    headers=self._datagrams.headers,
                     dropped=dropped,
-                    batches=protocol,
+                    batches=self._datagrams.batches,
                 )
         except CannotListenError as error:
             raise _config_error(self.listener, error) from error

@@ -29,6 +29,7 @@ from greetsvc.ledger import Ledger
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import kernel_backlog
 from greetsvc.server.admission import Admission
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.server.visit_log import READABLE, VisitLog
 
@@ -103,6 +104,7 @@ class GreetingService(Service):
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
         self._visits: _Visits | None = None
+        self._sessions = Sessions()
 
     def bind(self, *, check: bool = False) -> None:
         """Bind every listener, or none. Raises `ConfigError`.
@@ -177,6 +179,7 @@ class GreetingService(Service):
             self.ledger,
             self.admission,
             self.policy,
+            self._sessions,
             lingerers,
             replace=not check,
             inherited=self.inherited,

@@ -22,10 +22,28 @@ from greetsvc.greeters.registry import Greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
 from greetsvc.net.endpoint import Endpoint, parse_endpoint
 from greetsvc.net.linger.watched import SILENCE
+from greetsvc.protocols.once import Once
+from greetsvc.protocols.registry import DatagramPlugin, Plugin, StreamPlugin
 from greetsvc.server.stream import DEADLINE
 from greetsvc.server.udp_policy import UDP_BUDGET
 
-__all__ = ["PER_SOURCE", "SETTINGS", "SHARE_OF_FILES", "Listener", "Place", "Setting", "Settings", "shown"]
+__all__ = [
+    "ONCE",
+    "PER_SOURCE",
+    "SETTINGS",
+    "SHARE_OF_FILES",
+    "Listener",
+    "Place",
+    "Setting",
+    "Settings",
+    "serves",
+    "shown",
+]
+
+DEFAULT_PROTOCOL = "once"
+
+ONCE = Once()
+"""The default protocol, which is also that of listeners that the one chosen for all cannot serve."""
 
 PER_SOURCE = 256
 """Connections of one source without ``max-per-source``; loopback is exempt then."""
@@ -107,6 +125,12 @@ class _OneOf:
         return value
 
 
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _not("true or false", value)
+    return value
+
+
 def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
     if not isinstance(value, list):
         raise _not("an array of networks", value)
@@ -160,24 +184,37 @@ def _names(value: object) -> tuple[str, ...]:
 
 @frozen
 class Listener:
-    """One endpoint to listen on and its greeter.
+    """One endpoint to listen on, its greeter and its protocol (``plugin``).
 
-    ``greeter_option`` is the greeter as ``--greeter`` names it. ``where`` is its setting, for error messages.
+    ``greeter_option`` is the greeter as ``--greeter`` names it, and ``protocol_option`` the protocol. ``where`` is
+    its setting, for error messages. ``measure``: whether a UDP listener gives measured answers.
     """
 
     endpoint: Endpoint
     greeter: Greeter
     greeter_option: str
     where: str
+    plugin: Plugin = ONCE
+    protocol_option: str = DEFAULT_PROTOCOL
+    encoding: str = "utf-8"
+    measure: bool = True
+
+
+def serves(protocol: Plugin, endpoint: Endpoint) -> bool:
+    """Whether this protocol is one for the streams or the datagrams of this endpoint."""
+    return isinstance(protocol, DatagramPlugin if endpoint.is_datagram else StreamPlugin)
 
 
 @frozen
 class Settings:
-    """All settings, checked. No listeners mean the default ones, which use ``greeter``."""
+    """All settings, checked. No listeners mean the default ones, which use ``greeter`` and ``plugin``."""
 
     listeners: tuple[Listener, ...]
     greeter: Greeter
     greeter_option: str
+    plugin: Plugin
+    protocol_option: str
+    encoding: str
     deadline: float
     linger: float
     drain: float
@@ -283,12 +320,28 @@ SETTINGS = (
         places=_ANYWHERE,
     ),
     Setting(
+        "protocol",
+        "NAME[:ARGS]",
+        "how it is said (see --list): once greets and closes; others go on talking",
+        default=DEFAULT_PROTOCOL,
+        places=_ANYWHERE,
+    ),
+    Setting(
         "encoding",
         "NAME",
         "how text becomes bytes",
         lambda value: text_encoding(_text(value)),
         "utf-8",
         places=_ANYWHERE,
+    ),
+    Setting(
+        "measure",
+        "BOOL",
+        "whether a UDP listener gives measured answers",
+        _switch,
+        True,
+        "true",
+        places=Place.LISTEN,
     ),
     Setting(
         "config",
@@ -298,14 +351,20 @@ SETTINGS = (
         places=Place.COMMAND_LINE,
     ),
     Setting("check", "", "read all settings, bind, print what would run, and exit", places=Place.COMMAND_LINE),
-    Setting("list", "", "print the known greeters, one line each, and exit", places=Place.COMMAND_LINE),
+    Setting("list", "", "print the known greeters and protocols, one line each, and exit", places=Place.COMMAND_LINE),
     Setting(
         "max-connections", "N", "maximum of open connections, lingering ones too", _COUNT, None, _MAX_CONNECTIONS
     ),
     Setting(
         "max-per-source", "N", "maximum of open connections per IPv4 /24 or IPv6 /56", _COUNT, None, _MAX_PER_SOURCE
     ),
-    Setting("deadline", "S", "seconds that a connection may live", _seconds(0.0001), DEADLINE),
+    Setting(
+        "deadline",
+        "S",
+        "seconds that a connection may live; for talking protocols, be silent",
+        _seconds(0.0001),
+        DEADLINE,
+    ),
     Setting("linger", "S", "seconds of silence allowed while draining what a peer still sends", _seconds(0), SILENCE),
     Setting("drain", "S", "on stop: seconds that open connections have to end", _seconds(0), 5.0),
     Setting(

@@ -32,6 +32,7 @@ from greetsvc.daemon.unit import unit
 from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
+from greetsvc.protocols.registry import known_protocols
 
 if TYPE_CHECKING:
     from greetsvc.daemon.kin import Origin
@@ -98,7 +99,8 @@ class Options(usage.Options):
         if "version" in self.given:
             answer(f"greetsvc {__version__}")
         if "list" in self.given:
-            answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
+            known = {"greeter": known_greeters(), "protocol": known_protocols()}
+            answer(*(f"{kind} {name}: {what}" for kind, plugins in known.items() for name, what in plugins))
         if "print-unit" in self.given:
             answer(unit(self.given["print-unit"]))
         if arguments:

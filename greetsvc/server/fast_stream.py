@@ -25,7 +25,7 @@ class FastGreetingFactory(GreetingFactory):
     """A `GreetingFactory` that, over plain TCP, answers without protocols once it has rendered a constant greeting.
 
     It limits and counts as `GreetingFactory` does, but does not call the hooks of its protocol, its admission and its
-    ledger. So only the daemon makes one, and it cannot be subclassed: subclass `GreetingFactory` or
+    ledger. So only the protocol ``once`` makes one, and it cannot be subclassed: subclass `GreetingFactory` or
     `GreetingProtocol`, whose hooks are called for every connection.
     """
 

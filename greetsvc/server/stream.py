@@ -24,7 +24,7 @@ from greetsvc.server.admission import Admission, Source
 from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.visit import NOBODY, Address, PathFacts, Visit
 
-__all__ = ["DEADLINE", "GreetingFactory", "GreetingProtocol", "address_of"]
+__all__ = ["DEADLINE", "GreetingFactory", "GreetingProtocol", "address_of", "path_facts"]
 
 DEADLINE = 10.0
 """Seconds that a connection may live."""
@@ -224,7 +224,7 @@ class GreetingFactory(Factory):
             when=time.time() if "when" in needs else 0.0,
             via=via and address_of(via),
             tls=facts(transport) if "tls" in needs else None,
-            path=_path_facts(transport) if "path" in needs else None,
+            path=path_facts(transport) if "path" in needs else None,
         )
 
     @property
@@ -239,7 +239,7 @@ class GreetingFactory(Factory):
         self._deadlines.stop()
 
 
-def _path_facts(transport: Any) -> PathFacts:
+def path_facts(transport: Any) -> PathFacts:
     """What the kernel knows of the packets of a connection. Its socket may be that of the transport below TLS."""
     handle = transport.getHandle()
     if not isinstance(handle, socket.socket):

@@ -149,7 +149,7 @@ def test_late_connections_are_counted_in_bounded_memory() -> None:
     stats = RunStats()
     for _ in range(3):
         stats.retried_connects.setdefault(2, type(stats.seconds)()).add(1.0)
-    assert summary_notes(stats) == ["connected late: 3 with 2 SYNs (1.000 s): packets are lost"]
+    assert summary_notes(stats) == ["connected late: 3 with 2 SYNs (1.000 s): packets are lost or late"]
 
 
 @pytest_twisted.ensureDeferred

@@ -1,6 +1,6 @@
 """Any Twisted protocol on the listener of `greetsvc.net`: `ListeningReactor` is your reactor with another listener.
 
-    python own_protocol.py [ENDPOINT]     # tcp:8088 when left out; any of Twisted's endpoint strings
+    own-stream [ENDPOINT]     # tcp:8088 when left out; any of Twisted's endpoint strings
 
 On it ``loseConnection`` sends what was written, then FIN, and then waits in bounded time for the peer to close.
 Nothing here knows of greetings.
@@ -31,7 +31,7 @@ class Shout(Protocol):
         self.transport.loseConnection()
 
 
-async def main(reactor: Any, endpoint: str = "tcp:8088") -> None:
+async def serve(reactor: Any, endpoint: str = "tcp:8088") -> None:
     """Serve until stopped."""
     lingerers = Lingerers(reactor, silence=2, lifetime=10, max_sockets=1000)
     listening = ListeningReactor(reactor, lingerers=lingerers)
@@ -41,5 +41,6 @@ async def main(reactor: Any, endpoint: str = "tcp:8088") -> None:
     await Deferred()
 
 
-if __name__ == "__main__":
-    react(lambda *arguments: Deferred.fromCoroutine(main(*arguments)), sys.argv[1:])
+def main() -> None:
+    """Run until Ctrl-C or SIGTERM."""
+    react(lambda *arguments: Deferred.fromCoroutine(serve(*arguments)), sys.argv[1:])

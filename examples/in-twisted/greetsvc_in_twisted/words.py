@@ -1,6 +1,6 @@
 """A `GreetingProtocol` of your own in a plain Twisted program, without twistd.
 
-    python own_words.py [ENDPOINT]        # tcp:8088 when left out
+    own-words [ENDPOINT]        # tcp:8088 when left out
 
 The subclass makes its own greeting. It inherits that the greeting arrives whole, even if the visitor is still
 sending, and that the connection ends at its deadline.
@@ -27,7 +27,7 @@ class OwnWords(GreetingProtocol):
         return f"Hello {self.peer.host}, {self.factory.admission.open} of you are here\r\n".encode()
 
 
-async def main(reactor: Any, endpoint: str = "tcp:8088") -> None:
+async def serve(reactor: Any, endpoint: str = "tcp:8088") -> None:
     """Greet until stopped."""
     factory = GreetingFactory(TextGreeter(), deadline=30, reactor=reactor)
     factory.protocol = OwnWords
@@ -36,5 +36,6 @@ async def main(reactor: Any, endpoint: str = "tcp:8088") -> None:
     await Deferred()
 
 
-if __name__ == "__main__":
-    react(lambda *arguments: Deferred.fromCoroutine(main(*arguments)), sys.argv[1:])
+def main() -> None:
+    """Run until Ctrl-C or SIGTERM."""
+    react(lambda *arguments: Deferred.fromCoroutine(serve(*arguments)), sys.argv[1:])

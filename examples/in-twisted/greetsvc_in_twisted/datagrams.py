@@ -1,6 +1,6 @@
 """A datagram protocol of your own on the UDP port of `greetsvc.net`, in a plain Twisted program.
 
-    python own_datagrams.py [PORT]        # 8088 when left out, on every IPv4 address
+    own-datagrams [PORT]        # 8088 when left out, on every IPv4 address
 
 `DatagramPort` takes any Twisted `DatagramProtocol`. What it adds to Twisted's own port: a flood does not block the
 reactor, an answer leaves from the address the request was sent to, and the protocol can see that address. Nothing
@@ -38,7 +38,7 @@ class Shout(DatagramProtocol):
             self.transport.write(words.upper(), addr)
 
 
-async def main(reactor: Any, number: str = "8088") -> None:
+async def serve(reactor: Any, number: str = "8088") -> None:
     """Shout until stopped."""
     sock = datagram_socket("", int(number))
     port = DatagramPort(
@@ -53,5 +53,6 @@ async def main(reactor: Any, number: str = "8088") -> None:
     await Deferred()
 
 
-if __name__ == "__main__":
-    react(lambda *arguments: Deferred.fromCoroutine(main(*arguments)), sys.argv[1:])
+def main() -> None:
+    """Run until Ctrl-C or SIGTERM."""
+    react(lambda *arguments: Deferred.fromCoroutine(serve(*arguments)), sys.argv[1:])
