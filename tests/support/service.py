@@ -42,7 +42,8 @@ class Serving:
         from greetsvc.daemon.listeners import DatagramListening
 
         first = next(one for one in self.service._listening if isinstance(one, DatagramListening))
-        first.protocol.transport.write(datagram, to)
+        transport: Any = first.protocol.transport
+        transport.write(datagram, to)
 
 
 @pytest.fixture
