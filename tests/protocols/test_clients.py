@@ -226,7 +226,9 @@ def test_a_thousand_connections_with_a_hundred_messages_in_flight_each(
     """Nothing is lost or reordered, one in ten reads late, and the service stays small."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-    server = child("--listen", TCP, "--protocol", "lines", "--greeting", "Hello{name}", "--deadline", "60")
+    server = child(
+        "--listen", TCP, "--protocol", "lines", "--greeting", "Hello{name}", "--deadline", "60", "--drain", "0"
+    )
     (port,) = server.ports()
     before = server.rss()
     talkers = [_Talker(port, number) for number in range(CONNECTIONS)]
