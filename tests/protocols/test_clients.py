@@ -167,7 +167,7 @@ async def test_a_bad_websocket_message_gets_an_error_and_a_close(serve: Serve, s
                 return heard, closed.rcvd.code if closed.rcvd else 0
 
     heard, code = await _thread(talk)
-    assert heard == ["Thank you for connecting"] * 2 + [f"error: {error}"]
+    assert heard == ["Thank you for connecting", "Thank you for connecting, Ada", f"error: {error}"]
     assert code == 1008
 
 

@@ -83,6 +83,16 @@ def neither(argument, encoding):
     return object()
 
 
+class Unbuildable:
+    """Says no when it is needed."""
+
+    def __init__(self, argument, encoding):
+        pass
+
+    def stream(self, context):
+        raise LookupError("not for " + context.transport)
+
+
 def failing(argument, encoding):
     raise KeyError("not that")
 '''
@@ -99,6 +109,7 @@ def acme(install: Install) -> Path:
         talkative="talkative",
         neither="neither",
         failing="failing",
+        unbuildable="Unbuildable",
         gone="no_such_name",
     )
 
@@ -203,6 +214,28 @@ def test_a_wrong_choice_is_one_line_that_names_the_setting(given: Any, listen: A
     with pytest.raises(ConfigError) as caught:
         settings(given, listen, file, "x.toml")
     assert says in str(caught.value)
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_protocol_that_cannot_be_built_is_one_line_too(serve: Serve) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--listen tcp:0\S*: the protocol 'unbuildable' cannot be made: not for tcp$"
+    ):
+        serve(TCP, protocol="unbuildable")
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_greeting_who_has_a_name_is_thanked_by_it(serve: Serve) -> None:
+    serving = serve(TCP, UDP, protocol="lines")
+
+    def talk() -> list[bytes]:
+        with socket.create_connection(("127.0.0.1", serving.ports[0]), timeout=10) as sock:
+            sock.sendall(b"Ada\n")
+            stream = sock.makefile("rb")
+            return [stream.readline(), stream.readline()]
+
+    assert await _thread(talk) == [b"Thank you for connecting\r\n", b"Thank you for connecting, Ada\r\n"]
+    assert await _thread(ask, "127.0.0.1", serving.ports[1]) == b"Thank you for connecting\r\n"
 
 
 # Plain Twisted protocols
