@@ -8,7 +8,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 PIP      = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cover matrix lint types lab bench docs changes build wheel-check format clean
+.PHONY: help run test cover matrix lint types lab bench docs changes generated build wheel-check format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +50,7 @@ format: $(VENV)/.lint ## let ruff format the code and fix what it can
 
 types: $(VENV)/.lint ## mypy, strict; the public API from outside the package too
 	$(VENV)/bin/mypy -p greetsvc -p bench
-	$(VENV)/bin/mypy twisted/plugins tests examples
+	$(VENV)/bin/mypy twisted/plugins tests examples deploy
 	cd tests/typing && $(abspath $(VENV))/bin/mypy api.py
 
 lab: $(VENV)/.test $(VENV)/.fuzz ## tests with real programs: needs root and Debian packages, which it installs
@@ -66,6 +66,9 @@ docs: $(VENV)/.docs ## build the site of the documents into build/docs/; a warni
 
 changes: $(VENV)/.docs ## show what the next changelog entry would say
 	$(VENV)/bin/towncrier build --draft --version next
+
+generated: $(VENV)/.run ## write the manual pages and completions in deploy/ again, from the options
+	$(VENV)/bin/python -m deploy.generate
 
 build: $(VENV)/.test ## build the source archive and the wheel into dist/
 	rm -f dist/greetsvc-*

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Mapping
+import socket
+from collections.abc import Callable, Collection, Container, Mapping
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -19,6 +21,7 @@ from greetsvc.daemon.settings import Listener, Settings
 from greetsvc.daemon.start_checks import certificate_warnings
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.ledger import Ledger
+from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.datagram.choice import udp_port
 from greetsvc.net.datagram.port import DatagramPort
 from greetsvc.net.endpoint import Endpoint
@@ -27,7 +30,8 @@ from greetsvc.net.linux.packets import keep_syn
 from greetsvc.net.proxy.wrapper import ProxiedFactory, Refusal
 from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
-from greetsvc.net.tls.endpoint import tls_endpoint
+from greetsvc.net.stream.listener import StreamPort
+from greetsvc.net.tls.endpoint import tls_contexts, tls_endpoint
 from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin
 from greetsvc.server.admission import Admission
 from greetsvc.server.stream import address_of
@@ -105,6 +109,7 @@ class Premises:
     """What each greeter, by its id, said for a made-up visit."""
     replace: bool = True
     """Whether the file of a UNIX socket that no process holds is replaced."""
+    sockets: BoundSockets = field(factory=BoundSockets)
 
     def context(self, listener: Listener) -> Context:
         """What a listener gives its protocol."""
@@ -122,10 +127,21 @@ class Premises:
 
 
 class StreamListening:
-    """One stream endpoint. It may listen on several ports; one of a plugin may listen only after a while."""
+    """One stream endpoint. It may listen on several ports; one of a plugin may listen only after a while.
 
-    def __init__(self, premises: Premises, listener: Listener) -> None:
+    ``before`` is the listener that serves this endpoint now: its certificates are used further.
+    """
+
+    def __init__(
+        self, premises: Premises, listener: Listener, before: StreamListening | DatagramListening | None = None
+    ) -> None:
+        settings = premises.settings
         self.listener = listener
+        self.premises: Premises = premises
+        self.contexts: Any = None
+        self._inherits = False
+        if isinstance(before, StreamListening) and before.premises.settings.client_ca == settings.client_ca:
+            self.contexts, self._inherits = before.contexts, before.contexts is not None
         self.factory = cast(StreamPlugin, listener.plugin).stream(premises.context(listener))
         self._facade = ListeningReactor(
             premises.reactor,
@@ -136,8 +152,8 @@ class StreamListening:
             prepare=keep_syn if "path" in listener.greeter.needs else None,
             dropped=premises.ledger.refuse,
             replace=premises.replace,
+            sockets=premises.sockets,
         )
-        self._premises = premises
         self._proxied: list[ProxiedFactory] = []
         self._foreign: list[IListeningPort] = []  # ports that a plugin's endpoint did not make with our facade
         self._pending: Deferred[Any] | None = None
@@ -149,7 +165,7 @@ class StreamListening:
         errors: list[ConfigError] = []
         self._report = errors.append
         try:
-            endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._premises)
+            endpoint = self._endpoint()
         except Exception as error:
             if isinstance(error, LookupError) and self.listener.endpoint.kind == "systemd":
                 raise ConfigError(f"{self.listener.where}: the service manager passed no such socket") from error
@@ -160,9 +176,19 @@ class StreamListening:
             raise errors[0]
         self._report = late
 
+    def _endpoint(self) -> IStreamServerEndpoint:
+        endpoint, premises = self.listener.endpoint, self.premises
+        if endpoint.path is not None:
+            return UNIXServerEndpoint(self._facade, endpoint.path, mode=endpoint.mode, wantPID=False)
+        if endpoint.transport == "tls":
+            if self.contexts is None:
+                self.contexts = tls_contexts(premises.reactor, endpoint, client_ca=premises.settings.client_ca)
+            return tls_endpoint(self._facade, endpoint, contexts=self.contexts, failed=premises.ledger.refuse)
+        return cast(IStreamServerEndpoint, serverFromString(self._facade, endpoint.text))
+
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
         """The factory behind PROXY headers, which count when trusted networks send them."""
-        premises = self._premises
+        premises = self.premises
         proxied = _CountedProxiedFactory(
             factory,
             trusted=self._trusts,
@@ -176,7 +202,7 @@ class StreamListening:
 
     def _trusts(self, host: str) -> bool:
         address = ip_address(Address.plain(host).host.partition("%")[0])
-        return any(address in network for network in self._premises.settings.trust_proxy)
+        return any(address in network for network in self.premises.settings.trust_proxy)
 
     def _listens(self, port: IListeningPort) -> None:
         self._pending = None
@@ -196,13 +222,26 @@ class StreamListening:
         for spot in self.spots():
             announce(spot)
 
-    async def stop(self) -> None:
-        """Stop listening; connections that wait in the queue are still greeted."""
+    async def stop(self, shared: Container[socket.socket] = ()) -> None:
+        """Stop listening. Connections in the queue are still greeted: by others, if the socket is ``shared``."""
         if self._pending is not None:
             self._report = lambda _error: None  # the cancellation is no failure
             self._pending.cancel()
         for port in (*self._facade.ports, *self._foreign):
-            await maybeDeferred(port.stopListening)
+            if isinstance(port, StreamPort) and port.socket in shared:
+                port.release()
+            else:
+                await maybeDeferred(port.stopListening)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its sockets are not ours, as those of a plugin's endpoint, so that no other can take them over."""
+        return bool(self._pending or self._foreign) or self.listener.endpoint.kind == "systemd"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether one of its connections is open."""
+        return self.factory.is_busy or any(proxied.awaiting for proxied in self._proxied)
 
     def abort(self) -> None:
         """Abort every open connection."""
@@ -219,34 +258,39 @@ class StreamListening:
 
     def warnings(self) -> list[str]:
         """What is wrong with its certificates."""
-        if self.listener.endpoint.transport != "tls":
+        if self.listener.endpoint.transport != "tls" or self._inherits:
             return []
-        return list(certificate_warnings(self.listener.endpoint, self._premises.settings.client_ca))
+        return list(certificate_warnings(self.listener.endpoint, self.premises.settings.client_ca))
 
 
 class DatagramListening:
     """One UDP port or UNIX datagram socket."""
 
-    def __init__(self, premises: Premises, listener: Listener) -> None:
+    def __init__(
+        self,
+        premises: Premises,
+        listener: Listener,
+        before: StreamListening | DatagramListening | None = None,
+    ) -> None:
         self.listener = listener
         self._datagrams = cast(DatagramPlugin, listener.plugin).datagram(premises.context(listener))
         self.protocol = self._datagrams.protocol
-        self._premises = premises
+        self.premises = premises
         self._port: DatagramPort | None = None
+        self._socket: socket.socket | None = None
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
         """Make the socket and its port, which reads from `begin` on. Raises `ConfigError`, and never later."""
-        endpoint, ledger, protocol = self.listener.endpoint, self._premises.ledger, self.protocol
-        reactor, longest = self._premises.reactor, wire.MAX_REQUEST
+        endpoint, ledger, protocol = self.listener.endpoint, self.premises.ledger, self.protocol
+        reactor, longest = self.premises.reactor, wire.MAX_REQUEST
         try:
+            sock = self._socket = self.premises.sockets.get(*self._binding())
             if endpoint.path is not None:
-                sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode, replace=self._premises.replace)
                 path = UnixPath(endpoint.path)
                 self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=ledger.refuse)
             else:
-                port = endpoint.port or 0
                 self._port = udp_port(
-                    datagram_socket(endpoint.host or "", port, v6only=port in self._premises.ipv4_udp),
+                    sock,
                     protocol,
                     reactor,
                     longest=longest,
@@ -257,6 +301,17 @@ class DatagramListening:
         except CannotListenError as error:
             raise _config_error(self.listener, error) from error
 
+    def _binding(self) -> tuple[BoundTo, Callable[[], socket.socket]]:
+        """What its socket is bound to, and how to make it."""
+        endpoint, replace = self.listener.endpoint, self.premises.replace
+        if endpoint.path is not None:
+            return BoundTo("unixgram", endpoint.path), partial(
+                unix_datagram_socket, endpoint.path, mode=endpoint.mode, replace=replace
+            )
+        host, port = endpoint.host or "", endpoint.port or 0
+        v6only = port in self.premises.ipv4_udp
+        return BoundTo("udp", host, port, v6only), partial(datagram_socket, host, port, v6only=v6only)
+
     def begin(self, announce: Callable[[Spot], object]) -> None:
         """Answer from now on, and ``announce`` the spot."""
         if self._port is not None:
@@ -264,9 +319,18 @@ class DatagramListening:
         for spot in self.spots():
             announce(spot)
 
-    async def stop(self) -> None:
-        """Answer what has arrived, if ever started, and listen no longer."""
-        if self._port is not None:
+    is_foreign = is_busy = False
+
+    def abort(self) -> None:
+        """Datagrams leave nothing open."""
+
+    async def stop(self, shared: Container[socket.socket] = ()) -> None:
+        """Listen no longer. What has arrived is answered, if ever started: by others, if the socket is shared."""
+        if self._port is None:
+            return
+        if self._socket in shared:
+            self._port.release()
+        else:
             self._port.drain()
             await self._port.stopListening()
 
@@ -280,7 +344,7 @@ class DatagramListening:
         """Why this greeting cannot be sent to all who ask for it, where that is known before a visit."""
         if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
             return []
-        greeting = self._premises.samples.get(id(self.listener.greeter), b"")
+        greeting = self.premises.samples.get(id(self.listener.greeter), b"")
         size, why = len(greeting), ""
         if greeting.startswith(wire.MARK):
             why = f"answers no request: the greeting begins with {wire.MARK.decode()!r}, which no answer may"
@@ -297,15 +361,6 @@ class DatagramListening:
     def udp_port(self) -> int:
         """The UDP port; 0 where there is none."""
         return address_of(self._port.getHost()).port if self._port is not None else 0
-
-
-def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint, premises: Premises) -> IStreamServerEndpoint:
-    if endpoint.path is not None:
-        return UNIXServerEndpoint(reactor, endpoint.path, mode=endpoint.mode, wantPID=False)
-    if endpoint.transport == "tls":
-        refuse = premises.ledger.refuse
-        return tls_endpoint(reactor, endpoint, client_ca=premises.settings.client_ca, failed=refuse)
-    return cast(IStreamServerEndpoint, serverFromString(reactor, endpoint.text))
 
 
 def _config_error(listener: Listener, error: BaseException | None) -> ConfigError:

@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import frozen
 
+from greetsvc.daemon.unit import UNITS
 from greetsvc.errors import ConfigError
 from greetsvc.greeters.registry import Greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
@@ -101,13 +102,16 @@ def _whole(lowest: int, highest: int) -> _Number:
     return _Number(int, lowest, highest, f"a whole number from {lowest} to {highest}")
 
 
-def _one_of(*words: str) -> Callable[[object], object]:
-    def read(value: object) -> object:
-        if value not in words:
-            raise _not(f"one of {', '.join(words)}", value)
-        return value
+@frozen
+class _OneOf:
+    """Reads one of ``words``."""
 
-    return read
+    words: tuple[str, ...]
+
+    def __call__(self, value: object) -> object:
+        if value not in self.words:
+            raise _not(f"one of {', '.join(self.words)}", value)
+        return value
 
 
 def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -225,6 +229,11 @@ class Setting:
         return float(given) if re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given) else given
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """All values that it may have; empty where these are not a few words."""
+        return self.read.words if isinstance(self.read, _OneOf) else ()
+
+    @property
     def option(self) -> str:
         """The option with its metavar, as in ``--deadline S``."""
         return f"--{self.name} {self.metavar}".rstrip()
@@ -329,16 +338,22 @@ SETTINGS = (
         "TLS listeners require a client certificate that is signed by one of the certificates in FILE",
         _authorities,
         default_text="off",
-        reload=False,
     ),
     Setting(
         "log-visits",
         "WHAT",
         "all: log each visit, or a summary each second when there are many; summary: only summaries; off: nothing",
-        _one_of("all", "summary", "off"),
+        _OneOf(("all", "summary", "off")),
         "all",
     ),
-    Setting("log-format", "FORMAT", "text or json", _one_of("text", "json"), "text"),
+    Setting("log-format", "FORMAT", "text or json", _OneOf(("text", "json")), "text"),
+    Setting(
+        "print-unit",
+        "KIND",
+        "print the systemd unit of this kind, service or socket, with the path of this installation, and exit",
+        _OneOf(UNITS),
+        places=Place.COMMAND_LINE,
+    ),
     Setting("version", "", "print the version and exit", places=Place.COMMAND_LINE),
     Setting("help", "", "print this help and exit", places=Place.COMMAND_LINE),
 )

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,10 +22,12 @@ from greetsvc._version import __version__
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
 from greetsvc.daemon.logs import Log, open_log
+from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
 from greetsvc.daemon.signals import handle_signals
+from greetsvc.daemon.unit import unit
 from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
@@ -85,7 +88,7 @@ class Options(usage.Options):
         return "\n".join(lines)
 
     def parseArgs(self, *arguments: str) -> None:
-        """Answer ``--help``, ``--version`` and ``--list``, and refuse what is not an option."""
+        """Answer ``--help`` and other questions, and refuse what is not an option."""
         if "help" in self.given:
             answer(str(self))
         if "version" in self.given:
@@ -93,6 +96,8 @@ class Options(usage.Options):
         if "list" in self.given:
             known = {"greeter": known_greeters(), "protocol": known_protocols()}
             answer(*(f"{kind} {name}: {what}" for kind, plugins in known.items() for name, what in plugins))
+        if "print-unit" in self.given:
+            answer(unit(self.given["print-unit"]))
         if arguments:
             raise usage.UsageError(f"{arguments[0]!r} is not an option, and there are no other arguments")
 
@@ -110,6 +115,14 @@ class Options(usage.Options):
         return settings(self.given, self.given.get("listen", ()), file, path or "")
 
 
+def _read(setting: Setting, value: str) -> Any:
+    """The value of an option that is no setting of a file, so that nobody else checks it."""
+    try:
+        return setting.read(value)
+    except ConfigError as error:
+        refuse(f"--{setting.name}: {error}")
+
+
 def _handler(setting: Setting) -> Callable[..., None]:
     """The method that handles an option. For the base class, a method without a parameter is that of a flag."""
 
@@ -119,8 +132,10 @@ def _handler(setting: Setting) -> Callable[..., None]:
     def take(self: Options, value: str) -> None:
         if setting.repeatable:
             self.given.setdefault(setting.name, []).append(value)
-        else:
+        elif Place.FILE in setting.places or not setting.words:
             self.given[setting.name] = setting.literal(value)
+        else:
+            self.given[setting.name] = _read(setting, value)
 
     return take if setting.metavar else take_flag
 
@@ -151,10 +166,13 @@ def makeService(options: Options) -> GreetingService:
         service.unbind()
         answer(*lines)
     service.observer = log.observer
+    service.manager = ServiceManager(os.environ, reactor, service.status)
     kept = [owner.give_socket(path) for path in service.socket_paths]
     service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
     service.obstacles = partial(_obstacles, service, log)
-    handle_signals(reactor, log.rotate)
+    service.reread = partial(_reread, options, log, _folder())
+    service.on_reload = lambda settings: log.use_format(settings.log_format)
+    handle_signals(reactor, rotate=log.rotate, reload=service.reload)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     return service
@@ -168,6 +186,28 @@ def _obstacles(service: GreetingService, log: Log) -> Iterator[str]:
         why = locked(path)
         if why:
             yield f"{escaped(path)} will be left behind when the service stops: {why}"
+
+
+def _reread(options: Options, log: Log, folder: str) -> Settings:
+    """The settings from the same command line and from the files as they are now.
+
+    Relative paths mean what they meant in ``folder``, where the program started. Raises `ConfigError`.
+    """
+    try:
+        with chdir(folder) if folder != _folder() else nullcontext():
+            settings = options.settings()
+    except OSError as error:
+        raise ConfigError(f"{folder!r}, where the program started, is out of reach: {error.strerror}") from error
+    log.check_format(settings.log_format)
+    return settings
+
+
+def _folder() -> str:
+    """The current folder; empty if it is gone."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - Path.cwd() reads the same
+    except OSError:
+        return ""
 
 
 def _use_monotonic_timers() -> None:

@@ -220,6 +220,11 @@ class GreetingFactory(Factory):
             path=path_facts(transport) if "path" in needs else None,
         )
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a connection is open, besides those whose socket lingers."""
+        return any(True for _ in self._deadlines)
+
     def abort(self) -> None:
         """Abort every open connection, and leave no timer behind."""
         for protocol in tuple(self._deadlines):

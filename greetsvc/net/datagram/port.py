@@ -122,8 +122,8 @@ class DatagramPort:
         self.doRead = self._read
         self.write: Callable[[bytes, Any], int] = sock.sendto
         if isinstance(self._host, IPv4Address | IPv6Address):
+            ask_for_headers(sock, wanted=headers)  # an inherited socket may still deliver them
             if headers:
-                ask_for_headers(sock)
                 self.doRead = self._read_with_ancillary
             if not _is_one_host(sock, self._host.host):
                 self._ask_for_destinations()
@@ -163,6 +163,11 @@ class DatagramPort:
         if self._path is not None:
             self._path.remove()
         return defer.succeed(None)
+
+    def release(self) -> None:
+        """Stop, and leave the file and what has arrived to another port with a duplicate of the socket."""
+        self._path = None
+        self.stopListening()
 
     def getHost(self) -> SocketAddress:
         """The address that the socket is bound to."""

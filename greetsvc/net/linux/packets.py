@@ -164,16 +164,16 @@ def parse_tcp_info(info: bytes) -> TcpInfo | None:
     )
 
 
-def ask_for_headers(sock: socket.socket) -> None:
-    """Have the kernel deliver TTL and DSCP with each datagram, as ancillary data."""
+def ask_for_headers(sock: socket.socket, *, wanted: bool = True) -> None:
+    """Have the kernel deliver TTL and DSCP with each datagram, as ancillary data; or not, where it did before."""
     if not _LINUX:
         return
     # An IPv6 socket takes the IPv4 options too, for the mapped datagrams of a dual-stack socket.
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, wanted)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, wanted)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, wanted)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, wanted)
 
 
 def read_header(ancillary: list[tuple[int, int, bytes]]) -> Arrival:

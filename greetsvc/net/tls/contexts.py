@@ -89,6 +89,7 @@ class ReloadingContexts:
         self._reported: set[str] = set()
         self._timer: IDelayedCall | None = None
         self._running = False
+        self._checks = False
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See `IOpenSSLServerConnectionCreator`."""
@@ -97,7 +98,8 @@ class ReloadingContexts:
     def start(self) -> None:
         """Check the files from now on."""
         self._running = True
-        self._timer = self._reactor.callLater(POLL, self._poll)
+        if self._timer is None and not self._checks:  # after a stop and a start a check may still be under way
+            self._timer = self._reactor.callLater(POLL, self._poll)
 
     def stop(self) -> None:
         """Check no longer."""
@@ -108,12 +110,18 @@ class ReloadingContexts:
 
     def _poll(self) -> None:
         self._timer = None
+        self._checks = True
         looked: Deferred[_Contexts | None] = deferToThreadPool(
             self._reactor, self._reactor.getThreadPool(), self._load_if_changed
         )
         looked.addCallbacks(self._install, self._failed)
         looked.addErrback(lambda failure: _log.failure("TLS certificates could not be checked", failure))
-        looked.addCallback(lambda _: self.start() if self._running else None)
+        looked.addCallback(lambda _: self._checked())
+
+    def _checked(self) -> None:
+        self._checks = False
+        if self._running:
+            self.start()
 
     def _install(self, new: _Contexts | None) -> None:
         if new is None:
