@@ -105,8 +105,8 @@ def follow(page: Iterable[Block], namespace: Namespace, variables: Mapping[str, 
         if block.by:
             continue
         if block.file:
-            (namespace.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
-            (namespace.folder / block.file).write_text(block.text)
+            # In the order of the page: it may change a file, or its folder, later.
+            script += [f"cat > {block.file} <<'END OF FILE'", f"{block.text}END OF FILE"]
         elif block.kind == "python":
             (namespace.folder / "block.py").write_text(_AWAIT.format(block.text))
             expected.append(("the Python of the page", ""))
