@@ -80,7 +80,8 @@ class TextGreeter:
             else:
                 texts[-1] += piece if literal else FIELDS[piece][1](visit)
         texts[-1] = texts[-1].removesuffix("\n").removesuffix("\r")
-        return lambda name: name.join(texts).encode(encoding, "replace")
+        nameless = visit.peer.host
+        return lambda name: (name or nameless).join(texts).encode(encoding, "replace")
 
 
 def _unescape(template: str) -> str:

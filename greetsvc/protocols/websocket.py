@@ -168,6 +168,11 @@ class WebSocketProtocol(TalkingProtocol):
         self._web = None
         self.close()
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return self._leaving or self._over
+
     # What differs from the other protocols
 
     def send(self, payloads: list[bytes]) -> None:
@@ -201,7 +206,13 @@ class _Transport:
     def __init__(self, talking: WebSocketProtocol) -> None:
         self.talking = talking
 
+    @property
+    def disconnecting(self) -> bool:
+        """Whether nothing more is to be read: the real transport may only be told later."""
+        return self.talking.is_leaving
+
     def loseConnection(self) -> None:
+        """The peer has closed."""
         self.talking.peer_closed()
 
     def registerProducer(self, producer: object, streaming: bool) -> None:
@@ -227,17 +238,19 @@ class _Endpoint(WebSocketResource):
 
     isLeaf = True
 
-    def render_GET(self, request: Request) -> bytes | int:  # noqa: N802 - Twisted's name
-        """Answer the handshake. A request that is none gets a word, where Twisted's part logs an error."""
+    def render(self, request: Request) -> bytes | int:
+        """Answer a handshake. Any other request gets a word, where Twisted's part logs an error."""
         headers = [(name, value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values]
         try:
+            if request.method != b"GET":
+                raise ProtocolError(request.method)
             H11Handshake(ConnectionType.SERVER).initiate_upgrade_connection(headers, request.path)
         except ProtocolError:
             request.setResponseCode(_UPGRADE_REQUIRED, b"Upgrade Required")
             request.setHeader("upgrade", "websocket")
             request.setHeader("content-type", "text/plain")
             return b"This is a WebSocket.\n"
-        return super().render_GET(request)
+        return self.render_GET(request)
 
 
 class _Site(Site):
