@@ -34,6 +34,7 @@ test: $(VENV)/.test ## set up and run every test that needs nothing but Python (
 	$(VENV)/bin/python -m pytest -m 'not lab' --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 cover: override ARGS += --cov
+cover: export GREETSVC_TESTS_COVERAGE = $(CURDIR)
 cover: test ## the same with branch coverage; it may not be lower than pyproject.toml says
 
 matrix: ## make test on every Python from 3.11 to 3.14 that is found (PYTHONS="3.12 /usr/bin/python3.13" names them)

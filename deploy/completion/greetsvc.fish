@@ -15,6 +15,8 @@ complete -c greetsvc -l drain -x -d 'on stop: seconds that open connections have
 complete -c greetsvc -l udp-budget -x -d 'bytes a second for UDP answers to the unmarked requests of one source prefix [default: 1024]'
 complete -c greetsvc -l trust-proxy -x -d 'a network whose PROXY headers are trusted; repeatable [default: loopback]'
 complete -c greetsvc -l client-ca -r -F -d 'TLS listeners require a client certificate that is signed by one of the certificates in FILE [default: off]'
+complete -c greetsvc -l admin -x -d 'where the admin site listens, as tcp:9090: health, metrics and a live page; without interface= on 127.0.0.1 [default: off]'
+complete -c greetsvc -l admin-host -x -d 'a host name to ask the admin site by, besides its addresses, localhost and the name of the machine; repeatable [default: none]'
 complete -c greetsvc -l log-visits -x -a 'all summary off' -d 'all: log each visit, or a summary each second when there are many; summary: only summaries; off: nothing [default: all]'
 complete -c greetsvc -l log-format -x -a 'text json' -d 'text or json [default: text]'
 complete -c greetsvc -l print-unit -x -a 'service socket' -d 'print the systemd unit of this kind, service or socket, with the path of this installation, and exit'

@@ -165,7 +165,8 @@ def _listener(where: str, table: _Level, levels: Sequence[_Level]) -> Listener:
             raise ConfigError(f"{table['protocol'].where}: {option!r} does not serve {what}, as {endpoint.text}")
         protocol, option = ONCE, "once"
     encoding = ChainMap(*levels)["encoding"].read()
-    return Listener(endpoint, *_greeter(*levels), where, protocol, option, encoding)
+    measure = ChainMap(table, levels[-1])["measure"].read()
+    return Listener(endpoint, *_greeter(*levels), where, protocol, option, encoding, measure)
 
 
 def _protocol(*levels: _Level) -> tuple[Plugin, str]:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Iterable
 
+from attrs import evolve, frozen
+
+from greetsvc.daemon.inherited import Inherited
 from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
-from greetsvc.daemon.settings import ONCE, PER_SOURCE, SHARE_OF_FILES, Listener, Settings, serves
+from greetsvc.daemon.settings import (
+    DEFAULT_PROTOCOL,
+    ONCE,
+    PER_SOURCE,
+    SHARE_OF_FILES,
+    Listener,
+    Settings,
+    serves,
+)
 from greetsvc.net.descriptors import raise_limit
 from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.net.sockets import ipv6_works
@@ -39,21 +50,38 @@ def limits_of(settings: Settings) -> tuple[Limits, list[str]]:
     return Limits(most, settings.max_per_source or PER_SOURCE, settings.max_per_source is None), notes
 
 
-def listeners_of(settings: Settings) -> tuple[tuple[Listener, ...], list[str]]:
-    """The listeners, the default ones where the settings have none, and what an operator should know about them."""
+def listeners_of(settings: Settings, inherited: Inherited) -> tuple[tuple[Listener, ...], list[str]]:
+    """The listeners, and what an operator should know about them.
+
+    Where the settings have none, these are the sockets that a service manager passed, or else the default ones.
+    Raises `ConfigError` for a passed socket that cannot be used.
+    """
     if settings.listeners:
-        return settings.listeners, []
+        return _servable(inherited.resolve(settings.listeners)), []
     six = ipv6_works()
-    texts = (*_ENDPOINTS, *(_IPV6_ENDPOINTS if six else ()))
-    listeners = tuple(_listener(settings, text) for text in texts)
-    return listeners, [] if six else ["IPv6 does not work on this machine: only IPv4 is served"]
+    texts = [f"inherited:{index}" for index in range(len(inherited.passed))]
+    texts = texts or [*_ENDPOINTS, *(_IPV6_ENDPOINTS if six else ())]
+    listeners = tuple(_default(settings, text) for text in texts)
+    return _servable(inherited.resolve(listeners)), [] if six or inherited.passed else [
+        "IPv6 does not work on this machine: only IPv4 is served"
+    ]
 
 
-def _listener(settings: Settings, text: str) -> Listener:
-    """A listener with the greeter and the protocol for all; `ONCE` where that protocol cannot serve it."""
-    endpoint = parse_endpoint(text)
-    plugin, option = settings.plugin, settings.protocol_option
-    if not serves(plugin, endpoint):
-        plugin, option = ONCE, "once"
-    where = f"the default {text}"
-    return Listener(endpoint, settings.greeter, settings.greeter_option, where, plugin, option, settings.encoding)
+def _default(settings: Settings, text: str) -> Listener:
+    return Listener(
+        parse_endpoint(text),
+        settings.greeter,
+        settings.greeter_option,
+        f"the default {text}",
+        settings.plugin,
+        settings.protocol_option,
+        settings.encoding,
+    )
+
+
+def _servable(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """The listeners, with the default protocol where the one for all serves no sockets of this type."""
+    return tuple(
+        one if serves(one.plugin, one.endpoint) else evolve(one, plugin=ONCE, protocol_option=DEFAULT_PROTOCOL)
+        for one in listeners
+    )

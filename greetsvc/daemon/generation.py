@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamL
 from greetsvc.daemon.settings import ONCE, Listener
 from greetsvc.daemon.start_checks import GreeterRaised, sample_greeting
 from greetsvc.errors import ConfigError
-from greetsvc.net.bound import BoundSockets
+from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.printable import escaped
 
 __all__ = ["Generation"]
@@ -26,8 +27,8 @@ class Generation:
     """Serves ``listeners`` with what is in ``premises``.
 
     With ``before``, the generation that serves now, it takes over the sockets that stay, with what waits in their
-    queues. ``listening`` has the listeners once they are bound. ``warnings`` is what is wrong all the same, and
-    ``notes`` what else an operator should know.
+    queues; its own ``premises`` differ in these. ``listening`` has the listeners once they are bound. ``warnings`` is
+    what is wrong all the same, and ``notes`` what else an operator should know.
     """
 
     def __init__(self, premises: Premises, listeners: Iterable[Listener], before: Generation | None = None) -> None:
@@ -39,12 +40,12 @@ class Generation:
         self._heirless = list(self._before)
         self._taken: dict[int, str] = {}
         endpoints = [listener.endpoint for listener in self._listeners]
-        self._premises: Premises = evolve(
+        self.premises: Premises = evolve(
             premises,
             ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
             ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},
             samples=self._sample_greetings(),
-            sockets=BoundSockets(before._premises.sockets.bound if before is not None else ()),
+            sockets=BoundSockets(before.premises.sockets.bound if before is not None else premises.inherited.held),
         )
 
     def bind(self, late: Callable[[ConfigError], object], *, check: bool = False) -> None:
@@ -71,7 +72,7 @@ class Generation:
         if before is not None:
             self._heirless.remove(before)
         kind = DatagramListening if listener.endpoint.is_datagram else StreamListening
-        one = kind(self._premises, listener, before)
+        one = kind(self.premises, listener, before)
         self.listening.append(one)
         try:
             one.bind(late)
@@ -85,13 +86,13 @@ class Generation:
         """Undo `bind`."""
         for one in self.listening:
             if one not in self._before:
-                _stop(one, self._premises.sockets.inherited)
+                _stop(one, self.premises.sockets.inherited)
         self.listening.clear()
 
     def begin(self, announce: Callable[[Spot], object]) -> None:
         """Serve, in place of the generation before. ``announce`` is called with each spot that is new."""
         kept = {str(spot) for old in self._before for spot in old.spots()}
-        inherited = self._premises.sockets.inherited
+        inherited = self.premises.sockets.inherited
         for old in self._before:
             if old not in self.listening:
                 _stop(old, set(inherited.values()))
@@ -105,6 +106,11 @@ class Generation:
         self._before, self._heirless = [], []
         inherited.clear()
 
+    @property
+    def bound(self) -> list[tuple[BoundTo, socket.socket]]:
+        """Its sockets, with what they are bound to."""
+        return self.premises.sockets.bound
+
     def _change_mode(self, path: str, mode: int) -> None:
         try:
             Path(path).chmod(mode)
@@ -113,8 +119,8 @@ class Generation:
 
     def ends_before(self, now: Generation) -> bool:
         """End for good if none of its listeners lives on in ``now``, and none of its connections is open."""
-        own = [one for one in self.listening if one.premises is self._premises]
-        if self._premises.lingerers.count or any(one.is_busy or one in now.listening for one in own):
+        own = [one for one in self.listening if one.premises is self.premises]
+        if self.premises.lingerers.count or any(one.is_busy or one in now.listening for one in own):
             return False
         self.abort()
         return True
@@ -127,9 +133,23 @@ class Generation:
     def abort(self) -> None:
         """Abort every open connection."""
         for one in self.listening:
-            if one.premises is self._premises:
+            if one.premises is self.premises:
                 one.abort()
-        self._premises.lingerers.stop()
+        self.premises.lingerers.stop()
+
+    @property
+    def lingering(self) -> int:
+        """Connections that have been greeted, and wait for their peer to close."""
+        return self.premises.lingerers.count
+
+    def expiries(self) -> dict[str, float]:
+        """When the certificate for each name expires, in seconds since 1970."""
+        found: dict[str, float] = {}
+        for one in self.listening:
+            if isinstance(one, StreamListening) and one.contexts is not None:
+                for name, when in one.contexts.expiries.items():
+                    found[name] = min(when, found.get(name, when))
+        return found
 
     @property
     def udp_ports(self) -> set[int]:

@@ -7,19 +7,22 @@ import socket
 from collections.abc import Callable, Collection, Container, Mapping
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from attrs import field, frozen
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, execute, maybeDeferred
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from greetsvc import wire
-from greetsvc.daemon.settings import Listener, Settings
+from greetsvc.daemon.inherited import Inherited
+from greetsvc.daemon.settings import DEFAULT_GREETING, ONCE, Listener, Settings
 from greetsvc.daemon.start_checks import certificate_warnings
 from greetsvc.errors import ConfigError, reason_of
+from greetsvc.greeters.text import Thanks
 from greetsvc.ledger import Ledger
 from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.datagram.choice import udp_port
@@ -32,8 +35,10 @@ from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_da
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.stream.listener import StreamPort
 from greetsvc.net.tls.endpoint import tls_contexts, tls_endpoint
+from greetsvc.plugins import tell_failure
 from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin
 from greetsvc.server.admission import Admission
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
@@ -41,10 +46,19 @@ from greetsvc.visit import Address
 __all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError"]
 
 
+_Made = TypeVar("_Made")
+
+
 class TakenError(ConfigError):
     """Something is in the place of a socket, which may be fine for a check. ``means`` says what it means."""
 
     means = "by a running greetsvc or another program"
+
+
+class _NotPassedError(TakenError):
+    """No service manager passed the socket."""
+
+    means = "which is no fault in a check"
 
 
 class _LeftError(TakenError):
@@ -102,6 +116,7 @@ class Premises:
     ledger: Ledger
     admission: Admission
     policy: UdpPolicy
+    sessions: Sessions
     lingerers: Lingerers
     ipv4_tcp: Collection[int] = frozenset()
     ipv4_udp: Collection[int] = frozenset()
@@ -110,20 +125,39 @@ class Premises:
     replace: bool = True
     """Whether the file of a UNIX socket that no process holds is replaced."""
     sockets: BoundSockets = field(factory=BoundSockets)
+    inherited: Inherited = field(factory=Inherited)
 
     def context(self, listener: Listener) -> Context:
         """What a listener gives its protocol."""
+        greeter = listener.greeter
+        if listener.plugin is not ONCE and listener.greeter_option == f"text:{DEFAULT_GREETING}":
+            greeter = Thanks(listener.encoding)
         return Context(
-            greeter=listener.greeter,
+            greeter=greeter,
             encoding=listener.encoding,
             transport=listener.endpoint.transport,
             ledger=self.ledger,
             admission=self.admission,
             policy=self.policy,
+            sessions=self.sessions if listener.measure else None,
             deadline=self.settings.deadline,
             linger=self.settings.linger,
             reactor=self.reactor,
         )
+
+
+@implementer(IStreamServerEndpoint)
+@frozen
+class _InheritedEndpoint:
+    """A listening socket that is passed to this process."""
+
+    facade: ListeningReactor
+    inherited: Inherited
+    index: int | str
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """See `IStreamServerEndpoint`."""
+        return execute(self.facade.listenOn, *self.inherited.binding(self.index), protocolFactory)
 
 
 class StreamListening:
@@ -135,14 +169,13 @@ class StreamListening:
     def __init__(
         self, premises: Premises, listener: Listener, before: StreamListening | DatagramListening | None = None
     ) -> None:
-        settings = premises.settings
         self.listener = listener
         self.premises: Premises = premises
         self.contexts: Any = None
         self._inherits = False
-        if isinstance(before, StreamListening) and before.premises.settings.client_ca == settings.client_ca:
+        if isinstance(before, StreamListening) and before.premises.settings.client_ca == premises.settings.client_ca:
             self.contexts, self._inherits = before.contexts, before.contexts is not None
-        self.factory = cast(StreamPlugin, listener.plugin).stream(premises.context(listener))
+        self.factory = _made(listener, cast(StreamPlugin, listener.plugin).stream, premises)
         self._facade = ListeningReactor(
             premises.reactor,
             lingerers=premises.lingerers,
@@ -167,8 +200,6 @@ class StreamListening:
         try:
             endpoint = self._endpoint()
         except Exception as error:
-            if isinstance(error, LookupError) and self.listener.endpoint.kind == "systemd":
-                raise ConfigError(f"{self.listener.where}: the service manager passed no such socket") from error
             raise _config_error(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
         self._pending.addCallbacks(self._listens, self._fails)
@@ -178,12 +209,18 @@ class StreamListening:
 
     def _endpoint(self) -> IStreamServerEndpoint:
         endpoint, premises = self.listener.endpoint, self.premises
+        below = None
+        if endpoint.inherited is not None:
+            below = _InheritedEndpoint(self._facade, premises.inherited, endpoint.inherited)
+            if endpoint.transport != "tls":
+                return below
         if endpoint.path is not None:
             return UNIXServerEndpoint(self._facade, endpoint.path, mode=endpoint.mode, wantPID=False)
         if endpoint.transport == "tls":
             if self.contexts is None:
                 self.contexts = tls_contexts(premises.reactor, endpoint, client_ca=premises.settings.client_ca)
-            return tls_endpoint(self._facade, endpoint, contexts=self.contexts, failed=premises.ledger.refuse)
+            refuse = premises.ledger.refuse
+            return tls_endpoint(self._facade, endpoint, contexts=self.contexts, failed=refuse, below=below)
         return cast(IStreamServerEndpoint, serverFromString(self._facade, endpoint.text))
 
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
@@ -233,10 +270,15 @@ class StreamListening:
             else:
                 await maybeDeferred(port.stopListening)
 
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket to another process."""
+        for port in self._facade.ports:
+            port.leave_path()
+
     @property
     def is_foreign(self) -> bool:
         """Whether its sockets are not ours, as those of a plugin's endpoint, so that no other can take them over."""
-        return bool(self._pending or self._foreign) or self.listener.endpoint.kind == "systemd"
+        return bool(self._pending or self._foreign)
 
     @property
     def is_busy(self) -> bool:
@@ -273,7 +315,7 @@ class DatagramListening:
         before: StreamListening | DatagramListening | None = None,
     ) -> None:
         self.listener = listener
-        self._datagrams = cast(DatagramPlugin, listener.plugin).datagram(premises.context(listener))
+        self._datagrams = _made(listener, cast(DatagramPlugin, listener.plugin).datagram, premises)
         self.protocol = self._datagrams.protocol
         self.premises = premises
         self._port: DatagramPort | None = None
@@ -281,13 +323,14 @@ class DatagramListening:
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
         """Make the socket and its port, which reads from `begin` on. Raises `ConfigError`, and never later."""
-        endpoint, ledger, protocol = self.listener.endpoint, self.premises.ledger, self.protocol
+        endpoint, protocol = self.listener.endpoint, self.protocol
+        dropped = self.premises.ledger.refuse_datagram
         reactor, longest = self.premises.reactor, wire.MAX_REQUEST
         try:
             sock = self._socket = self.premises.sockets.get(*self._binding())
-            if endpoint.path is not None:
-                path = UnixPath(endpoint.path)
-                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=ledger.refuse)
+            if endpoint.transport == "unixgram":
+                path = UnixPath(endpoint.path) if endpoint.path is not None else None
+                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=dropped)
             else:
                 self._port = udp_port(
                     sock,
@@ -295,7 +338,7 @@ class DatagramListening:
                     reactor,
                     longest=longest,
                     headers=self._datagrams.headers,
-                    dropped=ledger.refuse,
+                    dropped=dropped,
                     batches=self._datagrams.batches,
                 )
         except CannotListenError as error:
@@ -304,6 +347,8 @@ class DatagramListening:
     def _binding(self) -> tuple[BoundTo, Callable[[], socket.socket]]:
         """What its socket is bound to, and how to make it."""
         endpoint, replace = self.listener.endpoint, self.premises.replace
+        if endpoint.inherited is not None:
+            return self.premises.inherited.binding(endpoint.inherited)
         if endpoint.path is not None:
             return BoundTo("unixgram", endpoint.path), partial(
                 unix_datagram_socket, endpoint.path, mode=endpoint.mode, replace=replace
@@ -320,6 +365,11 @@ class DatagramListening:
             announce(spot)
 
     is_foreign = is_busy = False
+
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket to another process."""
+        if self._port is not None:
+            self._port.leave_path()
 
     def abort(self) -> None:
         """Datagrams leave nothing open."""
@@ -363,7 +413,20 @@ class DatagramListening:
         return address_of(self._port.getHost()).port if self._port is not None else 0
 
 
+def _made(listener: Listener, make: Callable[[Context], _Made], premises: Premises) -> _Made:
+    """What a plugin makes for a listener. Raises `ConfigError`, whatever the plugin raises."""
+    try:
+        return make(premises.context(listener))
+    except Exception as error:
+        tell_failure("protocol", listener.protocol_option)
+        raise ConfigError(
+            f"{listener.where}: the protocol {listener.protocol_option!r} cannot be made: {reason_of(error)}"
+        ) from error
+
+
 def _config_error(listener: Listener, error: BaseException | None) -> ConfigError:
+    if isinstance(error, LookupError) and listener.endpoint.inherited is not None:
+        return _NotPassedError(f"{listener.where}: the service manager passed no such socket")
     if isinstance(error, CannotListenError):
         where = f"{error.interface or 'every IPv4 address'}, port {error.port}"
         if listener.endpoint.path is not None:

@@ -16,7 +16,7 @@ _IN_SETTINGS = [one for one in SETTINGS if Place.FILE in one.places and Place.LI
 def reloadable(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
     """The new settings, except for those that only a restart changes; and a line for each of these."""
     fixed = [one for one in _changed(old, new) if not one.reload]
-    lines = [f"{one.name} stays {getattr(old, one.attribute)}: only a restart changes it" for one in fixed]
+    lines = [f"{one.name} stays as it is: only a restart changes it" for one in fixed]
     return evolve(new, **{one.attribute: getattr(old, one.attribute) for one in fixed}), lines
 
 

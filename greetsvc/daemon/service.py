@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict
 from twisted.application.service import Service
@@ -16,6 +16,7 @@ from twisted.logger import ILogObserver, Logger
 
 from greetsvc.daemon.defaults import limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
+from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
 from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.reload import differences, reloadable
@@ -27,8 +28,14 @@ from greetsvc.ledger import Ledger
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import kernel_backlog
 from greetsvc.server.admission import Admission
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.server.visit_log import READABLE, VisitLog
+
+if TYPE_CHECKING:
+    from greetsvc.admin.figures import Figures
+    from greetsvc.admin.watch import Watch
+    from greetsvc.daemon.admin import AdminSite
 
 __all__ = ["GreetingService"]
 
@@ -44,16 +51,22 @@ class GreetingService(Service):
     ``on_failure`` is called and the reactor is stopped.
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
-    it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing.
-    ``manager`` hears of starts, reloads and stops.
+    it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing, of
+    which there were ``failed_reloads``. ``inherited`` are the sockets that the service begins with. ``manager`` hears
+    of starts, reloads and stops; if ``on_serving`` is set, that is called at the start instead.
+
+    ``not_ready`` says why the service is not ready; it is empty while it serves. With an admin site ``watch`` is set,
+    and the site shows what `figures` returns. Without ``has_site`` it is another process that serves the site.
     """
 
     name = "greetsvc"
+    has_site = True
 
-    def __init__(self, settings: Settings, reactor: Any = None) -> None:
+    def __init__(self, settings: Settings, reactor: Any = None, *, inherited: Inherited = NOTHING) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self.settings = settings
+        self.inherited = inherited
         self.ledger = Ledger()
         self.admission = Admission()
         self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
@@ -66,10 +79,17 @@ class GreetingService(Service):
         self.manager = ServiceManager({}, reactor, self.status)
         self.reread: Callable[[], Settings] = lambda: self.settings
         self.reloads = 0
+        self.failed_reloads = 0
         self.last_reload_ok = True
+        self.not_ready = "starting"
+        self.watch: Watch | None = None
+        self._site: AdminSite | None = None
+        self.upgrade: Any = None
+        self.on_serving: Callable[[], object] | None = None
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
         self._visits: VisitLog | None = None
+        self._sessions = Sessions()
 
     def bind(self, *, check: bool = False) -> None:
         """Bind every listener, or none. Raises `ConfigError`.
@@ -80,20 +100,76 @@ class GreetingService(Service):
         self.warnings += descriptor_warnings(self.settings.max_connections)
         self._generation = self._bound(self.settings, self._listen_failed, check=check)
         self.warnings += self._generation.warnings
+        if self.settings.admin is not None:
+            from greetsvc.admin.watch import Watch  # only where it is needed, here and below
+
+            self.watch = Watch(self.ledger, self.reactor)
+            if self.has_site:
+                self._bind_site(check=check)
+        for _, sock in self.inherited.held:
+            sock.close()  # the listeners have duplicates
+
+    def _bind_site(self, *, check: bool) -> None:
+        from greetsvc.admin.site import Shown
+        from greetsvc.daemon.admin import AdminSite
+
+        assert self._generation is not None
+        assert self.watch is not None
+        watch = self.watch
+        shown = Shown(self.figures, lambda: watch.visits, self._about, lambda: self.not_ready)
+        self._site = AdminSite(self._generation.premises, shown)
+        try:
+            self._site.bind(self._listen_failed, check=check)
+        except ConfigError:
+            self.unbind()
+            raise
+
+    def figures(self) -> Figures:
+        """The figures of this process now."""
+        from greetsvc.admin.figures import Histogram, take
+
+        generations = [one for one in (self._generation, *self._retired) if one is not None]
+        transports = {one.listener.endpoint.transport: 0 for one in self._listening}
+        return take(
+            self.ledger,
+            transports,
+            open=self.admission.open,
+            open_allowed=self.admission.max_connections or 0,
+            lingering=sum(one.lingering for one in generations),
+            loop_delay=Histogram.of(self.watch.loop_delay) if self.watch is not None else Histogram(),
+            certificates=self._generation.expiries() if self._generation is not None else {},
+            reloads={"ok": self.reloads - self.failed_reloads, "failed": self.failed_reloads},
+            reload_ok=self.last_reload_ok,
+        )
+
+    def _about(self) -> Mapping[str, Any]:
+        """What the admin site says of this service besides its figures."""
+        from greetsvc.daemon.admin import settings_shown
+
+        return {"listeners": self.describe(), "settings": settings_shown(self.settings)}
 
     def _bound(self, settings: Settings, late: Callable[[ConfigError], object], *, check: bool = False) -> Generation:
         """A new generation, with its limits in force."""
         limits, notes = limits_of(settings)
-        listeners, more_notes = listeners_of(settings)
+        listeners, more_notes = listeners_of(settings, self.inherited)
         lingerers = Lingerers(
             self.reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=limits.max_connections
         )
         premises = Premises(
-            self.reactor, settings, self.ledger, self.admission, self.policy, lingerers, replace=not check
+            self.reactor,
+            settings,
+            self.ledger,
+            self.admission,
+            self.policy,
+            self._sessions,
+            lingerers,
+            replace=not check,
+            inherited=self.inherited,
         )
         generation = Generation(premises, listeners, self._generation)
         generation.bind(late, check=check)
         generation.notes = notes + more_notes
+        generation.warnings += self.inherited.unused(listeners)
         self.admission.limit(**asdict(limits))
         self.policy.own_ports = generation.udp_ports
         return generation
@@ -112,6 +188,7 @@ class GreetingService(Service):
             generation = self._bound(settings, _log_late)
         except ConfigError as error:
             self.last_reload_ok = False
+            self.failed_reloads += 1
             _log.error("The settings were not reloaded, and the old ones stay: {error}", error=str(error))
         else:
             self.last_reload_ok = True
@@ -140,6 +217,8 @@ class GreetingService(Service):
         """Close every listener of a service that has not been started."""
         if self._generation is not None:
             self._generation.unbind()
+        if self._site is not None:
+            Deferred.fromCoroutine(self._site.stop())
 
     @property
     def _listening(self) -> Sequence[StreamListening | DatagramListening]:
@@ -148,11 +227,25 @@ class GreetingService(Service):
     @property
     def socket_paths(self) -> list[str]:
         """The files of its UNIX sockets."""
-        return [one.listener.endpoint.path for one in self._listening if one.listener.endpoint.path is not None]
+        paths = [one.listener.endpoint.path for one in self._listening]
+        site = self._site.path if self._site is not None else None
+        return [path for path in (*paths, site) if path is not None]
+
+    def estate(self) -> Inherited:
+        """What a successor gets: the sockets that a service manager passed, and those that this service has bound."""
+        bound = self._generation.bound if self._generation is not None else ()
+        return Inherited(self.inherited.passed, tuple(each for each in bound if each[0].kind != INHERITED))
+
+    def leave_paths(self, paths: Collection[str]) -> None:
+        """Leave the files of UNIX sockets at these paths to another process."""
+        for one in self._listening:
+            if one.listener.endpoint.path in paths:
+                one.leave_path()
 
     def describe(self) -> list[str]:
         """One line for each listener with where it is and its greeter, then the warnings."""
-        return [*(self._generation.describe() if self._generation is not None else ()), *self.warnings]
+        site = [self._site.describe()] if self._site is not None else []
+        return [*(self._generation.describe() if self._generation is not None else ()), *site, *self.warnings]
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and give it our log observer if there is one."""
@@ -167,11 +260,19 @@ class GreetingService(Service):
         if cut:
             _note(f"The backlog of listeners is {backlog}: net.core.somaxconn allows no more")
         self._visits = self._start_visit_log()
+        if self.watch is not None:
+            self.watch.start()
+        if self._site is not None:
+            self._site.begin()
         if self._generation is not None:
             _note(*self._generation.notes)
             self._generation.begin(_announce)
         _warn(*self.warnings, *self.obstacles())
-        self.reactor.callWhenRunning(self.manager.ready)
+        self.not_ready = ""
+        self.reactor.callWhenRunning(self._serves)
+
+    def _serves(self) -> None:
+        (self.on_serving or self.manager.ready)()
 
     def status(self) -> str:
         """What the service has done, in one line."""
@@ -193,6 +294,7 @@ class GreetingService(Service):
         """
         super().stopService()
         self.manager.stopping(self.settings.drain)
+        self.not_ready = "draining"
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -208,6 +310,10 @@ class GreetingService(Service):
             generation.abort()
         if self._visits is not None:
             self._visits.stop()
+        if self.watch is not None:
+            self.watch.stop()
+        if self._site is not None:
+            await self._site.stop()
         self.manager.close()
         self._generation = None
 

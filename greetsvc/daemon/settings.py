@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from greetsvc.daemon.unit import UNITS
 from greetsvc.errors import ConfigError
@@ -27,6 +27,7 @@ from greetsvc.server.stream import DEADLINE
 from greetsvc.server.udp_policy import UDP_BUDGET
 
 __all__ = [
+    "DEFAULT_GREETING",
     "ONCE",
     "PER_SOURCE",
     "SETTINGS",
@@ -114,6 +115,12 @@ class _OneOf:
         return value
 
 
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _not("true or false", value)
+    return value
+
+
 def _networks(value: object) -> tuple[IPv4Network | IPv6Network, ...]:
     if not isinstance(value, list):
         raise _not("an array of networks", value)
@@ -144,12 +151,33 @@ def _authorities(value: object) -> str:
     return path
 
 
+def _admin(value: object) -> Endpoint:
+    """The endpoint of the admin site: without an address it is for this machine alone."""
+    endpoint = parse_endpoint(_text(value))
+    if endpoint.is_datagram or endpoint.proxied:
+        raise _not("a stream endpoint without proxy:, as in tcp:9090", value)
+    if endpoint.host is None or "interface" in endpoint.options:
+        return endpoint
+    host, written = ("::1", r"\:\:1") if endpoint.kind == "tcp6" else ("127.0.0.1", "127.0.0.1")
+    text = f"{endpoint.text}:interface={written}"
+    return evolve(endpoint, text=text, host=host, options={**endpoint.options, "interface": host})
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise _not("an array of names", value)
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", _text(name)):
+            raise _not("a host name without a port", name)
+    return tuple(value)
+
+
 @frozen
 class Listener:
     """One endpoint to listen on, its greeter and its protocol (``plugin``).
 
     ``greeter_option`` is the greeter as ``--greeter`` names it, and ``protocol_option`` the protocol. ``where`` is
-    its setting, for error messages.
+    its setting, for error messages. ``measure``: whether a UDP listener gives measured answers.
     """
 
     endpoint: Endpoint
@@ -159,6 +187,7 @@ class Listener:
     plugin: Plugin = ONCE
     protocol_option: str = DEFAULT_PROTOCOL
     encoding: str = "utf-8"
+    measure: bool = True
 
 
 def serves(protocol: Plugin, endpoint: Endpoint) -> bool:
@@ -184,6 +213,8 @@ class Settings:
     udp_budget: float
     trust_proxy: tuple[IPv4Network | IPv6Network, ...]
     client_ca: str | None
+    admin: Endpoint | None
+    admin_host: tuple[str, ...]
     log_visits: str
     log_format: str
 
@@ -293,6 +324,15 @@ SETTINGS = (
         places=_ANYWHERE,
     ),
     Setting(
+        "measure",
+        "BOOL",
+        "whether a UDP listener gives measured answers",
+        _switch,
+        True,
+        "true",
+        places=Place.LISTEN,
+    ),
+    Setting(
         "config",
         "FILE",
         "a TOML file with the same settings; the command line wins",
@@ -338,6 +378,24 @@ SETTINGS = (
         "TLS listeners require a client certificate that is signed by one of the certificates in FILE",
         _authorities,
         default_text="off",
+    ),
+    Setting(
+        "admin",
+        "ENDPOINT",
+        "where the admin site listens, as tcp:9090: health, metrics and a live page; without interface= on 127.0.0.1",
+        _admin,
+        default_text="off",
+        reload=False,
+    ),
+    Setting(
+        "admin-host",
+        "NAME",
+        "a host name to ask the admin site by, besides its addresses, localhost and the name of the machine",
+        _names,
+        [],
+        "none",
+        repeatable=True,
+        reload=False,
     ),
     Setting(
         "log-visits",

@@ -10,17 +10,18 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import chdir, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python import usage
 
 from greetsvc._version import __version__
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
+from greetsvc.daemon.inherited import STARTED_AS, from_manager
 from greetsvc.daemon.logs import Log, open_log
 from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.owner import Owner, locked
@@ -32,6 +33,9 @@ from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
 from greetsvc.protocols.registry import known_protocols
+
+if TYPE_CHECKING:
+    from greetsvc.daemon.kin import Origin
 
 __all__ = ["Options", "answer", "makeService", "refuse"]
 
@@ -107,6 +111,10 @@ class Options(usage.Options):
             super().parseOptions(options)
         except usage.UsageError as error:
             refuse(error)
+        if self.parent is not None and STARTED_AS in os.environ:
+            from greetsvc.daemon.kin import adapt
+
+            adapt(self.parent)
 
     def settings(self) -> Settings:
         """The settings from the command line and the file. Raises `ConfigError`."""
@@ -152,7 +160,9 @@ def makeService(options: Options) -> GreetingService:
     check = "check" in options.given
     try:
         owner = Owner.of(options.parent)
-        service = GreetingService(options.settings())
+        origin = _origin()
+        inherited = from_manager() if origin is None else origin.inherited
+        service = GreetingService(options.settings(), inherited=inherited)
         service.bind(check=check)
     except ConfigError as error:
         refuse(error)
@@ -172,10 +182,34 @@ def makeService(options: Options) -> GreetingService:
     service.obstacles = partial(_obstacles, service, log)
     service.reread = partial(_reread, options, log, _folder())
     service.on_reload = lambda settings: log.use_format(settings.log_format)
-    handle_signals(reactor, rotate=log.rotate, reload=service.reload)
+    twistd = options.parent if options.parent is not None else {}
+    upgrade = partial(_upgrade, service, _folder(), twistd)
+    handle_signals(reactor, rotate=log.rotate, reload=service.reload, upgrade=upgrade)
+    if origin is not None:
+        from greetsvc.daemon.upgrade import Succession
+
+        service.on_serving = Succession(service, origin, twistd).begin
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     return service
+
+
+def _origin() -> Origin | None:
+    """What a process of this service gave to this one; None where somebody else started it. Raises `ConfigError`."""
+    if STARTED_AS not in os.environ:
+        return None
+    from greetsvc.daemon.kin import Origin  # as below: few processes need it
+
+    return Origin.of_this_process()
+
+
+def _upgrade(service: GreetingService, folder: str, twistd: MutableMapping[str, Any]) -> None:
+    from greetsvc.daemon.kin import Command
+    from greetsvc.daemon.upgrade import Upgrade
+
+    if service.upgrade is None:
+        service.upgrade = Upgrade(service, Command.of_this_process(folder), twistd)
+    service.upgrade.begin()
 
 
 def _obstacles(service: GreetingService, log: Log) -> Iterator[str]:

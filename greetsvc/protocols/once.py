@@ -33,7 +33,13 @@ class Once:
 
     def datagram(self, context: Context) -> Datagrams:
         """The protocol of a datagram listener."""
+        sessions = None if context.transport == "unixgram" else context.sessions
         protocol = FastGreetingDatagramProtocol(
-            context.greeter, ledger=context.ledger, policy=context.policy, transport=context.transport
+            context.greeter,
+            ledger=context.ledger,
+            policy=context.policy,
+            sessions=sessions,
+            transport=context.transport,
         )
-        return Datagrams(protocol, headers="path" in context.greeter.needs, batches=protocol)
+        headers = sessions is not None or "path" in context.greeter.needs
+        return Datagrams(protocol, headers=headers, batches=protocol)

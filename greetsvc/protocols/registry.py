@@ -12,6 +12,7 @@ from greetsvc.ledger import Ledger
 from greetsvc.net.datagram.port import BatchAnswers
 from greetsvc.plugins import Door
 from greetsvc.server.admission import Admission
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import GreetingFactory
 from greetsvc.server.udp_policy import UdpPolicy
 
@@ -34,7 +35,8 @@ class Context:
 
     ``greeter`` makes greetings, ``encoding`` is the listener's. ``transport`` is ``tcp``, ``tls``, ``unix``, ``udp``
     or ``unixgram``. ``ledger``, ``admission`` and ``policy`` are the counters, the limit of connections and the UDP
-    rule of the whole service. ``deadline`` and ``linger`` are in seconds. ``reactor`` is the clock.
+    rule of the whole service, ``sessions`` those of measured requests; None where the listener does not measure.
+    ``deadline`` and ``linger`` are in seconds. ``reactor`` is the clock.
     """
 
     greeter: Greeter
@@ -43,6 +45,7 @@ class Context:
     ledger: Ledger
     admission: Admission
     policy: UdpPolicy
+    sessions: Sessions | None
     deadline: float
     linger: float
     reactor: Any

@@ -45,6 +45,11 @@ class Admission:
         self._by_source = array("L", bytes(array("L").itemsize * TABLE_SIZE))
         self._by_site = array("L", self._by_source)
 
+    @property
+    def max_connections(self) -> int | None:
+        """How many connections may be open in all; None without a limit."""
+        return self._max_connections
+
     def limit(self, *, max_connections: int | None, max_per_source: int | None, exempt_loopback: bool) -> None:
         """Use other limits from now on. Connections that are open already stay, and count."""
         self._max_connections = max_connections

@@ -52,6 +52,8 @@ class GreetingProtocol(Protocol):
     """The address of the peer, as Twisted has it."""
     source: Source = ()
     """What the connection counts as in ``factory.admission``."""
+    began = 0.0
+    """When the connection was made, by the clock of ``factory.ledger.durations``, if that is set."""
     lingers = False
     """Whether ``loseConnection`` of the transport is a lingering close (`greetsvc.net.linger.sweep.ILingers`)."""
 
@@ -174,6 +176,8 @@ class GreetingFactory(Factory):
         transport: Any = protocol.transport
         source = protocol.source
         self.admission.enter(source)
+        if self.ledger.durations is not None:
+            protocol.began = self.ledger.durations.now()
         # Not ILingers.providedBy, which takes three times as long; wrappers of transports delegate the attribute.
         call_when_closed = getattr(transport, "call_when_closed", None)
         protocol.lingers = call_when_closed is not None
@@ -203,6 +207,9 @@ class GreetingFactory(Factory):
 
     def greeted(self, protocol: GreetingProtocol) -> None:
         """The greeting was handed to the transport."""
+        durations = self.ledger.durations
+        if durations is not None:
+            durations.add(durations.now() - protocol.began)
         self.ledger.greet(self.transport, protocol.address, address_of)
 
     def _visit(self, protocol: GreetingProtocol) -> Visit:

@@ -45,6 +45,7 @@ def context(clock: Clock, encoding: str = "utf-8", transport: str = "tcp", greet
         ledger=Ledger(),
         admission=Admission(),
         policy=_policy(),
+        sessions=None,
         deadline=DEADLINE,
         linger=2.0,
         reactor=clock,

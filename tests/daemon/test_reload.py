@@ -55,7 +55,7 @@ class Reloading:
     def descriptors(self) -> set[tuple[int, int]]:
         """The sockets of the listeners, whatever descriptors they have."""
         assert self.service._generation is not None
-        found = [os.fstat(sock.fileno()) for _, sock in self.service._generation._premises.sockets.bound]
+        found = [os.fstat(sock.fileno()) for _, sock in self.service._generation.premises.sockets.bound]
         return {(one.st_dev, one.st_ino) for one in found}
 
 
@@ -288,7 +288,7 @@ def test_what_only_a_restart_changes_stays_and_is_told(monkeypatch: pytest.Monke
     )
     kept, lines = reloadable(old, new)
     assert (kept.drain, kept.linger) == (1.0, 2.0)
-    assert lines == ["drain stays 1.0: only a restart changes it"]
+    assert lines == ["drain stays as it is: only a restart changes it"]
 
 
 def test_the_log_says_what_changed() -> None:

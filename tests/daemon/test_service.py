@@ -277,6 +277,22 @@ async def test_our_own_ports_are_not_answered_whatever_their_address(services: S
     assert service.ledger.refused == {"own-port": 2}
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_listener_measures_unless_it_is_told_not_to(services: Services) -> None:
+    request = wire.request("0123456789abcdef", 1200, {"s": "fedcba9876543210", "n": 0, "a": 0, "w": "count"})
+    tables = [{"endpoint": "udp:0:interface=127.0.0.1"}, {"endpoint": "udp:0", "measure": False}]
+    service = GreetingService(settings({}, (), {"listen": tables}, "x.toml"))
+    service.bind()
+    services.running.append(service)
+    service.startService()
+    measured = await _thread(_requests, socket.AF_INET, _where(service), request)
+    assert measured is not None
+    found = wire.decode_measured(measured)
+    assert found is not None
+    assert (found.seen, found.seq, found.ttl, found.tos, found.size) == (1, 1, 64, 0, 1200)
+    assert await _thread(_requests, socket.AF_INET, ("127.0.0.1", _where(service, 1)[1]), request) == HELLO
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may send from a port below 1024")
 @pytest_twisted.ensureDeferred
 async def test_a_port_below_1024_is_not_answered(services: Services) -> None:
@@ -530,7 +546,7 @@ async def test_the_path_greeter_reports_what_arrived(services: Services) -> None
     assert b'"rtt_us":' in said
     said = await _thread(_requests, socket.AF_INET, _where(service, 1), MARKED)
     assert b'"nonce":"0123456789abcdef"' in said
-    assert b'"datagram":{"ttl":64,"dscp":0,"size":1200}' in said
+    assert b'"datagram":{"ttl":64,"dscp":0,"ecn":0,"size":1200}' in said
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_each_field_of_settings_comes_from_a_record() -> None:
     in_file = {setting.attribute for setting in SETTINGS if Place.FILE in setting.places}
     in_listen = {setting.attribute for setting in SETTINGS if Place.LISTEN in setting.places}
     assert fields == in_file - in_listen - {"listen"}
-    assert in_listen == {"endpoint", "greeting", "greeter", "protocol", "encoding"}
+    assert in_listen == {"endpoint", "greeting", "greeter", "protocol", "encoding", "measure"}
 
 
 def test_each_record_has_a_printable_one_line_help() -> None:
@@ -42,8 +42,11 @@ def test_each_default_is_a_value_that_the_setting_accepts() -> None:
             assert getattr(found, setting.attribute, value) == value
 
 
-def test_a_reload_takes_everything() -> None:
-    assert not [setting.name for setting in SETTINGS if Place.FILE in setting.places and not setting.reload]
+def test_a_reload_takes_everything_but_the_admin_site() -> None:
+    assert [setting.name for setting in SETTINGS if Place.FILE in setting.places and not setting.reload] == [
+        "admin",
+        "admin-host",
+    ]
 
 
 def test_the_help_has_each_option_with_its_metavar_meaning_and_default() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from attrs import field, frozen
 
+from tests.support.greet import fork_server_at
 from tests.support.process import STARTED, Program, Programs
 from tests.support.waiting import PATIENCE
 
@@ -47,6 +48,10 @@ class Installed:
             timeout=PATIENCE,
             check=False,
         )
+
+    def once(self, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run ``greetsvc`` to its end, started fast; see `tests.support.fork_server` for what needs `run`."""
+        return self.run(folder, str(self.bin.parent.parent / "forked" / "greetsvc"), *options)
 
     def start(self, folder: Path, *command: str, **variables: str) -> Program:
         """Start a script that stays in the foreground and logs to its standard output."""
@@ -88,8 +93,12 @@ def environment(shared_folder: Path) -> Installed:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.exists():
             place.mkdir()
-            install(place)
+            ours = install(place)
+            _servers.append(fork_server_at(place / "forked", str(ours.bin / "python"), ours.environment()))
     return Installed(place / "venv" / "bin")
+
+
+_servers: list[subprocess.Popen[bytes]] = []  # a Popen that is forgotten while its program runs is a warning
 
 
 def install(place: Path, more: Sequence[Path] = ()) -> Installed:

@@ -6,26 +6,15 @@ import array
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import define, field
 
+from tests.support.activation import Manager
 from tests.support.process import Program
 from tests.support.waiting import PATIENCE
-
-# Becomes the service with its sockets from descriptor 3 on, and its own process id: sd_listen_fds(3).
-_EXEC = """
-import fcntl, os, sys
-given, command = sys.argv[1], sys.argv[2:]
-descriptors = [fcntl.fcntl(int(one), fcntl.F_DUPFD, 100) for one in given.split(",") if one]
-for place, one in enumerate(descriptors, 3):
-    os.dup2(one, place)
-os.environ["LISTEN_PID"] = os.environ["WATCHDOG_PID"] = str(os.getpid())
-os.execv(command[0], command)
-"""
 
 
 @define
@@ -65,14 +54,13 @@ class Supervisor:
         passed = [
             (name, one) for named in (sockets or {}, self.stored) for name, ones in named.items() for one in ones
         ]
-        descriptors = [one.fileno() for _, one in passed]
-        names = {"LISTEN_FDS": str(len(passed)), "LISTEN_FDNAMES": ":".join(name for name, _ in passed)}
+        manager = Manager([one for _, one in passed], [name for name, _ in passed])
         return Program.start(
-            [sys.executable, "-c", _EXEC, ",".join(map(str, descriptors)), *command],
+            manager.command(*command) if passed else command,
             self.folder / f"output-{time.monotonic_ns()}",
             cwd=self.folder,
-            env={**variables, **self.environment(), **(names if passed else {})},
-            pass_fds=descriptors,
+            env={**variables, **self.environment()},
+            pass_fds=manager.descriptors,
         )
 
     def wait_for(self, line: str) -> dict[str, str]:

@@ -15,12 +15,16 @@ import greetsvc
 from greetsvc import GreetFailed, Greeting, Run, greet, greet_ex, greet_many
 from greetsvc.client import (
     ClientTls,
+    Connections,
     FailureCount,
     Histogram,
     LoadMetrics,
     PathChanges,
+    RoundTrip,
     SecondCounts,
     Seconds,
+    Talk,
+    Talked,
     Target,
 )
 from greetsvc.greeters import (
@@ -66,6 +70,7 @@ from greetsvc.server import (
     GreetingFactory,
     GreetingProtocol,
     Ledger,
+    Sessions,
     UdpPolicy,
 )
 
@@ -98,6 +103,20 @@ async def one_probe() -> bytes:
 
 async def number_of_a_failure() -> int:
     return await greet_ex(Target("tls", "greet.example", 8443), tls=ClientTls(ca="ca.pem", sni="greet.example"))
+
+
+async def talk() -> float:
+    greeting = await greet("127.0.0.1", talk=Talk("lines", ("Ada", "Grace")))
+    talked: Talked | None = greeting.talk
+    assert talked is not None
+    trips: tuple[RoundTrip, ...] = talked.round_trips
+    for trip in trips:
+        print(trip.said, trip.reply, trip.seconds)
+    run = await Run("127.0.0.1", duration=1, talk=Talk("int32")).go()
+    connections: Connections | None = run.metrics.connections
+    assert connections is not None
+    print(connections.opened, connections.most, connections.seconds.mean, run.metrics.connection_rate)
+    return talked.close or talked.seconds
 
 
 async def several_probes() -> int:
@@ -206,7 +225,8 @@ def serve(reactor: Any) -> None:
     factory.protocol = OwnProtocol
     reactor.listenTCP(8088, factory)
     policy = UdpPolicy(reactor.seconds, budget=2048, own_ports={8088})
-    reactor.listenUDP(8088, OwnDatagrams(TextGreeter(), ledger=ledger, policy=policy, transport="udp"))
+    datagrams = OwnDatagrams(TextGreeter(), ledger=ledger, policy=policy, sessions=Sessions(), transport="udp")
+    reactor.listenUDP(8088, datagrams)
 
     def visited(transport: str, peer: Address) -> None:
         print(transport, peer.host)

@@ -139,6 +139,10 @@ class ListeningReactor:
         )
         return self._listen(sock, factory, UnixPath(path))
 
+    def listenOn(self, bound: BoundTo, make: Callable[[], socket.socket], factory: IProtocolFactory) -> StreamPort:
+        """Listen on the socket that is bound so, or that ``make`` makes. Raises `CannotListenError`."""
+        return self._listen(self._sockets.get(bound, make), factory)
+
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> StreamPort:
         """See `IReactorSocket`. Listens on a duplicate of the descriptor. The file of a UNIX socket is left alone.
 

@@ -53,6 +53,7 @@ class _Contexts:
     by_name: Mapping[str, SSL.Context]
     default: SSL.Context
     problems: Sequence[str]
+    expiries: Mapping[str, float]
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -94,6 +95,14 @@ class ReloadingContexts:
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See `IOpenSSLServerConnectionCreator`."""
         return Connection(self._contexts.default)
+
+    @property
+    def expiries(self) -> Mapping[str, float]:
+        """When the certificate for each name expires, in seconds since 1970.
+
+        Certificates that name no host are called by the name of their file.
+        """
+        return self._contexts.expiries
 
     def start(self) -> None:
         """Check the files from now on."""
@@ -226,7 +235,11 @@ class ReloadingContexts:
             return self._made[key]
 
         return _Contexts(
-            {name: context(offered) for name, offered in chosen.items()}, context(siblings(pairs[0])), problems
+            {name: context(offered) for name, offered in chosen.items()},
+            context(siblings(pairs[0])),
+            problems,
+            {pair.path.stem: _expiry(pair) for pair in pairs if not pair.names}
+            | {name: min(map(_expiry, offered.values())) for name, offered in by_name.items()},
         )
 
     def _context(self, pairs: _Pairs) -> SSL.Context:
@@ -270,6 +283,10 @@ class ReloadingContexts:
         context = by_name.get(name) or by_name.get("*." + name.partition(".")[2])
         if context is not None:
             connection.set_context(context)
+
+
+def _expiry(pair: Pair) -> float:
+    return pair.certificate.not_valid_after_utc.timestamp()
 
 
 def _same_place(old: Pair, new: Pair) -> bool:

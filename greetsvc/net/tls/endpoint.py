@@ -98,6 +98,7 @@ def tls_endpoint(
     client_ca: str | None = None,
     failed: Callable[[TlsFailure], object] = lambda _reason: None,
     contexts: ReloadingContexts | None = None,
+    below: IStreamServerEndpoint | None = None,
 ) -> IStreamServerEndpoint:
     r"""A listening endpoint for TLS like Twisted's ``tls:`` and ``ssl:``, except that certificates are reloaded.
 
@@ -105,15 +106,16 @@ def tls_endpoint(
     ``ssl:PORT:privateKey=server.pem:certKey=...:extraCertChain=...:interface=...:backlog=50``. PROXY headers are the
     concern of the reactor's ``listenTCP``. With ``client_ca``, a PEM file, clients must send a certificate.
     ``failed`` is called with the reason for each connection on which TLS fails. ``contexts`` are those that
-    `tls_contexts` made, if they exist already.
+    `tls_contexts` made, if they exist already. ``below`` listens in place of a new TCP socket.
 
     Raises `ValueError` and `OSError` with one line that says what is wrong, before anything is bound.
     """
     if contexts is None:
         contexts = tls_contexts(reactor, endpoint, client_ca=client_ca)
-    kind: Any = TCP6ServerEndpoint if endpoint.kind == "tls" else TCP4ServerEndpoint
-    tcp = kind(reactor, endpoint.port, endpoint.backlog or _BACKLOG, endpoint.host)
-    return _TlsEndpoint(tcp, contexts, failed, reactor)
+    if below is None:
+        kind: Any = TCP6ServerEndpoint if endpoint.kind == "tls" else TCP4ServerEndpoint
+        below = kind(reactor, endpoint.port, endpoint.backlog or _BACKLOG, endpoint.host)
+    return _TlsEndpoint(below, contexts, failed, reactor)
 
 
 @implementer(IStreamServerEndpoint)
