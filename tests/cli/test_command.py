@@ -114,7 +114,7 @@ WRONG = [
         ["--proxy-v1", "1.2.3.4:5", "--proxy-v2", "1.2.3.4:5"],
         "--proxy-v1 1.2.3.4:5: cannot be combined with --proxy-v2",
     ),
-    (["--ttl", "8"], "--ttl: there is no such option"),
+    (["--quick"], "--quick: there is no such option"),
     (["a", "b"], "b: there can be only one TARGET"),
     (["a", "b", "c"], "b c: there can be only one TARGET"),
     ([""], "target '': the host is missing"),
