@@ -12,10 +12,19 @@ import click
 from greetsvc._version import __version__
 from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, is_given, wrong
 from greetsvc.cli.plan import Plan, ProbePlan, drive
-from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULTS, ROUTE_SECONDS, ProbeOptions, parse_proxy_claim
+from greetsvc.client.options import (
+    DEFAULT_ROUNDS,
+    DEFAULT_SAY,
+    DEFAULTS,
+    ROUTE_SECONDS,
+    ProbeOptions,
+    Talk,
+    parse_proxy_claim,
+)
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.base import Report
 from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Expectations
+from greetsvc.client.talk.protocols import LINES
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
@@ -69,6 +78,8 @@ def _command(**given: Any) -> Plan:
 def _make_plan(given: dict[str, Any], target: Target) -> Plan:
     if given["duration"] is not None:
         return _load_plan(given, target)
+    if given["hold"] is not None:
+        return _hold_plan(given, target)
     if given["trace"] or given["mtu"]:
         return _route_plan(given, target)
     return _probe_plan(given, target)
@@ -100,19 +111,22 @@ def _common_options(given: dict[str, Any], target: Target) -> dict[str, Any]:
         "size": DEFAULTS.size if given["size"] is None else given["size"],
         "encoding": given["encoding"],
         "tls": ClientTls(**tls) if target.transport == "tls" else None,
+        "talk": None if given["talk"] is None else Talk(given["talk"], given["say"] or (DEFAULT_SAY,)),
     }
+
+
+def _packet_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The options on what a probe sends, besides its messages."""
+    version: Literal[1, 2] = 1 if given["proxy_v2"] is None else 2
+    source = given[f"proxy_v{version}"]
+    return {"dscp": given["dscp"], "proxy": None if source is None else parse_proxy_claim(version, source)}
 
 
 def _probe_plan(given: dict[str, Any], target: Target) -> ProbePlan:
     """The plan for single probes, a series, or flows."""
     expectations = Expectations.of(given["expect"], given["warn"])
-    version: Literal[1, 2] = 1 if given["proxy_v2"] is None else 2
-    source = given[f"proxy_v{version}"]
     options = ProbeOptions(
-        **_common_options(given, target),
-        dscp=given["dscp"],
-        source_port=given["source_port"],
-        proxy=None if source is None else parse_proxy_claim(version, source),
+        **_common_options(given, target), **_packet_options(given), source_port=given["source_port"]
     )
     flows = given["flows"] or 0
     count = given["count"] if given["count"] is not None else DEFAULT_ROUNDS if flows else 1
@@ -138,6 +152,26 @@ def _load_plan(given: dict[str, Any], target: Target) -> Plan:
     load = {name: given[name] for name in ("duration", "concurrency", "rate", "expect", "warn")}
     run = Run(target, **load, **_common_options(given, target))
     return LoadPlan(run, as_json=given["as_json"], terminal=find_terminal(sys.stdout, os.environ))
+
+
+def _hold_plan(given: dict[str, Any], target: Target) -> Plan:
+    """The plan for silent connections."""
+    from greetsvc.cli.hold_plan import HoldPlan
+    from greetsvc.client.report import hold as reports
+
+    if target.datagram:
+        wrong("--hold", "", f"needs a stream target, not {target}")
+    given["talk"] = given["talk"] or LINES
+    search, timeout = given["hold"], given["timeout"]
+    reporting = {"as_json": reports.JsonHoldReport, "nagios": reports.NagiosHoldReport}
+    reporting["healthcheck"] = reports.HealthHoldReport
+    kind = next((kind for name, kind in reporting.items() if given[name]), None)
+    return HoldPlan(
+        Probe(target, ProbeOptions(**_common_options(given, target), **_packet_options(given))),
+        search,
+        reports.TextHoldReport(target, timeout, search.search) if kind is None else kind(target, timeout),
+        given["verbose"],
+    )
 
 
 def _route_plan(given: dict[str, Any], target: Target) -> Plan:

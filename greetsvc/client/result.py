@@ -17,6 +17,7 @@ __all__ = [
     "CUT_SHORT",
     "ECHO",
     "EMPTY_ANSWER",
+    "ENDED_EARLY",
     "ENDINGS",
     "LATE_ANSWER",
     "NO_BUFFER_ERRNOS",
@@ -25,21 +26,25 @@ __all__ = [
     "NO_GREETING",
     "NO_IPV6",
     "NO_ROUTE",
+    "NO_TALK",
     "NO_THREAD",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
     "STILL_COMING",
     "TLS_RECORD",
     "TWO_ANSWERS",
+    "UNASKED",
     "Attempt",
     "Closed",
     "GreetFailed",
     "Greeting",
     "Phase",
+    "RoundTrip",
     "Seconds",
+    "Talked",
 ]
 
-Phase = Literal["resolve", "connect", "tls", "greet", "close"]
+Phase = Literal["resolve", "connect", "tls", "greet", "talk", "close"]
 Closed = Literal["fin", "reset", "timeout"]
 
 ENDINGS: dict[Closed, tuple[int, str]] = {
@@ -54,6 +59,9 @@ CUT_SHORT = "cut short"
 STILL_COMING = "and more was still coming"
 
 NO_GREETING = "the connection was closed without a greeting"
+NO_TALK = "the server closed after its greeting: it does not talk"
+ENDED_EARLY = "the server closed the connection"
+UNASKED = "the server said what answers nothing"
 EMPTY_ANSWER = "the answer is empty"
 TLS_RECORD = "a TLS record came in place of a greeting"
 OTHER_ADDRESS = "an answer came from another address"
@@ -107,6 +115,29 @@ class Attempt:
 
 
 @frozen
+class RoundTrip:
+    """One message on a connection that goes on: what was ``said``, its reply, and the seconds in between."""
+
+    said: str
+    reply: str
+    seconds: float
+
+
+@frozen
+class Talked:
+    """What was talked on one connection; ``close`` is how many seconds the server took to close after we did."""
+
+    protocol: str
+    round_trips: tuple[RoundTrip, ...] = ()
+    close: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long all round trips took."""
+        return sum(trip.seconds for trip in self.round_trips)
+
+
+@frozen
 class Greeting:
     r"""A greeting that came.
 
@@ -115,7 +146,8 @@ class Greeting:
     ``timeout`` when it did not end it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
     answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
     record; ``sent`` is what our own side knows, for TCP and UDP. ``attempts`` are the datagram requests.
-    ``cut_short`` says why only part of the greeting came, and how much; it is empty for a whole one.
+    ``cut_short`` says why only part of the greeting came, and how much; it is empty for a whole one. ``talk`` is what
+    was said after it, where we talked.
     """
 
     target: Target
@@ -129,7 +161,14 @@ class Greeting:
     sent: Sent | None = None
     attempts: tuple[Attempt, ...] = ()
     cut_short: str = ""
+    talk: Talked | None = None
     handshake: Handshake = UNKNOWN
+
+    @property
+    def said(self) -> str:
+        """All that the server said: its greeting and, where we talked, its replies, each on a line."""
+        trips = self.talk.round_trips if self.talk else ()
+        return "\n".join([self.text, *(trip.reply for trip in trips)])
 
     @property
     def ending_errno(self) -> int | None:
@@ -138,9 +177,9 @@ class Greeting:
 
     @property
     def took(self) -> float | None:
-        """Seconds from the request that was answered to its answer; for a stream, of the whole probe."""
+        """Seconds from the request that was answered to its answer; for a stream, of the whole probe but the talk."""
         if not self.attempts:
-            return self.seconds.total
+            return self.seconds.total - (self.talk.seconds if self.talk else 0.0)
         return next((attempt.seconds for attempt in self.attempts if attempt.seconds is not None), None)
 
     @property
@@ -153,9 +192,9 @@ class GreetFailed(OSError):
     """No greeting came: ``errno`` and ``strerror`` say why, ``phase`` in which step.
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
-    there is an address), ``seconds``, ``closed``, ``notes``, ``sent`` and ``attempts`` are as in `Greeting`. ``icmp``
-    is the ICMP message that ended the probe, or None. ``asked`` says which address of a name was asked, and which
-    were not.
+    there is an address), ``seconds``, ``closed``, ``notes``, ``sent``, ``attempts`` and ``talk`` are as in
+    `Greeting`. ``icmp`` is the ICMP message that ended the probe, or None. ``asked`` says which address of a name was
+    asked, and which were not.
     """
 
     def __init__(
@@ -173,6 +212,7 @@ class GreetFailed(OSError):
         attempts: tuple[Attempt, ...] = (),
         asked: str = "",
         icmp: Icmp | None = None,
+        talk: Talked | None = None,
     ) -> None:
         super().__init__(number, why)
         self.phase = phase
@@ -185,6 +225,7 @@ class GreetFailed(OSError):
         self.attempts = attempts
         self.asked = asked
         self.icmp = icmp
+        self.talk = talk
 
     @property
     def requests_lost(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
+from greetsvc.client.options import DEFAULTS, Family, ProbeOptions, Talk
 from greetsvc.client.probe.datagram import PortHistory, probe_udp, probe_unixgram
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
@@ -38,6 +38,10 @@ class Probe:
 
     def __attrs_post_init__(self) -> None:
         self.options.check_target(self.target)
+        if self.options.talk is not None:
+            from greetsvc.client.probe.talk import talking
+
+            talking(self.target, self.options)  # loads what it needs now, so that no probe is timed with that
 
     def from_port(self, port: int | None) -> Probe:
         """The same for a series of probes from a source port; None leaves the port to the system."""
@@ -67,15 +71,20 @@ class Probe:
         if target.transport == "unixgram":
             data = await probe_unixgram(timeline, target.path, new_request(options), reactor, history=self.history)
             return timeline.greeted(data)
+        run = probe_stream
+        if options.talk is not None:
+            from greetsvc.client.probe.talk import probe_talk
+
+            run = probe_talk
         if target.transport == "unix":
-            return timeline.greeted(*await probe_stream(timeline, target.path, None, reactor))
+            return timeline.greeted(*await run(timeline, target.path, None, reactor))
         tls = (options.tls or ClientTls()) if target.transport == "tls" else None
         remote = await resolve(timeline, reactor)
         if target.transport == "udp":
             return timeline.greeted(
                 await probe_udp(timeline, remote, new_request(options), reactor, history=self.history)
             )
-        return timeline.greeted(*await probe_stream(timeline, remote, tls, reactor))
+        return timeline.greeted(*await run(timeline, remote, tls, reactor))
 
 
 def new_request(options: ProbeOptions) -> bytes:
@@ -92,6 +101,7 @@ async def greet(
     encoding: str = DEFAULTS.encoding,
     limit: int = DEFAULTS.limit,
     tls: ClientTls | None = None,
+    talk: Talk | None = None,
     trace: Trace | None = None,
     reactor: Any = None,
 ) -> Greeting:
@@ -103,11 +113,12 @@ async def greet(
     :param encoding: how the bytes become ``text``.
     :param limit: the longest greeting, in bytes.
     :param tls: the authorities to trust and our own certificate, for a ``tls:`` target.
+    :param talk: what to say after the greeting, to a server that answers.
     :param trace: called with a line for each step as it happens.
     :raises GreetFailed: an `OSError`, when no greeting came.
     :raises ValueError: when the target or an option is wrong; nothing was sent.
     """
-    options = ProbeOptions(timeout, family, size, encoding, limit, tls)
+    options = ProbeOptions(timeout, family, size, encoding, limit, tls, talk=talk)
     return await Probe(parse(target), options).run(trace=trace, reactor=reactor)
 
 

@@ -37,10 +37,10 @@ from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import Closed, GreetFailed
 from greetsvc.client.tls import ClientTls
 from greetsvc.net.linux import error_queue
-from greetsvc.net.linux.packets import read_tcp_info
+from greetsvc.net.linux.packets import TcpInfo, read_tcp_info
 from greetsvc.visit import Address
 
-__all__ = ["StreamProbe", "StreamReactor", "probe_stream"]
+__all__ = ["StreamProbe", "StreamReactor", "probe_stream", "run_stream"]
 
 
 class StreamReactor(IReactorTime, IReactorTCP, IReactorUNIX):
@@ -51,9 +51,10 @@ class StreamReactor(IReactorTime, IReactorTCP, IReactorUNIX):
 class StreamProbe(Protocol):
     """Reads one greeting, and gives the result when the connection is gone."""
 
-    def __init__(self, state: StreamState, result: Deferred[Closed]) -> None:
+    def __init__(self, state: StreamState, result: Deferred[Closed], factory: _ProbeFactory) -> None:
         self.state = state
         self.result = result
+        self.factory = factory
         self.stream_error: BaseException | None = None
         self.look: Callable[[], None] = lambda: None
         """Has the state of the connection read when the first byte came."""
@@ -147,8 +148,10 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
 
     noisy = False
 
-    def __init__(self, state: StreamState, reactor: IReactorTime) -> None:
+    def __init__(self, state: StreamState, reactor: IReactorTime, protocol: type[StreamProbe] = StreamProbe) -> None:
         self.state = state
+        self.reactor = reactor
+        self._protocol = protocol
         self.result: Deferred[Closed] = Deferred(lambda _: self._cancel())
         self._cancelled = False
         self.connector: IConnector | None = None
@@ -201,6 +204,15 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
             number, self._icmp = read_icmp(sock, self.state.timeline.peer)
             self._errno = self._errno or number
 
+    def allow(self, seconds: float) -> None:
+        """Let the time-out be so many seconds from now."""
+        self._timer.reset(seconds)
+
+    def tcp_info(self) -> TcpInfo | None:
+        """What the kernel knows of the connection now."""
+        sock = self._socket()
+        return None if sock is None else read_tcp_info(sock)
+
     def _socket(self) -> socket.socket | None:
         """The socket of an IP connection."""
         found = getattr(getattr(self.connector, "transport", None), "socket", None)
@@ -225,7 +237,7 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         sock = self._socket()
         if sock is not None and error_queue.AVAILABLE:
             error_queue.turn_off(sock)
-        self._probe = StreamProbe(self.state, self.result)
+        self._probe = self._protocol(self.state, self.result, self)
         self._probe.look = self._look_again
         return self._probe
 
@@ -266,7 +278,23 @@ async def probe_stream(
     :raises GreetFailed: when there is none.
     """
     state = StreamState(timeline, tls=tls is not None)
-    factory = _ProbeFactory(state, reactor)
+    closed = await run_stream(state, remote, tls, reactor)
+    return bytes(state.data), closed
+
+
+async def run_stream(
+    state: StreamState,
+    remote: SocketAddress | str,
+    tls: ClientTls | None,
+    reactor: StreamReactor,
+    protocol: type[StreamProbe] = StreamProbe,
+) -> Closed:
+    """Connect, and have a ``protocol`` of ours carry out what ``state`` decides; how the connection ended.
+
+    :raises GreetFailed: as `StreamState.ended` does.
+    """
+    timeline = state.timeline
+    factory = _ProbeFactory(state, reactor, protocol)
     outer: Factory[Any] = factory
     if tls is not None:
 
@@ -288,8 +316,7 @@ async def probe_stream(
         host, port = timeline.peer
         factory.connector = reactor.connectTCP(host, port, outer, timeout=None)  # type: ignore[arg-type]
         factory.prepare()
-    closed = await factory.result
-    return bytes(state.data), closed
+    return await factory.result
 
 
 def _address(host: IAddress) -> Address | None:

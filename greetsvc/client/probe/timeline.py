@@ -9,7 +9,7 @@ from greetsvc.client.handshake import Handshake, judge
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import PathChanges, Sent, compare
-from greetsvc.client.result import Attempt, Closed, GreetFailed, Greeting, Phase, Seconds
+from greetsvc.client.result import Attempt, Closed, GreetFailed, Greeting, Phase, Seconds, Talked
 from greetsvc.client.target import Target, format_address
 from greetsvc.printable import one_line, shortened
 from greetsvc.visit import Address
@@ -55,6 +55,7 @@ class Timeline:
         """The addresses of the name, where the target has one; only the first is asked."""
         self.attempts: list[Attempt] = []
         self.cut_short = ""
+        self.talk: Talked | None = None
         self.now = now
         self._trace = trace
         self._start = self._entered = now()
@@ -117,6 +118,10 @@ class Timeline:
         if self._trace is not None:
             self._trace(f"{mark} {text}")
 
+    def trace_greeting(self, text: str, size: int) -> None:
+        """Report the greeting to the trace."""
+        self.trace("<", f"{shortened(one_line(text), _LONGEST)} ({size} bytes)")
+
     def note(self, text: str) -> None:
         """Keep a remark for the result, once."""
         if len(self._notes) > _MAX_NOTES or text in self._notes:
@@ -160,13 +165,15 @@ class Timeline:
             attempts=tuple(self.attempts),
             asked=self._asked(),
             icmp=icmp,
+            talk=self.talk,
         )
 
     def greeted(self, data: bytes, closed: Closed | None = None) -> Greeting:
         """The result when a greeting came."""
         assert self.peer is not None
         text = data.decode(self.options.encoding, "backslashreplace")
-        self.trace("<", f"{shortened(one_line(text), _LONGEST)} ({len(data)} bytes)")
+        if self.talk is None:  # otherwise it was told when it came
+            self.trace_greeting(text, len(data))
         if closed is not None:
             self.trace("*", _CLOSINGS[closed])
         record = decode_record(data)
@@ -188,6 +195,7 @@ class Timeline:
             sent=self.sent,
             attempts=tuple(self.attempts),
             cut_short=self.cut_short,
+            talk=self.talk,
             handshake=handshake,
         )
 

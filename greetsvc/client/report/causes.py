@@ -15,9 +15,11 @@ from greetsvc.client.result import (
     NO_FREE_PORT,
     NO_IPV6,
     NO_ROUTE,
+    NO_TALK,
     NO_THREAD,
     OTHER_ADDRESS,
     STILL_COMING,
+    TLS_RECORD,
     Closed,
     GreetFailed,
     Greeting,
@@ -117,6 +119,20 @@ _GREET_UNIXGRAM = {
     errno.EMSGSIZE: _NO_SERVICE,
     errno.EPROTO: _ECHO,
 }
+
+_OTHER_PROTOCOL = "the server speaks another protocol than that of --talk"
+_TALK = {
+    ("greet", errno.EPROTO): _OTHER_PROTOCOL,
+    ("greet", errno.ETIMEDOUT): f"{_OTHER_PROTOCOL}, waits for a request or hangs, or speaks TLS (try tls:)",
+    ("greet", errno.ENODATA): f"{_OTHER_PROTOCOL}, or a limit or rule of it ended the connection",
+    ("talk", errno.EPROTO): _OTHER_PROTOCOL,
+    ("talk", errno.ENODATA): "a limit or rule of the server, or it was stopped",
+    ("talk", errno.ECONNRESET): "the server does not read our messages, was killed, or a device on the path ended it",
+    ("talk", errno.ETIMEDOUT): f"{_OTHER_PROTOCOL} or hangs, or packets are lost or late",
+}
+"""Where the probe talks; without a message that was answered."""
+
+_NOT_TALKING = "the service greets and closes (--protocol once), or a limit or rule of the server"
 
 _ENDING: dict[Closed | None, str] = {
     "reset": "the server closed with unread data, was killed, or a device on the path ended the connection",
@@ -236,6 +252,8 @@ def _by_errno(failed: GreetFailed) -> str:
     if failed.phase == "tls":
         words = failed.strerror or ""
         return _TLS.get(number) or certificate_cause(words) or alert_cause(words)
+    if failed.talk is not None and (failed.phase, number) in _TALK and TLS_RECORD not in (failed.strerror or ""):
+        return _NOT_TALKING if NO_TALK in (failed.strerror or "") else _TALK[failed.phase, number]
     if failed.phase == "connect":
         return (_CONNECT_UNIX if transport in {"unix", "unixgram"} else _CONNECT).get(number, "")
     return {"udp": _GREET_UDP, "unixgram": _GREET_UNIXGRAM}.get(transport, _GREET).get(number, "")

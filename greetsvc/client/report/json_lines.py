@@ -25,6 +25,10 @@ class JsonReport:
     several: bool
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
+        """The probe object."""
+        return Lines([json.dumps(self.probe_object(result, flaws))])
+
+    def probe_object(self, result: Greeting | GreetFailed, flaws: list[str]) -> dict[str, Any]:
         """The probe object. ``error`` also says what is wrong with a greeting that came; ``ok`` is true then."""
         found: dict[str, Any] = {
             "target": str(self.target),
@@ -41,13 +45,15 @@ class JsonReport:
         found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
         if self.target.datagram:
             found["attempts"] = [json_seconds(asdict(attempt)) for attempt in result.attempts]
+        if result.talk is not None:
+            found["talk"] = asdict(result.talk, value_serializer=_rounded)
         if self.target.transport in ("tcp", "tls"):
             found["direction"] = (UNKNOWN if isinstance(result, GreetFailed) else result.handshake).as_json()
         if isinstance(result, GreetFailed) and result.icmp is not None:
             found["icmp"] = result.icmp.as_json()
         if isinstance(result, Greeting) and result.path is not None:
             found["path"] = result.path.as_json()
-        return Lines([json.dumps(found)])
+        return found
 
     def end(self, stats: RunStats) -> Lines:
         """The summary object."""
@@ -62,12 +68,20 @@ class JsonReport:
         }
         if self.target.datagram:
             summary["requests"] = {"sent": stats.requests, "lost": stats.requests_lost}
+        if stats.round_trips.count:
+            trips = {"count": stats.round_trips.count, "seconds": json_seconds(spread(stats.round_trips))}
+            summary["round_trips"] = trips
         if stats.replicas:
             summary["replicas"] = dict(stats.replicas.most_common())
         if stats.flows is not None:
             flows = zip(stats.flows.ports, stats.flows.sent, stats.flows.lost, strict=True)
             summary["flows"] = [{"source_port": port, "sent": sent, "lost": lost} for port, sent, lost in flows]
         return Lines([json.dumps({"summary": summary})])
+
+
+def _rounded(_: object, __: object, value: Any) -> Any:
+    """Seconds to the microsecond."""
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _joined(*words: str) -> str | None:

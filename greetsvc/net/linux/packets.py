@@ -73,9 +73,9 @@ class TcpInfo:
     """A connection as this end sees it: smoothed round trip in microseconds, MSS in bytes, retransmitted segments.
 
     ``advertised_mss`` is the MSS in our SYN, less the 12 bytes of the timestamps option where both ends use it.
-    ``path_mtu`` is the largest IP packet that the kernel sends on this path. ``segments_in`` came so far, SYN-ACKs
-    and ACKs too; ``data_segments_in`` of them had data, and ``out_of_order`` came while an earlier one was missing.
-    These three are None on an old kernel.
+    ``unacked`` counts our segments that were not acknowledged yet. ``path_mtu`` is the largest IP packet that the
+    kernel sends on this path. ``segments_in`` came so far, SYN-ACKs and ACKs too; ``data_segments_in`` of them had
+    data, and ``out_of_order`` came while an earlier one was missing. These three are None on an old kernel.
     """
 
     rtt_us: int
@@ -85,6 +85,7 @@ class TcpInfo:
     timestamps: bool
     sack: bool
     wscale: bool
+    unacked: int = 0
     path_mtu: int = 0
     segments_in: int | None = None
     data_segments_in: int | None = None
@@ -188,7 +189,7 @@ def parse_tcp_info(info: bytes) -> TcpInfo | None:
     if len(info) < _TCP_INFO_SIZE:
         return None
     # Eight single bytes, of which the sixth is tcpi_options, then 24 words in an order that is fixed: fields are only
-    # ever added behind. Word 2 is tcpi_snd_mss, 13 tcpi_pmtu, 15 tcpi_rtt, 19 tcpi_advmss, 23
+    # ever added behind. Word 2 is tcpi_snd_mss, 4 tcpi_unacked, 13 tcpi_pmtu, 15 tcpi_rtt, 19 tcpi_advmss, 23
     # tcpi_total_retrans. Behind them, at these bytes: 140 tcpi_segs_in, 152 tcpi_data_segs_in, 224 tcpi_rcv_ooopack.
     options = info[5]
     words = struct.unpack_from("=24I", info, 8)
@@ -200,6 +201,7 @@ def parse_tcp_info(info: bytes) -> TcpInfo | None:
         timestamps=bool(options & 1),
         sack=bool(options & 2),
         wscale=bool(options & 4),
+        unacked=words[4],
         path_mtu=words[13],
         segments_in=_word(info, 140),
         data_segments_in=_word(info, 152),
@@ -211,17 +213,17 @@ def _word(info: bytes, at: int) -> int | None:
     return int.from_bytes(info[at : at + 4], sys.byteorder) if len(info) >= at + 4 else None
 
 
-def ask_for_headers(sock: socket.socket) -> None:
-    """Have the kernel deliver TTL, DSCP, ECN and a time stamp with each datagram, as ancillary data."""
+def ask_for_headers(sock: socket.socket, *, wanted: bool = True) -> None:
+    """Have the kernel deliver TTL, DSCP, ECN and a time stamp with each datagram, as ancillary data; or no longer."""
     if not _LINUX:
         return
     # An IPv6 socket takes the IPv4 options too, for the mapped datagrams of a dual-stack socket.
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
-    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, wanted)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, wanted)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, wanted)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, wanted)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, wanted)
 
 
 def read_header(ancillary: list[tuple[int, int, bytes]]) -> Arrival:
