@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 from greetsvc.client.load.connections import GREETED, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.metrics import Connections
 from greetsvc.client.load.polling import HANGUP, READ, WRITE
-from greetsvc.client.result import ENDED_EARLY, NO_TALK, UNASKED
+from greetsvc.client.result import ENDED_EARLY, NO_TALK, NOT_WHOLE, UNASKED
 from greetsvc.client.talk.framing import BadFrame, Framing
 
 __all__ = ["Speech", "TalkStreams", "TalkingConnection"]
@@ -158,7 +158,8 @@ class TalkStreams(Streams):
 def _missing(talk: TalkingConnection, end: LoadResult) -> LoadResult:
     """The result when the connection ended before our message was answered."""
     if not talk.greeted:
-        return end if not end.greeted else failed("greet", errno.ENODATA, "no whole greeting came")
+        began = end.greeted or (end.errno == errno.ENODATA and talk.framing.rest)
+        return failed("greet", errno.ENODATA, NOT_WHOLE) if began else end
     if end.errno and end.errno != errno.ENODATA:
         return failed("talk", end.errno)
     return failed("talk", errno.ENODATA, ENDED_EARLY if talk.replied else NO_TALK)

@@ -19,7 +19,7 @@ from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.stream import StreamProbe, StreamReactor, run_stream
 from greetsvc.client.probe.stream_state import TLS_RECORDS, StreamState, is_tls
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import ENDED_EARLY, NO_TALK, TLS_RECORD, UNASKED, Closed, RoundTrip, Talked
+from greetsvc.client.result import ENDED_EARLY, NO_TALK, NOT_WHOLE, TLS_RECORD, UNASKED, Closed, RoundTrip, Talked
 from greetsvc.client.talk.framing import BadFrame, Framing
 from greetsvc.client.talk.protocols import framing_maker
 from greetsvc.client.target import Target, format_address
@@ -166,7 +166,7 @@ class TalkState(StreamState):
                 return super().ended(error, stream_error)
             if self._is_tls_record():
                 raise fail(errno.EPROTO, TLS_RECORD, closed)
-            raise fail(_ERRNOS[closed], f"no whole greeting came, only {len(self.data)} bytes", closed)
+            raise fail(_ERRNOS[closed], f"{NOT_WHOLE}, only {len(self.data)} bytes", closed)
         raise fail(_ERRNOS[closed], self._unanswered(error, closed), closed)
 
     def _is_tls_record(self) -> bool:
