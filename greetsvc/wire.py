@@ -1,4 +1,4 @@
-"""What the server and the client must agree on byte by byte: the marked UDP request, and the path record.
+"""What server and client must agree on byte by byte: the marked UDP request, the measured answer, the path record.
 
 A request that begins with the mark and is longer than its answer is always answered (the UDP rule, CVE-2024-2169): it
 cannot amplify, and it cannot loop, because no answer begins with the mark.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import asdict, frozen
@@ -19,14 +20,24 @@ __all__ = [
     "MARK",
     "MARKED_MINIMUM",
     "MAX_ANSWER",
+    "MAX_FIELDS",
+    "MAX_MEASURED",
     "MAX_PAID_ANSWER",
     "MAX_REQUEST",
+    "PADDING",
+    "WRAP",
     "Datagram",
+    "Measured",
     "PathRecord",
     "Tcp",
     "Tls",
+    "count_of",
+    "decode_measured",
     "decode_record",
+    "encode_measured",
     "encode_record",
+    "fields_of",
+    "has_fields",
     "line_end",
     "nonce_of",
     "request",
@@ -45,23 +56,150 @@ MAX_PAID_ANSWER = 512
 MAX_REQUEST = 8192
 """The longest request datagram that is read, in bytes; a longer one is counted as oversize."""
 
+PADDING = b"."
+"""What fills a request up to its size."""
+
+MAX_FIELDS = 16
+"""Fields of a request that are read; what comes behind them counts as padding."""
+
 _MARK_AND_NONCE = re.compile(MARK + b"([0-9A-Fa-f]{16})")
+_FIELD = re.compile(rb"([a-z][a-z0-9]{0,15})=([!-~]{0,32}) ")
+_NO_FIELDS: Mapping[str, object] = {}
 
 
-def request(nonce: str, size: int) -> bytes:
-    """A request of ``size`` bytes: mark, ``nonce`` of 16 hex digits, a space, padding.
+def request(nonce: str, size: int, fields: Mapping[str, object] = _NO_FIELDS) -> bytes:
+    """A request of ``size`` bytes: mark, ``nonce`` of 16 hex digits, a space, ``key=value `` for each field, padding.
 
-    A size below `MARKED_MINIMUM` has no room for mark and nonce: such a request is padding only, and unmarked.
+    A size below `MARKED_MINIMUM` has no room for mark and nonce: such a request is padding only, and unmarked. Where
+    only the fields have no room, they are all left out.
     """
     if size < MARKED_MINIMUM:
-        return b"." * size
-    return (MARK + nonce.encode("ascii") + b" ").ljust(size, b".")
+        return PADDING * size
+    start = MARK + nonce.encode("ascii") + b" "
+    marked = start + "".join(f"{key}={value} " for key, value in fields.items()).encode("ascii")
+    return (marked if len(marked) <= size else start).ljust(size, PADDING)
 
 
 def nonce_of(request: bytes) -> str | None:
     """The nonce in a marked request, or None where there is none."""
     found = _MARK_AND_NONCE.match(request)
     return found and found[1].decode("ascii")
+
+
+def has_fields(request: bytes) -> bool:
+    """Whether a marked request may carry fields: what stands behind the nonce and a space is no padding of ours."""
+    return request[MARKED_MINIMUM : MARKED_MINIMUM + 1] not in {b"", PADDING} and request.startswith(MARK)
+
+
+def fields_of(request: bytes) -> dict[str, str]:
+    """The fields of a marked request, known or not; empty where there are none.
+
+    A key has up to 16 letters and digits, a value up to 32 printable characters without a space. What has another
+    form ends the fields: it is padding. Of two fields with one key the first counts.
+    """
+    found: dict[str, str] = {}
+    if _MARK_AND_NONCE.match(request) and request[MARKED_MINIMUM - 1 : MARKED_MINIMUM] == b" ":
+        at = MARKED_MINIMUM
+        for _ in range(MAX_FIELDS):
+            field = _FIELD.match(request, at)
+            if field is None:
+                break
+            found.setdefault(field[1].decode("ascii"), field[2].decode("ascii"))
+            at = field.end()
+    return found
+
+
+# The measured answer: what the server counted of a session, and when. Neither end trusts the other.
+
+MAX_MEASURED = 160
+"""The longest measured answer, in bytes; a request must be longer, or it is greeted in the ordinary way."""
+
+WRAP = 1_000_000
+"""``seen`` and ``seq`` of a measured answer are counts modulo this: six digits, so that the line stays short."""
+
+_COUNT = re.compile(MARK + rb"([0-9A-Fa-f]{16} s=([0-9A-Fa-f]{16}) n=[0-9]{1,10} a=[0-9]{1,3}) w=count ")
+_SESSION, _NUMBER, _ATTEMPT = re.compile("[0-9A-Fa-f]{16}"), re.compile("[0-9]{1,10}"), re.compile("[0-9]{1,3}")
+
+
+def count_of(data: bytes | bytearray, start: int = 0, end: int = MAX_REQUEST) -> tuple[bytes, bytes] | None:
+    """What a request for a measured answer carries; None for any other, and where a field is bad or missing.
+
+    The request is ``data[start:end]``.
+
+    First what the answer repeats, ``NONCE s=SESSION n=NUMBER a=ATTEMPT`` as it was written, then the session alone.
+    """
+    found = _COUNT.match(data, start, end)
+    if found is not None:  # as `greet` writes it: this costs a fraction of reading the fields one by one
+        return found[1], found[2]
+    request = bytes(data[start:end])
+    fields = fields_of(request)
+    session, number, attempt = (fields.get(key, "") for key in "sna")
+    if (
+        fields.get("w") != "count"
+        or not _SESSION.fullmatch(session)
+        or not _NUMBER.fullmatch(number)
+        or not _ATTEMPT.fullmatch(attempt)
+    ):
+        return None
+    repeated = f"{nonce_of(request)} s={session} n={number} a={attempt}"
+    return repeated.encode("ascii"), session.encode("ascii")
+
+
+@frozen
+class Measured:
+    """A measured answer: a request, told by ``nonce``, ``session``, ``number`` and ``attempt``, as the server saw it.
+
+    ``seen`` is how many requests of this session had arrived, with this one, and ``seq`` how many answers it was
+    sent, with this one, both modulo `WRAP`. ``rx`` and ``tx`` are the server's CLOCK_REALTIME in nanoseconds when the
+    request arrived and when the answer left. ``ttl``, ``tos`` (DSCP and ECN) and ``size`` in bytes are those of the
+    request as it arrived. None: the server cannot know it.
+    """
+
+    nonce: str
+    session: str
+    number: int
+    attempt: int
+    seen: int
+    seq: int
+    rx: int
+    tx: int
+    ttl: int | None
+    tos: int | None
+    size: int
+
+
+_LINE = b"greeted 1 %b seen=%d seq=%d rx=%d tx=%d ttl=%d tos=%d size=%d\n"
+_LINE_UNKNOWN = _LINE.replace(b"ttl=%d tos=%d", b"ttl=%b tos=%b")
+
+
+def encode_measured(  # noqa: PLR0917 - called for each measured request, where keywords would cost time
+    repeated: bytes, seen: int, seq: int, rx: int, tx: int, ttl: int | None, tos: int | None, size: int
+) -> bytes:
+    """The line that answers a request for which `count_of` gave ``repeated``; see `Measured`."""
+    if ttl is None or tos is None:
+        known = (b"" if value is None else b"%d" % value for value in (ttl, tos))
+        return _LINE_UNKNOWN % (repeated, seen, seq, rx, tx, *known, size)
+    return _LINE % (repeated, seen, seq, rx, tx, ttl, tos, size)
+
+
+_MEASURED = re.compile(
+    rb"greeted 1 ([0-9A-Fa-f]{16}) s=([0-9A-Fa-f]{16}) n=([0-9]{1,10}) a=([0-9]{1,3})"
+    rb" seen=([0-9]{1,6}) seq=([0-9]{1,6}) rx=([0-9]{1,19}) tx=([0-9]{1,19})"
+    rb" ttl=([0-9]{0,3}) tos=([0-9]{0,3}) size=([0-9]{1,5})(?: [!-~]+)*\r?\n?"
+)
+_BYTE = 255
+
+
+def decode_measured(line: bytes) -> Measured | None:
+    """The measured answer in a greeting, or None where it is none. Fields of a later version behind are ignored."""
+    found = _MEASURED.fullmatch(line) if len(line) <= MAX_MEASURED else None
+    if found is None:
+        return None
+    nonce, session, *numbers = (each.decode("ascii") for each in found.groups())
+    number, attempt, seen, seq, rx, tx, ttl, tos, size = (int(each) if each else None for each in numbers)
+    if (ttl or 0) > _BYTE or (tos or 0) > _BYTE:
+        return None
+    return Measured(nonce, session, number, attempt, seen, seq, rx, tx, ttl, tos, size)  # type: ignore[arg-type]
 
 
 # Lines of text, in whatever encoding.
@@ -100,10 +238,11 @@ class Tls:
 
 @frozen
 class Datagram:
-    """The request datagram as it arrived; ``size`` in bytes."""
+    """The request datagram as it arrived; ``size`` in bytes. An older server does not tell ``ecn``."""
 
     ttl: int | None
     dscp: int | None
+    ecn: int | None
     size: int
 
 
@@ -186,11 +325,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _part(kind: Any, found: Any) -> Any:
-    """One part of a record; fields that a later version adds are ignored."""
+    """One part of a record; fields that a later version adds are ignored, and one that may be None may be missing."""
     if found is None:
         return None
+    if type(found) is not dict:
+        raise TypeError(f"{found!r} has no fields")
     types = {name: _TYPES[annotation] for name, annotation in kind.__annotations__.items()}
-    return kind(**{name: _typed(found[name], *allowed) for name, allowed in types.items()})
+    got = {name: found.get(name) if type(None) in allowed else found[name] for name, allowed in types.items()}
+    return kind(**{name: _typed(value, *types[name]) for name, value in got.items()})
 
 
 def _typed(value: Any, *allowed: type) -> Any:

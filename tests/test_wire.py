@@ -41,6 +41,129 @@ def test_a_request_without_a_nonce_has_none(request_: bytes) -> None:
     assert wire.nonce_of(request_) is None
 
 
+KEYS = st.from_regex(r"[a-z][a-z0-9]{0,15}", fullmatch=True)
+VALUES = st.from_regex(r"[!-~]{0,32}", fullmatch=True)
+ASKED = {"s": "fedcba9876543210", "n": "7", "a": "0", "w": "count"}
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=wire.MAX_FIELDS), st.integers(1000, 2000))
+def test_the_fields_of_a_request_are_read_as_they_were_written(fields: dict[str, str], size: int) -> None:
+    request = wire.request(NONCE, size, fields)
+    assert len(request) == size
+    assert wire.nonce_of(request) == NONCE
+    assert wire.fields_of(request) == fields
+
+
+def test_fields_without_room_are_left_out() -> None:
+    whole = len(f"GREET/1 {NONCE} ") + sum(len(f"{key}={value} ") for key, value in ASKED.items())
+    assert wire.fields_of(wire.request(NONCE, whole, ASKED)) == ASKED
+    assert wire.request(NONCE, whole - 1, ASKED) == wire.request(NONCE, whole - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("", {}),
+        ("....", {}),
+        ("s=1", {}),  # a value ends with a space: this one may have been cut
+        ("s=1 ", {"s": "1"}),
+        ("s=1 s=2 n= .", {"s": "1", "n": ""}),
+        ("s=1  n=2 ", {"s": "1"}),
+        ("s=1 N=2 n=3 ", {"s": "1"}),
+        (f"s={'x' * 33} ", {}),
+        (f"{'k' * 17}=1 ", {}),
+        ("".join(f"k{number}=1 " for number in range(99)), {f"k{number}": "1" for number in range(wire.MAX_FIELDS)}),
+    ],
+)
+def test_fields_have_bounds(text: str, fields: dict[str, str]) -> None:
+    assert wire.fields_of(f"GREET/1 {NONCE} {text}".encode()) == fields
+    assert wire.fields_of(f"GREET/1 {NONCE}.{text}".encode()) == {}
+    assert wire.fields_of(f"greet/1 {NONCE} {text}".encode()) == {}
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_no_bytes_of_a_stranger_break_the_reading_of_fields(data: bytes, marked: bool) -> None:
+    data = f"GREET/1 {NONCE} ".encode() + data if marked else data
+    assert len(wire.fields_of(data)) <= wire.MAX_FIELDS
+    wire.count_of(data)
+
+
+def test_a_request_for_a_measured_answer_is_read_in_any_order_of_its_fields() -> None:
+    session = b"fedcba9876543210"
+    wanted = NONCE.encode() + b" s=" + session + b" n=7 a=0", session
+    assert wire.count_of(wire.request(NONCE, 200, ASKED)) == wanted
+    assert wire.count_of(wire.request(NONCE, 200, {"later": 1, **dict(reversed(ASKED.items()))})) == wanted
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"w": "path"}, {"w": ""}, {"s": "1"}, {"s": "x" * 16}, {"n": "-1"}, {"n": "1" * 11}, {"a": ""}, {"a": "1000"}],
+)
+def test_a_request_with_a_bad_field_wants_no_measured_answer(change: dict[str, str]) -> None:
+    assert wire.count_of(wire.request(NONCE, 200, ASKED | change)) is None
+
+
+@pytest.mark.parametrize("key", list(ASKED))
+def test_a_request_that_lacks_a_field_wants_no_measured_answer(key: str) -> None:
+    assert wire.count_of(wire.request(NONCE, 200, {name: ASKED[name] for name in ASKED if name != key})) is None
+
+
+HEX = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
+BYTES = st.none() | st.integers(0, 255)
+TIMES = st.integers(0, 2**63 - 1)
+COUNTS = st.integers(0, wire.WRAP - 1)
+
+
+@given(HEX, HEX, st.integers(0, 10**10 - 1), st.integers(0, 999), COUNTS, COUNTS, TIMES, TIMES, BYTES, BYTES)
+def test_a_measured_answer_is_one_short_line_and_decodes_to_itself(
+    nonce: str,
+    session: str,
+    number: int,
+    attempt: int,
+    seen: int,
+    seq: int,
+    rx: int,
+    tx: int,
+    ttl: int | None,
+    tos: int | None,
+) -> None:
+    repeated = f"{nonce} s={session} n={number} a={attempt}".encode()
+    line = wire.encode_measured(repeated, seen, seq, rx, tx, ttl, tos, wire.MAX_REQUEST)
+    assert len(line) <= wire.MAX_MEASURED
+    assert line.startswith(f"greeted 1 {nonce} s={session} n={number} a={attempt} seen=".encode())
+    assert line.endswith(b"\n")
+    assert wire.decode_measured(line) == wire.Measured(
+        nonce, session, number, attempt, seen, seq, rx, tx, ttl, tos, wire.MAX_REQUEST
+    )
+
+
+LINE = (
+    b"greeted 1 0123456789abcdef s=fedcba9876543210 n=7 a=0 seen=1 seq=2 rx=3 tx=4 ttl=64 tos=0 size=1200 later=1\r\n"
+)
+
+
+@given(st.binary(max_size=200) | st.integers(0, len(LINE) - 1).map(lambda end: LINE[: min(end, 95)]))
+def test_anything_else_is_no_measured_answer(line: bytes) -> None:
+    assert wire.decode_measured(line) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *((b"ttl=64", b"ttl=256"), (b"tos=0", b"tos=999"), (b"seen=1", b"seen=1000000"), (b"rx=3", b"rx=-3")),
+        *(
+            (b" n=7", b""),
+            (b"greeted 1", b"greeted 2"),
+            (b"size=1200", b"size="),
+            (b"later=1", b"later=" + b"x" * 99),
+        ),
+    ],
+)
+def test_one_bad_field_makes_it_no_measured_answer(old: bytes, new: bytes) -> None:
+    assert wire.decode_measured(LINE) is not None
+    assert wire.decode_measured(LINE.replace(old, new)) is None
+
+
 # The path record.
 
 WORDS = st.text(alphabet=st.characters(codec="ascii", exclude_characters="\\"), max_size=60)
@@ -58,7 +181,7 @@ RECORDS = st.builds(
     syn=st.none() | st.builds(Syn, NUMBERS, NUMBERS, NUMBERS, MAYBE, MAYBE, st.booleans(), st.booleans()),
     tcp=st.none() | st.builds(Tcp, NUMBERS, NUMBERS, NUMBERS),
     tls=st.none() | st.builds(Tls, WORDS, WORDS, st.none() | WORDS, st.none() | WORDS),
-    datagram=st.none() | st.builds(Datagram, MAYBE, MAYBE, NUMBERS),
+    datagram=st.none() | st.builds(Datagram, ttl=MAYBE, dscp=MAYBE, ecn=MAYBE, size=NUMBERS),
 )
 PLAIN = PathRecord(
     "1", None, "tcp", Address("192.0.2.1", 1), Address("192.0.2.2", 8088), None, None, None, None, None
@@ -135,6 +258,13 @@ def test_fields_of_a_later_version_are_ignored() -> None:
     assert decode_record(json.dumps(found).encode()) == PathRecord(
         "1", None, "tcp", PLAIN.you, PLAIN.me, None, None, Tcp(1, 2, 3), None, None
     )
+
+
+def test_an_older_server_does_not_tell_ecn() -> None:
+    found = {**json.loads(encode_record(PLAIN)), "datagram": {"ttl": 64, "dscp": 0, "size": 1200}}
+    record = decode_record(json.dumps(found).encode())
+    assert record is not None
+    assert record.datagram == Datagram(ttl=64, dscp=0, ecn=None, size=1200)
 
 
 def test_deep_nesting_is_no_record() -> None:

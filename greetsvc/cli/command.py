@@ -10,9 +10,17 @@ from typing import Any, Literal
 import click
 
 from greetsvc._version import __version__
-from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, wrong
+from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, is_given, wrong
 from greetsvc.cli.plan import Plan, ProbePlan, drive
-from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULT_SAY, DEFAULTS, ProbeOptions, Talk, parse_proxy_claim
+from greetsvc.client.options import (
+    DEFAULT_ROUNDS,
+    DEFAULT_SAY,
+    DEFAULTS,
+    ROUTE_SECONDS,
+    ProbeOptions,
+    Talk,
+    parse_proxy_claim,
+)
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.base import Report
 from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Expectations
@@ -72,6 +80,8 @@ def _make_plan(given: dict[str, Any], target: Target) -> Plan:
         return _load_plan(given, target)
     if given["hold"] is not None:
         return _hold_plan(given, target)
+    if given["trace"] or given["mtu"]:
+        return _route_plan(given, target)
     return _probe_plan(given, target)
 
 
@@ -162,6 +172,26 @@ def _hold_plan(given: dict[str, Any], target: Target) -> Plan:
         reports.TextHoldReport(target, timeout, search.search) if kind is None else kind(target, timeout),
         given["verbose"],
     )
+
+
+def _route_plan(given: dict[str, Any], target: Target) -> Plan:
+    """The plan for what is asked about the route, which takes longer than a probe."""
+    from greetsvc.cli.route_plan import MtuPlan, TracePlan
+    from greetsvc.net.linux import error_queue
+
+    mode = "--trace" if given["trace"] else "--mtu"
+    if target.local:
+        wrong(mode, "", f"needs an IP target, not {target}")
+    if not error_queue.AVAILABLE:
+        wrong(mode, "", "needs Linux: this system does not tell which router sent an ICMP message")
+    common = _common_options(given, target)
+    if not is_given("timeout") and (given["trace"] or target.datagram):
+        common["timeout"] = ROUTE_SECONDS
+    options = ProbeOptions(**common, dscp=given["dscp"], source_port=given["source_port"])
+    options.check_target(target)
+    if given["trace"]:
+        return TracePlan(target, options, given["flows"] or 1, given["as_json"], given["verbose"])
+    return MtuPlan(target, options, given["as_json"], given["verbose"])
 
 
 def _report(given: dict[str, Any], target: Target, expectations: Expectations, *, several: bool) -> Report:

@@ -27,7 +27,10 @@ _LOAD_OPTIONS |= {"expect", "warn", "as_json", "size", "encoding", "talk", "say"
 _HOLD_OPTIONS = {"target", "hold", "talk", "say", "timeout", "four", "six", "as_json", "nagios", "healthcheck"}
 _HOLD_OPTIONS |= {"verbose", "encoding", "dscp", "proxy_v1", "proxy_v2", *TLS_OPTIONS}
 _NEEDS = {"concurrency": ("duration",), "rate": ("duration",), "say": ("talk", "hold")}
-_MODES = {"duration": _LOAD_OPTIONS, "hold": _HOLD_OPTIONS}
+_TRACE_OPTIONS = {"target", "trace", "timeout", "four", "six", "as_json", "verbose", "size", "dscp"}
+_TRACE_OPTIONS |= {"source_port", "flows"}
+_MTU_OPTIONS = {"target", "mtu", "timeout", "four", "six", "as_json", "verbose", "dscp", "source_port", *TLS_OPTIONS}
+_MODES = {"duration": _LOAD_OPTIONS, "hold": _HOLD_OPTIONS, "trace": _TRACE_OPTIONS, "mtu": _MTU_OPTIONS}
 """What `greet` does in place of probes, by its option, and the options that this uses; it refuses the others."""
 
 
@@ -108,6 +111,8 @@ _OPTIONS: list[tuple[str, str, click.ParamType[Any] | None, str]] = [
     ("--duration", "S", _above_0(_DAY), "Make a load run of S seconds."),
     ("--concurrency", "N", _whole(1, limits.MAX_CONCURRENCY), "Probes in flight (16, or 1024 with --rate)."),
     ("--rate", "R", _above_0(limits.MAX_RATE), "Start R probes a second, timed from their intended starts."),
+    ("--trace", "", None, "Show each router on the way to the target's port."),
+    ("--mtu", "", None, "Find the largest packets that pass, there and back."),
     ("--dscp", "N", _whole(0, limits.MAX_DSCP), "Send with this DSCP."),
     ("--source-port", "P", _whole(1, 65535), "Send from this port; when it fails, compare with a fresh one."),
     ("--flows", "N", _whole(2, limits.MAX_FLOWS), f"Probe from N source ports, -c times each ({DEFAULT_ROUNDS})."),
@@ -155,7 +160,7 @@ def check_combinations(given: dict[str, Any]) -> None:
             value = given[name][0] if name == "say" else f"{given[name]:.10g}"
             wrong(f"--{name}", value, f"needs {' or '.join(f'--{mode}' for mode in modes)}")
     for mode, used in _MODES.items():
-        if given[mode] is not None:
+        if given[mode] not in (None, False):
             for parameter in click.get_current_context().command.params:
                 if is_given(str(parameter.name)) and parameter.name not in used:
                     wrong(parameter.opts[0], "", f"cannot be combined with --{mode}")

@@ -26,6 +26,7 @@ __all__ = [
     "MAX_FLOWS",
     "MAX_RATE",
     "MAX_SECONDS",
+    "ROUTE_SECONDS",
     "Family",
     "ProbeOptions",
     "ProxyClaim",
@@ -43,6 +44,9 @@ DEFAULT_ROUNDS = 5
 
 DEFAULT_SAY = "greet"
 """The message of a talking probe that has none."""
+
+ROUTE_SECONDS = 30.0
+"""The time-out of a trace, or of a search for the MTU, without -t: each silent hop takes up to 2 s."""
 
 MAX_SECONDS = 86400.0
 """The longest time-out, interval and load run: a day."""

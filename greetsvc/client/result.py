@@ -7,6 +7,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from greetsvc.client.handshake import UNKNOWN, Handshake
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import PathChanges, Sent
 from greetsvc.client.target import Target
@@ -163,6 +164,7 @@ class Greeting:
     attempts: tuple[Attempt, ...] = ()
     cut_short: str = ""
     talk: Talked | None = None
+    handshake: Handshake = UNKNOWN
 
     @property
     def said(self) -> str:

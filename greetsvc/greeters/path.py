@@ -44,6 +44,8 @@ class PathGreeter:
                 syn=path.syn if own else None,
                 tcp=wire.Tcp(tcp.rtt_us, tcp.mss, tcp.retransmits) if tcp and own else None,
                 tls=wire.Tls(tls.version, tls.cipher, tls.sni, tls.alpn) if tls else None,
-                datagram=wire.Datagram(datagram.ttl, datagram.dscp, visit.size or 0) if datagram else None,
+                datagram=wire.Datagram(ttl=datagram.ttl, dscp=datagram.dscp, ecn=datagram.ecn, size=visit.size or 0)
+                if datagram
+                else None,
             )
         )

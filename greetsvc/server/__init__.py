@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from greetsvc.server.admission import Admission
     from greetsvc.server.datagram import GreetingDatagramProtocol
     from greetsvc.server.rendering import GreeterFailed
+    from greetsvc.server.sessions import Sessions
     from greetsvc.server.stream import GreetingFactory, GreetingProtocol
     from greetsvc.server.udp_policy import UdpPolicy
 else:
@@ -24,6 +25,7 @@ else:
             "greetsvc.server.admission": ("Admission",),
             "greetsvc.server.datagram": ("GreetingDatagramProtocol",),
             "greetsvc.server.rendering": ("GreeterFailed",),
+            "greetsvc.server.sessions": ("Sessions",),
             "greetsvc.server.stream": ("GreetingFactory", "GreetingProtocol"),
             "greetsvc.server.udp_policy": ("UdpPolicy",),
         },
@@ -36,5 +38,6 @@ __all__ = [
     "GreetingFactory",
     "GreetingProtocol",
     "Ledger",
+    "Sessions",
     "UdpPolicy",
 ]

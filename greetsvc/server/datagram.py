@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from typing import Any
 
 from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import DatagramProtocol
 
 from greetsvc import wire
+from greetsvc.greeters.path import PathGreeter
 from greetsvc.greeters.registry import Greeter
 from greetsvc.ledger import Ledger
+from greetsvc.net.linux.packets import Arrival
 from greetsvc.net.sockets import reason as reason_of_error
 from greetsvc.server.rendering import GreeterFailed, Rendering
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import NOBODY, Address, PathFacts, Visit
 
 __all__ = ["GreetingDatagramProtocol"]
+
+_PATH = PathGreeter()
 
 
 class GreetingDatagramProtocol(DatagramProtocol):
@@ -29,6 +35,8 @@ class GreetingDatagramProtocol(DatagramProtocol):
     `datagramReceived` to do something else.
 
     ``ledger`` counts; ``policy`` decides who is answered; each protocol has its own where they are left out. With
+    ``sessions`` a marked request may want a measured answer or a path record instead of the greeting, and gets it
+    where that is a free answer (docs/measure.md). With
     ``transport="unixgram"``, over a UNIX socket, only the loop guard of the policy applies, and a peer without a name
     cannot be answered (counted as ``no-address``).
     """
@@ -42,11 +50,13 @@ class GreetingDatagramProtocol(DatagramProtocol):
         *,
         ledger: Ledger | None = None,
         policy: UdpPolicy | None = None,
+        sessions: Sessions | None = None,
         transport: str = "udp",
     ) -> None:
         self.greeter = greeter
         self.ledger = Ledger() if ledger is None else ledger
         self.policy = UdpPolicy(time.monotonic) if policy is None else policy
+        self.sessions = sessions
         self.kind = transport
         self.rendering = Rendering(greeter, self.ledger, transport)
         self._tells_group = False
@@ -57,6 +67,8 @@ class GreetingDatagramProtocol(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """Answer a request from ``addr``: host and port (IPv6: flow and scope too), or the name of a UNIX socket."""
+        durations = self.ledger.durations
+        began = durations.now() if durations is not None else 0.0
         try:
             greeting, reason = self._judge(datagram, addr)
         except GreeterFailed:
@@ -67,6 +79,8 @@ class GreetingDatagramProtocol(DatagramProtocol):
             except OSError as error:
                 reason = reason_of_error("send", error)
             else:
+                if durations is not None:
+                    durations.add(durations.now() - began)
                 self.ledger.greet(self.kind, addr if type(addr) is tuple else Address.of_path(addr))
                 return
         self.ledger.refuse_peer(reason, addr, self.kind)
@@ -79,6 +93,9 @@ class GreetingDatagramProtocol(DatagramProtocol):
             if reason is not None:
                 return b"", reason  # no greeting is made for a request that is never answered
             peer = Address.plain(addr[0], addr[1])
+            wanted = self._wanted(request, peer)
+            if wanted is not None:
+                return wanted, None
             greeting = self.greeting(peer, request)
             return greeting, self.policy.refusal(request, greeting, peer, group=group)
         if not addr:
@@ -86,12 +103,22 @@ class GreetingDatagramProtocol(DatagramProtocol):
         greeting = self.greeting(Address.of_path(addr), request)
         return greeting, self.policy.unix_refusal(request, greeting, os.fsencode(addr))
 
+    def _wanted(self, request: bytes, peer: Address) -> bytes | None:
+        """What a request that may be answered wants instead of the greeting; None where it wants, or gets, that."""
+        if self.sessions is None or not wire.has_fields(request):
+            return None
+        arrival: Arrival = getattr(self.transport, "arrival", None) or Arrival()
+        answer = self.sessions.answer(request, 0, len(request), arrival.time, arrival.ttl, arrival.tos)
+        if answer is None and wire.fields_of(request).get("w") == "path":
+            answer = _PATH.greet(self._visit(peer, request, _PATH.needs))
+        free = answer is not None and self.policy.is_free(len(answer), request, 0, len(request), peer.port, False)
+        return answer if free else None
+
     def greeting(self, peer: Address, request: bytes) -> bytes:
         """The greeting for this request. Raises `GreeterFailed` to give no answer."""
-        return self.rendering.constant or self.rendering.of(lambda: self._visit(peer, request))
+        return self.rendering.constant or self.rendering.of(lambda: self._visit(peer, request, self.greeter.needs))
 
-    def _visit(self, peer: Address, request: bytes) -> Visit:
-        needs = self.greeter.needs
+    def _visit(self, peer: Address, request: bytes, needs: Collection[str]) -> Visit:
         return Visit(
             transport=self.kind,
             peer=peer,

@@ -24,6 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from greetsvc import wire
+from greetsvc.daemon import defaults
 from greetsvc.daemon import service as service_module
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
@@ -232,11 +233,11 @@ async def test_without_listeners_the_defaults_are_served_and_ipv6_is_left_out_wh
     services: Services, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
 ) -> None:
     port = _free_port()
-    monkeypatch.setattr(service_module, "_DEFAULT_ENDPOINTS", (f"tcp:{port}", f"udp:{port}"))
+    monkeypatch.setattr(defaults, "_ENDPOINTS", (f"tcp:{port}", f"udp:{port}"))
     six = (rf"tcp:{port}:interface=\:\:", rf"udp:{port}:interface=\:\:")
-    monkeypatch.setattr(service_module, "_DEFAULT_IPV6_ENDPOINTS", six)
+    monkeypatch.setattr(defaults, "_IPV6_ENDPOINTS", six)
     for works in {ipv6_works(), False}:
-        monkeypatch.setattr(service_module, "ipv6_works", lambda works=works: works)
+        monkeypatch.setattr(defaults, "ipv6_works", lambda works=works: works)
         log_lines.clear()
         service = services.started(greeting="Hi")
         assert await _thread(_tutorial_client, socket.AF_INET, ("127.0.0.1", port)) == b"Hi"
@@ -274,6 +275,22 @@ async def test_our_own_ports_are_not_answered_whatever_their_address(services: S
         own = ("127.0.0.2", _where(service, which)[1])
         assert await _thread(_requests, socket.AF_INET, _where(service), MARKED, own, 0.2) is None
     assert service.ledger.refused == {"own-port": 2}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_listener_measures_unless_it_is_told_not_to(services: Services) -> None:
+    request = wire.request("0123456789abcdef", 1200, {"s": "fedcba9876543210", "n": 0, "a": 0, "w": "count"})
+    tables = [{"endpoint": "udp:0:interface=127.0.0.1"}, {"endpoint": "udp:0", "measure": False}]
+    service = GreetingService(settings({}, (), {"listen": tables}, "x.toml"))
+    service.bind()
+    services.running.append(service)
+    service.startService()
+    measured = await _thread(_requests, socket.AF_INET, _where(service), request)
+    assert measured is not None
+    found = wire.decode_measured(measured)
+    assert found is not None
+    assert (found.seen, found.seq, found.ttl, found.tos, found.size) == (1, 1, 64, 0, 1200)
+    assert await _thread(_requests, socket.AF_INET, ("127.0.0.1", _where(service, 1)[1]), request) == HELLO
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may send from a port below 1024")
@@ -529,7 +546,7 @@ async def test_the_path_greeter_reports_what_arrived(services: Services) -> None
     assert b'"rtt_us":' in said
     said = await _thread(_requests, socket.AF_INET, _where(service, 1), MARKED)
     assert b'"nonce":"0123456789abcdef"' in said
-    assert b'"datagram":{"ttl":64,"dscp":0,"size":1200}' in said
+    assert b'"datagram":{"ttl":64,"dscp":0,"ecn":0,"size":1200}' in said
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_the_record_has_everything_the_server_saw() -> None:
     assert found.syn == Syn(57, 2, 1, 1460, 7, sack=True, timestamps=False)
     assert found.tcp == wire.Tcp(1500, 1448, 2)
     assert found.tls == wire.Tls("TLSv1.3", "AES", "example.org", "h2")
-    assert found.datagram == wire.Datagram(64, 10, 1200)
+    assert found.datagram == wire.Datagram(ttl=64, dscp=10, ecn=None, size=1200)
 
 
 def test_the_packets_of_a_proxy_are_left_out() -> None:

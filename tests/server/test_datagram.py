@@ -22,6 +22,7 @@ from greetsvc.net.datagram.port import DatagramPort
 from greetsvc.net.linux.packets import Arrival
 from greetsvc.net.sockets import UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.server import GreetingDatagramProtocol
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address, Visit
 
@@ -397,3 +398,75 @@ async def test_every_hook_of_a_users_subclass_is_called_on_every_port(kind: str,
     await port.stopListening()
     assert calls == ["startProtocol", *greeted * 4, *refused, "stopProtocol"]
     assert protocol.ledger.visits == 4
+
+
+# Requests that want something else than the greeting.
+
+SESSION = "fedcba9876543210"
+
+
+def _asking(wanted: str, size: int = 1200) -> bytes:
+    return wire.request("0123456789abcdef", size, {"s": SESSION, "n": 3, "a": 1, "w": wanted})
+
+
+def _measuring(**options: Any) -> tuple[GreetingDatagramProtocol, Port]:
+    port = OurPort(arrival=Arrival(61, 10, 1, 1234), asked="127.0.0.2")
+    return _protocol(TextGreeter("Hi"), port, sessions=Sessions(), **options)
+
+
+def test_a_request_for_a_measured_answer_gets_one() -> None:
+    protocol, port = _measuring()
+    for _ in range(2):
+        protocol.datagramReceived(_asking("count"), PEER)
+    first, second = (wire.decode_measured(sent) for sent, _ in port.sent)
+    assert first is not None
+    assert second is not None
+    assert first.tx >= 1234
+    assert first == wire.Measured("0123456789abcdef", SESSION, 3, 1, 1, 1, 1234, first.tx, 61, 10 << 2 | 1, 1200)
+    assert (second.seen, second.seq) == (2, 2)
+    assert protocol.ledger.greeted == {"udp": 2}
+
+
+def test_on_a_stock_port_a_measured_answer_says_what_is_not_known() -> None:
+    protocol, port = _protocol(sessions=Sessions())
+    protocol.datagramReceived(_asking("count"), PEER)
+    found = wire.decode_measured(port.sent[0][0])
+    assert found is not None
+    assert (found.ttl, found.tos, found.rx) == (None, None, found.tx)
+
+
+def test_a_request_for_the_path_gets_a_record_whatever_the_greeter_is() -> None:
+    protocol, port = _measuring()
+    protocol.datagramReceived(_asking("path"), PEER)
+    record = wire.decode_record(port.sent[0][0])
+    assert record is not None
+    assert (record.nonce, record.you, record.me) == ("0123456789abcdef", Address(*PEER), Address("127.0.0.2", 8088))
+    assert record.datagram == wire.Datagram(ttl=61, dscp=10, ecn=1, size=1200)
+
+
+@pytest.mark.parametrize("wanted", ["count", "path", "greeting", "Count"])
+@pytest.mark.parametrize("size", [100, 1200])
+def test_only_a_free_answer_replaces_the_greeting(wanted: str, size: int) -> None:
+    protocol, port = _measuring()
+    protocol.datagramReceived(_asking(wanted, size), PEER)
+    special = size == 1200 and wanted in {"count", "path"}
+    assert (port.sent[0][0] != b"Hi") is special
+    assert all(len(sent) < size for sent, _ in port.sent)
+
+
+@pytest.mark.parametrize("wanted", ["count", "path"])
+def test_who_is_never_answered_gets_no_measured_answer_either(wanted: str) -> None:
+    protocol, port = _measuring()
+    protocol.datagramReceived(_asking(wanted), ("192.0.2.7", 53))
+    protocol.datagramReceived(_asking(wanted), ("192.0.2.7", 8088))
+    port.group = True  # type: ignore[attr-defined]
+    protocol.datagramReceived(_asking(wanted), PEER)
+    assert port.sent == []
+    assert protocol.ledger.refused == {"port": 1, "own-port": 1, "group": 1}
+
+
+def test_a_protocol_without_sessions_greets() -> None:
+    protocol, port = _protocol()
+    protocol.datagramReceived(_asking("count"), PEER)
+    protocol.datagramReceived(_asking("path"), PEER)
+    assert [sent for sent, _ in port.sent] == [b"Hi"] * 2

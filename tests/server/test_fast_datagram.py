@@ -20,6 +20,7 @@ from greetsvc.net.datagram.port import IP_PKTINFO, DatagramPort
 from greetsvc.net.linux.mmsg import AVAILABLE, CONTROL, MESSAGES, NAME
 from greetsvc.server.datagram import GreetingDatagramProtocol
 from greetsvc.server.fast_datagram import FastGreetingDatagramProtocol
+from greetsvc.server.sessions import Sessions
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
 
@@ -244,3 +245,36 @@ def test_the_proof_has_something_to_prove() -> None:
         sent, ledger = _answers("fast", "Hi", [batch, batch])
     assert len(sent) == ledger.visits == 19
     assert len(called) == 1, "the first, before there is a greeting"
+
+
+def test_measured_answers_need_no_call_once_there_was_one() -> None:
+    session = {"s": "fedcba9876543210", "n": 0, "a": 0, "w": "count"}
+    protocol = FastGreetingDatagramProtocol(TextGreeter("Hi"), policy=UdpPolicy(lambda: 0.0), sessions=Sessions())
+    protocol.makeConnection(cast(Any, Kernel([])))
+    measured = wire.request("0123456789abcdef", 1200, session)
+    protocol.datagramReceived(measured, PEER)
+    assert protocol.ledger.greeted == {"udp": 1}
+    free = protocol.free_answer()
+    assert free is not None
+    assert free.own is not None
+    assert MARKED[free.own_at] == free.plain != measured[free.own_at]
+    answer = free.own(bytearray(b"--" + measured), 2, 1202, 5, 64, 0)
+    assert answer is not None
+    found = wire.decode_measured(answer)
+    assert found is not None
+    assert (found.seen, found.seq, found.rx, found.size) == (2, 2, 5, 1200)
+
+
+def test_a_greeter_that_fails_does_not_stop_measured_answers(logged_errors: Any) -> None:
+    class Broken:
+        needs: frozenset[str] = frozenset()
+
+        def greet(self, visit: Any) -> bytes:
+            raise ZeroDivisionError
+
+    protocol = FastGreetingDatagramProtocol(Broken(), policy=UdpPolicy(lambda: 0.0), sessions=Sessions())
+    protocol.makeConnection(cast(Any, Kernel([])))
+    fields = {"s": "fedcba9876543210", "n": 0, "a": 0, "w": "count"}
+    protocol.datagramReceived(wire.request("0123456789abcdef", 1200, fields), PEER)
+    assert protocol.ledger.greeted == {"udp": 1}
+    assert logged_errors.flush(ZeroDivisionError)

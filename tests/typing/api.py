@@ -70,6 +70,7 @@ from greetsvc.server import (
     GreetingFactory,
     GreetingProtocol,
     Ledger,
+    Sessions,
     UdpPolicy,
 )
 
@@ -224,7 +225,8 @@ def serve(reactor: Any) -> None:
     factory.protocol = OwnProtocol
     reactor.listenTCP(8088, factory)
     policy = UdpPolicy(reactor.seconds, budget=2048, own_ports={8088})
-    reactor.listenUDP(8088, OwnDatagrams(TextGreeter(), ledger=ledger, policy=policy, transport="udp"))
+    datagrams = OwnDatagrams(TextGreeter(), ledger=ledger, policy=policy, sessions=Sessions(), transport="udp")
+    reactor.listenUDP(8088, datagrams)
 
     def visited(transport: str, peer: Address) -> None:
         print(transport, peer.host)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
+from attrs import evolve
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
@@ -54,6 +56,8 @@ class StreamProbe(Protocol):
         self.result = result
         self.factory = factory
         self.stream_error: BaseException | None = None
+        self.look: Callable[[], None] = lambda: None
+        """Has the state of the connection read when the first byte came."""
 
     def connectionMade(self) -> None:
         """Connected; under TLS the handshake begins only now."""
@@ -90,6 +94,8 @@ class StreamProbe(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """A piece of the greeting, cut anywhere."""
+        if not self.state.data:
+            self.look()
         if not self.state.received(data):
             self.abort()
 
@@ -217,7 +223,14 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         timeline, sock = self.state.timeline, self._socket()
         if sock is not None and timeline.peer is not None:
             proxy = timeline.options.proxy
-            timeline.sent = read_stream(sock, timeline.peer, proxy.source if proxy else None)
+            since = timeline.in_phase()
+            timeline.sent = read_stream(sock, timeline.peer, proxy.source if proxy else None, since)
+
+    def _look_again(self) -> None:
+        """Keep how the connection is now: when the first byte came, or when the time was over."""
+        timeline, sock = self.state.timeline, self._socket()
+        if sock is not None and timeline.sent is not None:
+            timeline.sent = evolve(timeline.sent, later=read_tcp_info(sock))
 
     def buildProtocol(self, addr: IAddress | None) -> StreamProbe:
         self._read_socket()
@@ -225,6 +238,7 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         if sock is not None and error_queue.AVAILABLE:
             error_queue.turn_off(sock)
         self._probe = self._protocol(self.state, self.result, self)
+        self._probe.look = self._look_again
         return self._probe
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
@@ -240,6 +254,8 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         self.state.timed_out = True
         if self._probe is None:
             self._read_socket()  # how many SYNs were sent is the best hint at why there is no connection
+        else:
+            self._look_again()  # and whether something is missing, at why there is no greeting
         self._give_up()
 
     def _give_up(self) -> None:

@@ -50,7 +50,7 @@ class StreamState:
         self.timeline.leave()
         sent = self.timeline.sent
         if sent is not None and sent.tcp is not None and sent.tcp.retransmits:
-            self.timeline.note(f"connected only after the SYN was sent {sent.syns} times: packets are lost")
+            self.timeline.note(f"connected only after the SYN was sent {sent.syns} times")
         self.timeline.enter("tls" if self.tls else "greet")
 
     def handshake_done(self) -> None:

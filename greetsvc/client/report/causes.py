@@ -153,6 +153,11 @@ _AFTER_GREETINGS: dict[Any, str] = {
     errno.ENETUNREACH: "a route or a host on the path went down",
 }
 
+_LONG_PACKETS = (
+    "long packets of the server are lost and short ones arrive: an MTU black hole on the way back, whose router "
+    "sends no ICMP, or a firewall drops it (greet --mtu)"
+)
+
 _BY_NOTE = {
     OTHER_ADDRESS: "the server answers from another of its addresses, or NAT on the way back is wrong",
     LATE_ANSWER: "the answers come, but later than the time-out (-t): the path is slow, or the server is busy",
@@ -202,6 +207,8 @@ def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str,
 
     ``greeted`` is how many earlier probes were greeted: what a greeting refutes is no likely cause.
     """
+    if _misses_long_packets(result):
+        return (f"likely: {_LONG_PACKETS}",)
     if isinstance(result, Greeting):
         cut_short = [cause for how, cause in _CUT_SHORT.items() if how in result.cut_short]
         cause = cut_short[0] if cut_short else _ENDING.get(result.closed, "")
@@ -216,6 +223,13 @@ def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str,
                 if any(told.startswith(note) for told in result.notes):
                     cause = why
     return (f"likely: {cause}",) if cause else ()
+
+
+def _misses_long_packets(result: Greeting | GreetFailed) -> bool:
+    """Whether the time passed while later packets of the server were there and an earlier one was not."""
+    timed_out = result.errno == errno.ETIMEDOUT if isinstance(result, GreetFailed) else result.closed == "timeout"
+    later = result.sent.later if result.sent else None
+    return timed_out and later is not None and bool(later.out_of_order)
 
 
 def _by_host(failed: GreetFailed) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from greetsvc.client.handshake import UNKNOWN
 from greetsvc.client.report.base import ending_notes, json_seconds, spread
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
@@ -46,6 +47,8 @@ class JsonReport:
             found["attempts"] = [json_seconds(asdict(attempt)) for attempt in result.attempts]
         if result.talk is not None:
             found["talk"] = asdict(result.talk, value_serializer=_rounded)
+        if self.target.transport in ("tcp", "tls"):
+            found["direction"] = (UNKNOWN if isinstance(result, GreetFailed) else result.handshake).as_json()
         if isinstance(result, GreetFailed) and result.icmp is not None:
             found["icmp"] = result.icmp.as_json()
         if isinstance(result, Greeting) and result.path is not None:

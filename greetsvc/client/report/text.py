@@ -99,7 +99,7 @@ def summary_notes(stats: RunStats) -> list[str]:
         f"{took.count} with {syns} SYNs ({took.mean:.3f} s)" for syns, took in sorted(stats.retried_connects.items())
     ]
     if retried:
-        lines.append(f"connected late: {', '.join(retried)}: packets are lost")
+        lines.append(f"connected late: {', '.join(retried)}: packets are lost or late")
     if len(stats.replicas) > 1:
         total = stats.replicas.total()
         shares = [f"{name} {100 * count / total:.3g} % ({count})" for name, count in stats.replicas.most_common()]

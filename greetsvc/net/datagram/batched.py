@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,18 +19,24 @@ from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from greetsvc.net.datagram.port import IP_PKTINFO, BatchAnswers, DatagramPort, FreeAnswer
+from greetsvc.net.datagram.port import IP_PKTINFO, BatchAnswers, DatagramPort, FreeAnswer, Own
 from greetsvc.net.linux.mmsg import CONTROL, NAME, Messages
+from greetsvc.net.linux.packets import TIME_STAMP, Arrival
 from greetsvc.net.sockets import reason
 
 __all__ = ["BatchedPort"]
 
-# Where the packet info lies in a datagram's ancillary data: behind the header of the message (struct cmsghdr,
-# cmsg(3)) comes in_pktinfo of ip(7) or in6_pktinfo of RFC 3542 6.1. It is all that was asked for, so it comes first.
+# What lies in a datagram's ancillary data, in the order in which Linux writes it (net/ipv4/udp.c and ip_sockglue.c,
+# net/ipv6/datagram.c): the time stamp, the packet info, TTL, traffic class, of which only those are there that were
+# asked for. Each is behind the header of a message (struct cmsghdr, cmsg(3)). The packet info is in_pktinfo of ip(7)
+# or in6_pktinfo of RFC 3542 6.1; these are offsets from its header.
 _HEADER = struct.calcsize("Nii")
 _V4_INDEX, _V4_LOCAL, _V4_DESTINATION, _V4_END = _HEADER, _HEADER + 4, _HEADER + 8, _HEADER + 12
 _V6_DESTINATION, _V6_INDEX, _V6_END = _HEADER, _HEADER + 16, _HEADER + 20
+_STAMP = socket.CMSG_SPACE(TIME_STAMP.size)
 _NO_INDEX = bytes(4)
+
+_OWN = b"each its own"  # stands for the answer where each request has its own; told by its identity
 
 # struct sockaddr_in and sockaddr_in6 without the family, each as long as an entry of `Messages.names`: port, address;
 # port, flow, address, scope. All in network byte order but the scope, which is an interface index.
@@ -45,13 +51,37 @@ _v4_host = lru_cache(maxsize=1024)(socket.inet_ntoa)
 _log = Logger()
 
 
+def _v4_peer(name: tuple[int, bytes]) -> tuple[str, int]:
+    return _v4_host(name[1]), name[0]
+
+
 def _v6_peer(name: tuple[int, int, bytes, bytes]) -> tuple[str, int, int, int]:
     port, flow, host, scope = name
     return socket.inet_ntop(socket.AF_INET6, host), port, flow, int.from_bytes(scope, sys.byteorder)
 
 
+class _Peers(Sequence[Any]):
+    """The peers of a batch. As a rule they are only counted, so each is made when somebody looks at it."""
+
+    def __init__(self, names: list[Any], peer_of: Callable[[Any], tuple[Any, ...]]) -> None:
+        self._names = names
+        self._peer_of = peer_of
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._peer_of(self._names[at])
+
+
+def _facts(info: int, v6: bool) -> struct.Struct:
+    """Reads time stamp (seconds, nanoseconds), TTL and traffic class; ``info`` is the space of the packet info."""
+    skipped = socket.CMSG_SPACE(4) - socket.CMSG_LEN(4)
+    return struct.Struct(f"@{_HEADER}xll{info + _HEADER}xi{skipped + _HEADER}x{'i' if v6 else 'B'}")
+
+
 class BatchedPort(DatagramPort):
-    """As `DatagramPort`, for a UDP socket of one family, without ``headers``.
+    """As `DatagramPort`, for a UDP socket of one family.
 
     ``batches`` says which requests are answered without calling the protocol; None to call it for each.
     """
@@ -63,28 +93,35 @@ class BatchedPort(DatagramPort):
         reactor: IReactorFDSet,
         *,
         longest: int = 8192,
+        headers: bool = False,
         dropped: Callable[[str], object] | None = None,
         batches: BatchAnswers | None = None,
     ) -> None:
-        super().__init__(sock, protocol, reactor, longest=longest, dropped=dropped)
+        super().__init__(sock, protocol, reactor, longest=longest, headers=headers, dropped=dropped)
         self._is_v6 = sock.family == socket.AF_INET6
+        self._peer_of: Callable[[Any], tuple[Any, ...]] = _v6_peer if self._is_v6 else _v4_peer
         self._batches = batches
-        self._names, self._index, self._end = (
-            (_V6_NAME, _V6_INDEX, _V6_END) if self._is_v6 else (_V4_NAME, _V4_INDEX, _V4_END)
-        )
+        self._names, index, end = (_V6_NAME, _V6_INDEX, _V6_END) if self._is_v6 else (_V4_NAME, _V4_INDEX, _V4_END)
+        control = socket.CMSG_SPACE(end - _HEADER) if self.tells_destination else 0
+        self._info_at = _STAMP if headers else 0
+        self._index, self._end = self._info_at + index, end
+        self._facts = _facts(control, self._is_v6).unpack_from
         self._messages = Messages(
             sock,
             longest,
             name_length=28 if self._is_v6 else 16,
-            answer_control=socket.CMSG_SPACE(self._end - _HEADER) if self.tells_destination else 0,
+            control_start=self._info_at,
+            answer_control=control,
         )
         self._current = 0
         self._peer: Any = None
         self._answer: bytes | None = None
         self._latest: bytes | None = None
-        # Answers to the datagrams from the one index to before the other wait to be sent: always one run.
+        # Answers to the datagrams from the one index to before the other wait to be sent: always one run, of the same
+        # answer or of answers of their own.
         self._first = 0
         self._next = 0
+        self._send = self._messages.send
         self.doRead = self._read_batch
         self.write = self._write
 
@@ -110,7 +147,7 @@ class BatchedPort(DatagramPort):
         self._flush()
         if answered and self._batches is not None:
             try:
-                self._batches.answered(answered)
+                self._batches.answered(_Peers(answered, self._peer_of))
             except Exception:  # noqa: BLE001 - the port goes on
                 _log.failure("The datagrams are answered, but the protocol failed to count them")
 
@@ -124,45 +161,57 @@ class BatchedPort(DatagramPort):
             return None
 
     def _take(self, count: int, free: FreeAnswer | None) -> list[Any]:
-        """Answer each datagram of a batch, or hand it to the protocol; returns the peers answered without it.
+        """Answer each datagram of a batch, or hand it to the protocol; returns the names of the answered ones.
 
         The time of a free answer is spent in this loop, so it calls few functions of Python and looks things up once.
         """
         messages, longest, tells_destination = self._messages, self._longest, self.tells_destination
         data, view, controls, stride = messages.data, messages.view, messages.controls, messages.stride
-        v4_host, v6_peer = _v4_host, _v6_peer if self._is_v6 else None
-        answer, covers = free or (b"", None)
+        v6, peer_of = self._is_v6, self._peer_of
+        answer, covers, own, own_at, plain = free or FreeAnswer(b"", None)  # type: ignore[arg-type]
         size, group, start = len(answer), False, -stride
         answered: list[Any] = []
-        peer: Any
         lengths, names = messages.lengths[:count].tolist(), self._names.iter_unpack(messages.names)
         for i, (length, name) in enumerate(zip(lengths, names, strict=False)):
-            peer = (v4_host(name[1]), name[0]) if v6_peer is None else v6_peer(name)
             start += stride
             end = start + length
             if covers is not None and length <= longest:
                 if tells_destination:
                     group = self._is_group(i)
                 if covers(size, data, start, end, name[0], group):
-                    if answer is not self._answer:
-                        self._flush()
-                        self._use(answer)
-                    if tells_destination and (v6_peer is None or not peer[3]):
-                        at = i * CONTROL + self._index
-                        controls[at : at + 4] = _NO_INDEX
-                    if i != self._next:
-                        self._flush()
-                        self._first = i
-                    self._next = i + 1
-                    answered.append(peer)
-                    continue
-            self._current, self._peer = i, peer
-            self._deliver(view[start:end].tobytes(), peer)
+                    said: bytes | None = answer
+                    if own is not None and data[start + own_at] != plain:
+                        said = self._prepare_own(own, i, start, end)
+                    if said is not None:
+                        if said is not self._answer:
+                            self._flush()
+                            self._use(said)
+                        if tells_destination and not (v6 and name[3] != _NO_INDEX):
+                            at = i * CONTROL + self._index
+                            controls[at : at + 4] = _NO_INDEX
+                        if i != self._next:
+                            self._flush()
+                            self._first = i
+                        self._next = i + 1
+                        answered.append(name)
+                        continue
+            self._current, self._peer = i, peer_of(name)
+            self._deliver(view[start:end].tobytes(), self._peer)
             if not self._listening:
                 break
         return answered
 
-    # The destination of the datagram that the protocol is handed
+    def _prepare_own(self, own: Own, i: int, start: int, end: int) -> bytes | None:
+        """Make the own answer to a request; `_OWN`, or None where the protocol is to be called."""
+        messages = self._messages
+        seconds, nanoseconds, ttl, tos = self._facts(messages.controls, i * CONTROL)
+        answer = own(messages.data, start, end, seconds * 1_000_000_000 + nanoseconds, ttl, tos)
+        if answer is None:
+            return None
+        messages.own_answer(i, answer)
+        return _OWN
+
+    # The datagram that the protocol is handed
 
     @property
     def asked(self) -> str | None:  # type: ignore[override]  # made only when it is read
@@ -180,13 +229,22 @@ class BatchedPort(DatagramPort):
 
     def _is_group(self, i: int) -> bool:
         """Whether the datagram was sent to a broadcast or multicast address: see `DatagramPort._note_destination`."""
+        at = i * CONTROL + self._info_at
         if self._is_v6:
-            return self._messages.controls[i * CONTROL + _V6_DESTINATION] == _MULTICAST
-        local, destination = _V4_LOCALS.unpack_from(self._messages.controls, i * CONTROL + _V4_LOCAL)
+            return self._messages.controls[at + _V6_DESTINATION] == _MULTICAST
+        local, destination = _V4_LOCALS.unpack_from(self._messages.controls, at + _V4_LOCAL)
         return bool(local != destination)
 
+    @property
+    def arrival(self) -> Arrival | None:  # type: ignore[override]
+        """See `DatagramPort`."""
+        if self._peer is None or not self._headers:
+            return None
+        seconds, nanoseconds, ttl, tos = self._facts(self._messages.controls, self._current * CONTROL)
+        return Arrival(ttl, tos >> 2, tos & 3, seconds * 1_000_000_000 + nanoseconds)
+
     def _info(self, start: int, end: int) -> bytearray:
-        at = self._current * CONTROL
+        at = self._current * CONTROL + self._info_at
         return self._messages.controls[at + start : at + end]
 
     # Answering
@@ -213,8 +271,11 @@ class BatchedPort(DatagramPort):
         return len(datagram)
 
     def _use(self, answer: bytes) -> None:
-        """Send ``answer`` from now on; nothing waits to be sent."""
-        self._messages.answer_with(answer)
+        """Send ``answer`` from now on, or with `_OWN` to each its own; nothing waits to be sent."""
+        messages = self._messages
+        self._send = messages.send_own if answer is _OWN else messages.send
+        if answer is not _OWN:
+            messages.answer_with(answer)
         self._answer = answer
 
     def _answer_now(self, datagram: bytes, addr: Any) -> int:
@@ -227,7 +288,7 @@ class BatchedPort(DatagramPort):
         """Send the answers that wait."""
         while self._first < self._next:
             try:
-                self._first += self._messages.send(self._first, self._next - self._first)
+                self._first += self._send(self._first, self._next - self._first)
             except OSError as error:
                 # sendmmsg(2) fails only for the first message of a call: drop this one, go on with the next.
                 self._drop(reason("send", error))

@@ -34,6 +34,6 @@ def udp_port(
     A dual-stack socket gets the latter: its datagrams carry the packet info of either family.
     """
     dual = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-    if headers or dual or BatchedPort is None or not AVAILABLE:
+    if dual or BatchedPort is None or not AVAILABLE:
         return DatagramPort(sock, protocol, reactor, longest=longest, headers=headers, dropped=dropped)
-    return BatchedPort(sock, protocol, reactor, longest=longest, dropped=dropped, batches=batches)
+    return BatchedPort(sock, protocol, reactor, longest=longest, headers=headers, dropped=dropped, batches=batches)

@@ -29,7 +29,7 @@ from greetsvc.net.address import SocketAddress, address_factory
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
 from greetsvc.net.sockets import UnixPath, reason
 
-__all__ = ["BATCH", "IP_PKTINFO", "BatchAnswers", "Covers", "DatagramPort", "FreeAnswer"]
+__all__ = ["BATCH", "IP_PKTINFO", "BatchAnswers", "Covers", "DatagramPort", "FreeAnswer", "Own"]
 
 BATCH = 64
 """Datagrams read in one reactor turn."""
@@ -46,6 +46,7 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 _log = Logger()
 
 Covers = Callable[[int, bytes | bytearray, int, int, int, bool], bool]
+Own = Callable[[bytearray, int, int, int, int, int], bytes | None]
 
 
 class FreeAnswer(NamedTuple):
@@ -53,10 +54,17 @@ class FreeAnswer(NamedTuple):
 
     ``covers(len(answer), data, start, end, port, group)`` decides: the request is ``data[start:end]``, it came from
     ``port``, and ``group`` says that it was sent to a broadcast or multicast address. It must have no side effect.
+
+    A request that it covers, and whose byte at ``own_at`` is not ``plain``, may get an answer of its own:
+    ``own(data, start, end, time, ttl, tos)``, of at most `greetsvc.net.linux.mmsg.OWN` bytes; where it returns None,
+    the protocol is called. ``time`` is when the kernel received the request, in nanoseconds (CLOCK_REALTIME).
     """
 
     answer: bytes
     covers: Covers
+    own: Own | None = None
+    own_at: int = 0
+    plain: int = 0
 
 
 class BatchAnswers(Protocol):
@@ -79,14 +87,14 @@ class DatagramPort:
     the length in bytes of the longest datagram that is accepted. ``path`` is the file of a UNIX socket, removed when
     the port stops. ``dropped`` is called with a reason for each datagram that did not reach the protocol:
     ``oversize`` where it was too long, or ``receive-`` and the name of the error that the kernel reported instead
-    (``receive-ECONNREFUSED``). With ``headers`` the TTL and DSCP of each datagram are read.
+    (``receive-ECONNREFUSED``). With ``headers`` the TTL, DSCP, ECN and arrival time of each datagram are read.
 
     While ``datagramReceived`` runs, these attributes describe the datagram:
 
     - ``asked``: the local address it was sent to, where the socket is bound to a wildcard, broadcast or multicast
       address (``tells_destination`` is true); else None.
     - ``group``: whether it was sent to a broadcast or multicast address. Known where ``asked`` is.
-    - ``arrival``: its TTL and DSCP, with ``headers``; else None.
+    - ``arrival``: its TTL, DSCP, ECN and time, with ``headers``; else None.
 
     ``write(datagram, addr)`` called meanwhile answers from ``asked``. It raises `OSError` where the kernel refuses,
     as that of Twisted's port does.
@@ -94,6 +102,7 @@ class DatagramPort:
 
     asked: str | None = None
     group = False
+    arrival: Arrival | None = None
     tells_destination = False
 
     def __init__(
@@ -108,7 +117,6 @@ class DatagramPort:
         dropped: Callable[[str], object] | None = None,
     ) -> None:
         self.protocol = protocol
-        self.arrival: Arrival | None = None
         self._dropped = dropped
         self._sock = sock
         self._reactor = reactor
@@ -122,8 +130,8 @@ class DatagramPort:
         self.doRead = self._read
         self.write: Callable[[bytes, Any], int] = sock.sendto
         if isinstance(self._host, IPv4Address | IPv6Address):
+            ask_for_headers(sock, wanted=headers)  # an inherited socket may still deliver them
             if headers:
-                ask_for_headers(sock)
                 self.doRead = self._read_with_ancillary
             if not _is_one_host(sock, self._host.host):
                 self._ask_for_destinations()
@@ -163,6 +171,15 @@ class DatagramPort:
         if self._path is not None:
             self._path.remove()
         return defer.succeed(None)
+
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket where it is at the end: another process goes on with the socket."""
+        self._path = None
+
+    def release(self) -> None:
+        """Stop, and leave the file and what has arrived to another port with a duplicate of the socket."""
+        self._path = None
+        self.stopListening()
 
     def getHost(self) -> SocketAddress:
         """The address that the socket is bound to."""
@@ -216,7 +233,7 @@ class DatagramPort:
             for level, kind, value in ancillary:
                 self._note_destination(level, kind, value, peer)
             self._deliver(data, peer)
-            self.asked, self.group = None, False
+            self.asked, self.group, self.arrival = None, False, None
             self._reply.clear()
             if not self._listening:
                 return

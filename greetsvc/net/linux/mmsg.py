@@ -12,7 +12,7 @@ import socket
 import sys
 from typing import Any
 
-__all__ = ["AVAILABLE", "MESSAGES", "Messages"]
+__all__ = ["AVAILABLE", "MESSAGES", "OWN", "Messages"]
 
 MESSAGES = 64
 """Datagrams in one call."""
@@ -20,8 +20,11 @@ MESSAGES = 64
 NAME = 28
 """Bytes for each address: ``struct sockaddr_in6`` is the longest."""
 
-CONTROL = 64
-"""Bytes for each datagram's ancillary data: one packet info of either family."""
+CONTROL = 128
+"""Bytes for each datagram's ancillary data: a time stamp, a packet info of either family, TTL, traffic class."""
+
+OWN = 192
+"""The longest answer that `Messages.send_own` sends, in bytes."""
 
 
 class _Part(ctypes.Structure):
@@ -74,10 +77,19 @@ class Messages:
 
     After `receive`, datagram ``i`` lies in ``data`` (and its ``view``) at ``i * stride`` and is ``lengths[i]`` bytes
     long; its sender is in ``names`` at ``i * NAME``, and its ancillary data in ``controls`` at ``i * CONTROL``.
-    `send` answers a run of them, each with the first ``answer_control`` bytes of its ancillary data.
+    `send` answers a run of them with one answer, `send_own` each with its own; an answer leaves with
+    ``answer_control`` bytes of the ancillary data of its request, those from ``control_start``.
     """
 
-    def __init__(self, sock: socket.socket, longest: int, *, name_length: int, answer_control: int = 0) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        longest: int,
+        *,
+        name_length: int,
+        control_start: int = 0,
+        answer_control: int = 0,
+    ) -> None:
         assert _CALLS is not None
         self._receive, self._send = _CALLS
         # Asked at each call, as the number of a closed socket may belong to another one by then.
@@ -93,20 +105,30 @@ class Messages:
         self._parts = (_Part * MESSAGES)()
         self._answer_part = _Part()
         self._answer = b""
-        at_data, at_names, at_controls = (_address(each) for each in (data, self.names, self.controls))
+        self._own = bytearray(MESSAGES * OWN)
+        self._own_parts = (_Part * MESSAGES)()
+        self._own_out = (_Message * MESSAGES)()
+        at_data, at_names, at_controls, at_own = (
+            _address(each) for each in (data, self.names, self.controls, self._own)
+        )
         for i in range(MESSAGES):
             self._parts[i] = _Part(at_data + i * self.stride, self.stride)
             name, control = at_names + i * NAME, at_controls + i * CONTROL
             self._in[i].header = _Header(name, NAME, ctypes.addressof(self._parts[i]), 1, control, CONTROL)
-            answer = ctypes.addressof(self._answer_part)
-            self._out[i].header = _Header(name, name_length, answer, 1, answer_control and control, answer_control)
+            self._own_parts[i] = _Part(at_own + i * OWN, 0)
+            control = answer_control and control + control_start
+            for out, part in ((self._out, self._answer_part), (self._own_out, self._own_parts[i])):
+                out[i].header = _Header(name, name_length, ctypes.addressof(part), 1, control, answer_control)
         self._in_address = ctypes.addressof(self._in)
         self._out_address = ctypes.addressof(self._out)
+        self._own_address = ctypes.addressof(self._own_out)
         self._size = ctypes.sizeof(_Message)
         self._fresh = bytes(self._in)
         # A view of the msg_len of each message, which is cheaper to read than the attributes of the structures.
         words = memoryview(self._in).cast("B").cast("I")
         self.lengths = words[_Message.length.offset // 4 :: self._size // 4]
+        sizes = memoryview(self._own_parts).cast("B").cast("L")  # size_t, on Linux
+        self._own_lengths = sizes[_Part.length.offset // sizes.itemsize :: ctypes.sizeof(_Part) // sizes.itemsize]
 
     def receive(self) -> int:
         """Read what has arrived, up to `MESSAGES` datagrams, and return how many. Raises `OSError`."""
@@ -124,9 +146,22 @@ class Messages:
         self._answer_part.base = ctypes.cast(ctypes.c_char_p(answer), ctypes.c_void_p).value
         self._answer_part.length = len(answer)
 
+    def own_answer(self, i: int, answer: bytes) -> None:
+        """Set what `send_own` answers to datagram ``i``: at most `OWN` bytes."""
+        size = len(answer)
+        self._own[i * OWN : i * OWN + size] = answer
+        self._own_lengths[i] = size
+
     def send(self, first: int, count: int) -> int:
         """Answer ``count`` datagrams from the ``first``; return how many were, at least 1. Raises `OSError`."""
-        at = ctypes.c_void_p(self._out_address + first * self._size)
+        return self._send_from(self._out_address, first, count)
+
+    def send_own(self, first: int, count: int) -> int:
+        """As `send`, with the own answer of each."""
+        return self._send_from(self._own_address, first, count)
+
+    def _send_from(self, messages: int, first: int, count: int) -> int:
+        at = ctypes.c_void_p(messages + first * self._size)
         sent: int = self._send(self._fileno(), at, count, 0)
         if sent < 0:
             raise _error()

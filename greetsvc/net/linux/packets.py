@@ -15,6 +15,8 @@ from contextlib import suppress
 from attrs import frozen
 
 __all__ = [
+    "SO_TIMESTAMPNS",
+    "TIME_STAMP",
     "Arrival",
     "Syn",
     "TcpInfo",
@@ -25,6 +27,7 @@ __all__ = [
     "read_header",
     "read_syn",
     "read_tcp_info",
+    "read_timestamp",
 ]
 
 _LINUX = sys.platform == "linux"
@@ -32,10 +35,15 @@ _LINUX = sys.platform == "linux"
 _TCP_SAVE_SYN = 27
 _TCP_SAVED_SYN = 28
 _TCP_INFO = 11
-_TCP_INFO_LEAST = 104  # bytes up to tcpi_total_retrans
-_TCP_INFO_SIZE = 144  # bytes up to tcpi_segs_in (since 4.2), the last field that is read
+_TCP_INFO_SIZE = 104  # bytes up to tcpi_total_retrans, the last field that every kernel has
+_TCP_INFO_LONG = 228  # bytes up to tcpi_rcv_ooopack (Linux 5.4)
+_TCP_TIMESTAMP = 24
 _IP_RECVTOS = 13
 _IP_RECVTTL = 12
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h, as on x86 and arm; also the kind of the message that it gives
+
+TIME_STAMP = struct.Struct("@ll")
+"""``struct timespec``: seconds and nanoseconds."""
 
 _IPV6_BASE = 40  # bytes of the IPv6 header
 _EXTENSIONS = {0, 43, 60}  # hop-by-hop options, routing, destination options (RFC 8200 4)
@@ -46,7 +54,8 @@ _END, _NO_OPERATION, _MSS, _WINDOW_SCALE, _SACK_PERMITTED, _TIMESTAMPS = 0, 1, 2
 class Syn:
     """The SYN that opened a connection: IP header fields and TCP options (RFC 9293 3.2, RFC 7323, RFC 2018).
 
-    ``mss`` in bytes and ``wscale`` as a shift are None where the option was missing.
+    ``mss`` in bytes, ``wscale`` as a shift and ``tsval``, the sender's time stamp, are None where the option was
+    missing.
     """
 
     ttl: int
@@ -56,6 +65,7 @@ class Syn:
     wscale: int | None
     sack: bool
     timestamps: bool
+    tsval: int | None = None
 
 
 @frozen
@@ -63,7 +73,9 @@ class TcpInfo:
     """A connection as this end sees it: smoothed round trip in microseconds, MSS in bytes, retransmitted segments.
 
     ``advertised_mss`` is the MSS in our SYN, less the 12 bytes of the timestamps option where both ends use it.
-    ``unacked`` counts our segments that were not acknowledged yet, ``segments_in`` all that came (None: not told).
+    ``unacked`` counts our segments that were not acknowledged yet. ``path_mtu`` is the largest IP packet that the
+    kernel sends on this path. ``segments_in`` came so far, SYN-ACKs and ACKs too; ``data_segments_in`` of them had
+    data, and ``out_of_order`` came while an earlier one was missing. These three are None on an old kernel.
     """
 
     rtt_us: int
@@ -74,15 +86,28 @@ class TcpInfo:
     sack: bool
     wscale: bool
     unacked: int = 0
+    path_mtu: int = 0
     segments_in: int | None = None
+    data_segments_in: int | None = None
+    out_of_order: int | None = None
 
 
 @frozen
 class Arrival:
-    """The header of a datagram: TTL or hop limit, and DSCP."""
+    """The header of a datagram: TTL or hop limit, DSCP and ECN; and when the kernel received it.
+
+    ``time`` is CLOCK_REALTIME in nanoseconds.
+    """
 
     ttl: int | None = None
     dscp: int | None = None
+    ecn: int | None = None
+    time: int | None = None
+
+    @property
+    def tos(self) -> int | None:
+        """DSCP and ECN as the one byte that they are in the header (RFC 2474 3, RFC 3168 5)."""
+        return None if self.dscp is None or self.ecn is None else self.dscp << 2 | self.ecn
 
 
 def keep_syn(listening: socket.socket) -> None:
@@ -98,7 +123,16 @@ def read_syn(sock: socket.socket) -> Syn | None:
 
 def read_tcp_info(sock: socket.socket) -> TcpInfo | None:
     """The state of a connection; None where the kernel does not tell it."""
-    return parse_tcp_info(_tcp_option(sock, _TCP_INFO, _TCP_INFO_SIZE))
+    return parse_tcp_info(_tcp_option(sock, _TCP_INFO, _TCP_INFO_LONG))
+
+
+def read_timestamp(sock: socket.socket) -> int | None:
+    """The time stamp that a TCP socket would send now (RFC 7323 4), in milliseconds from a start of its own.
+
+    The kernel gives each pair of addresses another start, and clears or sets the lowest bit (Linux 6.7).
+    """
+    value = _tcp_option(sock, _TCP_TIMESTAMP, 4)
+    return int.from_bytes(value, sys.byteorder) if value else None
 
 
 def _tcp_option(sock: socket.socket, option: int, size: int) -> bytes:
@@ -146,15 +180,17 @@ def _parse_tcp(header: bytes, ttl: int, traffic_class: int) -> Syn:
         wscale=values[_WINDOW_SCALE][0] if _WINDOW_SCALE in values else None,
         sack=_SACK_PERMITTED in values,
         timestamps=_TIMESTAMPS in values,
+        tsval=int.from_bytes(values[_TIMESTAMPS][:4], "big") if _TIMESTAMPS in values else None,
     )
 
 
 def parse_tcp_info(info: bytes) -> TcpInfo | None:
     """Reads ``struct tcp_info`` of linux/tcp.h. None where it is too short."""
-    if len(info) < _TCP_INFO_LEAST:
+    if len(info) < _TCP_INFO_SIZE:
         return None
     # Eight single bytes, of which the sixth is tcpi_options, then 24 words in an order that is fixed: fields are only
-    # ever added behind. Word 2 is tcpi_snd_mss, 4 tcpi_unacked, 15 tcpi_rtt, 19 tcpi_advmss, 23 tcpi_total_retrans.
+    # ever added behind. Word 2 is tcpi_snd_mss, 4 tcpi_unacked, 13 tcpi_pmtu, 15 tcpi_rtt, 19 tcpi_advmss, 23
+    # tcpi_total_retrans. Behind them, at these bytes: 140 tcpi_segs_in, 152 tcpi_data_segs_in, 224 tcpi_rcv_ooopack.
     options = info[5]
     words = struct.unpack_from("=24I", info, 8)
     return TcpInfo(
@@ -166,29 +202,40 @@ def parse_tcp_info(info: bytes) -> TcpInfo | None:
         sack=bool(options & 2),
         wscale=bool(options & 4),
         unacked=words[4],
-        segments_in=struct.unpack_from("=I", info, 140)[0] if len(info) >= _TCP_INFO_SIZE else None,
+        path_mtu=words[13],
+        segments_in=_word(info, 140),
+        data_segments_in=_word(info, 152),
+        out_of_order=_word(info, 224),
     )
 
 
-def ask_for_headers(sock: socket.socket) -> None:
-    """Have the kernel deliver TTL and DSCP with each datagram, as ancillary data."""
+def _word(info: bytes, at: int) -> int | None:
+    return int.from_bytes(info[at : at + 4], sys.byteorder) if len(info) >= at + 4 else None
+
+
+def ask_for_headers(sock: socket.socket, *, wanted: bool = True) -> None:
+    """Have the kernel deliver TTL, DSCP, ECN and a time stamp with each datagram, as ancillary data; or no longer."""
     if not _LINUX:
         return
     # An IPv6 socket takes the IPv4 options too, for the mapped datagrams of a dual-stack socket.
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, wanted)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, wanted)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, wanted)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, wanted)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, wanted)
 
 
 def read_header(ancillary: list[tuple[int, int, bytes]]) -> Arrival:
-    """The header fields among a datagram's ancillary data."""
-    ttl = dscp = None
+    """The header fields and the time stamp among a datagram's ancillary data."""
+    ttl = tos = when = None
     for level, kind, value in ancillary:
         if (level, kind) in {(socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)}:
             ttl = int.from_bytes(value[:4], sys.byteorder)
         elif (level, kind) in {(socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}:
             # IPv4 delivers one byte, IPv6 an int whose low byte counts.
-            dscp = value[0 if sys.byteorder == "little" else -1] >> 2
-    return Arrival(ttl, dscp)
+            tos = value[0 if sys.byteorder == "little" else -1]
+        elif (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(value) == TIME_STAMP.size:
+            seconds, nanoseconds = TIME_STAMP.unpack(value)
+            when = seconds * 10**9 + nanoseconds
+    return Arrival(ttl, None if tos is None else tos >> 2, None if tos is None else tos & 3, when)

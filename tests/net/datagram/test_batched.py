@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -34,11 +35,13 @@ class Recorder(DatagramProtocol):
     def __init__(self, answer: Callable[[bytes, Any], bytes | None]) -> None:
         self.answer: Callable[[bytes, Any], Any] = answer
         self.seen: list[tuple[bytes, str, str | None, bool]] = []
+        self.arrivals: list[Any] = []
         self.port: DatagramPort | None = None
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         port = cast(DatagramPort, self.transport)
         self.seen.append((datagram, addr[0], port.asked, port.group))
+        self.arrivals.append(port.arrival)
         answer = self.answer(datagram, addr)
         if answer is not None:
             port.write(answer, addr)
@@ -48,13 +51,23 @@ class Rig:
     """A port that is read by hand, and clients of it."""
 
     def __init__(
-        self, kind: str, host: str, answer: Callable[[bytes, Any], bytes | None], batches: Any = None
+        self,
+        kind: str,
+        host: str,
+        answer: Callable[[bytes, Any], bytes | None],
+        batches: Any = None,
+        *,
+        headers: bool = False,
     ) -> None:
         sock = datagram_socket(host, 0, v6only=True)
         self.family = sock.family
         self.protocol = Recorder(answer)
         self.dropped: Counter[str] = Counter()
-        options: dict[str, Any] = {"longest": 1000, "dropped": lambda reason: self.dropped.update([reason])}
+        options: dict[str, Any] = {
+            "longest": 1000,
+            "headers": headers,
+            "dropped": lambda reason: self.dropped.update([reason]),
+        }
         if kind == "batched":
             self.port: DatagramPort = BatchedPort(sock, self.protocol, FDS, batches=batches, **options)
         else:
@@ -84,8 +97,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 def rig(kind: str) -> Iterator[Callable[..., Rig]]:
     made: list[Rig] = []
 
-    def make(host: str, answer: Callable[[bytes, Any], bytes | None]) -> Rig:
-        made.append(Rig(kind, host, answer))
+    def make(host: str, answer: Callable[[bytes, Any], bytes | None], **options: Any) -> Rig:
+        made.append(Rig(kind, host, answer, **options))
         return made[-1]
 
     yield make
@@ -119,6 +132,30 @@ def test_every_client_is_answered_from_the_address_it_sent_to(
     ]
     asked = target if host in {"", "::"} else None
     assert [(seen[2], seen[3]) for seen in made.protocol.seen] == [(asked, False)] * 5
+
+
+@pytest.mark.parametrize(("host", "target"), ADDRESSES)
+def test_headers_change_nothing_but_what_is_known_of_a_datagram(
+    rig: Callable[..., Rig], host: str, target: str
+) -> None:
+    made = rig(host, lambda data, _addr: SAME if data == b"1" else data, headers=True)
+    clients = [made.client(target) for _ in range(4)]
+    level, tos = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if ":" in target else (socket.IPPROTO_IP, socket.IP_TOS)
+    before = time.time_ns()
+    for number, client in enumerate(clients):
+        client.setsockopt(level, tos, number << 2 | 2)
+        client.send(b"%d" % (number // 2))
+    made.port.doRead()
+    assert [client.recv(100) for client in clients] == [b"0", b"0", SAME, SAME]
+    asked = target if host in {"", "::"} else None
+    assert [seen[2] for seen in made.protocol.seen] == [asked] * 4
+    known = made.protocol.arrivals
+    assert [(one.ttl, one.dscp, one.ecn) for one in known] == [(64, number, 2) for number in range(4)]
+    times = [one.time for one in known]
+    assert times == sorted(times)
+    assert before <= times[0]
+    assert times[-1] <= time.time_ns()
+    assert made.port.arrival is None
 
 
 def test_requests_without_an_answer_do_not_shift_the_answers_to_others(rig: Callable[..., Rig]) -> None:
@@ -272,7 +309,7 @@ def test_a_socket_that_cannot_be_batched_gets_the_plain_port(monkeypatch: pytest
 
     if AVAILABLE:
         assert chosen("127.0.0.1") is BatchedPort
-    assert chosen("127.0.0.1", headers=True) is DatagramPort
+    assert chosen("127.0.0.1", headers=True) is BatchedPort
     if ipv6_works():
         assert chosen("::") is DatagramPort, "datagrams of a dual-stack socket carry either kind of packet info"
     monkeypatch.setattr(choice, "AVAILABLE", False)
@@ -465,3 +502,46 @@ def test_a_protocol_that_drains_its_port_while_it_is_called_changes_no_answer(ri
     made.port.drain()
     assert [client.recv(100) for client in clients] == [b"%d" % number for number in range(6)]
     assert sorted(seen[0] for seen in made.protocol.seen) == [b"%d" % number for number in range(6)]
+
+
+@needs_mmsg
+@pytest.mark.parametrize(("host", "target"), ADDRESSES)
+def test_own_answers_and_the_free_answer_go_out_in_batches(host: str, target: str) -> None:
+    asked: list[tuple[bytes, int, int, int]] = []
+
+    def own(data: bytearray, start: int, end: int, when: int, ttl: int, tos: int) -> bytes | None:
+        request = bytes(data[start:end])
+        asked.append((request, when, ttl, tos))
+        return None if request[4:5] == b"n" else b"own " + request[4:]
+
+    free = Free()
+    free.answer = lambda: FreeAnswer(b"free", covers(b"MARK"), own, own_at=4, plain=ord("."))
+    made = Rig("batched", host, lambda data, _addr: b"called " + data[4:], free, headers=True)
+    texts = [
+        b"MARK....",
+        b"MARKx1..",
+        b"MARKx2..",
+        b"MARK....",
+        b"MARKn...",
+        b"MARKx3..",
+        b"MARK....",
+        b"xx",
+        b"MARKx4..",
+    ]
+    clients = [made.client(target) for _ in texts]
+    before = time.time_ns()
+    for client, text in zip(clients, texts, strict=True):
+        client.send(text)
+    made.port.doRead()
+    said = [client.recv(100) for client in clients]
+    assert said == [
+        *(b"free", b"own x1..", b"own x2..", b"free", b"called n...", b"own x3..", b"free", b"called ", b"own x4..")
+    ]
+    assert [request for request, *_ in asked] == [
+        text for text in texts if text[4:5] in {b"x", b"n"} and text != b"xx"
+    ]
+    assert all((ttl, tos) == (64, 0) and before <= when <= time.time_ns() for _, when, ttl, tos in asked)
+    assert [peer[1] for peer in free.noted] == [
+        client.getsockname()[1] for client, text in zip(clients, said, strict=True) if not text.startswith(b"called")
+    ]
+    made.close()

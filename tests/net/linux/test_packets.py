@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,7 @@ from greetsvc.net.sockets import ipv6_works
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells")
 needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="there is no IPv6 here")
 
-MSS, SACK, TIMESTAMPS, SCALE = b"\2\4\5\xb4", b"\4\2", b"\x08\x0a" + bytes(8), b"\3\3\7"
+MSS, SACK, TIMESTAMPS, SCALE = b"\2\4\5\xb4", b"\4\2", b"\x08\x0a\1\2\3\4" + bytes(4), b"\3\3\7"
 NOP = b"\1"
 
 
@@ -34,7 +35,7 @@ def _ipv4(options: bytes, *, ttl: int = 61, tos: int = 0xB9, padding: int = 0) -
 @pytest.mark.parametrize("padding", [0, 8])
 def test_header_and_options_of_an_ipv4_syn_are_parsed(padding: int) -> None:
     packet = _ipv4(MSS + SACK + TIMESTAMPS + NOP + SCALE, padding=padding)
-    assert parse_syn(packet) == Syn(61, 46, 1, 1460, 7, sack=True, timestamps=True)
+    assert parse_syn(packet) == Syn(61, 46, 1, 1460, 7, sack=True, timestamps=True, tsval=0x01020304)
 
 
 @pytest.mark.parametrize("extension", [b"", b"\0", b"\x2b\0"])
@@ -107,7 +108,7 @@ def test_the_syn_of_a_connection_can_be_read_once(connected: tuple[socket.socket
 
 @linux
 @pytest.mark.parametrize("wildcard", [False, True])
-def test_ttl_and_dscp_of_a_datagram_are_read(host: str, wildcard: bool) -> None:
+def test_ttl_dscp_ecn_and_time_of_a_datagram_are_read(host: str, wildcard: bool) -> None:
     v6 = ":" in host
     family = socket.AF_INET6 if v6 else socket.AF_INET
     level, ttl, tos = (
@@ -120,9 +121,14 @@ def test_ttl_and_dscp_of_a_datagram_are_read(host: str, wildcard: bool) -> None:
         server.settimeout(5)
         arrival.ask_for_headers(server)
         client.setsockopt(level, ttl, 37)
-        client.setsockopt(level, tos, 10 << 2)
+        client.setsockopt(level, tos, 10 << 2 | 1)
+        before = time.time_ns()
         client.sendto(b"x", (host, server.getsockname()[1]))
-        assert arrival.read_header(server.recvmsg(10, 256)[1]) == Arrival(ttl=37, dscp=10)
+        found = arrival.read_header(server.recvmsg(10, 256)[1])
+    assert found.time is not None
+    assert before <= found.time <= time.time_ns()
+    assert (found.ttl, found.dscp, found.ecn, found.tos) == (37, 10, 1, 10 << 2 | 1)
+    assert Arrival().tos is None
 
 
 def test_other_sockets_and_systems_give_none(monkeypatch: pytest.MonkeyPatch) -> None:
