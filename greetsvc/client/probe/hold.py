@@ -25,12 +25,15 @@ from greetsvc.visit import Address
 __all__ = ["Holding"]
 
 _BEAT = 1.0
-"""Seconds from a reply to the next message on the connection that is not silent."""
+_PART = 0.05
+"""The connection that is not silent waits for so many seconds before it speaks again, or for this part of its age if
+that is longer. So it speaks often enough for a limit that others have survived, and not thousands of times in all.
+"""
 
 
 @define
 class Holding:
-    """Holds connections to one target as a `Search` has it, and beside them one that speaks every second.
+    """Holds connections to one target as a `Search` has it, and beside them one that is not silent.
 
     That one tells a limit on silence from a server that was stopped, a path that went down, and a limit on the whole
     life of a connection. ``each`` is called with what came of each silence.
@@ -164,7 +167,8 @@ class _ActiveState(TalkState):
         super()._replied(message)
         if turn is not None:
             self.timeline.talk = evolve(self.talked, round_trips=self.talked.round_trips[-1:])
-            self.turns.append(evolve(turn, pause=_BEAT))
+            age = self.timeline.seconds().total
+            self.turns.append(evolve(turn, pause=max(_BEAT, _PART * age)))
             self.on_reply()
 
 
