@@ -1,4 +1,4 @@
-"""Connections that are silent for a while: do they survive that on their path? (docs/hold.md)."""
+"""Connections that are silent for a while: do they survive that on their path? (docs/talk.md)."""
 
 from __future__ import annotations
 
@@ -145,13 +145,14 @@ class Holding:
         search, active = self.search, self._active
         if self.peer is None or active is None or not active.heard:
             return None
+        lost = active.failed if search.ended is not None else None
         return HoldResult(
             peer=self.peer,
             asked=search.most,
             held=search.ended or search.survived,
-            between=None if active.failed else search.between,
+            between=None if lost else search.between,
             tried=tuple(sorted(search.tried, key=lambda held: held.silence)),
-            active=active.failed,
+            active=lost,
             stopped=stopped,
         )
 

@@ -90,7 +90,9 @@ async def test_a_message_without_a_reply_is_lost_and_the_next_has_a_new_connecti
     talkers: Talkers, ending: Any, number: int, words: str
 ) -> None:
     target = talkers.start(rule=Rule(after=1, ending=ending))
-    metrics = (await carried_out(target, Talk("lines"), concurrency=1, timeout=0.5 if ending is hang else 5)).metrics
+    metrics = (
+        await carried_out(target, Talk("lines"), 0.6, concurrency=1, timeout=0.3 if ending is hang else 5)
+    ).metrics
     assert kinds(metrics) == {("talk", number, words)}
     assert metrics.connections is not None
     assert metrics.connections.opened > 1
