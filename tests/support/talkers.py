@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from threading import Thread
@@ -132,7 +133,7 @@ class Talkers:
     ) -> str:
         """A talker on a port of its own, or at ``path``; over TLS with the key and certificate of ``pem``."""
         if protocol == "websocket":
-            return self._websocket()
+            return self._websocket(pem)
         kind = type("Talker", (PLAIN[protocol],), {"rule": rule or Rule(), "made": self.made})
         factory = Factory.forProtocol(kind)
         factory.noisy = False
@@ -147,18 +148,22 @@ class Talkers:
         self._ports.append(port)
         return f"{'tcp' if pem is None else 'tls'}:127.0.0.1:{port.getHost().port}"
 
-    def _websocket(self) -> str:
+    def _websocket(self, pem: str | None) -> str:
         def talk(connection: ServerConnection) -> None:
             connection.send("Hello")
             for message in connection:
                 connection.send(f"Hello {message!s}")
 
-        server = serve(talk, "127.0.0.1", 0, ping_interval=None)
+        context = None
+        if pem is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pem)
+        server = serve(talk, "127.0.0.1", 0, ssl=context, ping_interval=None)
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
         self._servers.append(server)
         self._threads.append(thread)
-        return f"tcp:127.0.0.1:{server.socket.getsockname()[1]}"
+        return f"{'tls' if pem else 'tcp'}:127.0.0.1:{server.socket.getsockname()[1]}"
 
     async def stop(self) -> None:
         """Stop them all."""

@@ -90,7 +90,7 @@ class TalkStreams(Streams):
         if not talk.opened and self._stands(talk):
             talk.opened = True
             talk.unsent += talk.framing.opening()
-        if data or events & WRITE:
+        if data or talk.unsent or events & WRITE:
             self._say(talk, talk.framing.replies())
         return result
 

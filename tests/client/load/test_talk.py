@@ -53,8 +53,9 @@ async def test_messages_are_answered_on_connections_that_stay_open(talkers: Talk
     assert '"connections": {"opened": 4, "most": 4, "rate": ' in JsonLoadReport().end(run).out[0]
 
 
-@pytest.mark.parametrize("protocol", ["lines", "int32"])
-@pytest.mark.parametrize("kind", ["tls", "unix"])
+@pytest.mark.parametrize(
+    ("kind", "protocol"), [("tls", "lines"), ("tls", "websocket"), ("unix", "lines"), ("unix", "int32")]
+)
 @pytest_twisted.ensureDeferred
 async def test_load_over_tls_and_unix_sockets(
     talkers: Talkers, papers: Any, tmp_path: Path, kind: str, protocol: str
@@ -64,7 +65,8 @@ async def test_load_over_tls_and_unix_sockets(
     run = await carried_out(talkers.start(protocol, **where), Talk(protocol), tls=tls, expect="^Hello greet$")
     assert (run.metrics.lost, run.metrics.flawed) == (0, 0)
     assert run.metrics.greeted > 8
-    assert len(talkers.made) == 4
+    assert run.metrics.connections is not None
+    assert run.metrics.connections.opened == 4
 
 
 @pytest_twisted.ensureDeferred
