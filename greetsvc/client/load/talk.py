@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 from greetsvc.client.load.connections import GREETED, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.metrics import Connections
 from greetsvc.client.load.polling import HANGUP, READ, WRITE
-from greetsvc.client.result import ENDED_EARLY, NO_TALK, NOT_WHOLE, UNASKED
+from greetsvc.client.result import ENDED_EARLY, NO_GREETING, NO_TALK, NOT_WHOLE, UNASKED
 from greetsvc.client.talk.framing import BadFrame, Framing
 
 __all__ = ["Speech", "TalkStreams", "TalkingConnection"]
@@ -84,6 +84,9 @@ class TalkStreams(Streams):
             result = self._take(talk, talk.framing.feed(data)) if data else None
         except BadFrame as bad:
             return failed("talk" if talk.greeted else "greet", errno.EPROTO, str(bad))
+        if talk.framing.farewell:
+            self._say(talk, talk.framing.replies())
+            end = failed("greet", errno.ENODATA, NO_GREETING)
         if end is not None:
             talk.over = True
             return _missing(talk, end) if result is None else result

@@ -87,7 +87,7 @@ class TalkState(StreamState):
         """Take what came; False when it cannot be understood."""
         self.timeline.first_byte()
         if not self.greeted:
-            self.data += data[: self.timeline.options.limit]
+            self.data += data[: max(0, self.timeline.options.limit - len(self.data))]
         try:
             messages = self.framing.feed(data)
         except BadFrame as bad:
@@ -215,6 +215,10 @@ class TalkProbe(StreamProbe):
     def _go_on(self) -> None:
         """Say what is to be said now, or later."""
         self._write(self.state.framing.replies())
+        if self.state.framing.farewell and not self.state.done:
+            self._stop_pause()
+            cast("ITCPTransport", self.transport).loseConnection()
+            return
         turn = self.state.next
         if turn is not None and turn.pause:
             self.state.pause(self.factory.tcp_info())
@@ -244,9 +248,12 @@ class TalkProbe(StreamProbe):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: give the result."""
+        self._stop_pause()
+        super().connectionLost(reason)
+
+    def _stop_pause(self) -> None:
         if self._pause is not None and self._pause.active():
             self._pause.cancel()
-        super().connectionLost(reason)
 
 
 def talking(target: Target, options: ProbeOptions) -> Callable[[], Framing]:

@@ -103,6 +103,16 @@ async def test_a_message_without_a_reply_is_lost_and_the_next_has_a_new_connecti
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_websocket_close_ends_a_connection(talkers: Talkers) -> None:
+    target = talkers.start("websocket", Rule(after=2))
+    metrics = (await carried_out(target, Talk("websocket"), concurrency=1)).metrics
+    assert kinds(metrics) <= {("talk", errno.ENODATA, "the server closed the connection")}
+    assert metrics.connections is not None
+    assert metrics.connections.opened > 1
+    assert metrics.greeted > 2
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_server_that_does_not_talk(peers: Any) -> None:
     target = peers.stream(lambda sock: sock.sendall(b"Thank you\r\n"))
     metrics = (await carried_out(target, Talk("lines"), concurrency=1)).metrics

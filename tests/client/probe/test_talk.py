@@ -101,6 +101,14 @@ async def test_a_message_without_a_reply_is_a_failure(
     assert cause in likely_cause(failed)[0]
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_reason_of_a_websocket_close_is_told(talkers: Talkers) -> None:
+    failed = await failure(talkers.start("websocket", Rule(after=1)), Talk("websocket", BOTH))
+    assert (failed.phase, failed.errno, failed.closed) == ("talk", errno.ENODATA, "fin")
+    assert failed.strerror == "the server closed: status 1008 enough"
+    assert replies(failed) == [("Ada", "Hello Ada")]
+
+
 @pytest.mark.parametrize(
     ("said", "number", "words", "cause"),
     [
