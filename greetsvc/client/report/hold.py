@@ -89,7 +89,7 @@ def _notes(result: HoldResult) -> list[str]:
         return []
     notes = []
     if result.active is not None:
-        notes.append(f"a connection that spoke every second ended as well ({result.active})")
+        notes.append(f"a connection that was not silent ended as well ({result.active})")
     if not held.idle:
         came = "WebSocket pings" if held.pinged else f"{held.packets} packets, such as TCP keepalives,"
         notes.append(f"{came} came during the silence: on the path, the connection was not idle all the time")

@@ -76,7 +76,7 @@ def test_when_a_connection_ended_that_was_not_silent_it_was_not_the_silence() ->
     assert out[0].startswith("ended after 20 s: no answer within 5 s")
     assert out[0].endswith("; not because of its silence")
     assert err == [
-        "a connection that spoke every second ended as well (talk: no answer to message 7 within 5 s)",
+        "a connection that was not silent ended as well (talk: no answer to message 7 within 5 s)",
         f"likely: {CAUSES['active too']}",
     ]
 
