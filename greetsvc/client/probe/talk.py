@@ -156,7 +156,7 @@ class TalkState(StreamState):
         self.ended_at = timeline.now()
         closed = self.how(stream_error)
         if self.bad_frame:
-            raise fail(errno.EPROTO, TLS_RECORD if self._is_tls_record() else self.bad_frame, closed)
+            raise fail(errno.EPROTO, TLS_RECORD if self._is_tls_record() else self.bad_frame)
         if self.done:
             if not self.timed_out:
                 timeline.talk = evolve(self.talked, close=self.ended_at - self.since)

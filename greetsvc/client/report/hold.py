@@ -74,7 +74,8 @@ def _verdict(result: HoldResult, timeout: float) -> str:
         return f"stopped: {words}; what is longer is not known" if result.stopped else words
     words = f"did not survive {_seconds(held.silence)} of silence: {_event(held, timeout)}"
     if result.active is not None:
-        words = f"ended after {_seconds(held.silence)}: {_event(held, timeout)}; not because of its silence"
+        event = _event(held, timeout)
+        words = f"ended after {_seconds(held.silence)}: {event}; whether the silence is the reason is not known"
     elif result.limit is not None and len(result.tried) > 1:
         least, most = result.between or (0, 0)
         span = "" if least == most else f" (more than {_seconds(least)}, at most {_seconds(most)})"

@@ -1,4 +1,4 @@
-"""Silent connections to real servers: who ended them, and when silence was not the reason."""
+"""Silent connections to real servers: who ended them, and when the reason is not known."""
 
 from __future__ import annotations
 
