@@ -27,7 +27,7 @@ from greetsvc.admin.figures import Figures
 from greetsvc.admin.hosts import is_expected
 from greetsvc.admin.metrics import exposed
 from greetsvc.admin.page import Page
-from greetsvc.admin.visits import CALLS, SeenVisit
+from greetsvc.admin.visits import CALLS, SeenVisit, since
 from greetsvc.ledger import BOUNDS
 from greetsvc.net.deadlines import Deadlines
 from greetsvc.printable import escaped
@@ -203,8 +203,8 @@ class AdminFactory(Factory):
     def _visits(self) -> tuple[list[SeenVisit], list[SeenVisit]]:
         """The visits that were in a message already, and those since then."""
         visits = [*self._shown.visits()]
-        new = visits.index(self._told) + 1 if self._told in visits else 0
-        return visits[:new], visits[new:]
+        new = since(self._told, visits)
+        return visits[: len(visits) - len(new)], new
 
     def _start(self) -> bytes:
         calls = {name: [*map(asdict, each)] for name, each in CALLS.items()}

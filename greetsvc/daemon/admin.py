@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from greetsvc.admin.hosts import own_names
 from greetsvc.admin.site import DEADLINE, MAX_CONNECTIONS, AdminFactory, Shown
+from greetsvc.daemon.inherited import INHERITED
 from greetsvc.daemon.listeners import Premises, Spot, StreamListening, TakenError
 from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings
 from greetsvc.errors import ConfigError
@@ -33,16 +34,14 @@ _KIND = "admin/"
 
 
 class AdminSite:
-    """Serves what is ``shown``. Call `bind` before a fork, and `begin` after it.
+    """Serves what is ``shown`` where ``listener`` says. Call `bind` before a fork, and `begin` after it.
 
     ``premises`` are those of the service, of which the site uses the reactor and the settings: it has counters and
     limits of its own.
     """
 
-    def __init__(self, premises: Premises, shown: Shown) -> None:
+    def __init__(self, premises: Premises, listener: Listener, shown: Shown) -> None:
         settings, reactor = premises.settings, premises.reactor
-        endpoint = settings.admin
-        assert endpoint is not None
         lingerers = Lingerers(reactor, silence=settings.linger, lifetime=DEADLINE, max_sockets=MAX_CONNECTIONS)
         # Its sockets have a kind of their own, so that one with port 0 is not mixed up with that of a listener.
         held = [
@@ -52,24 +51,32 @@ class AdminSite:
         ]
         self._factory = AdminFactory(shown, own_names(settings.admin_host), reactor)
         self._lingerers = lingerers
-        self._listening = _Listening(
-            evolve(premises, ledger=Ledger(), admission=Admission(), lingerers=lingerers, sockets=BoundSockets(held)),
-            Listener(endpoint, settings.greeter, settings.greeter_option, f"admin {endpoint.text}"),
-            self._factory,
+        own = evolve(
+            premises,
+            ledger=Ledger(),
+            admission=Admission(),
+            lingerers=lingerers,
+            sockets=BoundSockets(held),
         )
+        self._listening = _Listening(own, listener, self._factory)
         self._taken = ""
+        self._begun = False
 
-    def bind(self, late: Callable[[ConfigError], object], *, check: bool = False) -> None:
-        """See `StreamListening.bind`. With ``check``, a socket that another program has bound is no error."""
+    def bind(self, late: Callable[[ConfigError], object], others: Collection[Listener] | None = None) -> None:
+        """See `StreamListening.bind`. In a check, a socket that is bound by another than ``others`` is no error."""
+        endpoint = self._listening.listener.endpoint
         try:
             self._listening.bind(late)
         except TakenError as error:
-            if not check:
+            if others is None or any(endpoint.overlaps(other.endpoint) for other in others):
                 raise
             self._taken = f"{error}, {error.means}"
 
     def begin(self) -> None:
         """Answer from now on, and log where."""
+        if self._begun:
+            return
+        self._begun = True
         spots = self.spots()
         self._factory.private = bool(spots) and all(not spot.port or is_loopback(spot.host) for spot in spots)
         self._listening.begin(_announce)
@@ -80,15 +87,15 @@ class AdminSite:
         self._listening.abort()
         self._lingerers.stop()
 
+    def leave(self) -> None:
+        """Leave the socket, and its file, to a successor: what comes now is for that one."""
+        self._listening.release()
+
     @property
     def bound(self) -> list[tuple[BoundTo, socket.socket]]:
-        """Its sockets."""
+        """Its socket, unless the service manager passed it."""
         bound = self._listening.premises.sockets.bound
-        return [(evolve(each, kind=f"{_KIND}{each.kind}"), sock) for each, sock in bound]
-
-    def leave_path(self) -> None:
-        """Leave the file of its UNIX socket to another process."""
-        self._listening.leave_path()
+        return [(evolve(each, kind=f"{_KIND}{each.kind}"), sock) for each, sock in bound if each.kind != INHERITED]
 
     @property
     def path(self) -> str | None:
@@ -116,6 +123,11 @@ class _Listening(StreamListening):
         super().bind(late)
         for port in self._facade.ports:
             port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+    def release(self) -> None:
+        """Accept no more, and leave the queue and the file as they are."""
+        for port in self._facade.ports:
+            port.release()
 
 
 def settings_shown(settings: Settings) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
-from greetsvc.daemon.defaults import limits_of, listeners_of
+from greetsvc.daemon.defaults import admin_listener, limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited, stored_name
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
@@ -121,27 +121,29 @@ class GreetingService(Service):
 
             self.watch = Watch(self.ledger, self.reactor)
             if self.has_site:
-                self._bind_site(check=check)
+                try:
+                    self._bind_site(self._generation, self.watch, check=check)
+                except ConfigError:
+                    self.unbind()
+                    raise
         for _, sock in self.inherited.held:
             sock.close()  # the listeners have duplicates
 
-    def _bind_site(self, *, check: bool) -> None:
+    def _bind_site(self, generation: Generation, watch: Watch, *, check: bool) -> None:
         from greetsvc.admin.site import Shown
         from greetsvc.daemon.admin import AdminSite
 
-        assert self._generation is not None
-        assert self.watch is not None
-        watch = self.watch
-        shown = Shown(self.figures, lambda: watch.visits, self._about, lambda: self.not_ready)
-        self._site = AdminSite(self._generation.premises, shown)
-        try:
-            self._site.bind(self._listen_failed, check=check)
-        except ConfigError:
-            self.unbind()
-            raise
+        others = [one.listener for one in generation.listening]
+        shown = Shown(self.figures, lambda: watch.visits, self._about, self.readiness)
+        self._site = AdminSite(generation.premises, admin_listener(self.settings, self.inherited, others)[0], shown)
+        self._site.bind(self._listen_failed, others if check else None)
+
+    def readiness(self) -> str:
+        """Why the service is not ready, in a word or two; empty while it is."""
+        return self.not_ready
 
     def figures(self) -> Figures:
-        """The figures of this process now."""
+        """The figures of the service now."""
         from greetsvc.admin.figures import Histogram, take
 
         generations = [one for one in (self._generation, *self._retired) if one is not None]
@@ -168,6 +170,7 @@ class GreetingService(Service):
         """A new generation, with its limits in force."""
         limits, notes = limits_of(settings, self._workers)
         listeners, more_notes = listeners_of(settings, self.inherited)
+        site = admin_listener(settings, self.inherited, listeners)
         lingerers = Lingerers(
             self.reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=limits.max_connections
         )
@@ -185,7 +188,7 @@ class GreetingService(Service):
         generation = Generation(premises, listeners, self._generation)
         generation.bind(late, check=check)
         generation.notes = notes + more_notes
-        generation.warnings += self.inherited.unused(listeners)
+        generation.warnings += self.inherited.unused((*listeners, *site))
         self.admission.limit(**asdict(limits))
         self.policy.own_ports = generation.udp_ports
         return generation
@@ -263,9 +266,7 @@ class GreetingService(Service):
             if one.listener.endpoint.path in paths:
                 one.leave_path()
         if self._site is not None:
-            if self._site.path in paths:
-                self._site.leave_path()
-            Deferred.fromCoroutine(self._site.stop())
+            self._site.leave()
 
     # In an upgrade `greetsvc.daemon.workers.Workers` replaces workers one after another; a single process has none.
 
@@ -298,7 +299,7 @@ class GreetingService(Service):
         self._visits = self._start_visit_log()
         if self.watch is not None:
             self.watch.start()
-        if self._site is not None:
+        if self._site is not None and self.on_serving is None:
             self._site.begin()
         if self._generation is not None:
             _note(*self._generation.notes)
@@ -314,7 +315,9 @@ class GreetingService(Service):
         """Tell, once, that the service serves."""
         if not self._told:
             self._told = True
-            self.not_ready = ""
+            self.not_ready = "" if self.running else self.not_ready
+            if self._site is not None:  # that of a successor, which is not to answer before its predecessor leaves
+                self._site.begin()
             (self.on_serving or self.tell_manager)()
 
     def tell_manager(self) -> None:
@@ -365,6 +368,10 @@ class GreetingService(Service):
             await self._drain()
         for generation in filter(None, (*self._retired, self._generation)):
             generation.abort()
+        await self._end()
+
+    async def _end(self) -> None:
+        """End what tells of visits, as there will be no more."""
         if self._visits is not None:
             self._visits.stop()
         if self.watch is not None:

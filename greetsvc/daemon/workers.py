@@ -205,6 +205,10 @@ class Workers(GreetingService):
         )
         return sum((figures for slot in self._slots for figures in slot.figures()), own)
 
+    def readiness(self) -> str:
+        """See `GreetingService`."""
+        return self.not_ready or ("" if any(slot.serves for slot in self._slots) else "no worker serves")
+
     def status(self) -> str:
         """See `GreetingService`."""
         refused, held = self.ledger.refused.total(), sum(slot.open for slot in self._slots)
@@ -221,14 +225,7 @@ class Workers(GreetingService):
             await stopped
         if limit.active():
             limit.cancel()
-        if self._visits is not None:
-            self._visits.stop()
-        if self.watch is not None:
-            self.watch.stop()
-        if self._site is not None:
-            await self._site.stop()
-        self.manager.close()
-        self._generation = None
+        await self._end()
 
     def _signal(self, name: str) -> None:
         for slot in self._slots:

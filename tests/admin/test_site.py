@@ -18,6 +18,9 @@ from twisted.internet.threads import deferToThread
 from greetsvc.admin import events, site
 from greetsvc.admin.events import event
 from greetsvc.admin.site import AdminFactory
+from greetsvc.daemon.config import settings
+from greetsvc.daemon.inherited import Inherited, Passed
+from greetsvc.daemon.service import GreetingService
 from greetsvc.errors import ConfigError
 from tests.support.certificates import issue
 from tests.support.service import Serving, Visitor
@@ -371,3 +374,43 @@ def test_a_site_that_cannot_listen_leaves_nothing_bound(serve: Serve) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"admin tcp:{port}.*cannot listen on 127.0.0.1, port {port}: Address"):
             serve("tcp:0", admin=f"tcp:{port}")
+
+
+def test_a_check_tells_a_running_service_from_a_listener_of_its_own_in_the_way(serve: Serve) -> None:
+    running = serve("tcp:0:interface=127.0.0.1", admin="tcp:0")
+    admin = f"tcp:{running.admin_port}"
+    beside = GreetingService(settings({"admin": admin}, ["tcp:0"]))
+    beside.bind(check=True)
+    assert any("by a running greetsvc" in line for line in beside.describe())
+    beside.unbind()
+    free = unused_port()
+    wrong = GreetingService(settings({"admin": f"tcp:{free}"}, [f"tcp:{free}:interface=127.0.0.1"]))
+    with pytest.raises(ConfigError, match=rf"admin tcp:{free}.*Address already in use"):
+        wrong.bind(check=True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_manager_may_pass_its_socket(visitor: Visitor) -> None:
+    """The other sockets that are passed are those to greet on."""
+    with socket.create_server(("127.0.0.1", 0)) as greets, socket.create_server(("127.0.0.1", 0)) as shows:
+        passed = (Passed(greets.fileno(), "greet"), Passed(shows.fileno(), "admin"))
+        service = GreetingService(settings({"admin": "inherited:admin", "drain": 0}), inherited=Inherited(passed))
+        service.bind()
+        assert not [line for line in service.warnings if "which no listener uses" in line]
+        service.startService()
+        assert await deferToThread(visitor.visit, greets.getsockname()[1])
+        assert (await asked(shows.getsockname()[1], "/readyz")).body == "ready\n"
+        await service.stopService()
+
+
+def test_a_passed_socket_is_for_one_of_the_two(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        inherited = Inherited((Passed(sock.fileno(), "one"),))
+        service = GreetingService(settings({"admin": "inherited:0"}, ["inherited:one"]), inherited=inherited)
+        with pytest.raises(ConfigError, match="admin inherited:0: socket 0 is that of"):
+            service.bind()
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])

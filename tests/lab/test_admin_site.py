@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -134,6 +136,22 @@ def test_two_hundred_watchers_slow_no_visitor_down(child: Callable[..., Program]
     assert more < 16 * 2**20
     assert watching.read > WATCHERS * 1000
     assert not watching.ended
+
+
+def test_readiness_never_fails_in_an_upgrade(child: Callable[..., Program]) -> None:
+    service = child(*LISTEN, "--admin", "tcp:0")
+    port = admin_port(service)
+    service.ports()
+    service.send_signal(signal.SIGUSR2)
+    answers = set()
+    while service.alive():
+        answers.add(asked(port, "/readyz").partition(b"\r\n\r\n")[2])
+    successor = int(service.wait_for("Upgrade: process ")[0].split()[0])
+    try:
+        answers.add(asked(port, "/readyz").partition(b"\r\n\r\n")[2])
+    finally:
+        os.kill(successor, signal.SIGTERM)
+    assert answers == {b"ready\n"}
 
 
 @pytest.mark.usefixtures("files")
