@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,13 @@ def _processes(server: Program, times: int = 1) -> list[int]:
     return [int(pid) for pid in told[-1].split(", ")]
 
 
+def _waits_exclusively(pid: int) -> bool:
+    """Whether an epoll of this process waits with EPOLLEXCLUSIVE, from the kernel (proc_pid_fdinfo(5))."""
+    told = [file.read_text() for file in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    found = re.findall(r"^tfd:.* events: +(\w+)", "".join(told), re.MULTILINE)
+    return any(int(events, 16) & 1 << 28 for events in found)
+
+
 def _ended(pid: int) -> bool:
     return not Program(pid, Path(os.devnull)).alive()
 
@@ -79,6 +87,8 @@ def test_two_workers_serve_every_socket_and_have_one_log(installed: Installed, t
         peer.sendto(MARKED, f"{path}-dgram")
         assert peer.recv(100)
     server.wait_for("Got a connection from ", 4)
+    if sys.platform == "linux":  # each waits for the shared socket in a way that wakes one of them
+        assert all(_waits_exclusively(pid) for pid in processes)
     sums = [f'greetsvc_greetings_total{{transport="{kind}"}} 1.0' for kind in ("tcp", "udp", "unix", "unixgram")]
     wait_until(lambda: {*sums, "greetsvc_workers 2.0"} <= {*_metrics(admin)}, lambda: "\n".join(_metrics(admin)))
     assert server.stop() == 0
