@@ -28,6 +28,7 @@ from greetsvc.server.stream import DEADLINE
 from greetsvc.server.udp_policy import UDP_BUDGET
 
 __all__ = [
+    "DEFAULT_GREETING",
     "ONCE",
     "PER_SOURCE",
     "SETTINGS",
