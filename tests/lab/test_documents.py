@@ -23,7 +23,11 @@ TUTORIAL = ROOT / "docs" / "your-own-protocol.md"
 
 TESTED = [ROOT / "docs" / name for name in ("extending.md", "python.md")]
 """Pages whose Python tests/docs/test_public_names.py and tests/client/load/test_run.py run."""
-SHOWING = [page for page in PAGES if page != TUTORIAL and any(block.kind == "console" and not block.by for block in blocks(page))]
+SHOWING = [
+    page
+    for page in PAGES
+    if page != TUTORIAL and any(block.kind == "console" and not block.by for block in blocks(page))
+]
 
 
 @pytest.mark.parametrize("page", SHOWING, ids=lambda page: page.name)
@@ -37,7 +41,9 @@ def test_the_commands_of_the_documents_print_what_they_show(
     follow([block for block in blocks(page) if block.kind == "console" or page not in TESTED], namespace, variables)
 
 
-def test_the_tutorial_ends_with_passing_tests_and_a_running_daemon(installed: Installed, namespace: Namespace) -> None:
+def test_the_tutorial_ends_with_passing_tests_and_a_running_daemon(
+    installed: Installed, namespace: Namespace
+) -> None:
     """Its text, followed to the letter in an empty folder that has a checkout in it."""
     (namespace.folder / "greetsvc").symlink_to(ROOT)
     # An environment that has what greetsvc needs, as if an index were there; the page's own command completes it.
