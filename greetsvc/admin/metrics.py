@@ -54,6 +54,10 @@ def metrics(figures: Figures) -> Iterator[Metric]:
         "greetsvc_datagrams_unanswered", "Datagrams that were not answered.", "reason", figures.unanswered
     )
     yield _counters("greetsvc_tls_failures", "Connections on which TLS failed.", "reason", figures.tls_failed)
+    yield _counters("greetsvc_messages", "Messages that talking protocols answered.", "transport", figures.answered)
+    yield _counters(
+        "greetsvc_talks_broken_off", "Talking connections that ended with an error.", "reason", figures.broken_off
+    )
     for name, words, value in (
         ("connections_open", "Open connections, lingering ones included.", figures.open),
         ("connections_lingering", "Open connections that wait for their peer to close.", figures.lingering),

@@ -97,7 +97,7 @@ class TalkingProtocol(GreetingProtocol):
     _busy = False  # answering: what `reply` asks for happens when it has returned
     _blocked = False  # the transport has enough to send
     _stopped = False  # the transport was told not to read
-    _peer_left = False
+    _last = False  # nothing more is to come
     _leaving = False  # `close` was called
     _over = False  # no message is answered any more
 
@@ -153,8 +153,12 @@ class TalkingProtocol(GreetingProtocol):
             self._answer()
 
     def readConnectionLost(self) -> None:
-        """The peer has sent its FIN: answer what it said, then close."""
-        self._peer_left = True
+        """The peer has sent its FIN."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Nothing more is to come: answer what was received, then close."""
+        self._last = True
         if not (self._over or self._blocked or self._resting or self._busy):
             self.close()
 
@@ -239,7 +243,7 @@ class TalkingProtocol(GreetingProtocol):
         elif self._leaving:
             self.close()
         elif not (self._blocked or self._resting):
-            if self._peer_left:
+            if self._last:
                 self.close()
             elif self._stopped:
                 self._stopped = False
@@ -400,6 +404,11 @@ class TalkingFactory(GreetingFactory):
             when=time.time() if "when" in needs else visit.when,
             path=path_facts(protocol.transport) if "path" in needs else None,
         )
+
+    def finish(self) -> None:
+        """The service stops: answer what was received, and close."""
+        for protocol in tuple(self._deadlines):
+            cast(TalkingProtocol, protocol).finish()
 
     def failed(self, error: Exception) -> None:
         """`TalkingProtocol.reply` raised."""

@@ -30,7 +30,7 @@ _HANDSHAKE = 16 * 1024
 _UPGRADE_REQUIRED = 426
 """The status of an answer to a request that is no handshake (RFC 9110 15.5.22)."""
 
-_NORMAL, _POLICY = 1000, 1008
+_NORMAL, _GOING_AWAY, _POLICY = 1000, 1001, 1008
 """Why a connection is closed (RFC 6455 7.4.1)."""
 
 
@@ -180,6 +180,11 @@ class WebSocketProtocol(TalkingProtocol):
         for payload in payloads:
             if self._web is not None:
                 self._web.sendTextMessage(payload.decode(self.factory.encoding, "replace"))
+
+    def finish(self) -> None:
+        """As inherited; the close says that the service goes away."""
+        self._code = _GOING_AWAY
+        super().finish()
 
     def fail(self, why: str, reason: str) -> None:
         """As inherited; the close says that the peer has broken a rule, too."""
