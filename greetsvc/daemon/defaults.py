@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from attrs import evolve, frozen
 
 from greetsvc.daemon.inherited import Inherited
-from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
+from greetsvc.daemon.memory import PER_CONNECTION, PER_TALKING, SHARE_OF_MEMORY, memory_limit
 from greetsvc.daemon.settings import (
     DEFAULT_PROTOCOL,
     ONCE,
@@ -43,7 +43,9 @@ def limits_of(settings: Settings) -> tuple[Limits, list[str]]:
     if most is None:
         most = int(raise_limit() * SHARE_OF_FILES)
         memory = memory_limit()
-        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // PER_CONNECTION)
+        plugins = [settings.plugin, *(listener.plugin for listener in settings.listeners)]
+        talks = any(plugin is not ONCE for plugin in plugins)
+        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // (PER_TALKING if talks else PER_CONNECTION))
         if by_memory < most:
             most = by_memory
             notes.append(f"At most {by_memory} connections may be open: {memory >> 20} MiB of memory allow no more")

@@ -109,30 +109,32 @@ class WebSocketProtocol(TalkingProtocol):
         return cast(_TextMessages, self.factory.framing)
 
     def take_apart(self, data: bytes) -> Receiver:
-        """Give Twisted's part the bytes of one frame. What follows is answered after that."""
+        """Give Twisted's part one line of the handshake, or the bytes of one frame. What follows is for later."""
         receiver = cast(_Messages, self._receiver)
+        size = self._frame_left
         if not self._upgraded:
-            self._heard += len(data)
+            size = data.find(b"\n") + 1 or len(data)
+            self._heard += size
             if self._heard > _HANDSHAKE:
                 receiver.fault = "the handshake is too long"
-        elif not self._frame_left:
+        elif not size:
             data = self._header + data
             start, length = _frame(data)
             if length is None:
                 self._header = data
                 return receiver
             self._header = b""
+            size = start + length
             if not data[0] & _CONTROL:
                 self._length += length
                 if self._length > self._framing.longest:
                     receiver.fault = f"a message is longer than {self._framing.longest} bytes"
-            if data[0] & _FIN:
-                self._length = 0
-            self._frame_left = start + length
+                if data[0] & _FIN:
+                    self._length = 0
+        data, rest = data[:size], data[size:]
+        self._unread = rest + self._unread
         if self._upgraded:
-            data, rest = data[: self._frame_left], data[self._frame_left :]
-            self._frame_left -= len(data)
-            self._unread = rest + self._unread
+            self._frame_left = size - len(data)
         if not receiver.fault:
             try:
                 cast(IProtocol, self._http).dataReceived(data)

@@ -175,6 +175,20 @@ async def test_a_bad_websocket_message_gets_an_error_and_a_close(serve: Serve, s
     assert code == 1008
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_websocket_frame_is_refused_by_the_length_that_it_tells(serve: Serve) -> None:
+    serving = serve(TCP, protocol="websocket")
+
+    def talk() -> bytes:
+        with socket.create_connection(("127.0.0.1", serving.ports[0]), timeout=10) as sock:
+            sock.sendall(OPENING + b"\x81\xff" + b"\x7f" + b"\xff" * 7 + bytes(4))
+            return sock.makefile("rb").read()
+
+    heard = await _thread(talk)
+    assert b"error: a message is longer than 4096 bytes" in heard
+    assert serving.ledger.ended == {"framing": 1}
+
+
 @pytest.mark.parametrize(
     ("request_line", "status"),
     [
