@@ -21,11 +21,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.protocols.framing import Framing, Lines, Receiver, line_end, line_text
+from greetsvc.protocols.framing import Framing, Lines, Receiver, line_text
 from greetsvc.protocols.registry import Context
 from greetsvc.server.rendering import GreeterFailed
 from greetsvc.server.stream import GreetingFactory, GreetingProtocol, path_facts
 from greetsvc.visit import Visit
+from greetsvc.wire import line_end
 
 __all__ = ["CHUNK", "LONGEST", "RATE", "TURN", "Limits", "TalkingFactory", "TalkingPlugin", "TalkingProtocol"]
 
