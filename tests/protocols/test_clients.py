@@ -221,7 +221,7 @@ async def test_a_request_that_is_no_websocket_is_answered_and_logs_no_error(
 async def test_a_service_that_stops_ends_silent_connections_at_once_and_with_a_fin(
     serve: Serve, protocol: str, goodbye: bytes
 ) -> None:
-    serving = serve(TCP, protocol=protocol, drain=20)
+    serving = serve(TCP, protocol=protocol, drain=20, linger=0.1)
     with socket.create_connection(("127.0.0.1", serving.ports[0]), timeout=10) as sock:
         if protocol == "websocket":
             sock.sendall(OPENING)
