@@ -7,8 +7,9 @@ from typing import Any
 
 from attrs import frozen
 
-from greetsvc.protocols.framing import Counted, Lines, Netstrings, line_end
+from greetsvc.protocols.framing import Counted, Lines, Netstrings
 from greetsvc.protocols.talking import TalkingPlugin
+from greetsvc.wire import line_end
 
 __all__ = ["Wire", "wire_of"]
 

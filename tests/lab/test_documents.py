@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.lab.conftest import Namespace
     from tests.support.installed import Installed
 
-ALONE = [ROOT / "docs" / "from-sockets.md"]
+ALONE = [ROOT / "docs" / name for name in ("from-sockets.md", "talk.md")]
 """Pages that start their servers themselves; for the others the service runs on its default ports."""
 TUTORIAL = ROOT / "docs" / "your-own-protocol.md"
 TESTED = [ROOT / "docs" / name for name in ("extending.md", "python.md")]

@@ -137,5 +137,5 @@ def follow(page: Iterable[Block], namespace: Namespace, variables: Mapping[str, 
     said = re.sub(r"^\[\d\][+ -] .*\n", "", said, flags=re.MULTILINE)  # the shell, of a program that has ended
     printed = re.split(r"^====(\d+)\n", said, flags=re.MULTILINE)
     assert len(printed) == 2 * len(expected) + 1, said
-    for (command, shown), output, status in zip(expected, printed[::2], printed[1::2], strict=False):
-        assert shows(shown, output) if shown.strip() else status == "0", f"$ {command}\n{output}\ninstead of\n{shown}"
+    for (command, shown), came, status in zip(expected, printed[::2], printed[1::2], strict=False):
+        assert shows(shown, came) if shown.strip() else status == "0", f"$ {command}\n{came}\ninstead of\n{shown}"

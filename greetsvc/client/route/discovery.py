@@ -147,7 +147,7 @@ async def find_mtu(remote: SocketAddress, timeline: Timeline, reactor: AskReacto
         words = f"no answer to {_FIRST_TRIES} requests in packets of {first} bytes"
         raise timeline.failed(errno.ETIMEDOUT, words)
     search = Search(first, wire.MAX_REQUEST + prober.headers)
-    in_time = await _search(search, timeline, prober.ask)
+    in_time = await _search("there", search, timeline, prober.ask)
     there = _there(search, in_time=in_time)
     reason = search.reason
     icmp_from = None if reason is None else reason.by
@@ -161,12 +161,16 @@ _TIME = "the time-out (-t) ended the search"
 _LIMIT = "the server reads no longer requests"
 
 
-async def _search(search: Search, timeline: Timeline, ask: Callable[[int], Awaitable[bytes | TooLong]]) -> bool:
+async def _search(
+    name: str, search: Search, timeline: Timeline, ask: Callable[[int], Awaitable[bytes | TooLong]]
+) -> bool:
     """Run a search to its end; False when the time was over before."""
     try:
         while (size := search.next()) is not None:
             found = await ask(size)
-            timeline.trace("*", f"{size} bytes: {'lost or too long' if isinstance(found, TooLong) else 'passed'}")
+            timeline.trace(
+                "*", f"{name}: {size} bytes {'lost or too long' if isinstance(found, TooLong) else 'passed'}"
+            )
             if isinstance(found, TooLong):
                 search.fails(size, found)
             else:
@@ -215,7 +219,7 @@ async def _find_back(prober: _Prober, there: int, link: int | None) -> Way:
     if isinstance(await ask(least, most + 1), TooLong):
         most = there - 1  # no fragments pass
     search = Search(least, most)
-    if not await _search(search, prober.timeline, ask):
+    if not await _search("back", search, prober.timeline, ask):
         return Way(search.least, _TIME, "least")
     if search.failures:
         return Way(search.least, "longer ones are lost")
