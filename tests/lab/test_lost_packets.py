@@ -34,7 +34,7 @@ def test_each_fault_is_told_as_the_page_shows(network: Callable[[int], Network])
         done = lab.nodes[node].run("nft", "-f", "-", given=table.encode())
         assert done.returncode == 0, done.stderr.decode()
         for command, output in commands:
-            said = lab.client.run("sh", "-c", f"{BIN}/{command} 2>&1")
+            said = lab.client.run("sh", "-c", f"{{ {BIN}/{command}; }} 2>&1")
             assert shows(output, said.stdout.decode()), f"$ {command}\n{said.stdout.decode()}"
             if "-c" in command:
                 there, back = re.findall(r"^(?:there|back): .*?, (\d+) lost", said.stdout.decode(), re.MULTILINE)
