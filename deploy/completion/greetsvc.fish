@@ -17,6 +17,7 @@ complete -c greetsvc -l trust-proxy -x -d 'a network whose PROXY headers are tru
 complete -c greetsvc -l client-ca -r -F -d 'TLS listeners require a client certificate that is signed by one of the certificates in FILE [default: off]'
 complete -c greetsvc -l admin -x -d 'where the admin site listens, as tcp:9090: health, metrics and a live page; without interface= on 127.0.0.1 [default: off]'
 complete -c greetsvc -l admin-host -x -d 'a host name to ask the admin site by, besides its addresses, localhost and the name of the machine; repeatable [default: none]'
+complete -c greetsvc -l workers -x -d 'processes that share the listening sockets and the limits; auto: one for each core [default: 1]'
 complete -c greetsvc -l log-visits -x -a 'all summary off' -d 'all: log each visit, or a summary each second when there are many; summary: only summaries; off: nothing [default: all]'
 complete -c greetsvc -l log-format -x -a 'text json' -d 'text or json [default: text]'
 complete -c greetsvc -l print-unit -x -a 'service socket' -d 'print the systemd unit of this kind, service or socket, with the path of this installation, and exit'
