@@ -9,6 +9,7 @@ from math import ceil, comb, log
 
 from attrs import define, field, frozen
 
+from greetsvc.client.handshake import UNKNOWN, Handshake
 from greetsvc.client.matching import Matcher, MatchingFailed
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.errors import ConfigError
@@ -237,7 +238,8 @@ class RunStats:
     seconds to connect of those connections that took more than one SYN, by the number of SYNs; ``flows`` are the
     losses by flow, where there are several. ``seconds`` and ``jitter`` have what each greeting `took`. ``requests``
     counts datagram requests, of which a probe may send several, and ``requests_lost`` those without an answer.
-    ``round_trips`` has how long the messages of talking probes took, each to its reply.
+    ``handshakes`` are the sums of what was lost of TCP handshakes, and ``unexplained`` counts those of which it is
+    not known. ``round_trips`` has how long the messages of talking probes took, each to its reply.
     """
 
     sent: int = 0
@@ -252,6 +254,8 @@ class RunStats:
     requests: int = 0
     requests_lost: int = 0
     round_trips: Histogram = field(factory=Histogram)
+    handshakes: Handshake = UNKNOWN
+    unexplained: int = 0
 
     @property
     def lost(self) -> int:
@@ -288,6 +292,8 @@ class RunStats:
         if result.path is not None:
             name = result.path.instance
             self.replicas[name if name in self.replicas or len(self.replicas) < MAX_REPLICAS else OTHER_REPLICAS] += 1
+        self.handshakes += result.handshake
+        self.unexplained += bool(result.handshake.words) and result.handshake.syn_lost is None
         syns = result.sent.syns if result.sent else None
         if syns is not None and syns > 1:
             self.retried_connects.setdefault(syns, Histogram()).add(result.seconds.connect or 0.0)

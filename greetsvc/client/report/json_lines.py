@@ -76,6 +76,8 @@ class JsonReport:
         if stats.flows is not None:
             flows = zip(stats.flows.ports, stats.flows.sent, stats.flows.lost, strict=True)
             summary["flows"] = [{"source_port": port, "sent": sent, "lost": lost} for port, sent, lost in flows]
+        if stats.handshakes != UNKNOWN or stats.unexplained:
+            summary["direction"] = stats.handshakes.as_json() | {"unexplained": stats.unexplained}
         return Lines([json.dumps({"summary": summary})])
 
 
