@@ -294,14 +294,14 @@ class Session:
             self._known.popitem(last=False)
         return {"s": self.name, "n": index, "a": attempt, "w": "count"}
 
-    def unsent(self, nonce: str) -> None:
+    def unsent(self, nonce: str | None) -> None:
         """The latest request could not be sent after all."""
-        if self._known.pop(nonce, None) is not None:
+        if nonce is not None and self._known.pop(nonce, None) is not None:
             self.requests -= 1
 
-    def over(self, nonce: str) -> None:
+    def over(self, nonce: str | None) -> None:
         """The probe of this request is over: an answer from now on is late."""
-        request = self._known.get(nonce)
+        request = self._known.get(nonce or "")
         if request is not None:
             request.over = True
 

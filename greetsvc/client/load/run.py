@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import time
 from functools import lru_cache
@@ -15,7 +16,7 @@ from greetsvc.client.load.metrics import LoadMetrics
 from greetsvc.client.load.pacing import LoadOptions, Schedule
 from greetsvc.client.load.polling import Poller, new_poller
 from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
-from greetsvc.client.probe.probe import Probe, new_request
+from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.system import system_failed
@@ -24,6 +25,7 @@ from greetsvc.client.stats import Expectations, Histogram
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
 from greetsvc.net.descriptors import remaining
+from greetsvc.wire import request
 
 __all__ = ["Run"]
 
@@ -113,7 +115,7 @@ class Run:
         remote = target.path or await resolve(timeline, reactor)
         if target.datagram:
             keep = max(0, remaining() - self.concurrency) // 2  # half of what this process may open besides
-            return Datagrams(remote, new_request(options), options.limit, poller, keep)
+            return Datagrams(remote, request(os.urandom(8).hex(), options.size), options.limit, poller, keep)
         if target.transport != "tls" or isinstance(remote, str):
             return Streams(remote, options.limit, poller)
         from greetsvc.client.load.tls import TlsStreams

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import Sent, compare
-from greetsvc.client.result import Attempt, Closed, GreetFailed, Greeting, Phase, Seconds
+from greetsvc.client.result import Attempt, Closed, Exchange, GreetFailed, Greeting, Phase, Seconds
 from greetsvc.client.target import Target, format_address
 from greetsvc.printable import one_line, shortened
 from greetsvc.visit import Address
@@ -55,6 +55,8 @@ class Timeline:
         self.attempts: list[Attempt] = []
         self.cut_short = ""
         self.now = now
+        self.time = time.time()
+        """When the probe began, by the system's clock."""
         self._trace = trace
         self._start = self._entered = now()
         self._ended: float | None = None
@@ -92,11 +94,11 @@ class Timeline:
         """When a request was sent, on our clock."""
         return self._start + self.attempts[number].time
 
-    def answered(self, number: int) -> tuple[float, float]:
+    def answered(self, number: int, exchange: Exchange | None = None) -> tuple[float, float]:
         """A request was answered, which ends the probe: when it was sent, and when its answer came."""
         self._ended, sent = self.now(), self.sent_at(number)
         self._took["first_byte"] = self._ended - sent
-        self.attempts[number] = Attempt(self.attempts[number].time, self._ended - sent)
+        self.attempts[number] = Attempt(self.attempts[number].time, self._ended - sent, exchange)
         return sent, self._ended
 
     def withdraw_answer(self) -> tuple[float, float]:
@@ -155,6 +157,7 @@ class Timeline:
             attempts=tuple(self.attempts),
             asked=self._asked(),
             icmp=icmp,
+            time=self.time,
         )
 
     def greeted(self, data: bytes, closed: Closed | None = None) -> Greeting:
@@ -180,4 +183,5 @@ class Timeline:
             sent=self.sent,
             attempts=tuple(self.attempts),
             cut_short=self.cut_short,
+            time=self.time,
         )

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from greetsvc.client.report.base import ending_notes, json_seconds, spread
-from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.client.result import Attempt, GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
 from greetsvc.client.target import Target, format_address
 from greetsvc.console import Lines
@@ -26,6 +26,7 @@ class JsonReport:
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
         """The probe object. ``error`` also says what is wrong with a greeting that came; ``ok`` is true then."""
         found: dict[str, Any] = {
+            "time": None if result.time is None else round(result.time, 6),
             "target": str(self.target),
             "transport": self.target.transport,
             "address": format_address(result.peer) if result.peer else None,
@@ -39,7 +40,7 @@ class JsonReport:
             found |= {"ok": True, "greeting": result.text, "error": error, "errno": code, "phase": phase}
         found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
         if self.target.datagram:
-            found["attempts"] = [json_seconds(asdict(attempt)) for attempt in result.attempts]
+            found["attempts"] = [_attempt(attempt) for attempt in result.attempts]
         if isinstance(result, GreetFailed) and result.icmp is not None:
             found["icmp"] = result.icmp.as_json()
         if isinstance(result, Greeting) and result.path is not None:
@@ -59,12 +60,24 @@ class JsonReport:
         }
         if self.target.datagram:
             summary["requests"] = {"sent": stats.requests, "lost": stats.requests_lost}
+        if self.target.transport == "udp":
+            summary["direction"] = stats.direction and stats.direction.as_json()
         if stats.replicas:
             summary["replicas"] = dict(stats.replicas.most_common())
         if stats.flows is not None:
             flows = zip(stats.flows.ports, stats.flows.sent, stats.flows.lost, strict=True)
             summary["flows"] = [{"source_port": port, "sent": sent, "lost": lost} for port, sent, lost in flows]
+            for flow, direction in zip(summary["flows"], stats.flows.directions, strict=False):
+                flow["direction"] = direction and direction.as_json()
         return Lines([json.dumps({"summary": summary})])
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    """A request; with a measured answer also the time without the server's own, and the raw numbers."""
+    found: dict[str, Any] = json_seconds({"time": attempt.time, "seconds": attempt.seconds})
+    if attempt.exchange is not None:
+        found |= json_seconds({"round_trip": attempt.round_trip}) | {"measured": asdict(attempt.exchange)}
+    return found
 
 
 def _joined(*words: str) -> str | None:
