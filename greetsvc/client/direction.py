@@ -28,7 +28,7 @@ MAX_KNOWN = 4096
 """The latest requests of a session, whose answers are recognized."""
 
 _WINDOW = 1024
-"""Answers that are held back to sort them by their arrival at the far end."""
+"""Answers that are held back to sort them by their arrival."""
 
 _CHUNK = 1000
 """Answers over which the drift between the two clocks is taken as constant."""
@@ -135,15 +135,13 @@ class _Request:
     answered: bool = False
 
 
-@frozen(order=True)
+@frozen
 class _Sample:
-    """One request that was answered, in the order in which they arrived at the far end. Times in nanoseconds.
+    """One request that was answered. Times are in nanoseconds.
 
     ``there`` and ``back`` are differences between the two clocks. ``timed``: the far end's own time is possible.
     """
 
-    seen: int
-    index: int
     sent: int
     there: int
     back: int
@@ -162,56 +160,57 @@ class _Unwrapped:
 
 
 @define
-class _Order:
-    """Answers in the order in which their requests arrived: which of these were overtaken, and how delays vary."""
+class _Overtaken:
+    """Counts what was overtaken: of ``value``s that come in the order of ``key``, those below an earlier one."""
 
-    reordered: int = 0
+    count: int = 0
+    _heap: list[tuple[int, int]] = field(factory=list)
+    _highest: int = -1
+
+    def add(self, key: int, value: int) -> None:
+        heapq.heappush(self._heap, (key, value))
+        if len(self._heap) > _WINDOW:
+            self._take(heapq.heappop(self._heap)[1])
+
+    def _take(self, value: int) -> None:
+        self.count += value < self._highest
+        self._highest = max(self._highest, value)
+
+    def so_far(self) -> int:
+        """The count when nothing comes any more."""
+        count, highest = self.count, self._highest
+        for _, value in sorted(self._heap):
+            count += value < highest
+            highest = max(highest, value)
+        return count
+
+
+@define
+class _Variation:
+    """How delays vary, in the order in which answers come."""
+
     steps: int = 0
-    _heap: list[_Sample] = field(factory=list)
-    _chunk: list[_Sample] = field(factory=list)
-    _furthest: int = -1
+    _samples: list[_Sample] = field(factory=list)
     _there: float = 0.0
     _back: float = 0.0
     _doubtful: int = 0
 
     def add(self, sample: _Sample) -> None:
-        heapq.heappush(self._heap, sample)
-        if len(self._heap) > _WINDOW:
-            self._take(heapq.heappop(self._heap))
-
-    def _take(self, sample: _Sample) -> None:
-        self.reordered += sample.index < self._furthest
-        self._furthest = max(self._furthest, sample.index)
-        self._chunk.append(sample)
-        if len(self._chunk) > _CHUNK:
+        self._samples.append(sample)
+        if len(self._samples) > _CHUNK:
             self._close_chunk()
 
     def _close_chunk(self) -> None:
-        there, back, steps, doubtful = variation(self._chunk)
+        there, back, steps, doubtful = variation(self._samples)
         self._there += there
         self._back += back
         self.steps += steps
         self._doubtful += doubtful
-        del self._chunk[:-1]
+        del self._samples[:-1]
 
-    def finished(self) -> _Order:
-        """The same when nothing comes any more."""
-        copy = evolve(
-            self,
-            heap=[],
-            chunk=list(self._chunk),
-            furthest=self._furthest,
-            there=self._there,
-            back=self._back,
-            doubtful=self._doubtful,
-        )
-        for sample in sorted(self._heap):
-            copy._take(sample)
-        copy._close_chunk()
-        return copy
-
-    def variation(self) -> tuple[float | None, float | None]:
+    def so_far(self) -> tuple[float | None, float | None]:
         """The mean differences in seconds; None where there are none, or the far end's clock makes no sense."""
+        self._close_chunk()
         if not self.steps or self._doubtful > self.steps:
             return None, None
         return self._there / self.steps / 1e9, self._back / self.steps / 1e9
@@ -253,6 +252,7 @@ class Session:
     """The measured requests of one series of probes, and their answers.
 
     Call `sent` for each request, `received` for each measured answer, and `over` when a request's probe is over.
+    Answers may be told in another order than they came: their times count, so these should be those of the kernel.
     ``trouble`` says why no figures are stated, in words.
     """
 
@@ -274,9 +274,10 @@ class Session:
     _last: int = -1
     """The latest request, in the order of sending, that was answered."""
     _copies: int = 0
-    _reordered: int = 0
     _late: int = 0
-    _order: _Order = field(factory=_Order)
+    _order_there: _Overtaken = field(factory=_Overtaken)
+    _order_back: _Overtaken = field(factory=_Overtaken)
+    _variation: _Variation = field(factory=_Variation)
     _latest: Measured | None = None
     _latest_back: Arrival = field(factory=Arrival)
 
@@ -326,7 +327,7 @@ class Session:
             if len(table) > self.most:
                 table.popitem(last=False)
         self._distinct += 1
-        self._reordered += seq < self._seq.highest
+        self._order_back.add(when, seq)
         self._seen.highest, self._seq.highest = max(seen, self._seen.highest), max(seq, self._seq.highest)
         self._latest, self._latest_back = answer, back
         if request.answered:
@@ -337,7 +338,8 @@ class Session:
         self._late += request.over
         timed = 0 <= answer.tx - answer.rx <= when - request.sent
         delays = answer.rx - request.sent, when - answer.tx
-        self._order.add(_Sample(seen, request.index, request.sent, *delays, timed))
+        self._order_there.add(seen, request.index)
+        self._variation.add(_Sample(request.sent, *delays, timed))
         return "late" if request.over else "answer"
 
     def _doubt(self, why: str) -> None:
@@ -357,12 +359,11 @@ class Session:
                 self._doubt("more requests are counted than we sent")
                 return None
             doubled, lost = doubled - lost, 0
-        order = self._order.finished()
-        there, back = order.variation()
+        there, back = self._variation.so_far()
         latest, latest_back = self._latest, self._latest_back
         return Direction(
             There(
-                *(self.requests, lost, doubled, order.reordered, there),
+                *(self.requests, lost, doubled, self._order_there.so_far(), there),
                 hops=None
                 if self.ttl is None or latest.ttl is None or latest.ttl > self.ttl
                 else self.ttl - latest.ttl,
@@ -370,12 +371,12 @@ class Session:
                 ecn=None if latest.tos is None else latest.tos & 3,
             ),
             Back(
-                *(self._seq.highest, self._seq.highest - self._distinct, self._copies, self._reordered, self._late),
-                variation=back,
+                *(self._seq.highest, self._seq.highest - self._distinct, self._copies),
+                *(self._order_back.so_far(), self._late, back),
                 hops=None if latest_back.ttl is None else initial_ttl(latest_back.ttl) - latest_back.ttl,
                 dscp=latest_back.dscp,
                 ecn=latest_back.ecn,
             ),
             unknown=self.requests - considered,
-            steps=order.steps,
+            steps=self._variation.steps,
         )
