@@ -140,7 +140,8 @@ def _load_plan(given: dict[str, Any], target: Target) -> Plan:
 
     raise_limit()
     load = {name: given[name] for name in ("duration", "concurrency", "rate", "expect", "warn")}
-    run = Run(target, **load, **_common_options(given, target))
+    common = _common_options(given, target)
+    run = Run(target, **load, **common, measure=not _unmeasured(given, target, common["size"]))
     return LoadPlan(run, as_json=given["as_json"], terminal=find_terminal(sys.stdout, os.environ))
 
 

@@ -300,6 +300,11 @@ class Session:
         if nonce is not None and self._known.pop(nonce, None) is not None:
             self.requests -= 1
 
+    def awaits(self, nonce: str) -> bool:
+        """Whether this is a measured request to which no answer came yet."""
+        request = self._known.get(nonce)
+        return request is not None and not request.answered
+
     def over(self, nonce: str | None) -> None:
         """The probe of this request is over: an answer from now on is late."""
         request = self._known.get(nonce or "")

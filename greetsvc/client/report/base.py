@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Protocol
 
-from greetsvc.client.direction import Back, There
+from greetsvc.client.direction import Back, Direction, There
 from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
 from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.console import Lines
@@ -58,11 +58,10 @@ def counts(sent: int, greeted: int, lost: int) -> str:
     return f"{sent} sent, {greeted} greeted, {lost} lost ({100 * lost / sent if sent else 0:.3g} %)"
 
 
-def direction_lines(stats: RunStats) -> list[str]:
+def direction_lines(found: Direction | None, unmeasured: str) -> list[str]:
     """What is known of the way there and of the way back, a line each; or why it is not known."""
-    found = stats.direction
     if found is None:
-        return [f"there, back: not known, {stats.unmeasured}"]
+        return [f"there, back: not known, {unmeasured}"]
     lines = [
         f"there: {_way(found.there, found.there.sent - found.unknown)}",
         f"back: {_way(found.back, found.back.sent)}" + (f", {found.back.late} late" if found.back.late else ""),

@@ -78,7 +78,7 @@ class TextReport:
         if stats.repeats:
             out.append(stats.repeats)
         if self.target.transport == "udp":
-            out += direction_lines(stats)
+            out += direction_lines(stats.direction, stats.unmeasured)
         if stats.seconds.count:
             times = spread(stats.seconds) | {"jitter": stats.jitter.value}
             out.append(_times(times, ("min", "mean", "max", "jitter")))

@@ -180,7 +180,7 @@ def parse_tcp_info(info: bytes) -> TcpInfo | None:
     )
 
 
-def ask_for_headers(sock: socket.socket) -> None:
+def ask_for_headers(sock: socket.SocketType) -> None:
     """Have the kernel deliver TTL, DSCP, ECN and a time stamp with each datagram, as ancillary data."""
     if not _LINUX:
         return
