@@ -286,14 +286,14 @@ class Session:
         """Whether any measured answer came."""
         return self._answered > 0
 
-    def sent(self, nonce: str, when: int, attempt: int) -> dict[str, object]:
-        """Remember a request that leaves ``when`` (ns); the fields that it carries."""
+    def sent(self, nonce: str, when: int, attempt: int, wanted: str = "count") -> dict[str, object]:
+        """Remember a request that leaves ``when`` (ns); the fields that it carries to get what is ``wanted``."""
         index = self.requests
         self.requests += 1
         self._known[nonce] = _Request(index, when, attempt)
         if len(self._known) > self.most:
             self._known.popitem(last=False)
-        return {"s": self.name, "n": index, "a": attempt, "w": "count"}
+        return {"s": self.name, "n": index, "a": attempt, "w": wanted}
 
     def unsent(self, nonce: str | None) -> None:
         """The latest request could not be sent after all."""

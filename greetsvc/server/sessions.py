@@ -55,14 +55,22 @@ class Sessions:
         self._until = 0
 
     def answer(  # noqa: PLR0917 - called for each measured request of a batch, where keywords would cost time
-        self, data: bytes | bytearray, start: int, end: int, rx: int | None, ttl: int | None, tos: int | None
+        self,
+        data: bytes | bytearray,
+        start: int,
+        end: int,
+        rx: int | None,
+        ttl: int | None,
+        tos: int | None,
+        wanted: str = "count",
     ) -> bytes | None:
         """The measured answer to the request ``data[start:end]``; None where it gets the ordinary greeting.
 
         ``rx`` is when the request arrived, in nanoseconds; None: now. ``ttl`` and ``tos`` are those of its header.
-        The answer is shorter than the request, as a free answer is. A request that gets none is not counted.
+        ``wanted`` is what the request asks for with ``w=``. The answer is shorter than the request, as a free answer
+        is. A request that gets none is not counted.
         """
-        asked = count_of(data, start, end)
+        asked = count_of(data, start, end, wanted)
         if asked is None:
             return None
         repeated, session = asked

@@ -46,7 +46,7 @@ from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
-from greetsvc.wire import MARK, Measured, decode_measured, decode_record, nonce_of
+from greetsvc.wire import MARK, Measured, decode_record, measured_in, nonce_of
 
 __all__ = ["DescriptorReactor", "PortHistory", "probe_udp", "probe_unixgram"]
 
@@ -201,7 +201,7 @@ class _DatagramProbe:
             self._finish(timeline.failed(errno.ENODATA, EMPTY_ANSWER))
         elif data.startswith(MARK):
             self._finish(timeline.failed(errno.EPROTO, ECHO))
-        elif self._history.asks and (measured := decode_measured(data)) is not None:
+        elif self._history.asks and (measured := measured_in(data)) is not None:
             self._take_measured(attempt, data, measured, read_header(ancillary))
         elif not answers_request(data, attempt.nonce):
             timeline.note(_OTHER_REQUEST)

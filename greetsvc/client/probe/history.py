@@ -16,7 +16,7 @@ from greetsvc.client.direction import Session
 from greetsvc.client.result import LATE_ANSWER, TWO_ANSWERS
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.packets import read_header
-from greetsvc.wire import MAX_MEASURED, decode_measured, decode_record
+from greetsvc.wire import MAX_ANSWER, decode_record, measured_in
 
 __all__ = ["ANCILLARY", "DescriptorReactor", "Kept", "OpenSocket", "PortHistory", "same_address"]
 
@@ -74,10 +74,10 @@ class OpenSocket:
     def doRead(self) -> None:
         """Count an answer."""
         try:
-            data, ancillary, _, sender = self.sock.recvmsg(MAX_MEASURED + 1, ANCILLARY)
+            data, ancillary, _, sender = self.sock.recvmsg(MAX_ANSWER + 1, ANCILLARY)
         except OSError:
             return
-        measured = decode_measured(data) if self._expected is None or same_address(sender, self._expected) else None
+        measured = measured_in(data) if self._expected is None or same_address(sender, self._expected) else None
         if measured is not None:
             arrival = read_header(ancillary)
             self._session.received(measured, arrival.time or time.time_ns(), arrival)
@@ -120,6 +120,8 @@ class PortHistory:
 
     session: Session | None = None
     asks: bool = False
+    wanted_answer: str = "count"
+    """What its requests want: ``count``, or ``path`` of a server whose greetings are path records."""
     wanted: bool = field(init=False)
     """Whether the series was to be measured."""
     unmeasured: str = ""
@@ -185,10 +187,9 @@ class PortHistory:
             session.trouble = session.trouble or "an answer was not measured"
         elif self.asks:
             self._measure_nothing("the far end gives no measured answers")
-        elif decode_record(data) is not None:
-            self._measure_nothing("the far end answers with path records")
         else:
             self.asks = True
+            self.wanted_answer = "count" if decode_record(data) is None else "path"
 
     def _measure_nothing(self, why: str) -> None:
         self.session, self.asks, self.unmeasured = None, False, why

@@ -122,7 +122,7 @@ class Probe:
         nonce, history = os.urandom(8).hex(), self.history
         if history is None or history.session is None or not history.asks:
             return request(nonce, self.options.size)
-        return request(nonce, self.options.size, history.session.sent(nonce, when, number))
+        return request(nonce, self.options.size, history.session.sent(nonce, when, number, history.wanted_answer))
 
 
 async def greet(

@@ -64,7 +64,7 @@ class TextReport:
             return printable(without_line_end(greeting.text))
         # A path record is for programs: of several probes it is enough to say which server it came from.
         said = greeting.text if greeting.path is None else f"a path record of {greeting.path.instance}"
-        if greeting.measured:
+        if greeting.measured and greeting.path is None:
             said = "measured"
         time = f"{greeting.seconds.total * 1000:.3f} ms"
         start = f"{number} {self.target.transport} {format_address(greeting.peer)} {time}"
