@@ -8,7 +8,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 PIP      = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cover matrix lint types lab bench docs build wheel-check format clean
+.PHONY: help run test cover matrix lint types lab bench docs changes generated build wheel-check format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,7 @@ test: $(VENV)/.test ## set up and run every test that needs nothing but Python (
 	$(VENV)/bin/python -m pytest -m 'not lab' --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 cover: override ARGS += --cov
+cover: export GREETSVC_TESTS_COVERAGE = $(CURDIR)
 cover: test ## the same with branch coverage; it may not be lower than pyproject.toml says
 
 matrix: ## make test on every Python from 3.11 to 3.14 that is found (PYTHONS="3.12 /usr/bin/python3.13" names them)
@@ -50,7 +51,7 @@ format: $(VENV)/.lint ## let ruff format the code and fix what it can
 
 types: $(VENV)/.lint ## mypy, strict; the public API from outside the package too
 	$(VENV)/bin/mypy -p greetsvc -p bench
-	$(VENV)/bin/mypy twisted/plugins tests examples
+	$(VENV)/bin/mypy twisted/plugins tests examples deploy
 	cd tests/typing && $(abspath $(VENV))/bin/mypy api.py
 
 lab: $(VENV)/.test $(VENV)/.fuzz ## tests with real programs: needs root and Debian packages, which it installs
@@ -60,8 +61,15 @@ lab: $(VENV)/.test $(VENV)/.fuzz ## tests with real programs: needs root and Deb
 bench: $(VENV)/.bench ## measure side by side with others, into bench/results/
 	$(VENV)/bin/python -m bench $(ARGS)
 
-docs: $(VENV)/.docs ## show what the next changelog entry would say
+docs: $(VENV)/.docs ## build the site of the documents into build/docs/; a warning is an error
+	$(VENV)/bin/python -m sphinx --quiet --fresh-env --fail-on-warning docs build/docs
+	@echo 'open build/docs/index.html'
+
+changes: $(VENV)/.docs ## show what the next changelog entry would say
 	$(VENV)/bin/towncrier build --draft --version next
+
+generated: $(VENV)/.run ## write the manual pages and completions in deploy/ again, from the options
+	$(VENV)/bin/python -m deploy.generate
 
 build: $(VENV)/.test ## build the source archive and the wheel into dist/
 	rm -f dist/greetsvc-*

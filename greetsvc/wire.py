@@ -38,6 +38,7 @@ __all__ = [
     "encode_record",
     "fields_of",
     "has_fields",
+    "line_end",
     "measured_in",
     "nonce_of",
     "request",
@@ -204,6 +205,14 @@ def decode_measured(line: bytes) -> Measured | None:
     if (ttl or 0) > _BYTE or (tos or 0) > _BYTE:
         return None
     return Measured(nonce, session, number, attempt, seen, seq, rx, tx, ttl, tos, size)  # type: ignore[arg-type]
+
+
+# Lines of text, in whatever encoding.
+
+
+def line_end(encoding: str, text: str = "\n") -> bytes:
+    """A line end in this encoding, without the byte order mark that some put in front of every text."""
+    return text.encode(encoding)[len("".encode(encoding)) :]
 
 
 # The path record: what the server saw of a visit, as one line of JSON. The client reads records of servers that it

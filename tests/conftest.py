@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
@@ -23,7 +20,8 @@ from zope.interface import implementer
 # Hundreds of tests start programs, which would compile the package anew each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-pytest_plugins = [f"tests.support.{name}" for name in ("certificates", "installed", "peers", "process", "service")]
+_PLUGINS = ("certificates", "greet", "installed", "peers", "process", "service", "shared", "talkers")
+pytest_plugins = [f"tests.support.{name}" for name in _PLUGINS]
 pytest.register_assert_rewrite("tests.support")
 
 # No example is judged by how long it took: that depends on what else the machine does.
@@ -33,27 +31,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("greetsvc")
 
 LAB = Path(__file__).parent / "lab"
-_shared_folder = pytest.StashKey[Path]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Make a folder for what is made once for all processes of this run; pytest-xdist's workers are told of it."""
-    told = getattr(config, "workerinput", {}).get("shared_folder")
-    # Not in pytest's own folder: another user, which some tests become, may not look into that.
-    config.stash[_shared_folder] = Path(told or tempfile.mkdtemp(prefix="greetsvc-tests-"))
-    config.stash[_shared_folder].chmod(0o755)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist where that folder is."""
-    node.workerinput["shared_folder"] = str(node.config.stash[_shared_folder])
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove it, in the process that made it."""
-    if not hasattr(config, "workerinput"):
-        shutil.rmtree(config.stash[_shared_folder], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,12 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if LAB in item.path.parents:
             item.add_marker(pytest.mark.lab)
-
-
-@pytest.fixture(scope="session")
-def shared_folder(pytestconfig: pytest.Config) -> Path:
-    """A folder that all processes of this run share."""
-    return pytestconfig.stash[_shared_folder]
 
 
 class _Reactor(IReactorTime, IReactorFDSet, IReactorCore):

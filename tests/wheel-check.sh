@@ -31,6 +31,8 @@ import re, sys, zipfile
 expected = (
     r"greetsvc/(\w+/)*\w+\.py",
     r"greetsvc/py\.typed",
+    r"greetsvc/daemon/units/greetsvc\.(service|socket)",
+    r"greetsvc-[\w.]+\.data/data/share/(man|bash-completion|zsh|fish)/.*",
     r"twisted/plugins/greetsvc_plugin\.py",
     r"greetsvc-[\w.]+\.dist-info/(METADATA|RECORD|WHEEL|entry_points\.txt|licenses/LICENSE)",
 )
@@ -39,6 +41,8 @@ required = {
     "greetsvc/__main__.py",
     "greetsvc/client/__init__.py",
     "greetsvc/greeters/__init__.py",
+    "greetsvc/daemon/units/greetsvc.service",
+    "greetsvc/daemon/units/greetsvc.socket",
     "greetsvc/net/__init__.py",
     "greetsvc/py.typed",
     "greetsvc/server/__init__.py",
@@ -50,6 +54,9 @@ wrong = [name for name in names if not any(re.fullmatch(pattern, name) for patte
 # Either would hide every plugin of Twisted's, or every one of somebody else's.
 wrong += {"twisted/__init__.py", "twisted/plugins/__init__.py"}.intersection(names)
 missing = required.difference(names)
+for page in ("man1/greet.1", "man8/greetsvc.8"):
+    if not any(name.endswith(f".data/data/share/man/{page}") for name in names):
+        missing.add(page)
 for file in ("METADATA", "entry_points.txt", "licenses/LICENSE"):
     if not any(name.endswith(f".dist-info/{file}") for name in names):
         missing.add(f"dist-info/{file}")
@@ -72,11 +79,13 @@ if built != again:
     sys.exit(f"wheel-check: the source archive makes another wheel: {set(built.items()) ^ set(again.items())}")
 END
 
+[ -f clean/share/man/man8/greetsvc.8 ] || fail "the manual pages are not installed"
 mkdir elsewhere
 cd elsewhere
 "$bin/twistd" --help | grep '^ *greetsvc ' >/dev/null || fail "twistd --help does not list greetsvc"
 "$bin/twist" --help | grep '^ *greetsvc ' >/dev/null || fail "twist --help does not list greetsvc"
 "$bin/greet" --version
+"$bin/greetsvc" --print-unit service | grep "^ExecStart=$bin/greetsvc " >/dev/null || fail "the unit has another command"
 "$bin/python" -c '
 import sys, greetsvc.server
 assert "clean" in greetsvc.__file__, greetsvc.__file__

@@ -12,6 +12,7 @@ from greetsvc.interrupts import end_at_once
 __all__ = ["main"]
 
 _SHORTAGES = (ImportError, MemoryError, OSError, SystemError)
+_NO_MEMORY = "out of memory"
 
 
 def main() -> int:
@@ -23,9 +24,16 @@ def main() -> int:
         return run()
     except Exception as error:
         # There is no descriptor or no memory left for a module, or for the reactor. OpenSSL has its own words for it.
-        no_memory = "malloc failure" in str(error)
-        if not isinstance(error, _SHORTAGES) and not no_memory:
+        reason = _reason(error)
+        if not isinstance(error, _SHORTAGES) and reason != _NO_MEMORY:
             raise
-        reason = "" if no_memory else getattr(error, "strerror", None) or str(error)
-        sys.stderr.write(f"greet: this host: {reason or 'out of memory'}\n")
+        sys.stderr.write(f"greet: this host: {reason}\n")
         return 2
+
+
+def _reason(error: Exception) -> str:
+    try:
+        words = getattr(error, "strerror", None) or str(error)
+    except MemoryError:  # not even for the words of another error
+        return _NO_MEMORY
+    return _NO_MEMORY if not words or "malloc failure" in words else words

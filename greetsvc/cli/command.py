@@ -10,12 +10,21 @@ from typing import Any, Literal
 import click
 
 from greetsvc._version import __version__
-from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, wrong
+from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, is_given, wrong
 from greetsvc.cli.plan import Plan, ProbePlan, drive
-from greetsvc.client.options import DEFAULT_ROUNDS, DEFAULTS, ProbeOptions, parse_proxy_claim
+from greetsvc.client.options import (
+    DEFAULT_ROUNDS,
+    DEFAULT_SAY,
+    DEFAULTS,
+    ROUTE_SECONDS,
+    ProbeOptions,
+    Talk,
+    parse_proxy_claim,
+)
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.base import Report
 from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Expectations
+from greetsvc.client.talk.protocols import LINES
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
@@ -61,10 +70,20 @@ def _command(**given: Any) -> Plan:
     if given["flows"]:
         _check_flows(given["flows"], given["source_port"], target)
     try:
-        return _probe_plan(given, target) if given["duration"] is None else _load_plan(given, target)
+        return _make_plan(given, target)
     except ConfigError as error:
         option = f"--{error.name}" if error.name != "family" else "-4" if given["four"] else "-6"
         wrong(option, error.value, error.why)
+
+
+def _make_plan(given: dict[str, Any], target: Target) -> Plan:
+    if given["duration"] is not None:
+        return _load_plan(given, target)
+    if given["hold"] is not None:
+        return _hold_plan(given, target)
+    if given["trace"] or given["mtu"]:
+        return _route_plan(given, target)
+    return _probe_plan(given, target)
 
 
 def _check_flows(flows: int, first_port: int | None, target: Target) -> None:
@@ -93,19 +112,22 @@ def _common_options(given: dict[str, Any], target: Target) -> dict[str, Any]:
         "size": DEFAULTS.size if given["size"] is None else given["size"],
         "encoding": given["encoding"],
         "tls": ClientTls(**tls) if target.transport == "tls" else None,
+        "talk": None if given["talk"] is None else Talk(given["talk"], given["say"] or (DEFAULT_SAY,)),
     }
+
+
+def _packet_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The options on what a probe sends, besides its messages."""
+    version: Literal[1, 2] = 1 if given["proxy_v2"] is None else 2
+    source = given[f"proxy_v{version}"]
+    return {"dscp": given["dscp"], "proxy": None if source is None else parse_proxy_claim(version, source)}
 
 
 def _probe_plan(given: dict[str, Any], target: Target) -> ProbePlan:
     """The plan for single probes, a series, or flows."""
     expectations = Expectations.of(given["expect"], given["warn"])
-    version: Literal[1, 2] = 1 if given["proxy_v2"] is None else 2
-    source = given[f"proxy_v{version}"]
     options = ProbeOptions(
-        **_common_options(given, target),
-        dscp=given["dscp"],
-        source_port=given["source_port"],
-        proxy=None if source is None else parse_proxy_claim(version, source),
+        **_common_options(given, target), **_packet_options(given), source_port=given["source_port"]
     )
     flows = given["flows"] or 0
     count = given["count"] if given["count"] is not None else DEFAULT_ROUNDS if flows else 1
@@ -143,6 +165,46 @@ def _load_plan(given: dict[str, Any], target: Target) -> Plan:
     common = _common_options(given, target)
     run = Run(target, **load, **common, measure=not _unmeasured(given, target, common["size"]))
     return LoadPlan(run, as_json=given["as_json"], terminal=find_terminal(sys.stdout, os.environ))
+
+
+def _hold_plan(given: dict[str, Any], target: Target) -> Plan:
+    """The plan for silent connections."""
+    from greetsvc.cli.hold_plan import HoldPlan
+    from greetsvc.client.report import hold as reports
+
+    if target.datagram:
+        wrong("--hold", "", f"needs a stream target, not {target}")
+    given["talk"] = given["talk"] or LINES
+    search, timeout = given["hold"], given["timeout"]
+    reporting = {"as_json": reports.JsonHoldReport, "nagios": reports.NagiosHoldReport}
+    reporting["healthcheck"] = reports.HealthHoldReport
+    kind = next((kind for name, kind in reporting.items() if given[name]), None)
+    return HoldPlan(
+        Probe(target, ProbeOptions(**_common_options(given, target), **_packet_options(given))),
+        search,
+        reports.TextHoldReport(target, timeout, search.search) if kind is None else kind(target, timeout),
+        given["verbose"],
+    )
+
+
+def _route_plan(given: dict[str, Any], target: Target) -> Plan:
+    """The plan for what is asked about the route, which takes longer than a probe."""
+    from greetsvc.cli.route_plan import MtuPlan, TracePlan
+    from greetsvc.net.linux import error_queue
+
+    mode = "--trace" if given["trace"] else "--mtu"
+    if target.local:
+        wrong(mode, "", f"needs an IP target, not {target}")
+    if not error_queue.AVAILABLE:
+        wrong(mode, "", "needs Linux: this system does not tell which router sent an ICMP message")
+    common = _common_options(given, target)
+    if not is_given("timeout") and (given["trace"] or target.datagram):
+        common["timeout"] = ROUTE_SECONDS
+    options = ProbeOptions(**common, dscp=given["dscp"], source_port=given["source_port"])
+    options.check_target(target)
+    if given["trace"]:
+        return TracePlan(target, options, given["flows"] or 1, given["as_json"], given["verbose"])
+    return MtuPlan(target, options, given["as_json"], given["verbose"])
 
 
 def _report(given: dict[str, Any], target: Target, expectations: Expectations, *, several: bool) -> Report:

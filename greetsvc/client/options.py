@@ -9,6 +9,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from greetsvc.client.talk.protocols import LINES, PROTOCOLS, WEBSOCKET
 from greetsvc.client.target import Target, format_address
 from greetsvc.client.tls import ClientTls
 from greetsvc.errors import ConfigError
@@ -18,15 +19,18 @@ __all__ = [
     "DEFAULTS",
     "DEFAULT_INTERVAL",
     "DEFAULT_ROUNDS",
+    "DEFAULT_SAY",
     "MAX_CONCURRENCY",
     "MAX_DATAGRAM",
     "MAX_DSCP",
     "MAX_FLOWS",
     "MAX_RATE",
     "MAX_SECONDS",
+    "ROUTE_SECONDS",
     "Family",
     "ProbeOptions",
     "ProxyClaim",
+    "Talk",
     "check_above_0",
     "check_range",
     "parse_proxy_claim",
@@ -37,6 +41,12 @@ Family = Literal[4, 6]
 DEFAULT_INTERVAL = 1.0
 DEFAULT_ROUNDS = 5
 """Probes of each flow without a count: enough to tell a broken flow from bad luck."""
+
+DEFAULT_SAY = "greet"
+"""The message of a talking probe that has none."""
+
+ROUTE_SECONDS = 30.0
+"""The time-out of a trace, or of a search for the MTU, without -t: each silent hop takes up to 2 s."""
 
 MAX_SECONDS = 86400.0
 """The longest time-out, interval and load run: a day."""
@@ -90,6 +100,40 @@ def parse_proxy_claim(version: Literal[1, 2], text: str) -> ProxyClaim:
 
 
 @frozen
+class Talk:
+    """Talk on the connection: the protocol that frames the messages, and what to ``say``, one message after another.
+
+    :raises ConfigError: when the protocol is not known, or a message cannot be one.
+    """
+
+    protocol: str
+    say: tuple[str, ...] = (DEFAULT_SAY,)
+
+    def __attrs_post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError(f"must be one of {', '.join(PROTOCOLS)}", name="talk", value=self.protocol or "''")
+        for text in self.say:
+            if self.protocol == LINES and re.search("[\r\n]", text):
+                raise ConfigError("a message in a line cannot have a line end", name="say", value=text)
+
+    def messages(self, encoding: str) -> tuple[bytes, ...]:
+        """What to say, in bytes.
+
+        :raises ConfigError: when this encoding cannot say it.
+        """
+        if self.protocol == WEBSOCKET and lookup(encoding).name != "utf-8":
+            raise ConfigError("the text of WebSocket is UTF-8", name="encoding", value=encoding)
+        return tuple(_encoded(text, encoding) for text in self.say)
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    try:
+        return text.encode(encoding)
+    except ValueError:
+        raise ConfigError(f"cannot be written in {encoding}", name="say", value=text) from None
+
+
+@frozen
 class ProbeOptions:
     """Everything that can be set for a probe besides its target, checked.
 
@@ -108,6 +152,7 @@ class ProbeOptions:
     dscp: int | None = None
     source_port: int | None = None
     proxy: ProxyClaim | None = None
+    talk: Talk | None = None
 
     def __attrs_post_init__(self) -> None:
         check_above_0("timeout", self.timeout, MAX_SECONDS, "seconds")
@@ -119,6 +164,8 @@ class ProbeOptions:
         check_range("dscp", self.dscp, 0, MAX_DSCP)
         check_range("source-port", self.source_port, 1, 65535)
         _check_encoding(self.encoding)
+        if self.talk is not None:
+            self.talk.messages(self.encoding)
 
     def check_target(self, target: Target) -> None:
         """Check that this target can be probed with these options.
@@ -130,6 +177,8 @@ class ProbeOptions:
         if target.datagram and self.proxy is not None:
             name, value = f"proxy-v{self.proxy.version}", format_address(self.proxy.source)
             raise ConfigError(f"needs a stream target, not {target}", name=name, value=value)
+        if target.datagram and self.talk is not None:
+            raise ConfigError(f"needs a stream target, not {target}", name="talk", value=self.talk.protocol)
         if target.local:
             for name, number in (("dscp", self.dscp), ("source-port", self.source_port)):
                 if number is not None:

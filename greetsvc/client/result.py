@@ -7,6 +7,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from greetsvc.client.handshake import UNKNOWN, Handshake
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import PathChanges, Sent
 from greetsvc.client.target import Target
@@ -16,6 +17,7 @@ __all__ = [
     "CUT_SHORT",
     "ECHO",
     "EMPTY_ANSWER",
+    "ENDED_EARLY",
     "ENDINGS",
     "LATE_ANSWER",
     "NO_BUFFER_ERRNOS",
@@ -24,22 +26,26 @@ __all__ = [
     "NO_GREETING",
     "NO_IPV6",
     "NO_ROUTE",
+    "NO_TALK",
     "NO_THREAD",
     "OTHER_ADDRESS",
     "RESET_ERRNOS",
     "STILL_COMING",
     "TLS_RECORD",
     "TWO_ANSWERS",
+    "UNASKED",
     "Attempt",
     "Closed",
     "Exchange",
     "GreetFailed",
     "Greeting",
     "Phase",
+    "RoundTrip",
     "Seconds",
+    "Talked",
 ]
 
-Phase = Literal["resolve", "connect", "tls", "greet", "close"]
+Phase = Literal["resolve", "connect", "tls", "greet", "talk", "close"]
 Closed = Literal["fin", "reset", "timeout"]
 
 ENDINGS: dict[Closed, tuple[int, str]] = {
@@ -54,6 +60,9 @@ CUT_SHORT = "cut short"
 STILL_COMING = "and more was still coming"
 
 NO_GREETING = "the connection was closed without a greeting"
+NO_TALK = "the server closed after its greeting: it does not talk"
+ENDED_EARLY = "the server closed the connection"
+UNASKED = "the server said what answers nothing"
 EMPTY_ANSWER = "the answer is empty"
 TLS_RECORD = "a TLS record came in place of a greeting"
 OTHER_ADDRESS = "an answer came from another address"
@@ -146,6 +155,29 @@ class Attempt:
 
 
 @frozen
+class RoundTrip:
+    """One message on a connection that goes on: what was ``said``, its reply, and the seconds in between."""
+
+    said: str
+    reply: str
+    seconds: float
+
+
+@frozen
+class Talked:
+    """What was talked on one connection; ``close`` is how many seconds the server took to close after we did."""
+
+    protocol: str
+    round_trips: tuple[RoundTrip, ...] = ()
+    close: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long all round trips took."""
+        return sum(trip.seconds for trip in self.round_trips)
+
+
+@frozen
 class Greeting:
     r"""A greeting that came.
 
@@ -154,8 +186,8 @@ class Greeting:
     ``timeout`` when it did not end it in time; None for datagrams. ``notes`` are remarks, a line each, such as an
     answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
     record; ``sent`` is what our own side knows, for TCP and UDP. ``attempts`` are the datagram requests.
-    ``cut_short`` says why only part of the greeting came, and how much; it is empty for a whole one. ``time`` is when
-    the probe began, in seconds since 1970.
+    ``cut_short`` says why only part of the greeting came, and how much; it is empty for a whole one. ``talk`` is what
+    was said after it, where we talked. ``time`` is when the probe began, in seconds since 1970.
     """
 
     target: Target
@@ -170,6 +202,14 @@ class Greeting:
     attempts: tuple[Attempt, ...] = ()
     cut_short: str = ""
     time: float | None = None
+    talk: Talked | None = None
+    handshake: Handshake = UNKNOWN
+
+    @property
+    def said(self) -> str:
+        """All that the server said: its greeting and, where we talked, its replies, each on a line."""
+        trips = self.talk.round_trips if self.talk else ()
+        return "\n".join([self.text, *(trip.reply for trip in trips)])
 
     @property
     def ending_errno(self) -> int | None:
@@ -178,12 +218,12 @@ class Greeting:
 
     @property
     def took(self) -> float | None:
-        """Seconds from the request that was answered to its answer; for a stream, of the whole probe.
+        """Seconds from the request that was answered to its answer; for a stream, of the whole probe but the talk.
 
         The time that a server which measures took itself is not part of it.
         """
         if not self.attempts:
-            return self.seconds.total
+            return self.seconds.total - (self.talk.seconds if self.talk else 0.0)
         return next((attempt.round_trip for attempt in self.attempts if attempt.seconds is not None), None)
 
     @property
@@ -201,7 +241,7 @@ class GreetFailed(OSError):
     """No greeting came: ``errno`` and ``strerror`` say why, ``phase`` in which step.
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
-    there is an address), ``seconds``, ``closed``, ``notes``, ``sent``, ``attempts`` and ``time`` are as in
+    there is an address), ``seconds``, ``closed``, ``notes``, ``sent``, ``attempts``, ``talk`` and ``time`` are as in
     `Greeting`. ``icmp`` is the ICMP message that ended the probe, or None. ``asked`` says which address of a name was
     asked, and which were not.
     """
@@ -221,6 +261,7 @@ class GreetFailed(OSError):
         attempts: tuple[Attempt, ...] = (),
         asked: str = "",
         icmp: Icmp | None = None,
+        talk: Talked | None = None,
         time: float | None = None,
     ) -> None:
         super().__init__(number, why)
@@ -234,6 +275,7 @@ class GreetFailed(OSError):
         self.attempts = attempts
         self.asked = asked
         self.icmp = icmp
+        self.talk = talk
         self.time = time
 
     @property

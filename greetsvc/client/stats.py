@@ -227,7 +227,7 @@ class Expectations:
     def flaws(self, greeting: Greeting, seconds: float = 1.0) -> list[str]:
         """What is wrong with a greeting that came, a line each; matching may take about ``seconds``."""
         found = [greeting.cut_short] if greeting.cut_short else []
-        if mismatch := self.mismatch(greeting.text, seconds):
+        if mismatch := self.mismatch(greeting.said, seconds):
             found.append(f"not as expected: {mismatch}")
         if self.warn is not None and greeting.seconds.total > self.warn:
             found.append(f"slow: {greeting.seconds.total * 1000:.3f} ms, more than {self.warn * 1000:.10g} ms")
@@ -243,6 +243,7 @@ class RunStats:
     losses by flow, where there are several. ``seconds`` and ``jitter`` have what each greeting `took`. ``requests``
     counts datagram requests, of which a probe may send several, and ``requests_lost`` those without an answer.
     ``direction`` says which way they were lost; where that is not known, ``unmeasured`` says why, in words.
+    ``round_trips`` has how long the messages of talking probes took, each to its reply.
     """
 
     sent: int = 0
@@ -258,6 +259,7 @@ class RunStats:
     requests_lost: int = 0
     direction: Direction | None = None
     unmeasured: str = ""
+    round_trips: Histogram = field(factory=Histogram)
 
     @property
     def lost(self) -> int:
@@ -282,6 +284,8 @@ class RunStats:
         self.sent += 1
         self.requests += len(result.attempts)
         self.requests_lost += result.requests_lost
+        if result.talk is not None:
+            self.round_trips.add(*(trip.seconds for trip in result.talk.round_trips))
         if isinstance(result, GreetFailed):
             return
         self.greeted += 1

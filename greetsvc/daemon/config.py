@@ -10,12 +10,13 @@ from typing import Any
 
 from attrs import frozen
 
-from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings, shown
+from greetsvc.daemon.settings import ONCE, SETTINGS, Listener, Place, Settings, serves, shown
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.files import read_plain
 from greetsvc.greeters.registry import Greeter, find_greeter
 from greetsvc.greeters.text import TextGreeter
-from greetsvc.net.endpoint import check_kind
+from greetsvc.net.endpoint import Endpoint, check_kind
+from greetsvc.protocols.registry import Plugin, find_protocol
 
 __all__ = ["read_toml", "settings"]
 
@@ -78,17 +79,10 @@ def settings(
         for one in SETTINGS
         if one.name in _IN_FILE - _IN_LISTEN
     }
-    greeter = _greeter(given, filed, defaults)
-    listeners = tuple(
-        Listener(
-            table["endpoint"].read(),
-            *_greeter(given, table, filed, defaults),
-            where,
-            measure=ChainMap(table, defaults)["measure"].read(),
-        )
-        for where, table in tables
-    )
-    return Settings(listeners, *greeter, **plain)
+    greeter, protocol = _greeter(given, filed, defaults), _protocol(given, filed, defaults)
+    listeners = tuple(_listener(where, table, [given, table, filed, defaults]) for where, table in tables)
+    _check_served(given, filed, listeners, *protocol)
+    return Settings(listeners, *greeter, *protocol, values["encoding"].read(), **plain)
 
 
 def _check_file(file: Mapping[str, Any], path: str) -> None:
@@ -160,3 +154,33 @@ def _greeter(*levels: _Level) -> tuple[Greeter, str]:
     option = value.read()
     kind, _, argument = option.partition(":")
     return value.read(lambda _: find_greeter(kind, argument, encoding)), option
+
+
+def _listener(where: str, table: _Level, levels: Sequence[_Level]) -> Listener:
+    endpoint: Endpoint = table["endpoint"].read()
+    protocol, option = _protocol(*levels)
+    if not serves(protocol, endpoint):
+        if "protocol" in table and "protocol" not in levels[0]:
+            what = "datagrams" if endpoint.is_datagram else "streams"
+            raise ConfigError(f"{table['protocol'].where}: {option!r} does not serve {what}, as {endpoint.text}")
+        protocol, option = ONCE, "once"
+    encoding = ChainMap(*levels)["encoding"].read()
+    measure = ChainMap(table, levels[-1])["measure"].read()
+    return Listener(endpoint, *_greeter(*levels), where, protocol, option, encoding, measure)
+
+
+def _protocol(*levels: _Level) -> tuple[Plugin, str]:
+    """The protocol that the first level names, in the first encoding that is given; and its option."""
+    if not any("protocol" in level for level in levels[:-1]):
+        return ONCE, levels[-1]["protocol"].read()  # without a look at what is installed
+    encoding, value = ChainMap(*levels)["encoding"].read(), ChainMap(*levels)["protocol"]
+    option = value.read()
+    name, _, argument = option.partition(":")
+    return value.read(lambda _: find_protocol(name, argument, encoding)), option
+
+
+def _check_served(given: _Level, filed: _Level, listeners: Sequence[Listener], protocol: Plugin, option: str) -> None:
+    """Raise `ConfigError` if the protocol that was chosen for all listeners can serve none of them."""
+    value = given.get("protocol", filed.get("protocol"))
+    if value is not None and listeners and not any(serves(protocol, one.endpoint) for one in listeners):
+        raise ConfigError(f"{value.where}: {option!r} can serve none of the listeners")

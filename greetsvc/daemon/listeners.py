@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Mapping
+import socket
+from collections.abc import Callable, Collection, Container, Mapping
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, cast
 
 from attrs import field, frozen
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, execute, maybeDeferred
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from greetsvc import wire
+from greetsvc.daemon.inherited import Inherited
 from greetsvc.daemon.settings import Listener, Settings
 from greetsvc.daemon.start_checks import certificate_warnings
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.ledger import Ledger
+from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.datagram.choice import udp_port
 from greetsvc.net.datagram.port import DatagramPort
 from greetsvc.net.endpoint import Endpoint
@@ -27,10 +32,10 @@ from greetsvc.net.linux.packets import keep_syn
 from greetsvc.net.proxy.wrapper import ProxiedFactory, Refusal
 from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
-from greetsvc.net.tls.endpoint import tls_endpoint
+from greetsvc.net.stream.listener import StreamPort
+from greetsvc.net.tls.endpoint import tls_contexts, tls_endpoint
+from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin
 from greetsvc.server.admission import Admission
-from greetsvc.server.fast_datagram import FastGreetingDatagramProtocol
-from greetsvc.server.fast_stream import FastGreetingFactory
 from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
@@ -43,6 +48,12 @@ class TakenError(ConfigError):
     """Something is in the place of a socket, which may be fine for a check. ``means`` says what it means."""
 
     means = "by a running greetsvc or another program"
+
+
+class _NotPassedError(TakenError):
+    """No service manager passed the socket."""
+
+    means = "which is no fault in a check"
 
 
 class _LeftError(TakenError):
@@ -108,23 +119,55 @@ class Premises:
     """What each greeter, by its id, said for a made-up visit."""
     replace: bool = True
     """Whether the file of a UNIX socket that no process holds is replaced."""
+    sockets: BoundSockets = field(factory=BoundSockets)
+    inherited: Inherited = field(factory=Inherited)
+
+    def context(self, listener: Listener) -> Context:
+        """What a listener gives its protocol."""
+        return Context(
+            greeter=listener.greeter,
+            encoding=listener.encoding,
+            transport=listener.endpoint.transport,
+            ledger=self.ledger,
+            admission=self.admission,
+            policy=self.policy,
+            sessions=self.sessions if listener.measure else None,
+            deadline=self.settings.deadline,
+            linger=self.settings.linger,
+            reactor=self.reactor,
+        )
+
+
+@implementer(IStreamServerEndpoint)
+@frozen
+class _InheritedEndpoint:
+    """A listening socket that is passed to this process."""
+
+    facade: ListeningReactor
+    inherited: Inherited
+    index: int | str
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """See `IStreamServerEndpoint`."""
+        return execute(self.facade.listenOn, *self.inherited.binding(self.index), protocolFactory)
 
 
 class StreamListening:
-    """One stream endpoint. It may listen on several ports; one of a plugin may listen only after a while."""
+    """One stream endpoint. It may listen on several ports; one of a plugin may listen only after a while.
 
-    def __init__(self, premises: Premises, listener: Listener) -> None:
-        settings = premises.settings
+    ``before`` is the listener that serves this endpoint now: its certificates are used further.
+    """
+
+    def __init__(
+        self, premises: Premises, listener: Listener, before: StreamListening | DatagramListening | None = None
+    ) -> None:
         self.listener = listener
-        self.factory = FastGreetingFactory(
-            listener.greeter,
-            ledger=premises.ledger,
-            admission=premises.admission,
-            deadline=settings.deadline,
-            linger=settings.linger,
-            transport=listener.endpoint.transport,
-            reactor=premises.reactor,
-        )
+        self.premises: Premises = premises
+        self.contexts: Any = None
+        self._inherits = False
+        if isinstance(before, StreamListening) and before.premises.settings.client_ca == premises.settings.client_ca:
+            self.contexts, self._inherits = before.contexts, before.contexts is not None
+        self.factory = cast(StreamPlugin, listener.plugin).stream(premises.context(listener))
         self._facade = ListeningReactor(
             premises.reactor,
             lingerers=premises.lingerers,
@@ -134,8 +177,8 @@ class StreamListening:
             prepare=keep_syn if "path" in listener.greeter.needs else None,
             dropped=premises.ledger.refuse,
             replace=premises.replace,
+            sockets=premises.sockets,
         )
-        self._premises = premises
         self._proxied: list[ProxiedFactory] = []
         self._foreign: list[IListeningPort] = []  # ports that a plugin's endpoint did not make with our facade
         self._pending: Deferred[Any] | None = None
@@ -147,10 +190,8 @@ class StreamListening:
         errors: list[ConfigError] = []
         self._report = errors.append
         try:
-            endpoint = _stream_endpoint(self._facade, self.listener.endpoint, self._premises)
+            endpoint = self._endpoint()
         except Exception as error:
-            if isinstance(error, LookupError) and self.listener.endpoint.kind == "systemd":
-                raise ConfigError(f"{self.listener.where}: the service manager passed no such socket") from error
             raise _config_error(self.listener, error) from error
         self._pending = maybeDeferred(endpoint.listen, self.factory)
         self._pending.addCallbacks(self._listens, self._fails)
@@ -158,9 +199,25 @@ class StreamListening:
             raise errors[0]
         self._report = late
 
+    def _endpoint(self) -> IStreamServerEndpoint:
+        endpoint, premises = self.listener.endpoint, self.premises
+        below = None
+        if endpoint.inherited is not None:
+            below = _InheritedEndpoint(self._facade, premises.inherited, endpoint.inherited)
+            if endpoint.transport != "tls":
+                return below
+        if endpoint.path is not None:
+            return UNIXServerEndpoint(self._facade, endpoint.path, mode=endpoint.mode, wantPID=False)
+        if endpoint.transport == "tls":
+            if self.contexts is None:
+                self.contexts = tls_contexts(premises.reactor, endpoint, client_ca=premises.settings.client_ca)
+            refuse = premises.ledger.refuse
+            return tls_endpoint(self._facade, endpoint, contexts=self.contexts, failed=refuse, below=below)
+        return cast(IStreamServerEndpoint, serverFromString(self._facade, endpoint.text))
+
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
         """The factory behind PROXY headers, which count when trusted networks send them."""
-        premises = self._premises
+        premises = self.premises
         proxied = _CountedProxiedFactory(
             factory,
             trusted=self._trusts,
@@ -174,7 +231,7 @@ class StreamListening:
 
     def _trusts(self, host: str) -> bool:
         address = ip_address(Address.plain(host).host.partition("%")[0])
-        return any(address in network for network in self._premises.settings.trust_proxy)
+        return any(address in network for network in self.premises.settings.trust_proxy)
 
     def _listens(self, port: IListeningPort) -> None:
         self._pending = None
@@ -194,13 +251,31 @@ class StreamListening:
         for spot in self.spots():
             announce(spot)
 
-    async def stop(self) -> None:
-        """Stop listening; connections that wait in the queue are still greeted."""
+    async def stop(self, shared: Container[socket.socket] = ()) -> None:
+        """Stop listening. Connections in the queue are still greeted: by others, if the socket is ``shared``."""
         if self._pending is not None:
             self._report = lambda _error: None  # the cancellation is no failure
             self._pending.cancel()
         for port in (*self._facade.ports, *self._foreign):
-            await maybeDeferred(port.stopListening)
+            if isinstance(port, StreamPort) and port.socket in shared:
+                port.release()
+            else:
+                await maybeDeferred(port.stopListening)
+
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket to another process."""
+        for port in self._facade.ports:
+            port.leave_path()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its sockets are not ours, as those of a plugin's endpoint, so that no other can take them over."""
+        return bool(self._pending or self._foreign)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether one of its connections is open."""
+        return self.factory.is_busy or any(proxied.awaiting for proxied in self._proxied)
 
     def abort(self) -> None:
         """Abort every open connection."""
@@ -217,49 +292,62 @@ class StreamListening:
 
     def warnings(self) -> list[str]:
         """What is wrong with its certificates."""
-        if self.listener.endpoint.transport != "tls":
+        if self.listener.endpoint.transport != "tls" or self._inherits:
             return []
-        return list(certificate_warnings(self.listener.endpoint, self._premises.settings.client_ca))
+        return list(certificate_warnings(self.listener.endpoint, self.premises.settings.client_ca))
 
 
 class DatagramListening:
     """One UDP port or UNIX datagram socket."""
 
-    def __init__(self, premises: Premises, listener: Listener) -> None:
+    def __init__(
+        self,
+        premises: Premises,
+        listener: Listener,
+        before: StreamListening | DatagramListening | None = None,
+    ) -> None:
         self.listener = listener
-        self._measures = listener.measure and listener.endpoint.path is None
-        self.protocol = FastGreetingDatagramProtocol(
-            listener.greeter,
-            ledger=premises.ledger,
-            policy=premises.policy,
-            sessions=premises.sessions if self._measures else None,
-            transport=listener.endpoint.transport,
-        )
-        self._premises = premises
+        self._datagrams = cast(DatagramPlugin, listener.plugin).datagram(premises.context(listener))
+        self.protocol = self._datagrams.protocol
+        self.premises = premises
         self._port: DatagramPort | None = None
+        self._socket: socket.socket | None = None
 
     def bind(self, late: Callable[[ConfigError], object]) -> None:
         """Make the socket and its port, which reads from `begin` on. Raises `ConfigError`, and never later."""
-        endpoint, ledger, protocol = self.listener.endpoint, self._premises.ledger, self.protocol
-        reactor, longest = self._premises.reactor, wire.MAX_REQUEST
+        endpoint, protocol = self.listener.endpoint, self.protocol
+        dropped = self.premises.ledger.refuse_datagram
+        reactor, longest = self.premises.reactor, wire.MAX_REQUEST
         try:
-            if endpoint.path is not None:
-                sock = unix_datagram_socket(endpoint.path, mode=endpoint.mode, replace=self._premises.replace)
-                path = UnixPath(endpoint.path)
-                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=ledger.refuse)
+            sock = self._socket = self.premises.sockets.get(*self._binding())
+            if endpoint.transport == "unixgram":
+                path = UnixPath(endpoint.path) if endpoint.path is not None else None
+                self._port = DatagramPort(sock, protocol, reactor, longest=longest, path=path, dropped=dropped)
             else:
-                port = endpoint.port or 0
                 self._port = udp_port(
-                    datagram_socket(endpoint.host or "", port, v6only=port in self._premises.ipv4_udp),
+                    sock,
                     protocol,
                     reactor,
                     longest=longest,
-                    headers=self._measures or "path" in self.listener.greeter.needs,
-                    dropped=ledger.refuse,
-                    batches=protocol,
+                    headers=self._datagrams.headers,
+                    dropped=dropped,
+                    batches=self._datagrams.batches,
                 )
         except CannotListenError as error:
             raise _config_error(self.listener, error) from error
+
+    def _binding(self) -> tuple[BoundTo, Callable[[], socket.socket]]:
+        """What its socket is bound to, and how to make it."""
+        endpoint, replace = self.listener.endpoint, self.premises.replace
+        if endpoint.inherited is not None:
+            return self.premises.inherited.binding(endpoint.inherited)
+        if endpoint.path is not None:
+            return BoundTo("unixgram", endpoint.path), partial(
+                unix_datagram_socket, endpoint.path, mode=endpoint.mode, replace=replace
+            )
+        host, port = endpoint.host or "", endpoint.port or 0
+        v6only = port in self.premises.ipv4_udp
+        return BoundTo("udp", host, port, v6only), partial(datagram_socket, host, port, v6only=v6only)
 
     def begin(self, announce: Callable[[Spot], object]) -> None:
         """Answer from now on, and ``announce`` the spot."""
@@ -268,9 +356,23 @@ class DatagramListening:
         for spot in self.spots():
             announce(spot)
 
-    async def stop(self) -> None:
-        """Answer what has arrived, if ever started, and listen no longer."""
+    is_foreign = is_busy = False
+
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket to another process."""
         if self._port is not None:
+            self._port.leave_path()
+
+    def abort(self) -> None:
+        """Datagrams leave nothing open."""
+
+    async def stop(self, shared: Container[socket.socket] = ()) -> None:
+        """Listen no longer. What has arrived is answered, if ever started: by others, if the socket is shared."""
+        if self._port is None:
+            return
+        if self._socket in shared:
+            self._port.release()
+        else:
             self._port.drain()
             await self._port.stopListening()
 
@@ -284,7 +386,7 @@ class DatagramListening:
         """Why this greeting cannot be sent to all who ask for it, where that is known before a visit."""
         if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
             return []
-        greeting = self._premises.samples.get(id(self.listener.greeter), b"")
+        greeting = self.premises.samples.get(id(self.listener.greeter), b"")
         size, why = len(greeting), ""
         if greeting.startswith(wire.MARK):
             why = f"answers no request: the greeting begins with {wire.MARK.decode()!r}, which no answer may"
@@ -303,16 +405,9 @@ class DatagramListening:
         return address_of(self._port.getHost()).port if self._port is not None else 0
 
 
-def _stream_endpoint(reactor: ListeningReactor, endpoint: Endpoint, premises: Premises) -> IStreamServerEndpoint:
-    if endpoint.path is not None:
-        return UNIXServerEndpoint(reactor, endpoint.path, mode=endpoint.mode, wantPID=False)
-    if endpoint.transport == "tls":
-        refuse = premises.ledger.refuse
-        return tls_endpoint(reactor, endpoint, client_ca=premises.settings.client_ca, failed=refuse)
-    return cast(IStreamServerEndpoint, serverFromString(reactor, endpoint.text))
-
-
 def _config_error(listener: Listener, error: BaseException | None) -> ConfigError:
+    if isinstance(error, LookupError) and listener.endpoint.inherited is not None:
+        return _NotPassedError(f"{listener.where}: the service manager passed no such socket")
     if isinstance(error, CannotListenError):
         where = f"{error.interface or 'every IPv4 address'}, port {error.port}"
         if listener.endpoint.path is not None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -51,6 +52,12 @@ _KINDS = 256
 
 _TRACEBACK = 25
 """Lines that an event with a traceback counts for."""
+
+LONGEST = 10_000_000
+"""Bytes of a log file before it is rotated."""
+
+ROTATED = 9
+"""Old log files that are kept: with the present one, at most 100 MB."""
 
 _NAMED = 3
 """Kinds that a summary names."""
@@ -138,14 +145,28 @@ class LimitedObserver:
 
 
 class OwnLogFile(LogFile):
-    """A log file that belongs to ``owner`` and says why it cannot be rotated. ``kept`` is why it keeps another owner.
+    """A log file that belongs to ``owner``, and of which `ROTATED` old ones are kept.
 
-    What cannot be encoded is escaped: Twisted's own file would lose the line.
+    ``kept`` is why it keeps another owner. It says why it cannot be rotated. What cannot be encoded is escaped:
+    Twisted's own file would lose the line.
     """
 
     def __init__(self, path: str, owner: Owner) -> None:
-        super().__init__(os.path.basename(path), os.path.dirname(path))  # noqa: PTH119, PTH120 - as Twisted splits it
+        folder, name = os.path.split(path)
+        super().__init__(name, folder, rotateLength=LONGEST, maxRotatedFiles=ROTATED)
         self.kept = owner.give_file(self.path, self._file.fileno())
+
+    def _openFile(self) -> None:
+        super()._openFile()
+        if self._is_plain():  # so that a file that was cut (logrotate's copytruncate) has no hole
+            flags = fcntl.fcntl(self._file.fileno(), fcntl.F_GETFL)
+            fcntl.fcntl(self._file.fileno(), fcntl.F_SETFL, flags | os.O_APPEND)
+
+    def shouldRotate(self) -> bool:
+        """Whether it is long, as far as it still is: it may have been cut meanwhile."""
+        if self.size >= LONGEST:
+            self.size = os.fstat(self._file.fileno()).st_size
+        return self.size >= LONGEST
 
     def write(self, data: str | bytes) -> None:
         """Write text or bytes."""
@@ -156,6 +177,25 @@ class OwnLogFile(LogFile):
         """Why it cannot be rotated, in one line; empty if it can, or is no plain file, as /dev/null."""
         why = locked(self.path) if self._is_plain() else ""
         return self._cannot(why) if why else ""
+
+    def follow(self) -> None:
+        """Open the file at the path if ours was moved away or removed, as logrotate does; else rotate it."""
+        old = self._file
+        try:
+            found = os.stat(self.path)  # noqa: PTH116
+            moved = not os.path.samestat(found, os.fstat(old.fileno()))
+            self.defaultMode = stat.S_IMODE(found.st_mode)
+        except OSError:
+            moved = True
+        if not moved:
+            self.rotate()
+            return
+        try:
+            self._openFile()
+        except OSError as error:
+            _log.warn("{path} cannot be opened again: {error}", path=escaped(self.path), error=error.strerror)
+        else:
+            old.close()
 
     def rotate(self) -> None:
         """Rotate; or say why not, and try again when the file has grown by as much again."""
@@ -180,17 +220,32 @@ class OwnLogFile(LogFile):
 
 @frozen
 class Log:
-    """Where the log goes: ``observer`` writes it, unless others do; ``file`` is set if that is one which rotates."""
+    """Where the log goes: ``observer`` writes it, unless others do; ``file`` is set if that is one which rotates.
+
+    ``writer`` is the observer that has the format; ``fixed`` is why that cannot be JSON, if so.
+    """
 
     observer: ILogObserver | None = None
     file: OwnLogFile | None = None
+    writer: FileLogObserver | None = None
+    fixed: str = ""
 
     def rotate(self) -> None:
-        """Rotate the file, or log that there is none."""
+        """Rotate the file, or open it again if it was moved away; or log that there is none."""
         if self.file is None:
             _log.info("SIGUSR1 ignored: there is no log file that greetsvc could rotate")
         else:
-            self.file.rotate()
+            self.file.follow()
+
+    def check_format(self, form: str) -> None:
+        """Raise `ConfigError` if the log cannot have this format."""
+        if form == "json" and self.fixed:
+            raise ConfigError(f"--log-format: 'json' {self.fixed}")
+
+    def use_format(self, form: str) -> None:
+        """Write in this format from now on, ``text`` or ``json``."""
+        if self.writer is not None:
+            self.writer.formatEvent = event_as_json if form == "json" else event_as_text
 
 
 def open_log(parent: Any, form: str, owner: Owner, *, check: bool = False) -> Log:
@@ -198,37 +253,41 @@ def open_log(parent: Any, form: str, owner: Owner, *, check: bool = False) -> Lo
 
     With ``check`` no file is made. Raises `ConfigError` if the options exclude JSON, or the file cannot be written.
     """
-    is_twistd = parent is not None and "nodaemon" in parent
-    if form == "json":
-        if not is_twistd:
-            raise ConfigError("--log-format: 'json' works with twistd only; twist has its own --log-format")
-        for other in ("logger", "syslog"):
-            if parent.get(other):
-                raise ConfigError(f"--log-format: 'json' cannot be combined with twistd's --{other}")
+    fixed = _fixed_format(parent)
+    Log(fixed=fixed).check_format(form)
     if parent is None or parent.get("logger"):
-        return Log()
-    if not is_twistd:
+        return Log(fixed=fixed)
+    if "nodaemon" not in parent:
         _limit_twist(parent)
-        return Log()
+        return Log(fixed=fixed)
     if parent.get("syslog"):
         from twisted.python import syslog  # not on every system
 
-        return Log(
-            _limited(LegacyLogObserverWrapper(cast(Any, syslog.SyslogObserver(parent.get("prefix", "")).emit)))
-        )
+        observer = LegacyLogObserverWrapper(cast(Any, syslog.SyslogObserver(parent.get("prefix", "")).emit))
+        return Log(_limited(observer), fixed=fixed)
     name = parent.get("logfile")
     file: OwnLogFile | None = None
     output: Any
     if name == "-" or (not name and parent["nodaemon"]):
         if name == "-" and not parent["nodaemon"]:
-            return Log()  # twistd refuses that
+            return Log(fixed=fixed)  # twistd refuses that
         output = _escaping(sys.stdout)
     else:
         output = file = _log_file(os.path.abspath(name or "twistd.log"), owner, check)  # noqa: PTH100 - keeps links
     if output is None:
-        return Log()
-    write = event_as_json if form == "json" else event_as_text
-    return Log(_limited(FileLogObserver(cast(TextIO, output), write)), file)
+        return Log(fixed=fixed)
+    writer = FileLogObserver(cast(TextIO, output), event_as_text)
+    log = Log(_limited(writer), file, writer)
+    log.use_format(form)
+    return log
+
+
+def _fixed_format(parent: Any) -> str:
+    """Why the log cannot be JSON; empty if it can."""
+    if parent is None or "nodaemon" not in parent:
+        return "works with twistd only; twist has its own --log-format"
+    other = next((name for name in ("logger", "syslog") if parent.get(name)), None)
+    return f"cannot be combined with twistd's --{other}" if other else ""
 
 
 def _log_file(path: str, owner: Owner, check: bool) -> OwnLogFile | None:

@@ -5,37 +5,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from attrs import asdict
 from twisted.application.service import Service
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
-from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
-from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
-from greetsvc.daemon.settings import PER_SOURCE, SHARE_OF_FILES, Listener, Settings
+from greetsvc.daemon.defaults import limits_of, listeners_of
+from greetsvc.daemon.generation import Generation
+from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited
+from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
+from greetsvc.daemon.notify import ServiceManager
+from greetsvc.daemon.reload import differences, reloadable
+from greetsvc.daemon.settings import Settings
 from greetsvc.daemon.signals import taking_stop_signals
-from greetsvc.daemon.start_checks import GreeterRaised, descriptor_warnings, sample_greeting
+from greetsvc.daemon.start_checks import descriptor_warnings
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
-from greetsvc.net.descriptors import raise_limit
-from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.net.linger.sweep import Lingerers
-from greetsvc.net.sockets import ipv6_works, kernel_backlog
-from greetsvc.printable import escaped
+from greetsvc.net.sockets import kernel_backlog
 from greetsvc.server.admission import Admission
 from greetsvc.server.sessions import Sessions
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.server.visit_log import READABLE, VisitLog
 
+if TYPE_CHECKING:
+    from greetsvc.admin.figures import Figures
+    from greetsvc.admin.watch import Watch
+    from greetsvc.daemon.admin import AdminSite
+
 __all__ = ["GreetingService"]
 
 _log = Logger(namespace="greetsvc")
-
-_DEFAULT_ENDPOINTS: tuple[str, ...] = ("tcp:8088", "udp:8088")
-_DEFAULT_IPV6_ENDPOINTS = (r"tcp:8088:interface=\:\:", r"udp:8088:interface=\:\:")
 
 
 class GreetingService(Service):
@@ -45,33 +49,47 @@ class GreetingService(Service):
     ``observer``, if set, replaces the application's log observer. ``warnings`` are told at the start, and what
     ``obstacles`` returns then, when the process is who it will be. If a listener fails after the start,
     ``on_failure`` is called and the reactor is stopped.
+
+    `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
+    it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing, of
+    which there were ``failed_reloads``. ``inherited`` are the sockets that the service begins with. ``manager`` hears
+    of starts, reloads and stops; if ``on_serving`` is set, that is called at the start instead.
+
+    ``not_ready`` says why the service is not ready; it is empty while it serves. With an admin site ``watch`` is set,
+    and the site shows what `figures` returns. Without ``has_site`` it is another process that serves the site.
     """
 
     name = "greetsvc"
+    has_site = True
 
-    def __init__(self, settings: Settings, reactor: Any = None) -> None:
+    def __init__(self, settings: Settings, reactor: Any = None, *, inherited: Inherited = NOTHING) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self.settings = settings
+        self.inherited = inherited
         self.ledger = Ledger()
+        self.admission = Admission()
+        self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
         self.reactor = reactor
         self.observer: ILogObserver | None = None
         self.on_failure: Callable[[], object] = lambda: None
         self.obstacles: Callable[[], Iterable[str]] = lambda: ()
         self.warnings: list[str] = []
-        self._notes: list[str] = []
-        most = settings.max_connections or self._default_connections()
-        self.admission = Admission(
-            max_connections=most,
-            max_per_source=settings.max_per_source or PER_SOURCE,
-            exempt_loopback=settings.max_per_source is None,
-        )
-        self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
+        self.on_reload: Callable[[Settings], object] = lambda _settings: None
+        self.manager = ServiceManager({}, reactor, self.status)
+        self.reread: Callable[[], Settings] = lambda: self.settings
+        self.reloads = 0
+        self.failed_reloads = 0
+        self.last_reload_ok = True
+        self.not_ready = "starting"
+        self.watch: Watch | None = None
+        self._site: AdminSite | None = None
+        self.upgrade: Any = None
+        self.on_serving: Callable[[], object] | None = None
+        self._generation: Generation | None = None
+        self._retired: list[Generation] = []
+        self._visits: VisitLog | None = None
         self._sessions = Sessions()
-        self._lingerers = Lingerers(reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=most)
-        self._visits = VisitLog(self.ledger, reactor, readable=READABLE if settings.log_visits == "all" else 0)
-        self._taken: dict[int, str] = {}
-        self._listening: list[StreamListening | DatagramListening] = []
 
     def bind(self, *, check: bool = False) -> None:
         """Bind every listener, or none. Raises `ConfigError`.
@@ -80,73 +98,154 @@ class GreetingService(Service):
         is removed that this service did not make. Such a service cannot be started.
         """
         self.warnings += descriptor_warnings(self.settings.max_connections)
-        listeners = self.settings.listeners or self._default_listeners()
-        endpoints = [listener.endpoint for listener in listeners]
+        self._generation = self._bound(self.settings, self._listen_failed, check=check)
+        self.warnings += self._generation.warnings
+        if self.settings.admin is not None:
+            from greetsvc.admin.watch import Watch  # only where it is needed, here and below
+
+            self.watch = Watch(self.ledger, self.reactor)
+            if self.has_site:
+                self._bind_site(check=check)
+        for _, sock in self.inherited.held:
+            sock.close()  # the listeners have duplicates
+
+    def _bind_site(self, *, check: bool) -> None:
+        from greetsvc.admin.site import Shown
+        from greetsvc.daemon.admin import AdminSite
+
+        assert self._generation is not None
+        assert self.watch is not None
+        watch = self.watch
+        shown = Shown(self.figures, lambda: watch.visits, self._about, lambda: self.not_ready)
+        self._site = AdminSite(self._generation.premises, shown)
+        try:
+            self._site.bind(self._listen_failed, check=check)
+        except ConfigError:
+            self.unbind()
+            raise
+
+    def figures(self) -> Figures:
+        """The figures of this process now."""
+        from greetsvc.admin.figures import Histogram, take
+
+        generations = [one for one in (self._generation, *self._retired) if one is not None]
+        transports = {one.listener.endpoint.transport: 0 for one in self._listening}
+        return take(
+            self.ledger,
+            transports,
+            open=self.admission.open,
+            open_allowed=self.admission.max_connections or 0,
+            lingering=sum(one.lingering for one in generations),
+            loop_delay=Histogram.of(self.watch.loop_delay) if self.watch is not None else Histogram(),
+            certificates=self._generation.expiries() if self._generation is not None else {},
+            reloads={"ok": self.reloads - self.failed_reloads, "failed": self.failed_reloads},
+            reload_ok=self.last_reload_ok,
+        )
+
+    def _about(self) -> Mapping[str, Any]:
+        """What the admin site says of this service besides its figures."""
+        from greetsvc.daemon.admin import settings_shown
+
+        return {"listeners": self.describe(), "settings": settings_shown(self.settings)}
+
+    def _bound(self, settings: Settings, late: Callable[[ConfigError], object], *, check: bool = False) -> Generation:
+        """A new generation, with its limits in force."""
+        limits, notes = limits_of(settings)
+        listeners, more_notes = listeners_of(settings, self.inherited)
+        lingerers = Lingerers(
+            self.reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=limits.max_connections
+        )
         premises = Premises(
             self.reactor,
-            self.settings,
+            settings,
             self.ledger,
             self.admission,
             self.policy,
             self._sessions,
-            self._lingerers,
-            ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
-            ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},
-            samples=self._sample_greetings(listeners),
+            lingerers,
             replace=not check,
+            inherited=self.inherited,
         )
+        generation = Generation(premises, listeners, self._generation)
+        generation.bind(late, check=check)
+        generation.notes = notes + more_notes
+        generation.warnings += self.inherited.unused(listeners)
+        self.admission.limit(**asdict(limits))
+        self.policy.own_ports = generation.udp_ports
+        return generation
+
+    def reload(self) -> None:
+        """Use the settings that ``reread`` returns from now on; or log in one line why not, and change nothing.
+
+        Open connections go on as they began.
+        """
+        before = self._generation
+        if before is None or not self.running:
+            return
+        self.manager.reloading()
         try:
-            for listener in listeners:
-                kind = DatagramListening if listener.endpoint.is_datagram else StreamListening
-                one = kind(premises, listener)
-                self._listening.append(one)
-                try:
-                    one.bind(self._listen_failed)
-                except TakenError as error:
-                    others = (other.listener.endpoint for other in self._listening[:-1])
-                    if not check or any(listener.endpoint.overlaps(other) for other in others):
-                        raise
-                    self._taken[id(one)] = f"{error}, {error.means}"
-        except ConfigError:
-            self.unbind()
-            raise
-        for one in self._listening:
-            self.warnings += one.warnings()
-        self.policy.own_ports = {one.udp_port for one in self._listening if isinstance(one, DatagramListening)}
+            settings, fixed = reloadable(self.settings, self.reread())
+            generation = self._bound(settings, _log_late)
+        except ConfigError as error:
+            self.last_reload_ok = False
+            self.failed_reloads += 1
+            _log.error("The settings were not reloaded, and the old ones stay: {error}", error=str(error))
+        else:
+            self.last_reload_ok = True
+            self.on_reload(settings)
+            told = differences(self.settings, settings)
+            _log.info("The settings were reloaded{told}", told=told and f" ({told})")
+            self._replace(before, generation, settings)
+            _note(*(note for note in generation.notes if note not in before.notes))
+            _warn(*generation.warnings, *fixed)
+        self.reloads += 1
+        self.manager.ready()
+
+    def _replace(self, before: Generation, generation: Generation, settings: Settings) -> None:
+        old, self.settings = self.settings, settings
+        if settings.udp_budget != old.udp_budget:
+            self.policy.set_budget(settings.udp_budget)
+        if settings.log_visits != old.log_visits:
+            if self._visits is not None:
+                self._visits.stop()
+            self._visits = self._start_visit_log()
+        self._generation = generation
+        generation.begin(_announce)
+        self._retired = [one for one in (*self._retired, before) if not one.ends_before(generation)]
 
     def unbind(self) -> None:
         """Close every listener of a service that has not been started."""
-        for one in self._listening:
-            Deferred.fromCoroutine(one.stop())
-        self._listening.clear()
+        if self._generation is not None:
+            self._generation.unbind()
+        if self._site is not None:
+            Deferred.fromCoroutine(self._site.stop())
+
+    @property
+    def _listening(self) -> Sequence[StreamListening | DatagramListening]:
+        return self._generation.listening if self._generation is not None else ()
 
     @property
     def socket_paths(self) -> list[str]:
         """The files of its UNIX sockets."""
-        return [one.listener.endpoint.path for one in self._listening if one.listener.endpoint.path is not None]
+        paths = [one.listener.endpoint.path for one in self._listening]
+        site = self._site.path if self._site is not None else None
+        return [path for path in (*paths, site) if path is not None]
+
+    def estate(self) -> Inherited:
+        """What a successor gets: the sockets that a service manager passed, and those that this service has bound."""
+        bound = self._generation.bound if self._generation is not None else ()
+        return Inherited(self.inherited.passed, tuple(each for each in bound if each[0].kind != INHERITED))
+
+    def leave_paths(self, paths: Collection[str]) -> None:
+        """Leave the files of UNIX sockets at these paths to another process."""
+        for one in self._listening:
+            if one.listener.endpoint.path in paths:
+                one.leave_path()
 
     def describe(self) -> list[str]:
         """One line for each listener with where it is and its greeter, then the warnings."""
-        return [self._described(one) for one in self._listening] + self.warnings
-
-    def _described(self, one: StreamListening | DatagramListening) -> str:
-        says = f"says {escaped(one.listener.greeter_option)}"
-        if id(one) in self._taken:
-            return f"{self._taken[id(one)]}; it {says}"
-        spots = ", ".join(map(str, one.spots()))
-        return f"{spots or f'{one.listener.endpoint.transport} not known yet: {one.listener.endpoint.text}'} {says}"
-
-    def _sample_greetings(self, listeners: Iterable[Listener]) -> dict[int, bytes]:
-        """What each greeter says for a made-up visit. Those that raise become warnings."""
-        found: dict[int, bytes] = {}
-        for listener in listeners:
-            if id(listener.greeter) not in found:
-                found[id(listener.greeter)] = b""
-                try:
-                    found[id(listener.greeter)] = sample_greeting(listener)
-                except GreeterRaised as error:
-                    self.warnings.append(str(error))
-        return found
+        site = [self._site.describe()] if self._site is not None else []
+        return [*(self._generation.describe() if self._generation is not None else ()), *site, *self.warnings]
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and give it our log observer if there is one."""
@@ -159,15 +258,34 @@ class GreetingService(Service):
         super().startService()
         backlog, cut = kernel_backlog()
         if cut:
-            self._notes.append(f"The backlog of listeners is {backlog}: net.core.somaxconn allows no more")
-        if self.settings.log_visits != "off":
-            self._visits.start()
-        for note in self._notes:
-            _log.info("{note}", note=note)
-        for one in self._listening:
-            one.begin(_announce)
-        for warning in (*self.warnings, *self.obstacles()):
-            _log.warn("{warning}", warning=warning)
+            _note(f"The backlog of listeners is {backlog}: net.core.somaxconn allows no more")
+        self._visits = self._start_visit_log()
+        if self.watch is not None:
+            self.watch.start()
+        if self._site is not None:
+            self._site.begin()
+        if self._generation is not None:
+            _note(*self._generation.notes)
+            self._generation.begin(_announce)
+        _warn(*self.warnings, *self.obstacles())
+        self.not_ready = ""
+        self.reactor.callWhenRunning(self._serves)
+
+    def _serves(self) -> None:
+        (self.on_serving or self.manager.ready)()
+
+    def status(self) -> str:
+        """What the service has done, in one line."""
+        refused = self.ledger.refused.total()
+        return f"{self.ledger.visits} greeted, {refused} refused, {self.admission.open} connections open"
+
+    def _start_visit_log(self) -> VisitLog | None:
+        if self.settings.log_visits == "off":
+            return None
+        readable = READABLE if self.settings.log_visits == "all" else 0
+        visits = VisitLog(self.ledger, self.reactor, readable=readable)
+        visits.start()
+        return visits
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, wait ``drain`` seconds for open connections to end, then abort them.
@@ -175,23 +293,29 @@ class GreetingService(Service):
         A SIGTERM or SIGINT meanwhile aborts them at once.
         """
         super().stopService()
+        self.manager.stopping(self.settings.drain)
+        self.not_ready = "draining"
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        for one in self._listening:
-            await one.stop()
+        if self._generation is not None:
+            await self._generation.stop()
         if self.admission.open:
             count, drain = self.admission.open, self.settings.drain
             _log.info(
                 "Stopping: {open} {drain:g} s to end", open=_open(count, "has", "have"), drain=drain, count=count
             )
             await self._drain()
-        for one in self._listening:
-            if isinstance(one, StreamListening):
-                one.abort()
-        self._lingerers.stop()
-        self._visits.stop()
-        self._listening.clear()
+        for generation in filter(None, (*self._retired, self._generation)):
+            generation.abort()
+        if self._visits is not None:
+            self._visits.stop()
+        if self.watch is not None:
+            self.watch.stop()
+        if self._site is not None:
+            await self._site.stop()
+        self.manager.close()
+        self._generation = None
 
     async def _drain(self) -> None:
         """Return when no connection is open, after ``drain`` seconds, or at a signal."""
@@ -216,32 +340,26 @@ class GreetingService(Service):
         self.on_failure()
         self.reactor.callLater(0, self.reactor.stop)
 
-    def _default_connections(self) -> int:
-        by_files = int(raise_limit() * SHARE_OF_FILES)
-        memory = memory_limit()
-        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // PER_CONNECTION)
-        if by_memory < by_files:
-            self._notes.append(
-                f"At most {by_memory} connections may be open: {memory >> 20} MiB of memory allow no more"
-            )
-        return min(by_files, by_memory)
-
-    def _default_listeners(self) -> tuple[Listener, ...]:
-        texts = _DEFAULT_ENDPOINTS
-        if ipv6_works():
-            texts += _DEFAULT_IPV6_ENDPOINTS
-        else:
-            self._notes.append("IPv6 does not work on this machine: only IPv4 is served")
-        return tuple(
-            Listener(parse_endpoint(text), self.settings.greeter, self.settings.greeter_option, f"the default {text}")
-            for text in texts
-        )
-
 
 def _open(count: int, *verbs: str) -> str:
     """The number of open connections, with the verb in the singular or the plural."""
     what = "1 open connection" if count == 1 else f"{count} open connections"
     return " ".join([what, *(verbs[count != 1 :][:1])])
+
+
+def _note(*lines: str) -> None:
+    for line in lines:
+        _log.info("{note}", note=line)
+
+
+def _warn(*lines: str) -> None:
+    for line in lines:
+        _log.warn("{warning}", warning=line)
+
+
+def _log_late(error: ConfigError) -> None:
+    """An endpoint of a reload that listens only after a while could not; the others serve."""
+    _log.error("{error}", error=str(error))
 
 
 def _announce(spot: Spot) -> None:

@@ -13,17 +13,36 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from greetsvc.daemon.unit import UNITS
 from greetsvc.errors import ConfigError
 from greetsvc.greeters.registry import Greeter, text_encoding
 from greetsvc.greeters.text import DEFAULT as DEFAULT_GREETING
 from greetsvc.net.endpoint import Endpoint, parse_endpoint
 from greetsvc.net.linger.watched import SILENCE
+from greetsvc.protocols.once import Once
+from greetsvc.protocols.registry import DatagramPlugin, Plugin, StreamPlugin
 from greetsvc.server.stream import DEADLINE
 from greetsvc.server.udp_policy import UDP_BUDGET
 
-__all__ = ["PER_SOURCE", "SETTINGS", "SHARE_OF_FILES", "Listener", "Place", "Setting", "Settings", "shown"]
+__all__ = [
+    "ONCE",
+    "PER_SOURCE",
+    "SETTINGS",
+    "SHARE_OF_FILES",
+    "Listener",
+    "Place",
+    "Setting",
+    "Settings",
+    "serves",
+    "shown",
+]
+
+DEFAULT_PROTOCOL = "once"
+
+ONCE = Once()
+"""The default protocol, which is also that of listeners that the one chosen for all cannot serve."""
 
 PER_SOURCE = 256
 """Connections of one source without ``max-per-source``; loopback is exempt then."""
@@ -83,13 +102,16 @@ def _whole(lowest: int, highest: int) -> _Number:
     return _Number(int, lowest, highest, f"a whole number from {lowest} to {highest}")
 
 
-def _one_of(*words: str) -> Callable[[object], object]:
-    def read(value: object) -> object:
-        if value not in words:
-            raise _not(f"one of {', '.join(words)}", value)
-        return value
+@frozen
+class _OneOf:
+    """Reads one of ``words``."""
 
-    return read
+    words: tuple[str, ...]
+
+    def __call__(self, value: object) -> object:
+        if value not in self.words:
+            raise _not(f"one of {', '.join(self.words)}", value)
+        return value
 
 
 def _switch(value: object) -> bool:
@@ -128,28 +150,60 @@ def _authorities(value: object) -> str:
     return path
 
 
+def _admin(value: object) -> Endpoint:
+    """The endpoint of the admin site: without an address it is for this machine alone."""
+    endpoint = parse_endpoint(_text(value))
+    if endpoint.is_datagram or endpoint.proxied:
+        raise _not("a stream endpoint without proxy:, as in tcp:9090", value)
+    if endpoint.host is None or "interface" in endpoint.options:
+        return endpoint
+    host, written = ("::1", r"\:\:1") if endpoint.kind == "tcp6" else ("127.0.0.1", "127.0.0.1")
+    text = f"{endpoint.text}:interface={written}"
+    return evolve(endpoint, text=text, host=host, options={**endpoint.options, "interface": host})
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise _not("an array of names", value)
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", _text(name)):
+            raise _not("a host name without a port", name)
+    return tuple(value)
+
+
 @frozen
 class Listener:
-    """One endpoint to listen on and its greeter.
+    """One endpoint to listen on, its greeter and its protocol (``plugin``).
 
-    ``greeter_option`` is the greeter as ``--greeter`` names it. ``where`` is its setting, for error messages.
-    ``measure``: whether a UDP listener gives measured answers.
+    ``greeter_option`` is the greeter as ``--greeter`` names it, and ``protocol_option`` the protocol. ``where`` is
+    its setting, for error messages. ``measure``: whether a UDP listener gives measured answers.
     """
 
     endpoint: Endpoint
     greeter: Greeter
     greeter_option: str
     where: str
+    plugin: Plugin = ONCE
+    protocol_option: str = DEFAULT_PROTOCOL
+    encoding: str = "utf-8"
     measure: bool = True
+
+
+def serves(protocol: Plugin, endpoint: Endpoint) -> bool:
+    """Whether this protocol is one for the streams or the datagrams of this endpoint."""
+    return isinstance(protocol, DatagramPlugin if endpoint.is_datagram else StreamPlugin)
 
 
 @frozen
 class Settings:
-    """All settings, checked. No listeners mean the default ones, which use ``greeter``."""
+    """All settings, checked. No listeners mean the default ones, which use ``greeter`` and ``plugin``."""
 
     listeners: tuple[Listener, ...]
     greeter: Greeter
     greeter_option: str
+    plugin: Plugin
+    protocol_option: str
+    encoding: str
     deadline: float
     linger: float
     drain: float
@@ -158,6 +212,8 @@ class Settings:
     udp_budget: float
     trust_proxy: tuple[IPv4Network | IPv6Network, ...]
     client_ca: str | None
+    admin: Endpoint | None
+    admin_host: tuple[str, ...]
     log_visits: str
     log_format: str
 
@@ -201,6 +257,11 @@ class Setting:
         if re.fullmatch(r"-?[0-9]+", given):
             return int(given)
         return float(given) if re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given) else given
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All values that it may have; empty where these are not a few words."""
+        return self.read.words if isinstance(self.read, _OneOf) else ()
 
     @property
     def option(self) -> str:
@@ -247,6 +308,13 @@ SETTINGS = (
         places=_ANYWHERE,
     ),
     Setting(
+        "protocol",
+        "NAME[:ARGS]",
+        "how it is said (see --list): once greets and closes; others go on talking",
+        default=DEFAULT_PROTOCOL,
+        places=_ANYWHERE,
+    ),
+    Setting(
         "encoding",
         "NAME",
         "how text becomes bytes",
@@ -271,14 +339,20 @@ SETTINGS = (
         places=Place.COMMAND_LINE,
     ),
     Setting("check", "", "read all settings, bind, print what would run, and exit", places=Place.COMMAND_LINE),
-    Setting("list", "", "print the known greeters, one line each, and exit", places=Place.COMMAND_LINE),
+    Setting("list", "", "print the known greeters and protocols, one line each, and exit", places=Place.COMMAND_LINE),
     Setting(
         "max-connections", "N", "maximum of open connections, lingering ones too", _COUNT, None, _MAX_CONNECTIONS
     ),
     Setting(
         "max-per-source", "N", "maximum of open connections per IPv4 /24 or IPv6 /56", _COUNT, None, _MAX_PER_SOURCE
     ),
-    Setting("deadline", "S", "seconds that a connection may live", _seconds(0.0001), DEADLINE),
+    Setting(
+        "deadline",
+        "S",
+        "seconds that a connection may live; for talking protocols, be silent",
+        _seconds(0.0001),
+        DEADLINE,
+    ),
     Setting("linger", "S", "seconds of silence allowed while draining what a peer still sends", _seconds(0), SILENCE),
     Setting("drain", "S", "on stop: seconds that open connections have to end", _seconds(0), 5.0),
     Setting(
@@ -303,16 +377,40 @@ SETTINGS = (
         "TLS listeners require a client certificate that is signed by one of the certificates in FILE",
         _authorities,
         default_text="off",
+    ),
+    Setting(
+        "admin",
+        "ENDPOINT",
+        "where the admin site listens, as tcp:9090: health, metrics and a live page; without interface= on 127.0.0.1",
+        _admin,
+        default_text="off",
+        reload=False,
+    ),
+    Setting(
+        "admin-host",
+        "NAME",
+        "a host name to ask the admin site by, besides its addresses, localhost and the name of the machine",
+        _names,
+        [],
+        "none",
+        repeatable=True,
         reload=False,
     ),
     Setting(
         "log-visits",
         "WHAT",
         "all: log each visit, or a summary each second when there are many; summary: only summaries; off: nothing",
-        _one_of("all", "summary", "off"),
+        _OneOf(("all", "summary", "off")),
         "all",
     ),
-    Setting("log-format", "FORMAT", "text or json", _one_of("text", "json"), "text"),
+    Setting("log-format", "FORMAT", "text or json", _OneOf(("text", "json")), "text"),
+    Setting(
+        "print-unit",
+        "KIND",
+        "print the systemd unit of this kind, service or socket, with the path of this installation, and exit",
+        _OneOf(UNITS),
+        places=Place.COMMAND_LINE,
+    ),
     Setting("version", "", "print the version and exit", places=Place.COMMAND_LINE),
     Setting("help", "", "print this help and exit", places=Place.COMMAND_LINE),
 )

@@ -1,4 +1,4 @@
-"""What signals do: none ends the service before it has drained, and SIGHUP and SIGUSR1 never end it."""
+"""What signals do: none ends the service before it has drained, and SIGHUP, SIGUSR1 and SIGUSR2 never end it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from twisted.logger import Logger
-
 __all__ = ["handle_signals", "taking_stop_signals"]
-
-_log = Logger(namespace="greetsvc")
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-def handle_signals(reactor: Any, rotate: Callable[[], object]) -> None:
-    """Handle the signals of a program whose reactor will run: SIGUSR1 calls ``rotate``. A handler that is set stays.
+def handle_signals(
+    reactor: Any, *, rotate: Callable[[], object], reload: Callable[[], object], upgrade: Callable[[], object]
+) -> None:
+    """Handle the signals of a program whose reactor will run.
+
+    SIGUSR1 calls ``rotate``, SIGUSR2 ``upgrade``, and SIGHUP ``reload``. A handler that is set already stays.
 
     The reactor handles SIGTERM and SIGINT only when it runs, a moment after the log says that the service serves. One
     that comes earlier waits for that. Without effect where the reactor runs already: the program is not ours then.
@@ -26,7 +26,7 @@ def handle_signals(reactor: Any, rotate: Callable[[], object]) -> None:
     if reactor.running or threading.current_thread() is not threading.main_thread():
         return
     # callFromThread: a handler may interrupt the reactor anywhere, and its queue is read once the reactor runs.
-    for number, call in ((signal.SIGUSR1, rotate), (signal.SIGHUP, _hang_up)):
+    for number, call in ((signal.SIGUSR1, rotate), (signal.SIGUSR2, upgrade), (signal.SIGHUP, reload)):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, lambda *_, call=call: reactor.callFromThread(call))
     waiting: set[int] = set()
@@ -46,10 +46,6 @@ def handle_signals(reactor: Any, rotate: Callable[[], object]) -> None:
             signal.signal(signal.SIGINT, reactor.sigInt)
 
     reactor.callWhenRunning(hand_over)
-
-
-def _hang_up() -> None:
-    _log.info("SIGHUP ignored: the settings cannot be reloaded; restart the service to change them")
 
 
 @contextmanager

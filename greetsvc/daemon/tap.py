@@ -10,24 +10,32 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import chdir, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python import usage
 
 from greetsvc._version import __version__
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
+from greetsvc.daemon.inherited import STARTED_AS, from_manager
 from greetsvc.daemon.logs import Log, open_log
+from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
 from greetsvc.daemon.signals import handle_signals
+from greetsvc.daemon.unit import unit
 from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
+from greetsvc.protocols.registry import known_protocols
+
+if TYPE_CHECKING:
+    from greetsvc.daemon.kin import Origin
 
 __all__ = ["Options", "answer", "makeService", "refuse"]
 
@@ -84,13 +92,16 @@ class Options(usage.Options):
         return "\n".join(lines)
 
     def parseArgs(self, *arguments: str) -> None:
-        """Answer ``--help``, ``--version`` and ``--list``, and refuse what is not an option."""
+        """Answer ``--help`` and other questions, and refuse what is not an option."""
         if "help" in self.given:
             answer(str(self))
         if "version" in self.given:
             answer(f"greetsvc {__version__}")
         if "list" in self.given:
-            answer(*(f"greeter {name}: {description}" for name, description in known_greeters()))
+            known = {"greeter": known_greeters(), "protocol": known_protocols()}
+            answer(*(f"{kind} {name}: {what}" for kind, plugins in known.items() for name, what in plugins))
+        if "print-unit" in self.given:
+            answer(unit(self.given["print-unit"]))
         if arguments:
             raise usage.UsageError(f"{arguments[0]!r} is not an option, and there are no other arguments")
 
@@ -100,12 +111,24 @@ class Options(usage.Options):
             super().parseOptions(options)
         except usage.UsageError as error:
             refuse(error)
+        if self.parent is not None and STARTED_AS in os.environ:
+            from greetsvc.daemon.kin import adapt
+
+            adapt(self.parent)
 
     def settings(self) -> Settings:
         """The settings from the command line and the file. Raises `ConfigError`."""
         path = self.given.get("config")
         file = None if path is None else read_toml(path)
         return settings(self.given, self.given.get("listen", ()), file, path or "")
+
+
+def _read(setting: Setting, value: str) -> Any:
+    """The value of an option that is no setting of a file, so that nobody else checks it."""
+    try:
+        return setting.read(value)
+    except ConfigError as error:
+        refuse(f"--{setting.name}: {error}")
 
 
 def _handler(setting: Setting) -> Callable[..., None]:
@@ -117,8 +140,10 @@ def _handler(setting: Setting) -> Callable[..., None]:
     def take(self: Options, value: str) -> None:
         if setting.repeatable:
             self.given.setdefault(setting.name, []).append(value)
-        else:
+        elif Place.FILE in setting.places or not setting.words:
             self.given[setting.name] = setting.literal(value)
+        else:
+            self.given[setting.name] = _read(setting, value)
 
     return take if setting.metavar else take_flag
 
@@ -135,7 +160,9 @@ def makeService(options: Options) -> GreetingService:
     check = "check" in options.given
     try:
         owner = Owner.of(options.parent)
-        service = GreetingService(options.settings())
+        origin = _origin()
+        inherited = from_manager() if origin is None else origin.inherited
+        service = GreetingService(options.settings(), inherited=inherited)
         service.bind(check=check)
     except ConfigError as error:
         refuse(error)
@@ -149,13 +176,40 @@ def makeService(options: Options) -> GreetingService:
         service.unbind()
         answer(*lines)
     service.observer = log.observer
+    service.manager = ServiceManager(os.environ, reactor, service.status)
     kept = [owner.give_socket(path) for path in service.socket_paths]
     service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
     service.obstacles = partial(_obstacles, service, log)
-    handle_signals(reactor, log.rotate)
+    service.reread = partial(_reread, options, log, _folder())
+    service.on_reload = lambda settings: log.use_format(settings.log_format)
+    twistd = options.parent if options.parent is not None else {}
+    upgrade = partial(_upgrade, service, _folder(), twistd)
+    handle_signals(reactor, rotate=log.rotate, reload=service.reload, upgrade=upgrade)
+    if origin is not None:
+        from greetsvc.daemon.upgrade import Succession
+
+        service.on_serving = Succession(service, origin, twistd).begin
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     return service
+
+
+def _origin() -> Origin | None:
+    """What a process of this service gave to this one; None where somebody else started it. Raises `ConfigError`."""
+    if STARTED_AS not in os.environ:
+        return None
+    from greetsvc.daemon.kin import Origin  # as below: few processes need it
+
+    return Origin.of_this_process()
+
+
+def _upgrade(service: GreetingService, folder: str, twistd: MutableMapping[str, Any]) -> None:
+    from greetsvc.daemon.kin import Command
+    from greetsvc.daemon.upgrade import Upgrade
+
+    if service.upgrade is None:
+        service.upgrade = Upgrade(service, Command.of_this_process(folder), twistd)
+    service.upgrade.begin()
 
 
 def _obstacles(service: GreetingService, log: Log) -> Iterator[str]:
@@ -166,6 +220,28 @@ def _obstacles(service: GreetingService, log: Log) -> Iterator[str]:
         why = locked(path)
         if why:
             yield f"{escaped(path)} will be left behind when the service stops: {why}"
+
+
+def _reread(options: Options, log: Log, folder: str) -> Settings:
+    """The settings from the same command line and from the files as they are now.
+
+    Relative paths mean what they meant in ``folder``, where the program started. Raises `ConfigError`.
+    """
+    try:
+        with chdir(folder) if folder != _folder() else nullcontext():
+            settings = options.settings()
+    except OSError as error:
+        raise ConfigError(f"{folder!r}, where the program started, is out of reach: {error.strerror}") from error
+    log.check_format(settings.log_format)
+    return settings
+
+
+def _folder() -> str:
+    """The current folder; empty if it is gone."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - Path.cwd() reads the same
+    except OSError:
+        return ""
 
 
 def _use_monotonic_timers() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Collection
-from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
 import attrs
 
+from greetsvc.plugins import Door
 from greetsvc.visit import Visit
 
 __all__ = ["GROUP", "Greeter", "GreeterFactory", "find_greeter", "known_greeters", "text_encoding"]
 
 GROUP = "greetsvc.greeters"
 """The entry point group. Each entry point names a `GreeterFactory`."""
+
+_DOOR = Door(GROUP, "greeter")
 
 
 class Greeter(Protocol):
@@ -48,21 +50,11 @@ class GreeterFactory(Protocol):
 
 def find_greeter(kind: str, argument: str, encoding: str) -> Greeter:
     """The greeter ``kind``, made from its argument. Raises `ValueError` or `OSError` with one line."""
-    found = [point for point in entry_points(group=GROUP) if point.name == kind]
-    if not found:
-        known = sorted({point.name for point in entry_points(group=GROUP)})
-        raise ValueError(f"there is no greeter {kind!r}; known are {', '.join(known)}")
-    factory = _load(_only(found))
-    try:
-        made = factory(argument, text_encoding(encoding))
-    except (OSError, ValueError):
-        raise
-    except Exception as error:  # a third party's factory may raise anything
-        raise ValueError(f"the greeter {kind!r} cannot be made: {error!r}") from error
+    made = _DOOR.make(kind, argument, text_encoding(encoding))
     if not (hasattr(made, "greet") and hasattr(made, "needs")):
         raise ValueError(f"the greeter {kind!r} is {made!r}, which has no greet() or no needs")
     _check_needs(kind, made.needs)
-    return made
+    return cast(Greeter, made)
 
 
 def _check_needs(kind: str, needs: object) -> None:
@@ -77,8 +69,7 @@ def _check_needs(kind: str, needs: object) -> None:
 
 def known_greeters() -> list[tuple[str, str]]:
     """The kind of each greeter with the first line of its factory's docstring, or why it cannot be used."""
-    points = entry_points(group=GROUP)
-    return sorted((name, _description([one for one in points if one.name == name])) for name in points.names)
+    return _DOOR.known()
 
 
 def text_encoding(name: str) -> str:
@@ -92,27 +83,3 @@ def text_encoding(name: str) -> str:
     except (LookupError, ValueError) as error:
         raise ValueError(f"{name!r} is not a text encoding") from error
     return found.name
-
-
-def _load(point: EntryPoint) -> GreeterFactory:
-    try:
-        return cast(GreeterFactory, point.load())
-    except Exception as error:  # a third party's module may raise anything
-        raise ValueError(f"the greeter {point.name!r} ({point.value}) does not load: {error}") from error
-
-
-def _description(points: Collection[EntryPoint]) -> str:
-    """What is said of the greeter that these entry points of one name give."""
-    try:
-        return (_load(_only(points)).__doc__ or "").strip().partition("\n")[0]
-    except ValueError as error:
-        return str(error)
-
-
-def _only(points: Collection[EntryPoint]) -> EntryPoint:
-    """The only one. Raises `ValueError` where distributions disagree: the order of sys.path would choose."""
-    first, *others = points
-    if others:
-        found = ", ".join(f"{point.dist.name if point.dist else 'unknown'} ({point.value})" for point in points)
-        raise ValueError(f"the greeter {first.name!r} is in several distributions, of which one may stay: {found}")
-    return first

@@ -23,7 +23,8 @@ FIELDS: dict[str, tuple[str, Callable[[Visit], str]]] = {
     "number": ("number", lambda visit: str(visit.number)),
     "time": ("when", lambda visit: datetime.fromtimestamp(visit.when, UTC).isoformat(timespec="seconds")),
     "transport": ("transport", lambda visit: visit.transport),
-    "name": ("name", lambda visit: visit.name or ""),
+    # The peer is known in every visit. A talking protocol greets before it is told a name.
+    "name": ("name", lambda visit: visit.name or visit.peer.host),
     "tls_version": ("tls", lambda visit: visit.tls.version if visit.tls else ""),
     "sni": ("tls", lambda visit: (visit.tls and visit.tls.sni) or ""),
     "certificate": ("tls", lambda visit: (visit.tls and visit.tls.certificate) or ""),
@@ -63,6 +64,23 @@ class TextGreeter:
         """The template with the fields of this visit."""
         filled = (piece if literal else FIELDS[piece][1](visit) for literal, piece in self._pieces)
         return "".join(filled).encode(self._encoding, "replace")
+
+    def naming(self, visit: Visit) -> Callable[[str], bytes] | None:
+        """Fills in now what the template has of this visit; what is returned makes the greeting for a name.
+
+        It is for talking protocols, which greet many names in one visit, and leaves out a line end at the end. None
+        where a field changes within a visit.
+        """
+        if "when" in self.needs:
+            return None
+        texts, encoding = [""], self._encoding
+        for literal, piece in self._pieces:
+            if not literal and piece == "name":
+                texts.append("")
+            else:
+                texts[-1] += piece if literal else FIELDS[piece][1](visit)
+        texts[-1] = texts[-1].removesuffix("\n").removesuffix("\r")
+        return lambda name: name.join(texts).encode(encoding, "replace")
 
 
 def _unescape(template: str) -> str:

@@ -33,6 +33,9 @@ class Deadlines(Generic[Key]):
     def __iter__(self) -> Iterator[Key]:
         return iter(self._ends)
 
+    def __len__(self) -> int:
+        return len(self._ends)
+
     def add(self, key: Key, spent: float = 0.0) -> None:
         """Start (or restart) the deadline of ``key``, of which ``spent`` seconds are over.
 

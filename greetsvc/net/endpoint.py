@@ -1,8 +1,9 @@
 r"""Parses endpoint strings, and finds what is wrong in one before anything is bound.
 
 The grammar is Twisted's: ``KIND:argument:key=value``, with a backslash before a colon that belongs to a value. The
-kinds are Twisted's too, except ``udp:`` and ``unixgram:``, and ``proxy:`` in front of a stream endpoint, which are
-ours. They must be in lower case: Twisted takes ``TLS:`` for its own ``tls:``, which knows nothing of our settings.
+kinds are Twisted's too, except ``udp:``, ``unixgram:`` and ``inherited:``, and ``proxy:`` in front of a stream
+endpoint, which are ours. They must be in lower case: Twisted takes ``TLS:`` for its own ``tls:``, which knows nothing
+of our settings.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PROXY = ("proxy:", "haproxy:")
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "tcp": ("port", "interface", "backlog"),
     "tcp6": ("port", "backlog", "interface"),
-    "tls": ("path", "port", "backlog", "interface"),
+    "tls": ("path", "port", "backlog", "interface", "inherited"),
     "ssl": (
         *("port", "privateKey", "certKey", "sslmethod", "interface", "backlog"),
         *("extraCertChain", "dhParameters"),
@@ -30,6 +31,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "udp": ("port", "interface"),
     "unix": ("address", "mode", "backlog", "lockfile"),
     "unixgram": ("address", "mode"),
+    "inherited": ("socket",),
     "systemd": ("domain", "index", "name"),
 }
 """The options of each kind, in the order of positional arguments."""
@@ -54,6 +56,9 @@ class Endpoint:
     ``transport`` is ``tcp``, ``tls``, ``unix``, ``udp``, ``unixgram``, or the name of a kind from a plugin. ``host``
     is empty for every IPv4 address; it and ``port`` are None where the string does not contain them. ``text`` is the
     string without ``proxy:``, and ``proxied`` is true instead. ``options`` has all arguments by name.
+
+    ``inherited`` is the index or the name of a socket that a service manager passes. The ``transport`` is
+    ``inherited`` as long as nobody has looked at the socket.
     """
 
     text: str
@@ -65,7 +70,11 @@ class Endpoint:
     mode: int = DEFAULT_MODE
     backlog: int | None = None
     proxied: bool = False
+    inherited: int | str | None = None
     options: Mapping[str, str] = field(factory=dict)
+
+    def __str__(self) -> str:
+        return f"{'proxy:' * self.proxied}{self.text}"
 
     @property
     def is_datagram(self) -> bool:
@@ -104,8 +113,7 @@ def parse_endpoint(text: str) -> Endpoint:
         raise ValueError("stdio: has no peers to greet; listen on a socket")
     if kind in _OPTIONS:
         options = _named(kind, arguments, options)
-        parse = _systemd if kind == "systemd" else _unix if "address" in _OPTIONS[kind] else _ip
-        return parse(text, kind, options)
+        return _PARSERS.get(kind, _ip)(text, kind, options)
     if not kind.isidentifier():
         raise ValueError(f"an endpoint must be KIND:ARGUMENTS, as in tcp:8088 or udp:8088, not {text!r}")
     return Endpoint(text, kind, kind)
@@ -175,6 +183,12 @@ def _named(kind: str, arguments: Sequence[str], options: Mapping[str, str]) -> d
 def _ip(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
     if kind == "tls" and not options.get("path"):
         raise ValueError("tls: needs the folder of its certificates, as in tls:DIR:port=8443")
+    if "inherited" in options:
+        for name in {"port", "interface", "backlog"} & options.keys():
+            raise ValueError(
+                f"{kind}: {name} {options[name]!r} belongs to the inherited socket, and cannot be chosen"
+            )
+        return Endpoint(text, kind, "tls", inherited=_which(kind, options["inherited"]), options=options)
     return Endpoint(
         text,
         kind,
@@ -210,7 +224,19 @@ def _systemd(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
         raise ValueError(f"{kind}: needs either index or name, as in {kind}:domain={domain}:index=0, not {text!r}")
     if index is not None and not re.fullmatch("[0-9]{1,4}", index):
         raise ValueError(f"{kind}: the index must be a whole number from 0, not {index!r}")
-    return Endpoint(text, kind, _DOMAINS[domain], options=options)
+    inherited = int(index) if index is not None else options["name"]
+    return Endpoint(text, kind, _DOMAINS[domain], inherited=inherited, options=options)
+
+
+def _inherited(text: str, kind: str, options: Mapping[str, str]) -> Endpoint:
+    return Endpoint(text, kind, kind, inherited=_which(kind, options.get("socket", "")), options=options)
+
+
+def _which(kind: str, text: str) -> int | str:
+    """The index of an inherited socket, or its name."""
+    if not text:
+        raise ValueError(f"{kind}: needs the name or the index of the socket, as in inherited:web or inherited:0")
+    return int(text) if re.fullmatch("[0-9]{1,4}", text) else text
 
 
 def _backlog(options: Mapping[str, str]) -> int | None:
@@ -218,3 +244,6 @@ def _backlog(options: Mapping[str, str]) -> int | None:
     if text is not None and (not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 1):
         raise ValueError(f"the backlog must be a whole number above 0, not {text!r}")
     return None if text is None else int(text)
+
+
+_PARSERS = {"unix": _unix, "unixgram": _unix, "inherited": _inherited, "systemd": _systemd}

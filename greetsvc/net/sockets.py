@@ -20,6 +20,7 @@ from twisted.logger import Logger
 __all__ = [
     "MAX_BACKLOG",
     "UnixPath",
+    "adopted_socket",
     "adopted_stream_socket",
     "datagram_socket",
     "ipv6_works",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _log = Logger()
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 MAX_BACKLOG = 65535
 """The backlog given to ``listen``; the kernel silently reduces it to its own limit (listen(2))."""
@@ -102,10 +105,11 @@ def unix_datagram_socket(path: str, *, mode: int = 0o666, replace: bool = True) 
     return _unix_socket(socket.SOCK_DGRAM, path, mode, replace)
 
 
-def adopted_stream_socket(descriptor: int, family: int) -> socket.socket:
-    """A duplicate of a listening stream socket of this family that another program made, as a service manager does.
+def adopted_socket(descriptor: int) -> socket.socket:
+    """A duplicate of a socket that another program made: a listening stream socket, or a bound datagram socket.
 
-    Raises `ValueError` where the descriptor is another socket, and `OSError` where it is none.
+    Its family is AF_INET, AF_INET6 or AF_UNIX. Raises `ValueError` where the descriptor is another socket, and
+    `OSError` where it is none.
     """
     duplicate = os.dup(descriptor)
     try:
@@ -113,18 +117,47 @@ def adopted_stream_socket(descriptor: int, family: int) -> socket.socket:
     except OSError:
         os.close(duplicate)
         raise
+    wrong = _unfit(sock)
+    if wrong:
+        sock.close()
+        raise ValueError(f"descriptor {descriptor}, which was passed, is {wrong}")
+    sock.setblocking(False)
+    return sock
+
+
+def adopted_stream_socket(descriptor: int, family: int) -> socket.socket:
+    """As `adopted_socket`, for a stream socket of this family."""
+    sock = adopted_socket(descriptor)
     wrong = None
     if sock.type != socket.SOCK_STREAM:
         wrong = f"{sock.type.name}, not SOCK_STREAM"
     elif sock.family != family:
         wrong = f"{sock.family.name}, not {socket.AddressFamily(family).name}"
-    elif not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        wrong = "a socket that does not listen"
     if wrong is not None:
         sock.close()
         raise ValueError(f"descriptor {descriptor}, which was passed, is {wrong}")
-    sock.setblocking(False)
     return sock
+
+
+def _unfit(sock: socket.socket) -> str:
+    """What a passed socket is that nobody can visit; empty if there is no fault in it."""
+    family = getattr(sock.family, "name", sock.family)
+    if sock.family not in _FAMILIES:
+        return f"{family}, not one of {', '.join(each.name for each in _FAMILIES)}"
+    if sock.type == socket.SOCK_STREAM:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return "" if listens else "a socket that does not listen"
+    if sock.type != socket.SOCK_DGRAM:
+        return f"{getattr(sock.type, 'name', sock.type)}, not SOCK_STREAM or SOCK_DGRAM"
+    if sock.family != socket.AF_UNIX and sock.proto not in {0, socket.IPPROTO_UDP}:  # ping(8) has such sockets too
+        return f"a socket of protocol {sock.proto}, not UDP"
+    name = sock.getsockname()
+    if not (name if sock.family == socket.AF_UNIX else name[1]):
+        return "a socket that is not bound"
+    with suppress(OSError):
+        sock.getpeername()
+        return "a socket that is connected to one peer"
+    return ""
 
 
 class UnixPath:

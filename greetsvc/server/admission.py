@@ -40,12 +40,21 @@ class Admission:
     ) -> None:
         self.open = 0
         self.when_empty: Callable[[], object] | None = None
-        self._max_connections = max_connections
-        self._max_per_source = max_per_source
-        self._exempt_loopback = exempt_loopback
+        self.limit(max_connections=max_connections, max_per_source=max_per_source, exempt_loopback=exempt_loopback)
         self._hasher = Hasher(TABLE_SIZE)
         self._by_source = array("L", bytes(array("L").itemsize * TABLE_SIZE))
         self._by_site = array("L", self._by_source)
+
+    @property
+    def max_connections(self) -> int | None:
+        """How many connections may be open in all; None without a limit."""
+        return self._max_connections
+
+    def limit(self, *, max_connections: int | None, max_per_source: int | None, exempt_loopback: bool) -> None:
+        """Use other limits from now on. Connections that are open already stay, and count."""
+        self._max_connections = max_connections
+        self._max_per_source = max_per_source
+        self._exempt_loopback = exempt_loopback
 
     def source(self, host: str) -> Source:
         """The source of an address. A peer without an IP address (a UNIX socket) has none."""

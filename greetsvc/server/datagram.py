@@ -67,6 +67,8 @@ class GreetingDatagramProtocol(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """Answer a request from ``addr``: host and port (IPv6: flow and scope too), or the name of a UNIX socket."""
+        durations = self.ledger.durations
+        began = durations.now() if durations is not None else 0.0
         try:
             greeting, reason = self._judge(datagram, addr)
         except GreeterFailed:
@@ -77,6 +79,8 @@ class GreetingDatagramProtocol(DatagramProtocol):
             except OSError as error:
                 reason = reason_of_error("send", error)
             else:
+                if durations is not None:
+                    durations.add(durations.now() - began)
                 self.ledger.greet(self.kind, addr if type(addr) is tuple else Address.of_path(addr))
                 return
         self.ledger.refuse_peer(reason, addr, self.kind)

@@ -19,12 +19,13 @@ __all__ = ["FastGreetingDatagramProtocol"]
 class FastGreetingDatagramProtocol(GreetingDatagramProtocol):
     """A `GreetingDatagramProtocol` that also is the ``batches`` of a `greetsvc.net.datagram.batched.BatchedPort`.
 
-    Only the daemon makes one, with its own `UdpPolicy` and `Ledger`. It cannot be subclassed: for a free request the
-    port calls neither ``datagramReceived`` nor ``greeting``, so an override would be called for some requests only.
-    Subclass `GreetingDatagramProtocol` instead.
+    Only the protocol ``once`` makes one, with the `UdpPolicy` and the `Ledger` of the service. It cannot be
+    subclassed: for a free request the port calls neither ``datagramReceived`` nor ``greeting``, so an override would
+    be called for some requests only. Subclass `GreetingDatagramProtocol` instead.
     """
 
     _free: FreeAnswer | None = None
+    _began = 0.0
 
     def __init_subclass__(cls) -> None:
         raise TypeError(f"subclass GreetingDatagramProtocol; {cls.__mro__[1].__name__} would not call your overrides")
@@ -33,15 +34,18 @@ class FastGreetingDatagramProtocol(GreetingDatagramProtocol):
         """The one greeting, once it was made and if it may be sent; None where each visit gets its own."""
         greeting = self.rendering.constant
         if self._free is None and greeting is not None and self.policy.unsendable(greeting) is None:
-            self._free = FreeAnswer(greeting, self.policy.is_free)
-            if self.sessions is not None:
-                self._free = FreeAnswer(
-                    *(greeting, self.policy.is_free, self.sessions.answer), wire.MARKED_MINIMUM, wire.PADDING[0]
-                )
+            ours = self.sessions
+            own = () if ours is None else (ours.answer, wire.MARKED_MINIMUM, wire.PADDING[0])
+            self._free = FreeAnswer(greeting, self.policy.is_free, *own)
+        if self.ledger.durations is not None:
+            self._began = self.ledger.durations.now()
         return self._free
 
     def answered(self, peers: Sequence[tuple[Any, ...]]) -> None:
         """Count the visits of ``peers``, which were answered without a call."""
+        durations = self.ledger.durations
+        if durations is not None:
+            durations.add((durations.now() - self._began) / len(peers), len(peers))
         self.ledger.greet_all(self.kind, peers)
 
     def _wanted(self, request: bytes, peer: Address) -> bytes | None:

@@ -25,9 +25,11 @@ class FastGreetingFactory(GreetingFactory):
     """A `GreetingFactory` that, over plain TCP, answers without protocols once it has rendered a constant greeting.
 
     It limits and counts as `GreetingFactory` does, but does not call the hooks of its protocol, its admission and its
-    ledger. So only the daemon makes one, and it cannot be subclassed: subclass `GreetingFactory` or
+    ledger. So only the protocol ``once`` makes one, and it cannot be subclassed: subclass `GreetingFactory` or
     `GreetingProtocol`, whose hooks are called for every connection.
     """
+
+    _began = 0.0
 
     def __init_subclass__(cls) -> None:
         raise TypeError("FastGreetingFactory cannot be subclassed, as its hooks are not called: use GreetingFactory")
@@ -35,6 +37,8 @@ class FastGreetingFactory(GreetingFactory):
     def constant_answer(self) -> bytes | None:
         """See `IConstantAnswer`: the greeting, if it is constant, rendered before, and short."""
         greeting = self._rendering.constant
+        if self.ledger.durations is not None:
+            self._began = self.ledger.durations.now()
         return greeting if greeting is not None and len(greeting) <= MAX_ANSWER else None
 
     def admit(self, name: tuple[Any, ...]) -> Callable[[], object] | None:
@@ -43,6 +47,9 @@ class FastGreetingFactory(GreetingFactory):
 
     def answered(self, names: Sequence[tuple[Any, ...]]) -> None:
         """See `IConstantAnswer`."""
+        durations = self.ledger.durations
+        if durations is not None:
+            durations.add((durations.now() - self._began) / len(names), len(names))
         self.ledger.greet_all(self.transport, names, _address)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from greetsvc.greeters.registry import Greeter
-from greetsvc.ledger import Ledger
+from greetsvc.ledger import DATAGRAMS, Ledger
 from greetsvc.visit import NOBODY, Visit
 
 __all__ = ["GreeterFailed", "Rendering"]
@@ -33,6 +33,7 @@ class Rendering:
         self.greeter = greeter
         self.constant: bytes | None = None
         self._ledger = ledger
+        self._refuse = ledger.refuse_datagram if transport in DATAGRAMS else ledger.refuse
         self._transport = transport
         self._quiet_until = 0.0
 
@@ -49,7 +50,7 @@ class Rendering:
                 raise TypeError(f"the greeter returned {greeting!r}, which is not bytes")
         except Exception as error:
             if made is None or made.peer is NOBODY:
-                self._ledger.refuse("greeter")
+                self._refuse("greeter")
             else:
                 self._ledger.refuse_peer("greeter", made.peer, self._transport)
             now = time.monotonic()

@@ -24,7 +24,7 @@ from greetsvc.server.admission import Admission, Source
 from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.visit import NOBODY, Address, PathFacts, Visit
 
-__all__ = ["DEADLINE", "GreetingFactory", "GreetingProtocol", "address_of"]
+__all__ = ["DEADLINE", "GreetingFactory", "GreetingProtocol", "address_of", "path_facts"]
 
 DEADLINE = 10.0
 """Seconds that a connection may live."""
@@ -52,6 +52,8 @@ class GreetingProtocol(Protocol):
     """The address of the peer, as Twisted has it."""
     source: Source = ()
     """What the connection counts as in ``factory.admission``."""
+    began = 0.0
+    """When the connection was made, by the clock of ``factory.ledger.durations``, if that is set."""
     lingers = False
     """Whether ``loseConnection`` of the transport is a lingering close (`greetsvc.net.linger.sweep.ILingers`)."""
 
@@ -174,6 +176,8 @@ class GreetingFactory(Factory):
         transport: Any = protocol.transport
         source = protocol.source
         self.admission.enter(source)
+        if self.ledger.durations is not None:
+            protocol.began = self.ledger.durations.now()
         # Not ILingers.providedBy, which takes three times as long; wrappers of transports delegate the attribute.
         call_when_closed = getattr(transport, "call_when_closed", None)
         protocol.lingers = call_when_closed is not None
@@ -203,6 +207,9 @@ class GreetingFactory(Factory):
 
     def greeted(self, protocol: GreetingProtocol) -> None:
         """The greeting was handed to the transport."""
+        durations = self.ledger.durations
+        if durations is not None:
+            durations.add(durations.now() - protocol.began)
         self.ledger.greet(self.transport, protocol.address, address_of)
 
     def _visit(self, protocol: GreetingProtocol) -> Visit:
@@ -217,8 +224,13 @@ class GreetingFactory(Factory):
             when=time.time() if "when" in needs else 0.0,
             via=via and address_of(via),
             tls=facts(transport) if "tls" in needs else None,
-            path=_path_facts(transport) if "path" in needs else None,
+            path=path_facts(transport) if "path" in needs else None,
         )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a connection is open, besides those whose socket lingers."""
+        return any(True for _ in self._deadlines)
 
     def abort(self) -> None:
         """Abort every open connection, and leave no timer behind."""
@@ -227,7 +239,7 @@ class GreetingFactory(Factory):
         self._deadlines.stop()
 
 
-def _path_facts(transport: Any) -> PathFacts:
+def path_facts(transport: Any) -> PathFacts:
     """What the kernel knows of the packets of a connection. Its socket may be that of the transport below TLS."""
     handle = transport.getHandle()
     if not isinstance(handle, socket.socket):

@@ -187,9 +187,14 @@ class UdpPolicy:
         self._last = array("I", [0]) * LOOP_ENTRIES  # in milliseconds, modulo 2**32
         self._run = array("B", bytes(ENTRIES))
         self._run_as_of = array("d", [now]) * ENTRIES
+        self._recent = _Recent(now)
+        self.set_budget(budget)
+
+    def set_budget(self, budget: float) -> None:
+        """Begin with a new budget, of which nothing is spent. The counts that end loops go on."""
+        now = self._clock()
         self._prefixes = _Budgets(now, budget, ENTRIES)
         self._networks = _Budgets(now, budget * PREFIXES_IN_NETWORK, ENTRIES)
-        self._recent = _Recent(now)
         self._total = _Total(now, budget * PREFIXES_IN_TOTAL)
 
     def never(self, port: int, *, group: bool = False) -> str | None:

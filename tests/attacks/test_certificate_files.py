@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from twisted.internet.threads import deferToThread
 from greetsvc.files import LONGEST
 from greetsvc.net.tls import contexts
 from tests.support.certificates import issue, with_doubled_extension, with_odd_name
+from tests.support.greet import FORKED, FORKED_SERVICE
 from tests.support.waiting import until
 
 GREETING = b"Thank you for connecting\r\n"
@@ -170,8 +170,8 @@ def test_at_the_start_a_bad_file_is_one_line(tmp_path: Path, option: str, bad: s
     path, good = tmp_path / "bad.pem", tmp_path / "good.pem"
     make(path)
     good.write_bytes(issue("good").both_pem)
-    server = ["-m", "greetsvc", "--check"]
-    client = ["-c", "import sys; from greetsvc.cli import main; sys.exit(main())", "tls:127.0.0.1:1"]
+    server = [FORKED_SERVICE, "--check"]
+    client = [FORKED, "tls:127.0.0.1:1"]
     command = {
         "config": [*server, "--config", str(path)],
         "client-ca": [*server, "--client-ca", str(path)],
@@ -182,8 +182,8 @@ def test_at_the_start_a_bad_file_is_one_line(tmp_path: Path, option: str, bad: s
         "cert": [*client, "--cert", str(path)],
         "key": [*client, "--cert", str(good), "--key", str(path)],
     }[option]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == (1 if command[0] == "-m" else 3)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == (1 if command[0] == FORKED_SERVICE else 3)
     (line,) = done.stderr.splitlines()
     assert str(path) in line
     assert complaint in line or option == "config"

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,8 +24,7 @@ from greetsvc.cli.plan import ProbePlan
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import HealthReport, NagiosReport
 from greetsvc.client.report.text import TextReport
-
-GREET = Path(sysconfig.get_path("scripts")) / "greet"
+from tests.support.greet import FORKED, GREET
 
 WRONG = [
     (["-c", "-1"], "-c -1: must be a whole number from 0 to 1000000000"),
@@ -46,6 +44,9 @@ WRONG = [
     (["-t", "\x1b[2J"], "-t \\x1b[2J: must be a number above 0, at most 86400"),
     (["--warn", "0"], "--warn 0: must be a number above 0, at most 86400000"),
     (["--warn", "-5"], "--warn -5: must be a number above 0, at most 86400000"),
+    (["--trace", "-c", "3"], "-c: cannot be combined with --trace"),
+    (["--trace", "--duration", "3"], "--trace: cannot be combined with --duration"),
+    (["--trace", "unix:/a"], "--trace: needs an IP target, not unix:/a"),
     (["--size", "-1", "udp:127.0.0.1"], "--size -1: must be a whole number from 0 to 65507"),
     (["--size", "65508", "udp:127.0.0.1"], "--size 65508: must be a whole number from 0 to 65507"),
     (["--size", "100"], "--size 100: needs a udp: or unixgram: target, not tcp:127.0.0.1:8088"),
@@ -95,6 +96,21 @@ WRONG = [
     (["--duration"], "--duration: needs a value"),
     (["--nagios="], "--nagios: takes no value"),
     (["-z"], "-z: there is no such option"),
+    (["--talk", "line"], "--talk line: must be one of lines, netstring, int32, websocket"),
+    (["--talk", ""], "--talk '': must be one of lines, netstring, int32, websocket"),
+    (["--talk", "lines", "udp:h"], "--talk lines: needs a stream target, not udp:h:8088"),
+    (["--talk", "lines", "--say", "a\nb"], "--say a\\nb: a message in a line cannot have a line end"),
+    (["--talk", "int32", "--encoding", "ascii", "--say", "名"], "--say 名: cannot be written in ascii"),
+    (["--talk", "websocket", "--encoding", "gbk"], "--encoding gbk: the text of WebSocket is UTF-8"),
+    (["--say", "Ada"], "--say Ada: needs --talk or --hold"),
+    (["--hold", "0"], "--hold 0: must be a number above 0, at most 86400, or auto, or auto:S"),
+    (["--hold", "autos"], "--hold autos: must be a number above 0, at most 86400, or auto, or auto:S"),
+    (["--hold", "auto:"], "--hold auto:: must be a number above 0, at most 86400, or auto, or auto:S"),
+    (["--hold", "5", "-c", "2"], "-c: cannot be combined with --hold"),
+    (["--hold", "5", "--source-port", "9"], "--source-port: cannot be combined with --hold"),
+    (["--hold", "5", "--duration", "5"], "--hold: cannot be combined with --duration"),
+    (["--hold", "5", "unixgram:/x"], "--hold: needs a stream target, not unixgram:/x"),
+    (["--hold", "5", "--json", "--nagios"], "--json: cannot be combined with --nagios"),
     (["--dscp", "64"], "--dscp 64: must be a whole number from 0 to 63"),
     (["--dscp", "8", "unix:/x"], "--dscp 8: needs an IP target, not unix:/x"),
     (["--source-port", "0"], "--source-port 0: must be a whole number from 1 to 65535"),
@@ -111,7 +127,7 @@ WRONG = [
         ["--proxy-v1", "1.2.3.4:5", "--proxy-v2", "1.2.3.4:5"],
         "--proxy-v1 1.2.3.4:5: cannot be combined with --proxy-v2",
     ),
-    (["--ttl", "8"], "--ttl: there is no such option"),
+    (["--jitter", "8"], "--jitter: there is no such option"),
     (["a", "b"], "b: there can be only one TARGET"),
     (["a", "b", "c"], "b c: there can be only one TARGET"),
     ([""], "target '': the host is missing"),
@@ -134,16 +150,14 @@ def test_wrong_usage_is_one_line_and_status_3(
     assert capsys.readouterr() == ("", f"greet: {line}\n")
 
 
-def script(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(GREET), *arguments], capture_output=True, text=True, timeout=60, check=False, **options
-    )
+def script(*arguments: str, program: str = FORKED, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
 
 
 def test_the_installed_script_says_so_too() -> None:
-    some = WRONG[::4]  # it calls the same function, and takes a fifth of a second to start
+    some = WRONG[::16]  # it calls the same function, and takes a third of a second to start
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda row: script(*row[0]), some)
+        results = pool.map(lambda row: script(*row[0], program=GREET), some)
     for (arguments, line), done in zip(some, results, strict=True):
         told = (arguments, done.returncode, done.stdout, done.stderr)
         assert told == (arguments, 3, "", f"greet: {line}\n")
@@ -325,7 +339,10 @@ def test_monitoring_gets_its_line(peer: Peer) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_prints_the_summary_so_far_and_ends_by_the_result(peer: Peer, number: signal.Signals) -> None:
     with subprocess.Popen(
-        [str(GREET), "-c", "0", "-i", "0.01", peer.target], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [FORKED, "-c", "0", "-i", "0.01", peer.target],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as running:
         assert running.stdout is not None
         assert running.stderr is not None
@@ -341,7 +358,7 @@ def test_a_signal_while_waiting_for_the_first_greeting_is_status_2_without_noise
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(30)
         with subprocess.Popen(
-            [str(GREET), f"127.0.0.1:{silent.getsockname()[1]}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [FORKED, f"127.0.0.1:{silent.getsockname()[1]}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as running:
             connection, _ = silent.accept()
             running.send_signal(signal.SIGINT)
@@ -352,7 +369,7 @@ def test_a_signal_while_waiting_for_the_first_greeting_is_status_2_without_noise
 
 def test_a_reader_that_leaves_ends_the_run_quietly(peer: Peer) -> None:
     with subprocess.Popen(
-        [str(GREET), "-c", "0", "-i", "0.01", peer.target], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [FORKED, "-c", "0", "-i", "0.01", peer.target], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
         assert running.stdout is not None
         assert running.stderr is not None
@@ -365,7 +382,7 @@ def test_a_reader_that_leaves_ends_the_run_quietly(peer: Peer) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_one_line(peer: Peer) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([str(GREET), peer.target], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+        done = subprocess.run([FORKED, peer.target], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (3, b"greet: standard output: No space left on device\n")
 
 
@@ -373,7 +390,7 @@ def test_a_full_disk_is_one_line(peer: Peer) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_one_line_for_help_and_version_too(option: str) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([str(GREET), option], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+        done = subprocess.run([FORKED, option], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (3, b"greet: standard output: No space left on device\n")
 
 
@@ -382,7 +399,7 @@ def test_help_and_version_end_quietly_when_the_reader_left(option: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as out:
-        done = subprocess.run([str(GREET), option], stdout=out, stderr=subprocess.PIPE, check=False, timeout=60)
+        done = subprocess.run([FORKED, option], stdout=out, stderr=subprocess.PIPE, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -392,14 +409,14 @@ CLOSED = 'exec "$0" "$@" >&-'
 @pytest.mark.parametrize("arguments", [[], ["--json"], ["--nagios"], ["-c", "2", "-i", "0"]])
 def test_a_standard_output_that_is_closed_is_one_line(peer: Peer, arguments: list[str]) -> None:
     done = subprocess.run(
-        ["sh", "-c", CLOSED, str(GREET), *arguments, peer.target], stderr=subprocess.PIPE, check=False, timeout=60
+        ["sh", "-c", CLOSED, GREET, *arguments, peer.target], stderr=subprocess.PIPE, check=False, timeout=60
     )
     assert (done.returncode, done.stderr) == (3, b"greet: standard output: it is closed\n")
 
 
 def test_a_health_check_needs_no_standard_output(peer: Peer) -> None:
     done = subprocess.run(
-        ["sh", "-c", CLOSED, str(GREET), "--healthcheck", peer.target],
+        ["sh", "-c", CLOSED, GREET, "--healthcheck", peer.target],
         stderr=subprocess.PIPE, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
@@ -407,7 +424,7 @@ def test_a_health_check_needs_no_standard_output(peer: Peer) -> None:
 
 def test_more_flows_than_there_may_be_files_are_refused_in_one_line() -> None:
     done = subprocess.run(
-        ["sh", "-c", 'ulimit -n 40; exec "$0" "$@"', str(GREET), "--flows", "60"],
+        ["sh", "-c", 'ulimit -n 40; exec "$0" "$@"', FORKED, "--flows", "60"],
         stderr=subprocess.PIPE, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 3
@@ -415,7 +432,7 @@ def test_more_flows_than_there_may_be_files_are_refused_in_one_line() -> None:
 
 
 def test_an_ascii_terminal_gets_escapes(peer: Peer) -> None:
-    done = script("--expect", "Grüß", peer.target, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    done = script("--expect", "Grüß", peer.target, program=GREET, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 1
     assert "nothing matches Gr\\xfc\\xdf" in done.stderr
 

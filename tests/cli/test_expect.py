@@ -6,16 +6,14 @@ import json
 import re
 import signal
 import subprocess
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 
 from greetsvc import Run
+from tests.support.greet import FORKED
 
-GREET = str(Path(sysconfig.get_path("scripts")) / "greet")
 EVIL = b"a" * 40 + b"!"
 PATTERN = "^(a+)+$"
 
@@ -26,7 +24,7 @@ def target(peers: Any) -> str:
 
 
 def greet(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([GREET, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run([FORKED, *arguments], capture_output=True, text=True, timeout=30, check=False)
 
 
 def test_a_single_probe(target: str) -> None:
@@ -80,7 +78,9 @@ async def test_a_load_run_from_python_whose_greetings_all_differ(peers: Any) -> 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_series(target: str, number: int) -> None:
     with subprocess.Popen(
-        [GREET, "-c", "0", "-i", "0", "-t", "5", "--expect", PATTERN, target], stdout=subprocess.PIPE, text=True
+        [FORKED, "-c", "0", "-i", "0", "-t", "5", "--expect", PATTERN, target],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as running:
         assert running.stdout is not None
         assert running.stdout.readline()

@@ -9,9 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +25,8 @@ from greetsvc.client.report.terminal import Terminal
 from greetsvc.client.stats import RunStats
 from greetsvc.console import Output
 from greetsvc.net.descriptors import raise_limit
+from tests.support.greet import FORKED
 
-GREET = str(Path(sysconfig.get_path("scripts")) / "greet")
 LOAD = ["--duration", "1"]
 
 WRONG = [
@@ -65,7 +63,7 @@ def test_wrong_usage_is_one_line_and_status_3(
 
 
 def test_more_at_once_than_files_may_be_open_is_wrong_usage() -> None:
-    limited = ["sh", "-c", f"ulimit -n 100; exec {GREET} --duration 1 --concurrency 1000"]
+    limited = ["sh", "-c", f"ulimit -n 100; exec {FORKED} --duration 1 --concurrency 1000"]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert re.fullmatch(r"greet: --concurrency 1000: this process may open only \d\d more files\n", done.stderr)
@@ -78,7 +76,7 @@ def hello(peers: Any) -> str:
 
 
 def greet(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([GREET, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([FORKED, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 def unexpected(stderr: str) -> list[str]:
@@ -181,7 +179,7 @@ def test_json_is_an_object_a_second_and_the_summary(hello: str) -> None:
 def test_a_signal_ends_a_load_run_with_the_summary_so_far(hello: str, number: signal.Signals) -> None:
     with subprocess.Popen(
         # At a rate that no machine finds hard: else the client may say that it was the limit itself.
-        [GREET, "--duration", "60", "--rate", "50", "--concurrency", "2", hello],
+        [FORKED, "--duration", "60", "--rate", "50", "--concurrency", "2", hello],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -212,7 +210,7 @@ def test_no_greeting_at_all_is_status_2(free_port: int) -> None:
 
 def test_a_reader_that_leaves_ends_the_run_quietly(hello: str) -> None:
     with subprocess.Popen(
-        [GREET, "--duration", "60", "--rate", "20", hello], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [FORKED, "--duration", "60", "--rate", "20", hello], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
         assert running.stdout is not None
         assert running.stderr is not None

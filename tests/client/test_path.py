@@ -106,17 +106,80 @@ def test_a_clean_path_is_clean_and_everything_is_known() -> None:
             "TCP options: timestamps, sack, wscale stripped",
         ),
         ({"syn": evolve(SYN, dscp=0)}, {"dscp": {"sent": 46, "arrived": 0}}, "DSCP: rewritten, 46 became 0"),
-        (
-            {"tcp": Tcp(100, 1448, 2)},
-            {},
-            "retransmitted: 2 of the server's first packets: packets are lost on the way back",
-        ),
     ],
 )
 def test_one_change_is_named_and_nothing_else(change: dict[str, Any], told: dict[str, Any], said: str) -> None:
     changes = compare(SENT, evolve(CLEAN, **change))
     assert json.dumps(changes.as_json()) == json.dumps(compare(SENT, CLEAN).as_json() | told)
     assert notable(changes) == [said]
+
+
+STAMPED = evolve(SENT, timestamp=1_000_000, since=0.05)
+OURS, FOREIGN = evolve(SYN, tsval=999_980), evolve(SYN, tsval=4_000_000_000)
+BOTH: dict[str, Any] = {"you": Address("192.0.2.9", 61004), "me": Address("10.9.9.9", 80)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"you": Address("192.0.2.9", 61004)}, "NAT: yes, 10.0.1.2:40112 became 192.0.2.9:61004"),
+        ({"me": Address("10.9.9.9", 80)}, "NAT: yes, the target 10.0.2.2:8088 became 10.9.9.9:80"),
+        (
+            BOTH,
+            "NAT: yes, 10.0.1.2:40112 became 192.0.2.9:61004, and the target 10.0.2.2:8088 became 10.9.9.9:80",
+        ),
+    ],
+)
+def test_our_time_stamp_on_a_changed_address_is_nat(change: dict[str, Any], words: str) -> None:
+    changes = compare(STAMPED, evolve(CLEAN, syn=OURS, **change))
+    assert (changes.nat, changes.proxy, changes.hops, changes.stripped) == (True, False, 0, ())
+    assert notable(changes) == [words]
+
+
+@pytest.mark.parametrize("change", [BOTH, {"you": Address("192.0.2.9", 61004)}, {}])
+def test_another_time_stamp_is_a_proxy_that_ends_the_connection(change: dict[str, Any]) -> None:
+    record = evolve(CLEAN, syn=evolve(FOREIGN, ttl=63, dscp=0, mss=9000), **change)
+    changes = compare(STAMPED, record)
+    assert changes.as_json() == dict.fromkeys(KEYS) | {"proxy": True, "instance": "0badcafe"}
+    (words,) = notable(changes)
+    assert words.startswith("proxy: yes, a proxy ends the connection: its own came to the server, from ")
+    assert words.endswith("; NAT, hops, MSS, TCP options and DSCP of ours are not known")
+
+
+@pytest.mark.parametrize(
+    ("tsval", "ours"),
+    [
+        (1_000_000, True),  # in the same tick
+        (1_000_004, True),  # as far as two readings of one clock may differ
+        (1_000_005, False),
+        (999_950, True),  # when connecting began
+        (999_945, False),
+        (1_000_000 + 2**31, False),
+    ],
+)
+def test_a_time_stamp_is_ours_when_it_is_from_the_time_of_our_connecting(tsval: int, ours: bool) -> None:
+    changes = compare(STAMPED, evolve(CLEAN, syn=evolve(SYN, tsval=tsval), **BOTH))
+    assert changes.proxy is not ours
+
+
+def test_the_clock_of_time_stamps_may_wrap_while_we_connect() -> None:
+    wrapped = evolve(SENT, timestamp=3, since=0.05)
+    assert compare(wrapped, evolve(CLEAN, syn=evolve(SYN, tsval=2**32 - 20))).proxy is False
+
+
+def test_an_equal_stamp_between_the_same_hosts_may_be_that_of_a_proxy_of_this_host() -> None:
+    """The kernel gives all connections between two addresses one clock."""
+    ports: dict[str, Any] = {"you": Address(US.host, 50001), "me": Address(ASKED.host, 9000)}
+    changes = compare(STAMPED, evolve(CLEAN, syn=OURS, **ports))
+    assert changes.as_json() == dict.fromkeys(KEYS) | {"instance": "0badcafe"}
+    assert notable(changes)[0].startswith("NAT, or a proxy that does not say so: ")
+
+
+@pytest.mark.parametrize(
+    ("sent", "syn"), [(SENT, OURS), (STAMPED, SYN), (evolve(STAMPED, since=None), OURS), (STAMPED, None)]
+)
+def test_without_time_stamps_proxy_or_nat_is_not_decided(sent: Sent, syn: Syn | None) -> None:
+    assert compare(sent, evolve(CLEAN, syn=syn, **BOTH)).proxy is None
 
 
 def test_an_option_that_we_do_not_offer_is_not_stripped() -> None:
@@ -280,9 +343,11 @@ async def test_a_silent_proxy_is_not_told_as_nat(peers: Any) -> None:
 
     greeting = await Probe(parse(peers.stream(forward)), ProbeOptions(dscp=46)).run()
     assert greeting.path is not None
-    assert greeting.path.as_json() == dict.fromkeys(KEYS) | {"instance": "0badcafe"}
+    # It has our address and our clock; what tells is whether its SYN is clearly later than ours.
+    assert greeting.path.proxy is not False
+    assert greeting.path.as_json() == dict.fromkeys(KEYS) | {"proxy": greeting.path.proxy, "instance": "0badcafe"}
     told = "".join(all_notes(greeting.path))
-    assert all(words not in told for words in ("yes", "rewritten", "hops: 0", "none reported"))
+    assert all(words not in told for words in ("NAT: yes", "rewritten", "hops: 0", "none reported"))
 
 
 @pytest.mark.parametrize("target", ["[::ffff:127.0.0.1]", "127.0.0.1", "0.0.0.0", "[::ffff:0.0.0.0]"])
@@ -328,6 +393,7 @@ _SYNS = st.builds(
     wscale=st.none() | _BYTES,
     sack=st.booleans(),
     timestamps=st.booleans(),
+    tsval=st.none() | st.integers(0, 2**32 - 1),
 )
 
 
@@ -345,7 +411,14 @@ _SYNS = st.builds(
         tls=st.none(),
         datagram=st.none() | st.builds(Datagram, st.none() | _BYTES, st.none() | _BYTES, st.none() | _BYTES, _PORTS),
     ),
-    st.builds(Sent, _ADDRESSES, local=st.none() | _ADDRESSES, claimed=st.none() | _ADDRESSES),
+    st.builds(
+        Sent,
+        _ADDRESSES,
+        local=st.none() | _ADDRESSES,
+        claimed=st.none() | _ADDRESSES,
+        timestamp=st.none() | st.integers(0, 2**32 - 1),
+        since=st.none() | st.floats(0, 60),
+    ),
 )
 def test_no_record_breaks_the_comparison(seen: PathRecord, sent: Sent) -> None:
     changes = compare(sent, seen)

@@ -20,7 +20,9 @@ SAYS = r"says text:Thank you for connecting\r\n"
 
 
 def _check(installed: Installed, folder: Path, *options: str, **variables: str) -> CompletedProcess[str]:
-    return installed.run(folder, *installed.command("greetsvc", "--check", *options), **variables)
+    if variables:
+        return installed.run(folder, "greetsvc", "--check", *options, **variables)
+    return installed.once(folder, "--check", *options)
 
 
 def test_what_a_running_instance_has_is_told_and_is_no_error(installed: Installed, tmp_path: Path) -> None:
@@ -275,7 +277,7 @@ def test_a_greeter_that_cannot_work_is_one_line(
     installed: Installed, tmp_path: Path, greeters: str, greeter: str, says: str, check: tuple[str, ...]
 ) -> None:
     options = (*check, "--greeter", greeter, "--listen", f"tcp:0:{LOOPBACK}")
-    done = installed.run(tmp_path, *installed.command("greetsvc", *options), PYTHONPATH=greeters)
+    done = installed.run(tmp_path, "greetsvc", *options, PYTHONPATH=greeters)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert says in done.stderr
     if "several" in says:

@@ -1,46 +1,65 @@
-"""Sockets that a service manager passes: what they are is checked at the start."""
+"""Sockets that a service manager passes: found by name and index, and checked at the start."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
+import ssl
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from greetsvc.daemon.inherited import Inherited, Passed, from_manager, stored_name
+from greetsvc.errors import ConfigError
+from greetsvc.net.bound import BoundTo
 from greetsvc.net.sockets import ipv6_works
+from tests.support.activation import Manager
+from tests.support.certificates import Papers
 from tests.support.waiting import PATIENCE
 
 needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="no IPv6 here")
-
-# What the service manager does between fork and exec (sd_listen_fds(3)).
-PASS = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.set_inheritable(3, True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="greet")
-os.execv(sys.executable, [sys.executable, "-m", "greetsvc", *sys.argv[2:]])
-"""
+STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+MARKED = b"GREET/1 0123456789abcdef " + bytes(100)
 
 
 @pytest.fixture
-def passed(child: Any) -> Any:
-    """Starts the service with a socket that is passed to it."""
+def bound(tmp_path: Path) -> Iterator[Callable[..., socket.socket]]:
+    """Makes sockets as a service manager does."""
+    made: list[socket.socket] = []
 
-    def start(sock: socket.socket, *options: str) -> Any:
-        return child(str(sock.fileno()), *options, command=("-c", PASS), pass_fds=(sock.fileno(),))
+    def make(family: int, kind: int, *, listens: bool = True) -> socket.socket:
+        sock = socket.socket(family, kind)
+        made.append(sock)
+        if family == socket.AF_UNIX:
+            sock.bind(str(tmp_path / f"socket-{len(made)}"))
+        else:
+            sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+        if listens and kind != DATAGRAM:
+            sock.listen()
+        return sock
 
-    return start
+    yield make
+    for sock in made:
+        sock.close()
 
 
-def _read(family: int, address: Any) -> bytes:
-    with socket.socket(family) as peer:
+def _greeting(sock: socket.socket, tmp_path: Path) -> bytes:
+    """What a visitor of this socket is told."""
+    with socket.socket(sock.family, sock.type) as peer:
         peer.settimeout(10)
-        peer.connect(address)
-        with peer.makefile("rb") as stream:
-            return stream.read()
+        if sock.type == STREAM:
+            peer.connect(sock.getsockname())
+            with peer.makefile("rb") as stream:
+                return stream.read()
+        if sock.family == socket.AF_UNIX:
+            peer.bind(str(tmp_path / f"peer-{sock.fileno()}"))
+        peer.connect(sock.getsockname())
+        peer.send(MARKED)
+        return peer.recv(2000)
 
 
 @pytest.mark.parametrize(
@@ -51,66 +70,166 @@ def _read(family: int, address: Any) -> bytes:
         (socket.AF_UNIX, "UNIX", "unix"),
     ],
 )
-@pytest.mark.parametrize("which", ["index=0", "name=greet"])
 def test_a_listening_socket_is_served_and_named_by_its_transport(
-    passed: Any, family: socket.AddressFamily, domain: str, transport: str, which: str, tmp_path: Path
+    bound: Any, child: Any, family: socket.AddressFamily, domain: str, transport: str, tmp_path: Path
 ) -> None:
-    with socket.socket(family) as sock:
-        sock.bind(str(tmp_path / "x") if domain == "UNIX" else ("127.0.0.1" if domain == "INET" else "::1", 0))
-        sock.listen()
-        address = sock.getsockname()
-        greeting = "{transport}" if which == "index=0" else ""
-        options = ("--greeting", greeting) if greeting else ("--greeter", "path")
-        server = passed(sock, "--listen", f"systemd:domain={domain}:{which}", *options)
-        (told,) = server.wait_for("Server start at ")
-    said = _read(family, address)
-    assert (said.decode() if greeting else json.loads(said)["transport"]) == transport
+    sock = bound(family, STREAM)
+    address = sock.getsockname()
+    options = ("--listen", f"systemd:domain={domain}:name=greet", "--greeter", "path")
+    server = Manager([sock], ["greet"]).start(child, *options)
+    (told,) = server.wait_for("Server start at ")
+    assert json.loads(_greeting(sock, tmp_path))["transport"] == transport
     if domain == "UNIX":
         assert told == f"path: {address} (unix)"
     else:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         assert told == f"port: {address[1]} (tcp, {host})"
     assert server.stop() == 0
+    assert domain != "UNIX" or Path(address).exists()
+
+
+def test_without_listen_every_passed_socket_is_served(bound: Any, child: Any, tmp_path: Path) -> None:
+    """Stream and datagram sockets, without names."""
+    kinds = [(family, kind) for family in (socket.AF_INET, socket.AF_UNIX) for kind in (STREAM, DATAGRAM)]
+    sockets = [bound(*each) for each in kinds]
+    server = Manager(sockets).start(child, "--greeting", "{transport}")
+    server.wait_for("Server start at ", 4)
+    assert [_greeting(sock, tmp_path) for sock in sockets] == [b"tcp", b"udp", b"unix", b"unixgram"]
+    assert server.stop() == 0
+    assert all(Path(sock.getsockname()).exists() for sock in sockets[2:])
+
+
+def test_sockets_are_found_by_name_and_by_index(bound: Any, child: Any, papers: Papers, tmp_path: Path) -> None:
+    """A name may be that of several sockets; TLS and PROXY headers go with inherited sockets too."""
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    (folder / "localhost.pem").write_bytes(Path(papers.path("good")).read_bytes())
+    sockets = [bound(socket.AF_INET, kind) for kind in (STREAM, DATAGRAM, STREAM, STREAM, STREAM)]
+    manager = Manager(sockets, ["web", "web", "secure", "behind", "spare"])
+    (tmp_path / "settings.toml").write_text(
+        f"""
+        [[listen]]
+        endpoint = "inherited:web"
+        greeting = "web {{transport}}"
+        [[listen]]
+        endpoint = "tls:{folder}:inherited=secure"
+        greeting = "secure"
+        [[listen]]
+        endpoint = "proxy:inherited:3"
+        greeting = "for {{peer_host}}"
+        """
+    )
+    server = manager.start(child, "--config", "settings.toml")
+    server.wait_for("Server start at ", 4)
+    server.wait_for("The service manager passed socket 4 (spare), which no listener uses")
+    assert [_greeting(sock, tmp_path) for sock in sockets[:2]] == [b"web tcp", b"web udp"]
+    context = ssl.create_default_context(cafile=papers.path("ca"))
+    peer = socket.create_connection(sockets[2].getsockname(), 10)
+    with context.wrap_socket(peer, server_hostname="localhost") as secured:
+        assert secured.recv(100) == b"secure"
+    with socket.create_connection(sockets[3].getsockname(), 10) as peer:
+        peer.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 1 2\r\n")
+        assert peer.recv(100) == b"for 192.0.2.7"
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize(
     ("kind", "family", "listens", "domain", "says"),
     [
-        (socket.SOCK_DGRAM, socket.AF_INET, False, "INET", "SOCK_DGRAM, not SOCK_STREAM"),
-        (socket.SOCK_DGRAM, socket.AF_UNIX, False, "UNIX", "SOCK_DGRAM, not SOCK_STREAM"),
-        (socket.SOCK_SEQPACKET, socket.AF_UNIX, True, "UNIX", "SOCK_SEQPACKET, not SOCK_STREAM"),
-        (socket.SOCK_STREAM, socket.AF_INET, True, "INET6", "AF_INET, not AF_INET6"),
-        (socket.SOCK_STREAM, socket.AF_INET, True, "UNIX", "AF_INET, not AF_UNIX"),
-        (socket.SOCK_STREAM, socket.AF_UNIX, True, "INET", "AF_UNIX, not AF_INET"),
-        (socket.SOCK_STREAM, socket.AF_INET, False, "INET", "a socket that does not listen"),
-        (socket.SOCK_STREAM, socket.AF_UNIX, False, "UNIX", "a socket that does not listen"),
+        (DATAGRAM, socket.AF_INET, False, "INET", "SOCK_DGRAM, not SOCK_STREAM"),
+        (socket.SOCK_SEQPACKET, socket.AF_UNIX, True, "UNIX", "SOCK_SEQPACKET, not SOCK_STREAM or SOCK_DGRAM"),
+        (STREAM, socket.AF_INET, True, "INET6", "AF_INET, not AF_INET6"),
+        (STREAM, socket.AF_UNIX, True, "INET", "AF_UNIX, not AF_INET"),
+        (STREAM, socket.AF_INET, False, "INET", "a socket that does not listen"),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "proxy:"])
 def test_another_socket_is_refused_in_one_line(
-    passed: Any,
+    bound: Any,
+    child: Any,
     kind: socket.SocketKind,
     family: socket.AddressFamily,
     listens: bool,
     domain: str,
     says: str,
     prefix: str,
-    tmp_path: Path,
 ) -> None:
-    with socket.socket(family, kind) as sock:
-        sock.bind(str(tmp_path / "x") if family == socket.AF_UNIX else ("127.0.0.1", 0))
-        if listens:
-            sock.listen()
-        endpoint = f"{prefix}systemd:domain={domain}:index=0"
-        server = passed(sock, "--listen", endpoint)
-        assert server.wait(PATIENCE) == 1
+    sock = bound(family, kind, listens=listens)
+    endpoint = f"{prefix}systemd:domain={domain}:index=0"
+    server = Manager([sock]).start(child, "--listen", endpoint)
+    assert server.wait(PATIENCE) == 1
     assert server.said() == f"greetsvc: --listen {endpoint}: descriptor 3, which was passed, is {says}\n"
 
 
-@pytest.mark.parametrize("which", ["index=1", "name=other"])
-def test_a_socket_that_was_not_passed_is_one_line(passed: Any, which: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        server = passed(sock, "--listen", f"systemd:domain=INET:{which}")
-        assert server.wait(PATIENCE) == 1
-    assert server.said().endswith(f"{which}: the service manager passed no such socket\n")
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("inherited:1", "passed no such socket, only 0 (web)"),
+        ("inherited:other", "passed no such socket, only 0 (web)"),
+        ("systemd:domain=INET:name=other", "passed no such socket, only 0 (web)"),
+        ("proxy:inherited:web", "descriptor {}, which was passed, is SOCK_DGRAM, not SOCK_STREAM"),
+        ("tls:/nowhere:inherited=web", "descriptor {}, which was passed, is SOCK_DGRAM, not SOCK_STREAM"),
+        ("inherited:0 inherited:web", "--listen inherited:web: socket 0 is that of --listen inherited:0 too"),
+    ],
+)
+def test_a_listener_that_no_passed_socket_fits_is_one_line(bound: Any, endpoint: str, says: str) -> None:
+    from greetsvc.daemon.config import settings
+
+    descriptor = bound(socket.AF_INET, DATAGRAM).fileno()
+    with pytest.raises(ConfigError) as caught:
+        Inherited((Passed(descriptor, "web"),)).resolve(settings({}, endpoint.split()).listeners)
+    assert says.format(descriptor) in str(caught.value)
+    assert str(caught.value).startswith(f"--listen {endpoint.rpartition(' ')[2]}: ")
+
+
+def test_a_socket_that_was_not_passed_is_one_line_but_no_fault_in_a_check(child: Any) -> None:
+    server = child("--listen", "inherited:web")
+    assert server.wait(PATIENCE) == 1
+    assert server.said().endswith("greetsvc: --listen inherited:web: the service manager passed no such socket\n")
     assert sys.platform != "linux" or server.said().count("\n") == 1
+    server = child("--listen", "inherited:web", "--greeting", "hello", "--check")
+    assert server.wait(PATIENCE) == 0
+    assert "passed no such socket, which is no fault in a check; it says text:hello" in server.said()
+
+
+def _environment(**variables: object) -> dict[str, str]:
+    return {"LISTEN_PID": str(os.getpid()), **{name: str(value) for name, value in variables.items()}}
+
+
+def test_variables_for_another_process_are_none_of_ours() -> None:
+    assert from_manager({"LISTEN_PID": str(os.getppid()), "LISTEN_FDS": "3"}) == Inherited()
+    assert from_manager(_environment(LISTEN_FDS=0)) == Inherited()
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"LISTEN_FDS": "many"}, "LISTEN_FDS: must be a whole number from 0 to 9999, not 'many'"),
+        ({"LISTEN_FDS": "-1"}, "not '-1'"),
+        ({"LISTEN_FDS": "1", "LISTEN_FDNAMES": "a:b"}, "must have a name for each of 1 sockets, not 'a:b'"),
+        ({"LISTEN_FDS": "9999"}, "LISTEN_FDS: 9999: descriptor"),
+    ],
+)
+def test_variables_without_sense_are_one_line(variables: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_manager(_environment(**variables))
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bound_to",
+    [
+        BoundTo("tcp", "", 8088),
+        BoundTo("udp", "::1", 8088, v6only=True),
+        BoundTo("unix", "/run/greet: \udcff,é.sock"),
+    ],
+)
+def test_the_name_of_a_stored_socket_says_what_it_is_bound_to(bound_to: BoundTo) -> None:
+    from greetsvc.daemon.inherited import _stored
+
+    name = stored_name(bound_to)
+    assert name.isascii()
+    assert name.isprintable()
+    assert ":" not in name
+    assert _stored(name) == bound_to
+    assert _stored("web") is None

@@ -18,7 +18,7 @@ from twisted.logger import LogLevel, eventAsText, textFileLogObserver
 from twisted.python.failure import Failure
 
 from greetsvc.daemon import logs as logs_module
-from greetsvc.daemon.logs import LINES, LimitedObserver, Log, OwnLogFile, event_as_json, open_log
+from greetsvc.daemon.logs import LINES, ROTATED, LimitedObserver, OwnLogFile, event_as_json, open_log
 from greetsvc.daemon.owner import Owner
 from greetsvc.daemon.tap import Options, makeService
 from greetsvc.errors import ConfigError
@@ -144,28 +144,91 @@ def test_a_line_that_cannot_be_encoded_is_escaped_and_not_lost(
     assert (tmp_path / "log").read_bytes().endswith(f"Hello {text}\n".encode("utf-8", "backslashreplace"))
 
 
-def test_a_file_that_cannot_be_rotated_says_so_once_for_each_megabyte(
-    tmp_path: Path, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Log files are rotated when they are this long."""
+    monkeypatch.setattr(logs_module, "LONGEST", 10_000)
+    return 10_000
+
+
+def test_a_file_that_cannot_be_rotated_says_so_once_each_time_it_has_grown_by_as_much_again(
+    tmp_path: Path, log_lines: list[str], monkeypatch: pytest.MonkeyPatch, short: int
 ) -> None:
     file = OwnLogFile(str(tmp_path / "log"), Owner())
     monkeypatch.setattr(logs_module, "locked", lambda _path: "its folder is not writable for this user")
     for number in range(3):
         assert len(log_lines) == number
         for _ in range(12):
-            file.write("x" * 100_000)
+            file.write("x" * (short // 10))
     assert log_lines == [f"{tmp_path}/log cannot be rotated: its folder is not writable for this user"] * 3
     file.close()
     assert not (tmp_path / "log.1").exists()
 
 
-def test_what_is_no_plain_file_is_never_renamed(log_lines: list[str]) -> None:
+def test_what_is_no_plain_file_is_never_renamed(log_lines: list[str], short: int) -> None:
     file = OwnLogFile("/dev/null", Owner())
     for _ in range(12):
-        file.write("x" * 100_000)
+        file.write("x" * (short // 10))
     file.rotate()
+    file.follow()
     file.close()
     assert Path("/dev/null").is_char_device()
     assert not log_lines
+
+
+def test_a_bounded_number_of_old_files_is_kept(tmp_path: Path, short: int) -> None:
+    file = OwnLogFile(str(tmp_path / "log"), Owner())
+    for _ in range(15):
+        file.write("x" * short)
+        file.follow()
+    file.close()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"log", *(f"log.{number}" for number in range(1, ROTATED + 1))}
+
+
+def test_a_file_that_was_moved_or_removed_is_opened_again(tmp_path: Path) -> None:
+    """As logrotate does it, with a new file of the mode that it wants, or without one."""
+    path = tmp_path / "log"
+    file = OwnLogFile(str(path), Owner())
+    file.write("one\n")
+    path.rename(tmp_path / "old")
+    file.write("two\n")
+    path.touch(0o640)
+    file.follow()
+    file.write("three\n")
+    path.unlink()
+    file.follow()
+    file.write("four\n")
+    file.close()
+    assert (tmp_path / "old").read_text() == "one\ntwo\n"
+    assert path.read_text() == "four\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert {each.name for each in tmp_path.iterdir()} == {"log", "old"}
+
+
+def test_a_file_that_was_cut_has_no_hole_and_is_not_rotated_early(tmp_path: Path, short: int) -> None:
+    """As logrotate does it with copytruncate."""
+    path = tmp_path / "log"
+    file = OwnLogFile(str(path), Owner())
+    file.write("x" * (short - 1))
+    path.write_text("")
+    file.write("yy")
+    file.write("z")
+    file.close()
+    assert path.read_text() == "yyz"
+    assert [each.name for each in tmp_path.iterdir()] == ["log"]
+
+
+def test_a_file_that_cannot_be_opened_again_goes_on_where_it_is(tmp_path: Path, log_lines: list[str]) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file = OwnLogFile(str(folder / "log"), Owner())
+    folder.rename(tmp_path / "away")
+    file.follow()
+    file.write("still here\n")
+    file.close()
+    assert (tmp_path / "away" / "log").read_text() == "still here\n"
+    assert log_lines == [f"{folder}/log cannot be opened again: No such file or directory"]
 
 
 class _Observed:
@@ -231,7 +294,7 @@ def test_messages_that_are_made_up_each_time_are_limited_too() -> None:
 def test_the_log_that_twist_makes_is_limited_and_escapes() -> None:
     raw = io.BytesIO()
     twist: dict[str, Any] = {"fileLogObserverFactory": textFileLogObserver}
-    assert open_log(twist, "text", Owner()) == Log()
+    assert open_log(twist, "text", Owner()).observer is None
     observer = twist["fileLogObserverFactory"](io.TextIOWrapper(raw, "ascii"))
     assert isinstance(observer, LimitedObserver)
     observer(_event(who="Grüße"))
@@ -242,7 +305,7 @@ def test_the_log_that_twist_makes_is_limited_and_escapes() -> None:
     "options", [None, {"nodaemon": 1, "logger": "some.observer"}, {"nodaemon": 0, "logfile": "-"}]
 )
 def test_what_others_log_is_left_to_them(options: Any) -> None:
-    assert open_log(options, "text", Owner()) == Log()
+    assert open_log(options, "text", Owner()).observer is None
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from greetsvc.daemon import service as service_module
+from greetsvc.daemon import defaults
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
-from greetsvc.daemon.service import GreetingService
 
 PHYSICAL = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 MIB = 1024 * 1024
@@ -59,16 +57,10 @@ def test_the_lowest_limit_around_the_process_counts(
 def test_the_default_of_max_connections_fits_files_and_memory(
     files: int, memory: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "raise_limit", lambda: files)
-    monkeypatch.setattr(service_module, "memory_limit", lambda: memory)
-    assert _most(GreetingService(settings({}))) == most
-    assert _most(GreetingService(settings({"max-connections": 70000}))) == 70000
-
-
-def _most(service: GreetingService) -> int | None:
-    admission: Any = service.admission
-    most: int | None = admission._max_connections
-    return most
+    monkeypatch.setattr(defaults, "raise_limit", lambda: files)
+    monkeypatch.setattr(defaults, "memory_limit", lambda: memory)
+    assert defaults.limits_of(settings({}))[0].max_connections == most
+    assert defaults.limits_of(settings({"max-connections": 70000}))[0].max_connections == 70000
 
 
 def test_the_default_fits_the_memory_of_the_unit() -> None:

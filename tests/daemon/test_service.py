@@ -24,6 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from greetsvc import wire
+from greetsvc.daemon import defaults
 from greetsvc.daemon import service as service_module
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
@@ -232,11 +233,11 @@ async def test_without_listeners_the_defaults_are_served_and_ipv6_is_left_out_wh
     services: Services, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
 ) -> None:
     port = _free_port()
-    monkeypatch.setattr(service_module, "_DEFAULT_ENDPOINTS", (f"tcp:{port}", f"udp:{port}"))
+    monkeypatch.setattr(defaults, "_ENDPOINTS", (f"tcp:{port}", f"udp:{port}"))
     six = (rf"tcp:{port}:interface=\:\:", rf"udp:{port}:interface=\:\:")
-    monkeypatch.setattr(service_module, "_DEFAULT_IPV6_ENDPOINTS", six)
+    monkeypatch.setattr(defaults, "_IPV6_ENDPOINTS", six)
     for works in {ipv6_works(), False}:
-        monkeypatch.setattr(service_module, "ipv6_works", lambda works=works: works)
+        monkeypatch.setattr(defaults, "ipv6_works", lambda works=works: works)
         log_lines.clear()
         service = services.started(greeting="Hi")
         assert await _thread(_tutorial_client, socket.AF_INET, ("127.0.0.1", port)) == b"Hi"

@@ -20,12 +20,12 @@ BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 def test_each_field_of_settings_comes_from_a_record() -> None:
-    made = {"listeners", "greeter", "greeter_option"}
+    made = {"listeners", "greeter", "greeter_option", "plugin", "protocol_option", "encoding"}
     fields = {each.name for each in attrs.fields(Settings)} - made
     in_file = {setting.attribute for setting in SETTINGS if Place.FILE in setting.places}
     in_listen = {setting.attribute for setting in SETTINGS if Place.LISTEN in setting.places}
     assert fields == in_file - in_listen - {"listen"}
-    assert in_listen == {"endpoint", "greeting", "greeter", "encoding", "measure"}
+    assert in_listen == {"endpoint", "greeting", "greeter", "protocol", "encoding", "measure"}
 
 
 def test_each_record_has_a_printable_one_line_help() -> None:
@@ -42,9 +42,10 @@ def test_each_default_is_a_value_that_the_setting_accepts() -> None:
             assert getattr(found, setting.attribute, value) == value
 
 
-def test_a_reload_takes_everything_but_the_client_ca() -> None:
+def test_a_reload_takes_everything_but_the_admin_site() -> None:
     assert [setting.name for setting in SETTINGS if Place.FILE in setting.places and not setting.reload] == [
-        "client-ca"
+        "admin",
+        "admin-host",
     ]
 
 

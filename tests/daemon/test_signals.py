@@ -63,15 +63,15 @@ def test_sighup_and_sigusr1_do_not_end_the_service_from_its_first_line_on(
     server = start(installed, tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
     (port,) = server.ports()
     server.send_signal(signal.SIGHUP)
-    server.wait_for("SIGHUP ignored: the settings cannot be reloaded")
+    server.wait_for("The settings were reloaded")
     assert _visit(port) == GREETING
     server.send_signal(signal.SIGUSR1)
     if start in (_daemon, _json, _file):
-        evolve(server, log=tmp_path / "log.1").wait_for("SIGHUP ignored")
+        evolve(server, log=tmp_path / "log.1").wait_for("The settings were reloaded")
     else:
         server.wait_for("SIGUSR1 ignored: there is no log file")
     server.send_signal(signal.SIGHUP)
-    server.wait_for("SIGHUP ignored", 1 if start in (_daemon, _json, _file) else 2)
+    server.wait_for("The settings were reloaded", 1 if start in (_daemon, _json, _file) else 2)
     assert _visit(port) == GREETING
     assert server.stop() in ({0} if start is _greetsvc else {-signal.SIGTERM, None})
     assert "Traceback" not in server.said()
@@ -129,7 +129,7 @@ class _Reactor:
 @pytest.fixture
 def defaults() -> Any:
     """The signals as a program has them at its start."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         signal.signal(number, signal.SIG_DFL)
@@ -144,7 +144,7 @@ def defaults() -> Any:
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_stop_signal_before_the_reactor_runs_waits_for_it(number: signal.Signals, times: int) -> None:
     reactor = _Reactor()
-    handle_signals(reactor, lambda: None)
+    handle_signals(reactor, rotate=lambda: None, reload=lambda: None, upgrade=lambda: None)
     for _ in range(times):
         signal.raise_signal(number)
     assert not reactor.stops
@@ -157,10 +157,11 @@ def test_a_stop_signal_before_the_reactor_runs_waits_for_it(number: signal.Signa
 @pytest.mark.usefixtures("defaults")
 def test_handlers_that_are_set_already_stay() -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup(1) does
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    handle_signals(_Reactor(), lambda: pytest.fail("rotated"))
-    for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM):
+    handle_signals(_Reactor(), rotate=pytest.fail, reload=pytest.fail, upgrade=pytest.fail)
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM):
         assert signal.getsignal(number) == signal.SIG_IGN
         os.kill(os.getpid(), number)
 
@@ -169,6 +170,6 @@ def test_handlers_that_are_set_already_stay() -> None:
 def test_the_signals_of_a_program_that_runs_already_are_its_own() -> None:
     reactor = _Reactor()
     reactor.running = True
-    handle_signals(reactor, lambda: pytest.fail("rotated"))
+    handle_signals(reactor, rotate=pytest.fail, reload=pytest.fail, upgrade=pytest.fail)
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     assert not reactor.queue

@@ -154,13 +154,14 @@ def test_check_prints_a_line_for_each_listener_and_leaves_nothing_bound(
     assert not list(tmp_path.iterdir())
 
 
-def test_list_prints_a_line_for_each_greeter(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_a_line_for_each_greeter_and_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         _settings("--list")
     assert caught.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
-        f"greeter {name}" for name in ("daytime", "file", "fortune", "path", "text")
+        *(f"greeter {name}" for name in ("daytime", "file", "fortune", "path", "text")),
+        *(f"protocol {name}" for name in ("int32", "lines", "netstring", "once", "websocket")),
     ]
 
 

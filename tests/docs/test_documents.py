@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -17,13 +19,14 @@ from greetsvc.net.proxy.wrapper import Refusal
 from greetsvc.net.tls.transport import TlsFailure
 from greetsvc.visit import Address
 from greetsvc.wire import PathRecord
+from tests.support import documents
+from tests.support.documents import ROOT, blocks
 
 if TYPE_CHECKING:
     from tests.support.installed import Installed
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*documents.PAGES, ROOT / "CONTRIBUTING.md"]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,22 @@ def test_the_settings_of_the_readme_are_accepted(installed: Installed, tmp_path:
     (tmp_path / "example.toml").write_text(example.replace(":8088", ":0"))
     done = installed.run(tmp_path, "twistd", "greetsvc", "--check", "--config", "example.toml")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_block_is_of_a_kind_that_tests_run_or_names_tests_that_exist(page: Path) -> None:
+    """tests/lab/test_documents.py runs commands and programs."""
+    for block in blocks(page):
+        for test in filter(None, block.by.split(", ")):
+            assert (ROOT / test).exists(), test
+        if block.kind == "toml":
+            tomllib.loads(block.text)
+        elif block.kind == "json":
+            json.loads(block.text)
+        else:
+            assert block.kind in {"", "console", "python"} or block.kind.startswith("{"), block.kind
+        # A test never does as root what a page says to an administrator.
+        assert block.by or block.kind != "console" or not re.search(r"^# ", block.text, re.MULTILINE), block.text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -8,8 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import date
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,7 +169,7 @@ async def test_the_code_of_the_page_runs(block: str) -> None:
     names: dict[str, Any] = {
         "Factory": Factory,
         "Shout": DatagramProtocol if "DatagramPort" in block else Protocol,
-        "date": date,
+        "Mapping": Mapping,
         "reactor": reactor,
         "self": SimpleNamespace(transport=transport),
         "serverFromString": serverFromString,

@@ -99,13 +99,35 @@ class Network:
         """The server's address."""
         return f"10.0.{len(self.nodes) - 1}.2"
 
+    @property
+    def host_v6(self) -> str:
+        """The server's IPv6 address, once there is one."""
+        return f"fd00:{len(self.nodes) - 1}::2"
+
     def filter(self, rule: str, chain: str = "type filter hook forward priority -150") -> str:
         """Give the router a rule (nftables), in a table of its own; its name, for `nft delete table ip`."""
+        return self.rule(1, rule, chain)
+
+    def rule(self, at: int, rule: str, chain: str, family: str = "ip") -> str:
+        """Give a node a rule, in a table of its own of this family; the name of the table."""
         name = f"t{uuid4().hex[:8]}"
-        table = f"table ip {name} {{\n chain c {{\n {chain};\n {rule}\n }}\n}}\n"
-        done = self.router.run("nft", "-f", "-", given=table.encode())
+        table = f"table {family} {name} {{\n chain c {{\n {chain};\n {rule}\n }}\n}}\n"
+        done = self.nodes[at].run("nft", "-f", "-", given=table.encode())
         assert done.returncode == 0, done.stderr.decode()
         return name
+
+    def second_link(self, at: int) -> None:
+        """A second link from this router to the next one, for packets to the server from odd source ports."""
+        left, right = self.nodes[at], self.nodes[at + 1]
+        _ip("-n", left.name, "link", "add", "right2", "type", "veth", "peer", "name", "left2", "netns", right.name)
+        for node, device, end in ((left, "right2", 1), (right, "left2", 2)):
+            _ip("-n", node.name, "address", "add", f"10.9.0.{end}/24", "dev", device)
+            _ip("-n", node.name, "link", "set", device, "up")
+            node.run("sysctl", "-q", "-w", "net.ipv4.conf.all.rp_filter=0", f"net.ipv4.conf.{device}.rp_filter=0")
+        right.run("sysctl", "-q", "-w", "net.ipv4.icmp_errors_use_inbound_ifaddr=1")
+        self.rule(at, "th sport & 1 == 1 meta mark set 9", "type filter hook prerouting priority mangle")
+        _ip("-n", left.name, "rule", "add", "fwmark", "9", "table", "9")
+        _ip("-n", left.name, "route", "add", f"10.0.{len(self.nodes) - 1}.0/24", "via", "10.9.0.2", "table", "9")
 
     def wire(self) -> None:
         """Lay the links and the routes."""
@@ -124,6 +146,21 @@ class Network:
                     _ip("-n", node.name, "route", "add", f"10.0.{net}.0/24", "via", f"10.0.{at}.1")
                 elif net > at + 1:
                     _ip("-n", node.name, "route", "add", f"10.0.{net}.0/24", "via", f"10.0.{at + 1}.2")
+
+    def wire_v6(self) -> None:
+        """The same for IPv6: fd00:N::1 and fd00:N::2."""
+        last = len(self.nodes) - 1
+        for at, node in enumerate(self.nodes):
+            if 0 < at < last:
+                node.run("sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
+            for net, device, end in ((at, "left", 2), (at + 1, "right", 1)):
+                if 0 < net <= last:
+                    _ip("-n", node.name, "address", "add", f"fd00:{net}::{end}/64", "dev", device, "nodad")
+            for net in range(1, last + 1):
+                if net < at:
+                    _ip("-n", node.name, "route", "add", f"fd00:{net}::/64", "via", f"fd00:{at}::1")
+                elif net > at + 1:
+                    _ip("-n", node.name, "route", "add", f"fd00:{net}::/64", "via", f"fd00:{at + 1}::2")
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 # Installs the Debian packages that `make lab` needs and that are missing; asks the index only when one is.
 set -eu
 
-packages="chromium haproxy iproute2 irtt libnginx-mod-stream netcat-openbsd nftables nginx-light procps prometheus systemd"
+packages="chromium fish haproxy iproute2 irtt libnginx-mod-stream mandoc netcat-openbsd nftables nginx-light procps
+prometheus systemd zsh"
 
 if [ "$(id -u)" != 0 ]; then
     echo "make lab: needs root: it installs Debian packages and makes network namespaces" >&2

@@ -23,7 +23,7 @@ CLAMP = ("tcp flags syn tcp option maxseg size set 1200",)
 BLEACH = ("ip dscp set 0",)
 STRIP = ("reset tcp option timestamp",)
 
-NAT = r"NAT: likely, 10\.0\.1\.1:[0-9]+ became 10\.0\.2\.1:[0-9]+"
+NAT = r"NAT: (yes|likely), 10\.0\.1\.1:[0-9]+ became 10\.0\.2\.1:[0-9]+"
 CLAMPED = "MSS: clamped, 1460 became 1200"
 STRIPPED = "TCP options: timestamps stripped"
 BLEACHED = "DSCP: rewritten, 46 became 0"
@@ -117,8 +117,8 @@ def test_everything_that_two_routers_change_is_reported(lab: Make) -> None:
 def test_a_translated_target_is_reported(lab: Make) -> None:
     there = lab(1)
     there.filter(f"ip daddr 10.0.1.2 dnat to {there.host}", "type nat hook prerouting priority -100")
-    for target in ("10.0.1.2", "udp:10.0.1.2"):
-        assert said(there, target)[0] == f"NAT: likely, the target 10.0.1.2:8088 became {there.host}:8088"
+    for target, sure in (("10.0.1.2", "yes"), ("udp:10.0.1.2", "likely")):
+        assert said(there, target)[0] == f"NAT: {sure}, the target 10.0.1.2:8088 became {there.host}:8088"
 
 
 def test_an_answer_from_another_address_is_told_from_silence(lab: Make) -> None:
@@ -141,12 +141,12 @@ def test_every_tenth_packet_dropped_shows_as_loss_and_as_steps_of_1_s_and_3_s(la
     stepped = there.client.run("greet", "--flows", "256", "-c", "3", "-i", "0", "-t", "3.5", there.host)
     steps = re.search(
         r"connected late: [0-9]+ with 2 SYNs \(([0-9.]+) s\), "
-        r"[0-9]+ with 3 SYNs \(([0-9.]+) s\): packets are lost",
+        r"[0-9]+ with 3 SYNs \(([0-9.]+) s\): packets are lost or late",
         stepped.stdout.decode(),
     )
     assert steps is not None, stepped.stdout.decode()
     assert (float(steps[1]), float(steps[2])) == pytest.approx((1.03, 3.05), abs=0.2)
-    assert b"connected only after the SYN was sent 2 times: packets are lost" in stepped.stderr
+    assert b"connected only after the SYN was sent 2 times" in stepped.stderr
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])

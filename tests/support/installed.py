@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from attrs import field, frozen
 
+from tests.support.greet import fork_server_at
 from tests.support.process import STARTED, Program, Programs
 from tests.support.waiting import PATIENCE
 
@@ -47,6 +48,10 @@ class Installed:
             timeout=PATIENCE,
             check=False,
         )
+
+    def once(self, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run ``greetsvc`` to its end, started fast; see `tests.support.fork_server` for what needs `run`."""
+        return self.run(folder, str(self.bin.parent.parent / "forked" / "greetsvc"), *options)
 
     def start(self, folder: Path, *command: str, **variables: str) -> Program:
         """Start a script that stays in the foreground and logs to its standard output."""
@@ -87,24 +92,31 @@ def environment(shared_folder: Path) -> Installed:
     with (shared_folder / "wheel.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.exists():
-            _install(place)
+            place.mkdir()
+            ours = install(place)
+            _servers.append(fork_server_at(place / "forked", str(ours.bin / "python"), ours.environment()))
     return Installed(place / "venv" / "bin")
 
 
-def _install(place: Path) -> None:
-    place.mkdir()
-    _quietly([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], cwd=ROOT)
+_servers: list[subprocess.Popen[bytes]] = []  # a Popen that is forgotten while its program runs is a warning
+
+
+def install(place: Path, more: Sequence[Path] = ()) -> Installed:
+    """Make that environment in the folder ``place``, with the packages that ``more`` folders hold too."""
+    for folder in (ROOT, *more):
+        _quietly([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], cwd=folder)
     _quietly([sys.executable, "-m", "venv", "--without-pip", str(place / "venv")], cwd=place)
     bin_ = place / "venv" / "bin"
-    wheel = next(place.glob("*.whl"))
+    wheels = map(str, place.glob("*.whl"))
     pip = [sys.executable, "-m", "pip", "--python", str(bin_ / "python")]
-    _quietly([*pip, "install", "--no-deps", "--no-index", str(wheel)], cwd=place)
+    _quietly([*pip, "install", "--no-deps", "--no-index", *wheels], cwd=place)
     purelib = next((place / "venv").glob("lib/python*/site-packages"))
     own = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     (purelib / "dependencies.pth").write_text("".join(f"{path}\n" for path in own))
     for script in ("twistd", "twist"):
         (point,) = entry_points(group="console_scripts", name=script)
         _script(bin_ / script, bin_ / "python", point.value)
+    return Installed(bin_)
 
 
 def _quietly(command: Sequence[str], cwd: Path) -> None:

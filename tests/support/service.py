@@ -33,6 +33,12 @@ class Serving:
         """Its ports, in the order of its listeners."""
         return [spot.port for one in self.service._listening for spot in one.spots() if spot.port]
 
+    @property
+    def admin_port(self) -> int:
+        """The port of its admin site."""
+        assert self.service._site is not None
+        return self.service._site.spots()[0].port
+
     async def until_refused(self, reason: str, times: int) -> None:
         """Wait until it has refused so many visits for this reason."""
         await until(lambda: self.ledger.refused[reason] == times)
@@ -42,7 +48,8 @@ class Serving:
         from greetsvc.daemon.listeners import DatagramListening
 
         first = next(one for one in self.service._listening if isinstance(one, DatagramListening))
-        first.protocol.transport.write(datagram, to)
+        transport: Any = first.protocol.transport
+        transport.write(datagram, to)
 
 
 @pytest.fixture

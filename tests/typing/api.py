@@ -15,12 +15,16 @@ import greetsvc
 from greetsvc import GreetFailed, Greeting, Run, greet, greet_ex, greet_many
 from greetsvc.client import (
     ClientTls,
+    Connections,
     FailureCount,
     Histogram,
     LoadMetrics,
     PathChanges,
+    RoundTrip,
     SecondCounts,
     Seconds,
+    Talk,
+    Talked,
     Target,
 )
 from greetsvc.greeters import (
@@ -99,6 +103,20 @@ async def one_probe() -> bytes:
 
 async def number_of_a_failure() -> int:
     return await greet_ex(Target("tls", "greet.example", 8443), tls=ClientTls(ca="ca.pem", sni="greet.example"))
+
+
+async def talk() -> float:
+    greeting = await greet("127.0.0.1", talk=Talk("lines", ("Ada", "Grace")))
+    talked: Talked | None = greeting.talk
+    assert talked is not None
+    trips: tuple[RoundTrip, ...] = talked.round_trips
+    for trip in trips:
+        print(trip.said, trip.reply, trip.seconds)
+    run = await Run("127.0.0.1", duration=1, talk=Talk("int32")).go()
+    connections: Connections | None = run.metrics.connections
+    assert connections is not None
+    print(connections.opened, connections.most, connections.seconds.mean, run.metrics.connection_rate)
+    return talked.close or talked.seconds
 
 
 async def several_probes() -> int:

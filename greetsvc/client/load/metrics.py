@@ -15,7 +15,7 @@ from greetsvc.client.result import NO_IPV6, Phase
 from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.printable import shortened
 
-__all__ = ["FailureCount", "LoadMetrics", "SecondCounts", "Strays"]
+__all__ = ["Connections", "FailureCount", "LoadMetrics", "SecondCounts", "Strays"]
 
 _BUSY = 0.9
 """The share of a core from which this client is likely the limit."""
@@ -55,6 +55,25 @@ class Strays:
         return bool(self.late or self.doubled)
 
 
+@define
+class Connections:
+    """The connections of a run that talks: how many were opened in all, are open, and were open at the same time.
+
+    ``seconds`` has how long they took from connecting to the greeting.
+    """
+
+    opened: int = 0
+    open: int = 0
+    most: int = 0
+    seconds: Histogram = field(factory=Histogram)
+
+    def add_opened(self) -> None:
+        """Count one."""
+        self.opened += 1
+        self.open += 1
+        self.most = max(self.most, self.open)
+
+
 @frozen
 class FailureCount:
     """One kind of failure: the step, the errno, its words, and how often it happened."""
@@ -78,6 +97,7 @@ class LoadMetrics:
     actual start; without a rate a probe has no intended start, and there is no ``uncorrected``. Both end with the
     greeting (the server's FIN, or the answer's datagram). ``seconds`` counts by the second in which something
     happened, ``lost_in`` counts losses by the second in which the probe started (open loop: should have started).
+    ``connections`` are those of a run that talks: there a probe is a message and its reply.
     """
 
     schedule: Schedule | None = None
@@ -100,6 +120,7 @@ class LoadMetrics:
     strays: Strays = field(factory=Strays)
     direction: Direction | None = None
     unmeasured: str = ""
+    connections: Connections | None = None
     _failed: Counter[tuple[Phase, int, str]] = field(factory=Counter)
 
     def __attrs_post_init__(self) -> None:
@@ -150,6 +171,11 @@ class LoadMetrics:
     def rate(self) -> float:
         """Greetings a second, while probes were started."""
         return self.greeted_meanwhile / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def connection_rate(self) -> float | None:
+        """Replies a second on each of the connections that were open at the same time; None where nobody talked."""
+        return self.rate / self.connections.most if self.connections and self.connections.most else None
 
     @property
     def missed(self) -> int:

@@ -16,12 +16,14 @@ from greetsvc.client.load.metrics import LoadMetrics
 from greetsvc.client.load.pacing import LoadOptions, Schedule
 from greetsvc.client.load.polling import Poller, new_poller
 from greetsvc.client.load.requests import Requests
-from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
+from greetsvc.client.load.talk import Speech, TalkStreams
+from greetsvc.client.options import DEFAULTS, Family, ProbeOptions, Talk
 from greetsvc.client.probe.history import PortHistory
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.system import system_failed
+from greetsvc.client.probe.talk import talking
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.stats import Expectations, Histogram
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
@@ -43,9 +45,10 @@ class Run:
 
     Without ``rate``, a probe starts when one of ``concurrency`` (16) has ended; with ``rate``, probes a second, they
     start at intended times, and ``concurrency`` (1024) is the maximum in flight. A name is looked up once. ``expect``
-    and ``warn`` (seconds) decide which greetings are *flawed*; the other options are those of `greetsvc.greet`. With
-    ``measure`` (UDP, a ``size`` over 160 bytes) up to about 1,000 requests a second ask for measured answers, not for
-    greetings: ``metrics.direction`` then says which way they were lost.
+    and ``warn`` (seconds) decide which greetings are *flawed*; with ``talk``, a probe is a message and its reply on a
+    connection that stays open. The other options are those of `greetsvc.greet`. With ``measure`` (UDP, a ``size``
+    over 160 bytes) up to about 1,000 requests a second ask for measured answers, not for greetings, and
+    ``metrics.direction`` says which way they were lost.
 
     :raises ValueError: when the target or an option is wrong; nothing was sent.
     """
@@ -65,9 +68,10 @@ class Run:
         tls: ClientTls | None = None,
         expect: str | re.Pattern[str] | None = None,
         warn: float | None = None,
+        talk: Talk | None = None,
         measure: bool = False,
     ) -> None:
-        probe = Probe(parse(target), ProbeOptions(timeout, family, size, encoding, limit, tls))
+        probe = Probe(parse(target), ProbeOptions(timeout, family, size, encoding, limit, tls, talk=talk))
         self.target, self.options = probe.target, probe.options
         self.load_options = LoadOptions(duration, concurrency, rate)
         self.metrics = LoadMetrics()
@@ -102,6 +106,8 @@ class Run:
         self.metrics = LoadMetrics(None if load.rate is None else Schedule(start, load.rate, load.duration))
         if isinstance(transport, Datagrams):
             self.metrics.strays = transport.strays
+        if isinstance(transport, TalkStreams):
+            self.metrics.connections = transport.connections
         engine = Engine(
             transport,
             poller,
@@ -146,11 +152,21 @@ class Run:
         if target.datagram:
             keep = max(0, remaining() - self.concurrency) // 2  # half of what this process may open besides
             return Datagrams(remote, self.requests, options.limit, poller, keep)
+        plain: type[Streams] = Streams if options.talk is None else TalkStreams
         if target.transport != "tls" or isinstance(remote, str):
-            return Streams(remote, options.limit, poller)
-        from greetsvc.client.load.tls import TlsStreams
+            return self._talking(plain(remote, options.limit, poller))
+        from greetsvc.client.load.tls import TlsStreams, TlsTalkStreams
 
-        return TlsStreams(remote, options.limit, poller, options.tls or ClientTls(), target.host)
+        secure = TlsStreams if options.talk is None else TlsTalkStreams
+        return self._talking(secure(remote, options.limit, poller, options.tls or ClientTls(), target.host))
+
+    def _talking(self, streams: Streams) -> Streams:
+        """The same streams; they know what to say where they talk."""
+        talk, options = self.options.talk, self.options
+        if talk is not None and isinstance(streams, TalkStreams):
+            messages, closed_loop = talk.messages(options.encoding), self.load_options.rate is None
+            streams.talk(Speech(talking(self.target, options), messages, closed_loop))
+        return streams
 
 
 def _greeting_check(expectations: Expectations, encoding: str) -> GreetingCheck | None:

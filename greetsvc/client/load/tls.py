@@ -11,11 +11,12 @@ from OpenSSL import SSL
 from greetsvc.client.alerts import TLS_CLOSED, tls_words
 from greetsvc.client.load.connections import GREETED, TOO_LONG, Connection, LoadResult, Streams, ended, failed
 from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, Poller
+from greetsvc.client.load.talk import TalkingConnection, TalkStreams
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.result import NO_GREETING, Phase
 from greetsvc.client.tls import ClientTls
 
-__all__ = ["TlsStreams"]
+__all__ = ["TlsStreams", "TlsTalkStreams"]
 
 _PIECE = 65536
 
@@ -131,6 +132,20 @@ class TlsStreams(Streams):
         if connection.session.phase == "tls":
             return result._replace(words="the TLS handshake did not finish in time")
         return result._replace(phase="greet")
+
+
+class TlsTalkStreams(TalkStreams, TlsStreams):
+    """Talk over TLS."""
+
+    def _stands(self, connection: Connection) -> bool:
+        return bool(connection.session.phase == "greet")
+
+    def _say(self, connection: TalkingConnection, data: bytes) -> None:
+        unsent, connection.unsent = connection.unsent + data, b""
+        with suppress(SSL.Error):  # an error that lasts is found when the socket is read
+            if unsent:
+                connection.session.engine.sendall(unsent)
+        self._send(connection, connection.session)
 
 
 def _unless_cut(data: bytes) -> LoadResult:

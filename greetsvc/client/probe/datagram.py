@@ -48,7 +48,7 @@ from greetsvc.printable import one_line
 from greetsvc.visit import Address
 from greetsvc.wire import MARK, Measured, decode_record, measured_in, nonce_of
 
-__all__ = ["DescriptorReactor", "PortHistory", "probe_udp", "probe_unixgram"]
+__all__ = ["probe_udp", "probe_unixgram"]
 
 _FIRST_REPEAT = 0.5
 """Seconds until the request is sent again; each further wait is twice as long (RFC 8085 3.1.1 begins at 1 s)."""

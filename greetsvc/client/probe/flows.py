@@ -22,7 +22,7 @@ from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import MAX_CHANCE, chance
 
-__all__ = ["PinnedFlow", "free_ports", "probe_flows"]
+__all__ = ["PinnedFlow", "all_at_once", "free_ports", "probe_flows"]
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class PinnedFlow:
         result = await result_of(self.pinned())
         if isinstance(result, GreetFailed):
             if not result.never_sent:
-                self.diagnosis = self._compare(await _all([result_of(self.fresh()) for _ in range(_FRESH)]))
+                self.diagnosis = self._compare(await all_at_once([result_of(self.fresh()) for _ in range(_FRESH)]))
             raise result
         self.probes += 1
         self.failing = 0
@@ -137,8 +137,8 @@ def _requests(result: Greeting | GreetFailed) -> list[bool]:
     return [*[False] * result.requests_lost, True]
 
 
-async def _all(probes: list[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run all at once; the first exception stops the others."""
+async def all_at_once(probes: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once, and give what they return; the first exception stops the others."""
     in_flight = [Deferred.fromCoroutine(probe) for probe in probes]
     try:
         return await gatherResults(in_flight, consumeErrors=True)
@@ -167,7 +167,7 @@ async def probe_flows(
         each(number, await result_of(probe()))
 
     async def all_flows() -> None:
-        await _all([one(next(numbers), probe) for probe in flows])
+        await all_at_once([one(next(numbers), probe) for probe in flows])
 
     async for _ in repeat(all_flows, count=count, interval=interval, clock=clock, now=now):
         pass

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from greetsvc.client.direction import Direction, Session
-from greetsvc.client.options import DEFAULTS, Family, ProbeOptions
+from greetsvc.client.options import DEFAULTS, Family, ProbeOptions, Talk
 from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
 from greetsvc.client.probe.history import PortHistory
 from greetsvc.client.probe.reactor import installed_reactor
@@ -22,7 +22,7 @@ from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
 from greetsvc.wire import request
 
-__all__ = ["Probe", "greet", "greet_ex"]
+__all__ = ["Probe", "greet", "greet_ex", "new_request"]
 
 _CLOSING = 8
 """Requests at the end of a measured series; with half of them lost, one in 256 series ends without an answer."""
@@ -46,6 +46,10 @@ class Probe:
 
     def __attrs_post_init__(self) -> None:
         self.options.check_target(self.target)
+        if self.options.talk is not None:
+            from greetsvc.client.probe.talk import talking
+
+            talking(self.target, self.options)  # loads what it needs now, so that no probe is timed with that
 
     def from_port(self, port: int | None, *, measure: bool = False) -> Probe:
         """The same for a series of probes from a source port; None leaves the port to the system.
@@ -109,20 +113,30 @@ class Probe:
         if target.transport == "unixgram":
             data = await probe_unixgram(timeline, target.path, self._request, reactor, history=self.history)
             return timeline.greeted(data)
+        run = probe_stream
+        if options.talk is not None:
+            from greetsvc.client.probe.talk import probe_talk
+
+            run = probe_talk
         if target.transport == "unix":
-            return timeline.greeted(*await probe_stream(timeline, target.path, None, reactor))
+            return timeline.greeted(*await run(timeline, target.path, None, reactor))
         tls = (options.tls or ClientTls()) if target.transport == "tls" else None
         remote = await resolve(timeline, reactor)
         if target.transport == "udp":
             return timeline.greeted(await probe_udp(timeline, remote, self._request, reactor, history=self.history))
-        return timeline.greeted(*await probe_stream(timeline, remote, tls, reactor))
+        return timeline.greeted(*await run(timeline, remote, tls, reactor))
 
     def _request(self, number: int, when: int) -> bytes:
-        """A datagram request with a nonce of its own."""
+        """The request with this number of a probe, which leaves now; with the fields of a measured series."""
         nonce, history = os.urandom(8).hex(), self.history
         if history is None or history.session is None or not history.asks:
             return request(nonce, self.options.size)
         return request(nonce, self.options.size, history.session.sent(nonce, when, number, history.wanted_answer))
+
+
+def new_request(options: ProbeOptions) -> bytes:
+    """A datagram request with a nonce of its own."""
+    return request(os.urandom(8).hex(), options.size)
 
 
 async def greet(
@@ -134,6 +148,7 @@ async def greet(
     encoding: str = DEFAULTS.encoding,
     limit: int = DEFAULTS.limit,
     tls: ClientTls | None = None,
+    talk: Talk | None = None,
     trace: Trace | None = None,
     reactor: Any = None,
 ) -> Greeting:
@@ -145,11 +160,12 @@ async def greet(
     :param encoding: how the bytes become ``text``.
     :param limit: the longest greeting, in bytes.
     :param tls: the authorities to trust and our own certificate, for a ``tls:`` target.
+    :param talk: what to say after the greeting, to a server that answers.
     :param trace: called with a line for each step as it happens.
     :raises GreetFailed: an `OSError`, when no greeting came.
     :raises ValueError: when the target or an option is wrong; nothing was sent.
     """
-    options = ProbeOptions(timeout, family, size, encoding, limit, tls)
+    options = ProbeOptions(timeout, family, size, encoding, limit, tls, talk=talk)
     return await Probe(parse(target), options).run(trace=trace, reactor=reactor)
 
 

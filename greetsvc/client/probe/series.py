@@ -67,7 +67,7 @@ def greet_many(
 
     :param count: number of probes; 0: until you leave the loop.
     :param interval: seconds from start to start; a probe that takes longer delays the next.
-    :param options: as for `greetsvc.greet`: ``timeout family size encoding limit tls trace``.
+    :param options: as for `greetsvc.greet`: ``timeout family size encoding limit tls talk trace``.
     :raises ValueError: at once, when the target or an option is wrong.
     """
     trace = options.pop("trace", None)

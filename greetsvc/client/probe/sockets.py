@@ -15,7 +15,7 @@ from attrs import evolve
 
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import TCP_OPTIONS, Sent
-from greetsvc.net.linux.packets import read_tcp_info
+from greetsvc.net.linux.packets import read_tcp_info, read_timestamp
 from greetsvc.visit import Address
 
 __all__ = ["offered_options", "prepare", "read_datagram", "read_stream"]
@@ -48,9 +48,19 @@ def prepare(sock: socket.socket, options: ProbeOptions) -> None:
         sock.bind(("::" if sock.family == socket.AF_INET6 else "0.0.0.0", options.source_port))
 
 
-def read_stream(sock: socket.socket, destination: Address, claimed: Address | None = None) -> Sent:
-    """What a TCP socket of ours sent, connected or not yet."""
-    return _read(sock, Sent(destination, claimed=claimed, tcp=read_tcp_info(sock), offered=offered_options()))
+def read_stream(
+    sock: socket.socket, destination: Address, claimed: Address | None = None, since: float | None = None
+) -> Sent:
+    """What a TCP socket of ours sent, connected or not yet, ``since`` so many seconds."""
+    sent = Sent(
+        destination,
+        claimed=claimed,
+        tcp=read_tcp_info(sock),
+        offered=offered_options(),
+        timestamp=read_timestamp(sock),
+        since=since,
+    )
+    return _read(sock, sent)
 
 
 def read_datagram(sock: socket.socket, destination: Address, sockaddr: tuple[object, ...], nonce: str | None) -> Sent:

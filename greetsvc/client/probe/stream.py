@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
+from attrs import evolve
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
@@ -35,9 +37,10 @@ from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import Closed, GreetFailed
 from greetsvc.client.tls import ClientTls
 from greetsvc.net.linux import error_queue
+from greetsvc.net.linux.packets import TcpInfo, read_tcp_info
 from greetsvc.visit import Address
 
-__all__ = ["StreamProbe", "StreamReactor", "probe_stream"]
+__all__ = ["StreamProbe", "StreamReactor", "probe_stream", "run_stream"]
 
 
 class StreamReactor(IReactorTime, IReactorTCP, IReactorUNIX):
@@ -48,10 +51,13 @@ class StreamReactor(IReactorTime, IReactorTCP, IReactorUNIX):
 class StreamProbe(Protocol):
     """Reads one greeting, and gives the result when the connection is gone."""
 
-    def __init__(self, state: StreamState, result: Deferred[Closed]) -> None:
+    def __init__(self, state: StreamState, result: Deferred[Closed], factory: _ProbeFactory) -> None:
         self.state = state
         self.result = result
+        self.factory = factory
         self.stream_error: BaseException | None = None
+        self.look: Callable[[], None] = lambda: None
+        """Has the state of the connection read when the first byte came."""
 
     def connectionMade(self) -> None:
         """Connected; under TLS the handshake begins only now."""
@@ -88,6 +94,8 @@ class StreamProbe(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """A piece of the greeting, cut anywhere."""
+        if not self.state.data:
+            self.look()
         if not self.state.received(data):
             self.abort()
 
@@ -140,8 +148,10 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
 
     noisy = False
 
-    def __init__(self, state: StreamState, reactor: IReactorTime) -> None:
+    def __init__(self, state: StreamState, reactor: IReactorTime, protocol: type[StreamProbe] = StreamProbe) -> None:
         self.state = state
+        self.reactor = reactor
+        self._protocol = protocol
         self.result: Deferred[Closed] = Deferred(lambda _: self._cancel())
         self._cancelled = False
         self.connector: IConnector | None = None
@@ -194,6 +204,15 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
             number, self._icmp = read_icmp(sock, self.state.timeline.peer)
             self._errno = self._errno or number
 
+    def allow(self, seconds: float) -> None:
+        """Let the time-out be so many seconds from now."""
+        self._timer.reset(seconds)
+
+    def tcp_info(self) -> TcpInfo | None:
+        """What the kernel knows of the connection now."""
+        sock = self._socket()
+        return None if sock is None else read_tcp_info(sock)
+
     def _socket(self) -> socket.socket | None:
         """The socket of an IP connection."""
         found = getattr(getattr(self.connector, "transport", None), "socket", None)
@@ -204,14 +223,22 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         timeline, sock = self.state.timeline, self._socket()
         if sock is not None and timeline.peer is not None:
             proxy = timeline.options.proxy
-            timeline.sent = read_stream(sock, timeline.peer, proxy.source if proxy else None)
+            since = timeline.in_phase()
+            timeline.sent = read_stream(sock, timeline.peer, proxy.source if proxy else None, since)
+
+    def _look_again(self) -> None:
+        """Keep how the connection is now: when the first byte came, or when the time was over."""
+        timeline, sock = self.state.timeline, self._socket()
+        if sock is not None and timeline.sent is not None:
+            timeline.sent = evolve(timeline.sent, later=read_tcp_info(sock))
 
     def buildProtocol(self, addr: IAddress | None) -> StreamProbe:
         self._read_socket()
         sock = self._socket()
         if sock is not None and error_queue.AVAILABLE:
             error_queue.turn_off(sock)
-        self._probe = StreamProbe(self.state, self.result)
+        self._probe = self._protocol(self.state, self.result, self)
+        self._probe.look = self._look_again
         return self._probe
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
@@ -227,6 +254,8 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         self.state.timed_out = True
         if self._probe is None:
             self._read_socket()  # how many SYNs were sent is the best hint at why there is no connection
+        else:
+            self._look_again()  # and whether something is missing, at why there is no greeting
         self._give_up()
 
     def _give_up(self) -> None:
@@ -249,7 +278,23 @@ async def probe_stream(
     :raises GreetFailed: when there is none.
     """
     state = StreamState(timeline, tls=tls is not None)
-    factory = _ProbeFactory(state, reactor)
+    closed = await run_stream(state, remote, tls, reactor)
+    return bytes(state.data), closed
+
+
+async def run_stream(
+    state: StreamState,
+    remote: SocketAddress | str,
+    tls: ClientTls | None,
+    reactor: StreamReactor,
+    protocol: type[StreamProbe] = StreamProbe,
+) -> Closed:
+    """Connect, and have a ``protocol`` of ours carry out what ``state`` decides; how the connection ended.
+
+    :raises GreetFailed: as `StreamState.ended` does.
+    """
+    timeline = state.timeline
+    factory = _ProbeFactory(state, reactor, protocol)
     outer: Factory[Any] = factory
     if tls is not None:
 
@@ -271,8 +316,7 @@ async def probe_stream(
         host, port = timeline.peer
         factory.connector = reactor.connectTCP(host, port, outer, timeout=None)  # type: ignore[arg-type]
         factory.prepare()
-    closed = await factory.result
-    return bytes(state.data), closed
+    return await factory.result
 
 
 def _address(host: IAddress) -> Address | None:

@@ -24,9 +24,9 @@ from greetsvc.client.result import (
     GreetFailed,
 )
 
-__all__ = ["StreamState"]
+__all__ = ["TLS_RECORDS", "StreamState", "is_tls"]
 
-_TLS_RECORDS = tuple(bytes([kind, 3, version]) for kind in (21, 22) for version in range(5))
+TLS_RECORDS = tuple(bytes([kind, 3, version]) for kind in (21, 22) for version in range(5))
 """How an alert, or a message of the handshake, begins (RFC 8446 5.1): what a TLS server says to plain bytes."""
 
 
@@ -50,7 +50,7 @@ class StreamState:
         self.timeline.leave()
         sent = self.timeline.sent
         if sent is not None and sent.tcp is not None and sent.tcp.retransmits:
-            self.timeline.note(f"connected only after the SYN was sent {sent.syns} times: packets are lost")
+            self.timeline.note(f"connected only after the SYN was sent {sent.syns} times")
         self.timeline.enter("tls" if self.tls else "greet")
 
     def handshake_done(self) -> None:
@@ -80,6 +80,10 @@ class StreamState:
             return fail(errno.ECONNRESET, os.strerror(errno.ECONNRESET), "reset")
         return system_failed(self.timeline, number, icmp)
 
+    def how(self, stream_error: BaseException) -> Closed:
+        """How the connection ended, by the reason of the stream below TLS."""
+        return "timeout" if self.timed_out else "reset" if isinstance(stream_error, ConnectionLost) else "fin"
+
     def ended(self, error: BaseException, stream_error: BaseException) -> Closed:
         """How the greeting that came has ended.
 
@@ -92,9 +96,8 @@ class StreamState:
             raise fail(errno.ECONNREFUSED, "nothing listens there: the socket connected to itself")
         if len(self.data) > limit:
             raise fail(errno.EMSGSIZE, f"the greeting is longer than {limit} bytes")
-        reset = isinstance(stream_error, ConnectionLost)
-        closed: Closed = "timeout" if self.timed_out else "reset" if reset else "fin"
-        if not self.tls and self.data.startswith(_TLS_RECORDS):
+        closed = self.how(stream_error)
+        if not self.tls and self.data.startswith(TLS_RECORDS):
             raise fail(errno.EPROTO, TLS_RECORD, closed)
         if self.data:
             self._judge(error, closed)
@@ -118,7 +121,7 @@ class StreamState:
         if self.tls and closed == "fin" and isinstance(error, ConnectionLost):
             how = NO_CLOSE_NOTIFY
             timeline.note(f"{how}: the greeting may be cut short")
-        elif self.tls and _is_tls(error):
+        elif self.tls and is_tls(error):
             how = tls_words(error, handshake_done=True)
             timeline.note(f"after the greeting: {how}")
         elif closed in ENDINGS:
@@ -135,7 +138,7 @@ class StreamState:
         """Raise when TLS is the reason: during the handshake or, where TLS 1.3 refuses a client, just after it."""
         if self.certificate_error:
             why = self.certificate_error
-        elif _is_tls(error):
+        elif is_tls(error):
             why = tls_words(error, handshake_done=self.timeline.phase != "tls")
         elif self.timeline.phase == "tls" and closed == "fin":
             why = TLS_CLOSED
@@ -145,5 +148,6 @@ class StreamState:
         raise self.timeline.failed(errno.EPROTO, why, closed)
 
 
-def _is_tls(error: BaseException) -> bool:
+def is_tls(error: BaseException) -> bool:
+    """Whether a connection ended because of TLS."""
     return not isinstance(error, ConnectionDone | ConnectionLost | ConnectionAborted)

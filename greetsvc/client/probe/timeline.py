@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from greetsvc.client.handshake import Handshake, judge
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
-from greetsvc.client.path import Sent, compare
-from greetsvc.client.result import Attempt, Closed, Exchange, GreetFailed, Greeting, Phase, Seconds
+from greetsvc.client.path import PathChanges, Sent, compare
+from greetsvc.client.result import Attempt, Closed, Exchange, GreetFailed, Greeting, Phase, Seconds, Talked
 from greetsvc.client.target import Target, format_address
 from greetsvc.printable import one_line, shortened
 from greetsvc.visit import Address
-from greetsvc.wire import decode_record
+from greetsvc.wire import PathRecord, decode_record
 
 __all__ = ["Timeline", "Trace"]
 
@@ -54,6 +55,7 @@ class Timeline:
         """The addresses of the name, where the target has one; only the first is asked."""
         self.attempts: list[Attempt] = []
         self.cut_short = ""
+        self.talk: Talked | None = None
         self.now = now
         self.time = time.time()
         """When the probe began, by the system's clock."""
@@ -71,6 +73,10 @@ class Timeline:
     def remaining(self) -> float:
         """Seconds left of the time-out; never negative."""
         return max(0.0, self._start + self.options.timeout - self.now())
+
+    def in_phase(self) -> float:
+        """Seconds since the present step began."""
+        return self.now() - self._entered
 
     def enter(self, phase: Phase) -> None:
         """A step begins now."""
@@ -113,6 +119,10 @@ class Timeline:
         """Report a step to the trace, if there is one."""
         if self._trace is not None:
             self._trace(f"{mark} {text}")
+
+    def trace_greeting(self, text: str, size: int) -> None:
+        """Report the greeting to the trace."""
+        self.trace("<", f"{shortened(one_line(text), _LONGEST)} ({size} bytes)")
 
     def note(self, text: str) -> None:
         """Keep a remark for the result, once."""
@@ -158,19 +168,24 @@ class Timeline:
             asked=self._asked(),
             icmp=icmp,
             time=self.time,
+            talk=self.talk,
         )
 
     def greeted(self, data: bytes, closed: Closed | None = None) -> Greeting:
         """The result when a greeting came."""
         assert self.peer is not None
         text = data.decode(self.options.encoding, "backslashreplace")
-        self.trace("<", f"{shortened(one_line(text), _LONGEST)} ({len(data)} bytes)")
+        if self.talk is None:  # otherwise it was told when it came
+            self.trace_greeting(text, len(data))
         if closed is not None:
             self.trace("*", _CLOSINGS[closed])
         record = decode_record(data)
         path = None if record is None else compare(self.sent or Sent(self.peer), record)
         for note in path.notes if path else ():
             self.trace("*", note.text)
+        handshake = self._handshake(record, path)
+        if handshake.words:
+            self.note(handshake.words)
         return Greeting(
             target=self.target,
             data=data,
@@ -184,4 +199,18 @@ class Timeline:
             attempts=tuple(self.attempts),
             cut_short=self.cut_short,
             time=self.time,
+            talk=self.talk,
+            handshake=handshake,
+        )
+
+    def _handshake(self, record: PathRecord | None, path: PathChanges | None) -> Handshake:
+        """What was lost of the handshake. Behind a proxy, the server counted that of the proxy."""
+        there = record.tcp if record is not None and path is not None and path.proxy is False else None
+        return judge(
+            self.sent,
+            connect=self._took.get("connect"),
+            # A server that speaks first does so when it is connected; under TLS it waits for us.
+            first_byte=None if self.target.transport == "tls" else self._took.get("first_byte"),
+            server_rtt=None if there is None else there.rtt_us / 1e6,
+            server_repeats=None if there is None else there.retransmits,
         )

@@ -15,9 +15,11 @@ from greetsvc.client.result import (
     NO_FREE_PORT,
     NO_IPV6,
     NO_ROUTE,
+    NO_TALK,
     NO_THREAD,
     OTHER_ADDRESS,
     STILL_COMING,
+    TLS_RECORD,
     Closed,
     GreetFailed,
     Greeting,
@@ -118,6 +120,20 @@ _GREET_UNIXGRAM = {
     errno.EPROTO: _ECHO,
 }
 
+_OTHER_PROTOCOL = "the server speaks another protocol than that of --talk"
+_TALK = {
+    ("greet", errno.EPROTO): _OTHER_PROTOCOL,
+    ("greet", errno.ETIMEDOUT): f"{_OTHER_PROTOCOL}, waits for a request or hangs, or speaks TLS (try tls:)",
+    ("greet", errno.ENODATA): f"{_OTHER_PROTOCOL}, or a limit or rule of it ended the connection",
+    ("talk", errno.EPROTO): _OTHER_PROTOCOL,
+    ("talk", errno.ENODATA): "a limit or rule of the server, or it was stopped",
+    ("talk", errno.ECONNRESET): "the server does not read our messages, was killed, or a device on the path ended it",
+    ("talk", errno.ETIMEDOUT): f"{_OTHER_PROTOCOL} or hangs, or packets are lost or late",
+}
+"""Where the probe talks; without a message that was answered."""
+
+_NOT_TALKING = "the service greets and closes (--protocol once), or a limit or rule of the server"
+
 _ENDING: dict[Closed | None, str] = {
     "reset": "the server closed with unread data, was killed, or a device on the path ended the connection",
     "timeout": "the FIN was lost or held back on the path, or the server waits for us to close",
@@ -136,6 +152,11 @@ _AFTER_GREETINGS: dict[Any, str] = {
     errno.EHOSTUNREACH: "a route or a host on the path went down",
     errno.ENETUNREACH: "a route or a host on the path went down",
 }
+
+_LONG_PACKETS = (
+    "long packets of the server are lost and short ones arrive: an MTU black hole on the way back, whose router "
+    "sends no ICMP, or a firewall drops it (greet --mtu)"
+)
 
 _BY_NOTE = {
     OTHER_ADDRESS: "the server answers from another of its addresses, or NAT on the way back is wrong",
@@ -186,6 +207,8 @@ def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str,
 
     ``greeted`` is how many earlier probes were greeted: what a greeting refutes is no likely cause.
     """
+    if _misses_long_packets(result):
+        return (f"likely: {_LONG_PACKETS}",)
     if isinstance(result, Greeting):
         cut_short = [cause for how, cause in _CUT_SHORT.items() if how in result.cut_short]
         cause = cut_short[0] if cut_short else _ENDING.get(result.closed, "")
@@ -200,6 +223,13 @@ def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str,
                 if any(told.startswith(note) for told in result.notes):
                     cause = why
     return (f"likely: {cause}",) if cause else ()
+
+
+def _misses_long_packets(result: Greeting | GreetFailed) -> bool:
+    """Whether the time passed while later packets of the server were there and an earlier one was not."""
+    timed_out = result.errno == errno.ETIMEDOUT if isinstance(result, GreetFailed) else result.closed == "timeout"
+    later = result.sent.later if result.sent else None
+    return timed_out and later is not None and bool(later.out_of_order)
 
 
 def _by_host(failed: GreetFailed) -> str:
@@ -222,6 +252,8 @@ def _by_errno(failed: GreetFailed) -> str:
     if failed.phase == "tls":
         words = failed.strerror or ""
         return _TLS.get(number) or certificate_cause(words) or alert_cause(words)
+    if failed.talk is not None and (failed.phase, number) in _TALK and TLS_RECORD not in (failed.strerror or ""):
+        return _NOT_TALKING if NO_TALK in (failed.strerror or "") else _TALK[failed.phase, number]
     if failed.phase == "connect":
         return (_CONNECT_UNIX if transport in {"unix", "unixgram"} else _CONNECT).get(number, "")
     return {"udp": _GREET_UDP, "unixgram": _GREET_UNIXGRAM}.get(transport, _GREET).get(number, "")

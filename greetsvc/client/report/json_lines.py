@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from greetsvc.client.handshake import UNKNOWN
 from greetsvc.client.report.base import ending_notes, json_seconds, spread
 from greetsvc.client.result import Attempt, GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
@@ -24,6 +25,10 @@ class JsonReport:
     several: bool
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
+        """The probe object."""
+        return Lines([json.dumps(self.probe_object(result, flaws))])
+
+    def probe_object(self, result: Greeting | GreetFailed, flaws: list[str]) -> dict[str, Any]:
         """The probe object. ``error`` also says what is wrong with a greeting that came; ``ok`` is true then."""
         found: dict[str, Any] = {
             "time": None if result.time is None else round(result.time, 6),
@@ -41,11 +46,15 @@ class JsonReport:
         found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
         if self.target.datagram:
             found["attempts"] = [_attempt(attempt) for attempt in result.attempts]
+        if result.talk is not None:
+            found["talk"] = asdict(result.talk, value_serializer=_rounded)
+        if self.target.transport in ("tcp", "tls"):
+            found["direction"] = (UNKNOWN if isinstance(result, GreetFailed) else result.handshake).as_json()
         if isinstance(result, GreetFailed) and result.icmp is not None:
             found["icmp"] = result.icmp.as_json()
         if isinstance(result, Greeting) and result.path is not None:
             found["path"] = result.path.as_json()
-        return Lines([json.dumps(found)])
+        return found
 
     def end(self, stats: RunStats) -> Lines:
         """The summary object."""
@@ -62,6 +71,9 @@ class JsonReport:
             summary["requests"] = {"sent": stats.requests, "lost": stats.requests_lost}
         if self.target.transport == "udp":
             summary["direction"] = stats.direction and stats.direction.as_json()
+        if stats.round_trips.count:
+            trips = {"count": stats.round_trips.count, "seconds": json_seconds(spread(stats.round_trips))}
+            summary["round_trips"] = trips
         if stats.replicas:
             summary["replicas"] = dict(stats.replicas.most_common())
         if stats.flows is not None:
@@ -78,6 +90,11 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     if attempt.exchange is not None:
         found |= json_seconds({"round_trip": attempt.round_trip}) | {"measured": asdict(attempt.exchange)}
     return found
+
+
+def _rounded(_: object, __: object, value: Any) -> Any:
+    """Seconds to the microsecond."""
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _joined(*words: str) -> str | None:

@@ -60,6 +60,7 @@ class TextLoadReport:
             cut_short = any(failure.words.startswith(CUT_SHORT) for failure in metrics.failures)
             out.append(f"{metrics.flawed} slow{', cut short' if cut_short else ''} or not as expected")
         out.extend(_times(metrics))
+        out.extend(_connections(metrics))
         if metrics.direction is not None or metrics.unmeasured:
             out.extend(map(one_line, direction_lines(metrics.direction, metrics.unmeasured)))
         out.extend(
@@ -80,6 +81,19 @@ def _times(metrics: LoadMetrics) -> list[str]:
     if metrics.uncorrected is not None:
         rows[1:] = [("from intended start", _ms(times)), ("from actual start", _ms(spread(metrics.uncorrected)))]
     return [f"{label:<20}" + "".join(f"{cell:>8}" for cell in cells) for label, cells in rows]
+
+
+def _connections(metrics: LoadMetrics) -> list[str]:
+    """The connections of a run that talks."""
+    found, rate = metrics.connections, metrics.connection_rate
+    if found is None or rate is None:
+        return []
+    times = dict(zip(spread(found.seconds), _ms(spread(found.seconds)), strict=True))
+    shown = ", ".join(f"{name} {times[name]}" for name in ("min", "mean", "p99", "max"))
+    return [
+        f"{found.opened} connections, at most {found.most} at a time: {decimal(rate, 6)} replies a second on each",
+        f"connect and greeting: {shown} ms",
+    ]
 
 
 def _ms(times: dict[str, float | None]) -> list[str]:
@@ -150,4 +164,8 @@ class JsonLoadReport(LoadReport):
             summary["answers"] = asdict(metrics.strays)
         if run.target.transport == "udp":
             summary["direction"] = metrics.direction and metrics.direction.as_json()
+        if metrics.connections is not None:
+            rate, seconds = metrics.connection_rate, json_seconds(spread(metrics.connections.seconds))
+            counted = {"opened": metrics.connections.opened, "most": metrics.connections.most}
+            summary["connections"] = {**counted, "rate": rate and round(rate, 3), "seconds": seconds}
         return Lines([json.dumps({"summary": summary})])

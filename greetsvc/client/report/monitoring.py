@@ -11,13 +11,19 @@ from greetsvc.client.target import Target
 from greetsvc.console import Lines
 from greetsvc.printable import one_line, shortened
 
-__all__ = ["HealthReport", "NagiosReport"]
+__all__ = ["HealthReport", "NagiosReport", "perfdata_line"]
 
 
 _LONGEST = 360
 """Bytes of text before the perfdata. NRPE cuts a line at 1,024 bytes, and where the locale is ASCII some characters
 become longer; the perfdata must arrive all the same.
 """
+
+
+def perfdata_line(status: int, words: str, perfdata: str) -> Lines:
+    """The line for an exit status: words, which are cut where they are long, and figures."""
+    said = one_line(words).replace("|", "\\x7c").encode()[:_LONGEST].decode(errors="ignore")
+    return Lines([f"GREET {('OK', 'WARNING', 'CRITICAL')[status]} - {said} | {perfdata}"])
 
 
 @frozen
@@ -34,17 +40,18 @@ class NagiosReport:
         if isinstance(result, GreetFailed):
             self.latest[:] = [str(result), *flaws]
         elif flaws or not result.measured:
-            self.latest[:] = flaws or [result.text]
+            self.latest[:] = flaws or [result.said]
         return Lines()
 
     def end(self, stats: RunStats) -> Lines:
         """The line."""
-        word = ("OK", "WARNING", "CRITICAL")[stats.status]
         mean = stats.seconds.mean
         took = "U" if mean is None else f"{mean:.6f}s"
         warn = "" if self.warn is None else f"{self.warn:.6f}"
         loss = 100 * stats.lost / stats.sent if stats.sent else 100.0
         perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss:.3g}%;;;0;100"
+        if (trip := stats.round_trips.mean) is not None:
+            perfdata = f"{perfdata} round_trip={trip:.6f}s;;;0.000000"
         count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"
         if stats.repeats:
             count = f"{count}, {stats.repeats}"
@@ -55,9 +62,7 @@ class NagiosReport:
             if there.lost or back.lost:
                 count = f"{count}, {there.lost} lost there, {back.lost} answers lost back"
             perfdata += _share("loss_there", there.lost, there.sent) + _share("loss_back", back.lost, back.sent)
-        said = one_line(": ".join([count, *self.latest])).replace("|", "\\x7c")
-        said = said.encode()[:_LONGEST].decode(errors="ignore")
-        return Lines([f"GREET {word} - {said} | {perfdata}"])
+        return perfdata_line(stats.status, ": ".join([count, *self.latest]), perfdata)
 
 
 def _share(name: str, lost: int, sent: int) -> str:

@@ -61,19 +61,22 @@ class TextReport:
 
     def _greeting(self, number: int, greeting: Greeting) -> str:
         if not self.several:
-            return printable(without_line_end(greeting.text))
+            return printable(without_line_end(greeting.said))
         # A path record is for programs: of several probes it is enough to say which server it came from.
-        said = greeting.text if greeting.path is None else f"a path record of {greeting.path.instance}"
+        said = greeting.said if greeting.path is None else f"a path record of {greeting.path.instance}"
         if greeting.measured and greeting.path is None:
             said = "measured"
         time = f"{greeting.seconds.total * 1000:.3f} ms"
+        if greeting.talk is not None:
+            trips = len(greeting.talk.round_trips)
+            time = f"{time}, {trips} round trip{'s' * (trips > 1)} {greeting.talk.seconds * 1000:.3f} ms"
         start = f"{number} {self.target.transport} {format_address(greeting.peer)} {time}"
         return f"{start}: {shortened(one_line(said), _LONGEST_TEXT)}"
 
     def end(self, stats: RunStats) -> Lines:
         """The summary, in the manner of ping."""
         if not self.several:
-            return Lines()
+            return Lines(talk_lines(stats) if stats.greeted else [])
         out = ["", f"{counts(stats.sent, stats.greeted, stats.lost)}, {decimal(stats.rate)} a second"]
         if stats.repeats:
             out.append(stats.repeats)
@@ -83,7 +86,22 @@ class TextReport:
             times = spread(stats.seconds) | {"jitter": stats.jitter.value}
             out.append(_times(times, ("min", "mean", "max", "jitter")))
             out.append(_times(times, PERCENTILES))
+        out += talk_lines(stats)
         return Lines([*out, *map(one_line, summary_notes(stats))])
+
+
+def talk_lines(stats: RunStats) -> list[str]:
+    """How long the round trips took, beside a connection that greets and closes."""
+    trips, visits = stats.round_trips, stats.seconds
+    if not trips.count:
+        return []
+    lines = [""]
+    for name, found in (
+        (f"{trips.count} round trip{'s' * (trips.count > 1)} on a connection", trips),
+        ("connect, greet and close", visits),
+    ):
+        lines.append(f"{name}: {_times(spread(found), ('min', 'mean', 'p99', 'max'))}")
+    return lines
 
 
 def summary_notes(stats: RunStats) -> list[str]:
@@ -93,7 +111,7 @@ def summary_notes(stats: RunStats) -> list[str]:
         f"{took.count} with {syns} SYNs ({took.mean:.3f} s)" for syns, took in sorted(stats.retried_connects.items())
     ]
     if retried:
-        lines.append(f"connected late: {', '.join(retried)}: packets are lost")
+        lines.append(f"connected late: {', '.join(retried)}: packets are lost or late")
     if len(stats.replicas) > 1:
         total = stats.replicas.total()
         shares = [f"{name} {100 * count / total:.3g} % ({count})" for name, count in stats.replicas.most_common()]

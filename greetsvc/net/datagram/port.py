@@ -130,8 +130,8 @@ class DatagramPort:
         self.doRead = self._read
         self.write: Callable[[bytes, Any], int] = sock.sendto
         if isinstance(self._host, IPv4Address | IPv6Address):
+            ask_for_headers(sock, wanted=headers)  # an inherited socket may still deliver them
             if headers:
-                ask_for_headers(sock)
                 self.doRead = self._read_with_ancillary
             if not _is_one_host(sock, self._host.host):
                 self._ask_for_destinations()
@@ -171,6 +171,15 @@ class DatagramPort:
         if self._path is not None:
             self._path.remove()
         return defer.succeed(None)
+
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket where it is at the end: another process goes on with the socket."""
+        self._path = None
+
+    def release(self) -> None:
+        """Stop, and leave the file and what has arrived to another port with a duplicate of the socket."""
+        self._path = None
+        self.stopListening()
 
     def getHost(self) -> SocketAddress:
         """The address that the socket is bound to."""

@@ -5,6 +5,7 @@ It needs no privilege. A connecting TCP socket has one too: there the ICMP messa
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
@@ -38,6 +39,8 @@ class QueuedError:
     """One entry: the errno that the kernel maps it to, and the address of the host that sent it, or None.
 
     ``icmp_version`` is 4 for ICMP and 6 for ICMPv6, with ``type`` and ``code``; None where it is not from ICMP.
+    ``mtu`` is what "too long" (EMSGSIZE) names, in bytes. ``quoted`` is how the payload of our own datagram began;
+    a router need not quote more than the header (RFC 792).
     """
 
     errno: int
@@ -45,6 +48,8 @@ class QueuedError:
     icmp_version: Literal[4, 6] | None = None
     type: int = 0
     code: int = 0
+    mtu: int = 0
+    quoted: bytes = b""
 
 
 def turn_on(sock: socket.SocketType) -> None:
@@ -67,34 +72,40 @@ def option(family: int) -> tuple[int, int]:
     return socket.IPPROTO_IP, _IP_RECVERR
 
 
-def read(sock: socket.SocketType) -> list[QueuedError]:
-    """Take the entries from the queue."""
+def read(sock: socket.SocketType, quoted: int = 0) -> list[QueuedError]:
+    """Take the entries from the queue, each with at most ``quoted`` bytes of the datagram that it is about."""
     found: list[QueuedError] = []
     while len(found) < _MAX_ENTRIES:
         try:
-            # No data is wanted: only the ancillary data, which the kernel delivers even so.
-            _, ancillary, _, _ = sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+            data, ancillary, _, _ = sock.recvmsg(quoted, 512, socket.MSG_ERRQUEUE)
         except OSError:
             break
-        found.extend(parse(ancillary))
+        found.extend(parse(ancillary, data))
     return found
 
 
-def parse(ancillary: Iterable[tuple[int, int, bytes]]) -> list[QueuedError]:
-    """The entries in one message's ancillary data."""
+def parse(ancillary: Iterable[tuple[int, int, bytes]], quoted: bytes = b"") -> list[QueuedError]:
+    """The entries in one message's ancillary data; ``quoted`` is its payload."""
     return [
-        _entry(data)
+        _entry(data, quoted)
         for level, kind, data in ancillary
         if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR))
         and len(data) >= _EXTENDED.size
     ]
 
 
-def _entry(data: bytes) -> QueuedError:
-    number, origin, type_, code, *_ = _EXTENDED.unpack_from(data)
+def _entry(data: bytes, quoted: bytes) -> QueuedError:
+    number, origin, type_, code, _, info, _ = _EXTENDED.unpack_from(data)
     version = _ICMP_ORIGINS.get(origin)
-    offender = _offender(data[_EXTENDED.size :])
-    return QueuedError(number, offender, version, type_, code) if version else QueuedError(number, offender)
+    return QueuedError(
+        errno=number,
+        offender=_offender(data[_EXTENDED.size :]),
+        icmp_version=version,
+        type=type_ if version else 0,
+        code=code if version else 0,
+        mtu=info if number == errno.EMSGSIZE else 0,
+        quoted=quoted,
+    )
 
 
 def _offender(sockaddr: bytes) -> str | None:

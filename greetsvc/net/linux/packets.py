@@ -27,6 +27,7 @@ __all__ = [
     "read_header",
     "read_syn",
     "read_tcp_info",
+    "read_timestamp",
 ]
 
 _LINUX = sys.platform == "linux"
@@ -34,7 +35,9 @@ _LINUX = sys.platform == "linux"
 _TCP_SAVE_SYN = 27
 _TCP_SAVED_SYN = 28
 _TCP_INFO = 11
-_TCP_INFO_SIZE = 104  # bytes up to tcpi_total_retrans, the last field that is read
+_TCP_INFO_SIZE = 104  # bytes up to tcpi_total_retrans, the last field that every kernel has
+_TCP_INFO_LONG = 228  # bytes up to tcpi_rcv_ooopack (Linux 5.4)
+_TCP_TIMESTAMP = 24
 _IP_RECVTOS = 13
 _IP_RECVTTL = 12
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h, as on x86 and arm; also the kind of the message that it gives
@@ -51,7 +54,8 @@ _END, _NO_OPERATION, _MSS, _WINDOW_SCALE, _SACK_PERMITTED, _TIMESTAMPS = 0, 1, 2
 class Syn:
     """The SYN that opened a connection: IP header fields and TCP options (RFC 9293 3.2, RFC 7323, RFC 2018).
 
-    ``mss`` in bytes and ``wscale`` as a shift are None where the option was missing.
+    ``mss`` in bytes, ``wscale`` as a shift and ``tsval``, the sender's time stamp, are None where the option was
+    missing.
     """
 
     ttl: int
@@ -61,6 +65,7 @@ class Syn:
     wscale: int | None
     sack: bool
     timestamps: bool
+    tsval: int | None = None
 
 
 @frozen
@@ -68,6 +73,9 @@ class TcpInfo:
     """A connection as this end sees it: smoothed round trip in microseconds, MSS in bytes, retransmitted segments.
 
     ``advertised_mss`` is the MSS in our SYN, less the 12 bytes of the timestamps option where both ends use it.
+    ``unacked`` counts our segments that were not acknowledged yet. ``path_mtu`` is the largest IP packet that the
+    kernel sends on this path. ``segments_in`` came so far, SYN-ACKs and ACKs too; ``data_segments_in`` of them had
+    data, and ``out_of_order`` came while an earlier one was missing. These three are None on an old kernel.
     """
 
     rtt_us: int
@@ -77,6 +85,11 @@ class TcpInfo:
     timestamps: bool
     sack: bool
     wscale: bool
+    unacked: int = 0
+    path_mtu: int = 0
+    segments_in: int | None = None
+    data_segments_in: int | None = None
+    out_of_order: int | None = None
 
 
 @frozen
@@ -110,7 +123,16 @@ def read_syn(sock: socket.socket) -> Syn | None:
 
 def read_tcp_info(sock: socket.socket) -> TcpInfo | None:
     """The state of a connection; None where the kernel does not tell it."""
-    return parse_tcp_info(_tcp_option(sock, _TCP_INFO, _TCP_INFO_SIZE))
+    return parse_tcp_info(_tcp_option(sock, _TCP_INFO, _TCP_INFO_LONG))
+
+
+def read_timestamp(sock: socket.socket) -> int | None:
+    """The time stamp that a TCP socket would send now (RFC 7323 4), in milliseconds from a start of its own.
+
+    The kernel gives each pair of addresses another start, and clears or sets the lowest bit (Linux 6.7).
+    """
+    value = _tcp_option(sock, _TCP_TIMESTAMP, 4)
+    return int.from_bytes(value, sys.byteorder) if value else None
 
 
 def _tcp_option(sock: socket.socket, option: int, size: int) -> bytes:
@@ -158,6 +180,7 @@ def _parse_tcp(header: bytes, ttl: int, traffic_class: int) -> Syn:
         wscale=values[_WINDOW_SCALE][0] if _WINDOW_SCALE in values else None,
         sack=_SACK_PERMITTED in values,
         timestamps=_TIMESTAMPS in values,
+        tsval=int.from_bytes(values[_TIMESTAMPS][:4], "big") if _TIMESTAMPS in values else None,
     )
 
 
@@ -166,7 +189,8 @@ def parse_tcp_info(info: bytes) -> TcpInfo | None:
     if len(info) < _TCP_INFO_SIZE:
         return None
     # Eight single bytes, of which the sixth is tcpi_options, then 24 words in an order that is fixed: fields are only
-    # ever added behind. Word 2 is tcpi_snd_mss, 15 tcpi_rtt, 19 tcpi_advmss, 23 tcpi_total_retrans.
+    # ever added behind. Word 2 is tcpi_snd_mss, 4 tcpi_unacked, 13 tcpi_pmtu, 15 tcpi_rtt, 19 tcpi_advmss, 23
+    # tcpi_total_retrans. Behind them, at these bytes: 140 tcpi_segs_in, 152 tcpi_data_segs_in, 224 tcpi_rcv_ooopack.
     options = info[5]
     words = struct.unpack_from("=24I", info, 8)
     return TcpInfo(
@@ -177,20 +201,29 @@ def parse_tcp_info(info: bytes) -> TcpInfo | None:
         timestamps=bool(options & 1),
         sack=bool(options & 2),
         wscale=bool(options & 4),
+        unacked=words[4],
+        path_mtu=words[13],
+        segments_in=_word(info, 140),
+        data_segments_in=_word(info, 152),
+        out_of_order=_word(info, 224),
     )
 
 
-def ask_for_headers(sock: socket.SocketType) -> None:
-    """Have the kernel deliver TTL, DSCP, ECN and a time stamp with each datagram, as ancillary data."""
+def _word(info: bytes, at: int) -> int | None:
+    return int.from_bytes(info[at : at + 4], sys.byteorder) if len(info) >= at + 4 else None
+
+
+def ask_for_headers(sock: socket.SocketType, *, wanted: bool = True) -> None:
+    """Have the kernel deliver TTL, DSCP, ECN and a time stamp with each datagram, as ancillary data; or no longer."""
     if not _LINUX:
         return
     # An IPv6 socket takes the IPv4 options too, for the mapped datagrams of a dual-stack socket.
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
-    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, wanted)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, wanted)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, wanted)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, wanted)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, wanted)
 
 
 def read_header(ancillary: list[tuple[int, int, bytes]]) -> Arrival:

@@ -24,6 +24,7 @@ from twisted.internet.tcp import makeBinding
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import directlyProvides, providedBy
 
+from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, adopted_stream_socket, stream_socket, unix_stream_socket
 from greetsvc.net.stream.listener import StreamPort
@@ -38,7 +39,7 @@ class ListeningReactor:
     listener of their own: an IPv6 listener on one of these does not take IPv4. ``backlog`` replaces the one that
     callers pass, as that is nearly always Twisted's default of 50. ``wrap`` is put around each factory, below TLS.
     ``prepare`` is called with each listening socket. With ``replace`` the file of a UNIX socket that no process holds
-    is replaced.
+    is replaced. ``sockets`` makes the sockets, or has them already.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class ListeningReactor:
         prepare: Callable[[socket.socket], object] | None = None,
         dropped: Callable[[str], object] | None = None,
         replace: bool = True,
+        sockets: BoundSockets | None = None,
     ) -> None:
         self._reactor = reactor
         self._replace = replace
+        self._sockets = BoundSockets() if sockets is None else sockets
         self._lingerers = lingerers
         self._v4_ports = v4_ports
         self._backlog = backlog
@@ -93,13 +96,17 @@ class ListeningReactor:
         binding: Any = makeBinding(interface, port, reuseAddress=True) if isinstance(port, int) else port
         if interface not in {"", binding._address}:
             raise ValueError(f"interface: {interface!r} is not the address of the binding, {binding._address!r}")
-        sock = stream_socket(
-            binding._address or "",
-            binding._port,
-            backlog=self._backlog,
-            v6only=binding._port in self._v4_ports,
-            reuse_address=binding._reuseAddress,
-            reuse_port=binding._reusePort,
+        host, number, v6only = binding._address or "", binding._port, binding._port in self._v4_ports
+        sock = self._sockets.get(
+            BoundTo("tcp", host, number, v6only),
+            lambda: stream_socket(
+                host,
+                number,
+                backlog=self._backlog,
+                v6only=v6only,
+                reuse_address=binding._reuseAddress,
+                reuse_port=binding._reusePort,
+            ),
         )
         return self._listen(sock, factory)
 
@@ -126,8 +133,15 @@ class ListeningReactor:
     ) -> StreamPort:
         """See `IReactorUNIX`. Raises `CannotListenError`."""
         path = os.fsdecode(address)
-        sock = unix_stream_socket(path, mode=mode, backlog=self._backlog, replace=self._replace)
+        sock = self._sockets.get(
+            BoundTo("unix", path),
+            lambda: unix_stream_socket(path, mode=mode, backlog=self._backlog, replace=self._replace),
+        )
         return self._listen(sock, factory, UnixPath(path))
+
+    def listenOn(self, bound: BoundTo, make: Callable[[], socket.socket], factory: IProtocolFactory) -> StreamPort:
+        """Listen on the socket that is bound so, or that ``make`` makes. Raises `CannotListenError`."""
+        return self._listen(self._sockets.get(bound, make), factory)
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> StreamPort:
         """See `IReactorSocket`. Listens on a duplicate of the descriptor. The file of a UNIX socket is left alone.
@@ -137,6 +151,8 @@ class ListeningReactor:
         return self._listen(adopted_stream_socket(fileDescriptor, addressFamily), factory)
 
     def _listen(self, sock: socket.socket, factory: IProtocolFactory, path: UnixPath | None = None) -> StreamPort:
+        if sock in self._sockets.inherited:
+            sock.listen(self._backlog)  # which may be another one now
         if self._prepare is not None:
             self._prepare(sock)
         if self._wrap is not None:

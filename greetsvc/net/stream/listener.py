@@ -143,6 +143,15 @@ class StreamPort:
             self._accept(_MAX_QUEUED, _MAX_QUEUED)
         return execute(self._close)
 
+    def leave_path(self) -> None:
+        """Leave the file of a UNIX socket where it is at the end: another process goes on with the socket."""
+        self._path = None
+
+    def release(self) -> None:
+        """Close without a look at the queue and the file: another port has a duplicate of the socket."""
+        self._path = None
+        self._close()
+
     def getHost(self) -> IAddress:
         """The address that the socket is bound to."""
         return self._host

@@ -121,7 +121,7 @@ class StreamTransport(tcp.Server):
 
     def write(self, data: bytes) -> None:
         """Send ``data``: now, or after this callback, or after what is queued before it."""
-        if self.TLS or self.producer is not None or type(data) is not bytes:
+        if self.TLS or type(data) is not bytes or not (self.producer is None or self._in_callback):
             super().write(data)
         elif not self.connected or self._writeDisconnected or self._aborting or not data:
             return
@@ -129,6 +129,8 @@ class StreamTransport(tcp.Server):
             self._tempDataBuffer.append(data)
             self._tempDataLen += len(data)
             self._wants_writing = True
+            if self.producer is not None:
+                self._maybePauseProducer()
         elif self.dataBuffer or self._tempDataLen or self._sendmsgQueue:
             super().write(data)
         elif not self._send(data, SEND):
@@ -310,7 +312,9 @@ class StreamTransport(tcp.Server):
             return
         self._wants_writing = False
         half_closing = self._writeDisconnecting and not self._writeDisconnected
-        if self.producer is not None or self.dataBuffer or self._sendmsgQueue or half_closing:
+        # A streaming producer that was not paused waits for nothing: what it wrote is sent like anything else.
+        waits = self.producer is not None and (self.producerPaused or not self.streamingProducer)
+        if waits or self.dataBuffer or self._sendmsgQueue or half_closing:
             self.startWriting()  # doWrite, Twisted's, knows what to do in these cases
             return
         pieces = self._tempDataBuffer

@@ -53,6 +53,7 @@ class _Contexts:
     by_name: Mapping[str, SSL.Context]
     default: SSL.Context
     problems: Sequence[str]
+    expiries: Mapping[str, float]
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -89,15 +90,25 @@ class ReloadingContexts:
         self._reported: set[str] = set()
         self._timer: IDelayedCall | None = None
         self._running = False
+        self._checks = False
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See `IOpenSSLServerConnectionCreator`."""
         return Connection(self._contexts.default)
 
+    @property
+    def expiries(self) -> Mapping[str, float]:
+        """When the certificate for each name expires, in seconds since 1970.
+
+        Certificates that name no host are called by the name of their file.
+        """
+        return self._contexts.expiries
+
     def start(self) -> None:
         """Check the files from now on."""
         self._running = True
-        self._timer = self._reactor.callLater(POLL, self._poll)
+        if self._timer is None and not self._checks:  # after a stop and a start a check may still be under way
+            self._timer = self._reactor.callLater(POLL, self._poll)
 
     def stop(self) -> None:
         """Check no longer."""
@@ -108,12 +119,18 @@ class ReloadingContexts:
 
     def _poll(self) -> None:
         self._timer = None
+        self._checks = True
         looked: Deferred[_Contexts | None] = deferToThreadPool(
             self._reactor, self._reactor.getThreadPool(), self._load_if_changed
         )
         looked.addCallbacks(self._install, self._failed)
         looked.addErrback(lambda failure: _log.failure("TLS certificates could not be checked", failure))
-        looked.addCallback(lambda _: self.start() if self._running else None)
+        looked.addCallback(lambda _: self._checked())
+
+    def _checked(self) -> None:
+        self._checks = False
+        if self._running:
+            self.start()
 
     def _install(self, new: _Contexts | None) -> None:
         if new is None:
@@ -218,7 +235,11 @@ class ReloadingContexts:
             return self._made[key]
 
         return _Contexts(
-            {name: context(offered) for name, offered in chosen.items()}, context(siblings(pairs[0])), problems
+            {name: context(offered) for name, offered in chosen.items()},
+            context(siblings(pairs[0])),
+            problems,
+            {pair.path.stem: _expiry(pair) for pair in pairs if not pair.names}
+            | {name: min(map(_expiry, offered.values())) for name, offered in by_name.items()},
         )
 
     def _context(self, pairs: _Pairs) -> SSL.Context:
@@ -262,6 +283,10 @@ class ReloadingContexts:
         context = by_name.get(name) or by_name.get("*." + name.partition(".")[2])
         if context is not None:
             connection.set_context(context)
+
+
+def _expiry(pair: Pair) -> float:
+    return pair.certificate.not_valid_after_utc.timestamp()
 
 
 def _same_place(old: Pair, new: Pair) -> bool:

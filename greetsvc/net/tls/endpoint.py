@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from greetsvc.net.endpoint import Endpoint
 
-__all__ = ["TlsFacts", "facts", "tls_endpoint"]
+__all__ = ["TlsFacts", "facts", "tls_contexts", "tls_endpoint"]
 
 _BACKLOG = 50
 """Twisted's default, for a reactor that uses what it is given."""
@@ -77,22 +77,8 @@ def _name(certificate: Certificate) -> str | None:
     return escaped(names[0]) if names else None
 
 
-def tls_endpoint(
-    reactor: Any,
-    endpoint: Endpoint,
-    *,
-    client_ca: str | None = None,
-    failed: Callable[[TlsFailure], object] = lambda _reason: None,
-) -> IStreamServerEndpoint:
-    r"""A listening endpoint for TLS like Twisted's ``tls:`` and ``ssl:``, except that certificates are reloaded.
-
-    ``endpoint`` comes from `greetsvc.net.endpoint.parse_endpoint`: ``tls:DIR:port=443:backlog=50:interface=\:\:`` or
-    ``ssl:PORT:privateKey=server.pem:certKey=...:extraCertChain=...:interface=...:backlog=50``. PROXY headers are the
-    concern of the reactor's ``listenTCP``. With ``client_ca``, a PEM file, clients must send a certificate.
-    ``failed`` is called with the reason for each connection on which TLS fails.
-
-    Raises `ValueError` and `OSError` with one line that says what is wrong, before anything is bound.
-    """
+def tls_contexts(reactor: Any, endpoint: Endpoint, *, client_ca: str | None = None) -> ReloadingContexts:
+    """The certificates of a TLS endpoint, which are loaded again when their files change. See `tls_endpoint`."""
     options = endpoint.options
     source: CertificateSource
     if endpoint.kind == "tls":
@@ -102,10 +88,34 @@ def tls_endpoint(
         source = CertificateFiles(Path(key), Path(options.get("certKey", key)), Path(chain) if chain else None)
     else:
         raise ValueError(f"{endpoint.text!r} is not a tls: or ssl: endpoint")
-    contexts = ReloadingContexts(source, client_ca=Path(client_ca) if client_ca else None, reactor=reactor)
-    kind: Any = TCP6ServerEndpoint if endpoint.kind == "tls" else TCP4ServerEndpoint
-    tcp = kind(reactor, endpoint.port, endpoint.backlog or _BACKLOG, endpoint.host)
-    return _TlsEndpoint(tcp, contexts, failed, reactor)
+    return ReloadingContexts(source, client_ca=Path(client_ca) if client_ca else None, reactor=reactor)
+
+
+def tls_endpoint(
+    reactor: Any,
+    endpoint: Endpoint,
+    *,
+    client_ca: str | None = None,
+    failed: Callable[[TlsFailure], object] = lambda _reason: None,
+    contexts: ReloadingContexts | None = None,
+    below: IStreamServerEndpoint | None = None,
+) -> IStreamServerEndpoint:
+    r"""A listening endpoint for TLS like Twisted's ``tls:`` and ``ssl:``, except that certificates are reloaded.
+
+    ``endpoint`` comes from `greetsvc.net.endpoint.parse_endpoint`: ``tls:DIR:port=443:backlog=50:interface=\:\:`` or
+    ``ssl:PORT:privateKey=server.pem:certKey=...:extraCertChain=...:interface=...:backlog=50``. PROXY headers are the
+    concern of the reactor's ``listenTCP``. With ``client_ca``, a PEM file, clients must send a certificate.
+    ``failed`` is called with the reason for each connection on which TLS fails. ``contexts`` are those that
+    `tls_contexts` made, if they exist already. ``below`` listens in place of a new TCP socket.
+
+    Raises `ValueError` and `OSError` with one line that says what is wrong, before anything is bound.
+    """
+    if contexts is None:
+        contexts = tls_contexts(reactor, endpoint, client_ca=client_ca)
+    if below is None:
+        kind: Any = TCP6ServerEndpoint if endpoint.kind == "tls" else TCP4ServerEndpoint
+        below = kind(reactor, endpoint.port, endpoint.backlog or _BACKLOG, endpoint.host)
+    return _TlsEndpoint(below, contexts, failed, reactor)
 
 
 @implementer(IStreamServerEndpoint)

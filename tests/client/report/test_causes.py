@@ -418,9 +418,7 @@ def test_a_connection_that_took_more_than_one_syn_is_noted() -> None:
     info = TcpInfo(0, 1448, 2, 1448, timestamps=True, sack=True, wscale=True)
     timeline.sent = Sent(Address("127.0.0.1", 8088), tcp=info)
     StreamState(timeline).connected()
-    assert timeline.failed(errno.ENODATA, "nothing").notes == (
-        "connected only after the SYN was sent 3 times: packets are lost",
-    )
+    assert timeline.failed(errno.ENODATA, "nothing").notes == ("connected only after the SYN was sent 3 times",)
 
 
 @pytest_twisted.ensureDeferred
@@ -437,5 +435,9 @@ async def test_syns_that_are_dropped_first_are_seen_by_our_own_side() -> None:
         with connection:
             connection.sendall(b"hello")
         greeting = await probing
-    assert greeting.notes == ("connected only after the SYN was sent 2 times: packets are lost",)
+    assert greeting.notes == (
+        "connected only after the SYN was sent 2 times",
+        "likely a SYN was lost on the way there, or the server dropped it, because its accept queue was full: "
+        "the answer is to a later one",
+    )
     assert (greeting.seconds.connect or 0) > 0.9  # the kernel repeats a SYN after a second

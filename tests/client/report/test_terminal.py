@@ -9,8 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +23,8 @@ from greetsvc.client.stats import RunStats
 from greetsvc.client.target import parse
 from greetsvc.console import Lines, Output
 from greetsvc.visit import Address
+from tests.support.greet import GREET
 
-GREET = Path(sysconfig.get_path("scripts")) / "greet"
 TARGET = parse("127.0.0.1:8088")
 
 
@@ -161,7 +159,7 @@ def at_a_terminal(*arguments: str, stop_at: bytes = b"", environ: dict[str, str]
         "LC_ALL": "C.UTF-8",
         **(environ or {}),
     }
-    with subprocess.Popen([str(GREET), *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=env) as running:
+    with subprocess.Popen([GREET, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=env) as running:
         os.close(theirs)
         seen = b""
         while True:

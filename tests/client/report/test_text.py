@@ -89,7 +89,7 @@ def test_several_probes_are_a_line_each_and_a_summary() -> None:
 def test_json_has_exactly_the_keys_of_the_contract() -> None:
     report = JsonReport(TARGET, several=True)
     told = json.loads(report.probe(1, greeting(), []).out[0])
-    assert list(told) == KEYS
+    assert list(told) == [*KEYS, "direction"]
     assert told == {
         "time": None,
         "target": "tcp:127.0.0.1:8088",
@@ -102,9 +102,10 @@ def test_json_has_exactly_the_keys_of_the_contract() -> None:
         "phase": None,
         "closed": "fin",
         "seconds": {"resolve": None, "connect": 0.0004, "tls": None, "first_byte": 0.000123, "total": 0.002},
+        "direction": {"syn_lost": None, "synack_lost": None, "ack_lost": None},
     }
     failed = json.loads(report.probe(1, refused(), []).out[0])
-    assert list(failed) == KEYS
+    assert list(failed) == [*KEYS, "direction"]
     assert (failed["ok"], failed["greeting"], failed["address"]) == (False, None, None)
     assert (failed["error"], failed["errno"], failed["phase"]) == ("Connection refused", 111, "connect")
     summary = json.loads(report.end(stats(greeting(), refused())).out[0])["summary"]

@@ -19,7 +19,7 @@ from greetsvc.net.sockets import ipv6_works
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells")
 needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="there is no IPv6 here")
 
-MSS, SACK, TIMESTAMPS, SCALE = b"\2\4\5\xb4", b"\4\2", b"\x08\x0a" + bytes(8), b"\3\3\7"
+MSS, SACK, TIMESTAMPS, SCALE = b"\2\4\5\xb4", b"\4\2", b"\x08\x0a\1\2\3\4" + bytes(4), b"\3\3\7"
 NOP = b"\1"
 
 
@@ -35,7 +35,7 @@ def _ipv4(options: bytes, *, ttl: int = 61, tos: int = 0xB9, padding: int = 0) -
 @pytest.mark.parametrize("padding", [0, 8])
 def test_header_and_options_of_an_ipv4_syn_are_parsed(padding: int) -> None:
     packet = _ipv4(MSS + SACK + TIMESTAMPS + NOP + SCALE, padding=padding)
-    assert parse_syn(packet) == Syn(61, 46, 1, 1460, 7, sack=True, timestamps=True)
+    assert parse_syn(packet) == Syn(61, 46, 1, 1460, 7, sack=True, timestamps=True, tsval=0x01020304)
 
 
 @pytest.mark.parametrize("extension", [b"", b"\0", b"\x2b\0"])

@@ -26,6 +26,7 @@ UNDOCUMENTED = {
     "_aborting",
     "_closeSocket",
     "_getLogPrefix",
+    "_maybePauseProducer",
     "_sendmsgQueue",
     "_tempDataBuffer",
     "_tempDataLen",
@@ -38,6 +39,7 @@ UNDOCUMENTED = {
     "logstr",
     "offset",
     "producer",
+    "producerPaused",
     "protocol",
     "reactor",
     "server",
@@ -47,6 +49,7 @@ UNDOCUMENTED = {
     "startWriting",
     "stopReading",
     "stopWriting",
+    "streamingProducer",
 }
 """What net/stream uses or overrides of Twisted's transports, besides what their interfaces promise."""
 

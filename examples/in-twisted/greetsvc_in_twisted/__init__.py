@@ -1,0 +1,1 @@
+"""Three Twisted programs without twistd, each with other parts of greetsvc."""

@@ -1,0 +1,133 @@
+"""Server-sent events: everyone who watches gets the same message, and nobody who does not read holds anything up.
+
+The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from zope.interface import implementer
+
+__all__ = ["MAX_WATCHERS", "PATIENCE", "PERIOD", "RATE", "Connection", "Events", "event"]
+
+MAX_WATCHERS = 256
+"""Watchers at a time."""
+
+PERIOD = 0.5
+"""Seconds between two messages."""
+
+RATE = 250
+"""Messages a second to all watchers together: with more than 125 of them they come less often."""
+
+PATIENCE = 30.0
+"""Seconds for which a watcher may not read before its connection is aborted."""
+
+
+class Connection(Protocol):
+    """What a watcher needs of an HTTP request that is being answered."""
+
+    def write(self, data: bytes) -> object:
+        """Send a part of the answer."""
+        ...
+
+    def registerProducer(self, producer: Any, streaming: bool) -> object:
+        """See `twisted.internet.interfaces.IConsumer`."""
+        ...
+
+    def unregisterProducer(self) -> object:
+        """See `twisted.internet.interfaces.IConsumer`."""
+        ...
+
+    def abort(self) -> object:
+        """Abort the connection."""
+        ...
+
+
+def event(name: str, data: Mapping[str, Any]) -> bytes:
+    """One event. JSON has no line ends of its own, so ``data`` cannot end the event."""
+    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode("ascii")
+
+
+class Events:
+    """Sends ``news()`` to each watcher every `PERIOD` seconds, or as often as `RATE` allows, while there are any.
+
+    A message stands for itself, so a watcher whose connection is full misses it and gets a later one. What can wait
+    for one watcher is so bounded by a message and the buffers of its connection.
+    """
+
+    def __init__(self, news: Callable[[], bytes], clock: IReactorTime) -> None:
+        self._news = news
+        self._clock = clock
+        self._watchers: dict[Connection, _Watcher] = {}
+        self._timer: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._watchers)
+
+    def add(self, connection: Connection) -> bool:
+        """Send each message to ``connection`` from now on, until it is discarded. False: there are too many."""
+        if len(self._watchers) >= MAX_WATCHERS:
+            return False
+        self._watchers[connection] = watcher = _Watcher(self._clock)
+        connection.registerProducer(watcher, True)
+        if self._timer is None:
+            self._next()
+        return True
+
+    def discard(self, connection: Connection) -> None:
+        """Its connection is over."""
+        if self._watchers.pop(connection, None) is not None:
+            connection.unregisterProducer()
+        if not self._watchers:
+            self._stop_timer()
+
+    def stop(self) -> None:
+        """Abort the connections of all watchers, and leave no timer behind."""
+        for connection in tuple(self._watchers):
+            self.discard(connection)
+            connection.abort()
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _next(self) -> None:
+        self._timer = self._clock.callLater(max(PERIOD, len(self._watchers) / RATE), self._send)
+
+    def _send(self) -> None:
+        self._timer = None
+        now, news = self._clock.seconds(), self._news()
+        for connection, watcher in tuple(self._watchers.items()):
+            if watcher.full_since is None:
+                connection.write(news)
+            elif now - watcher.full_since > PATIENCE:
+                self.discard(connection)
+                connection.abort()
+        if self._watchers:
+            self._next()
+
+
+@implementer(IPushProducer)
+class _Watcher:
+    """Remembers since when the connection of a watcher has been full; None while it is not."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.full_since: float | None = None
+        self._clock = clock
+
+    def pauseProducing(self) -> None:
+        """The connection is full."""
+        self.full_since = self._clock.seconds()
+
+    def resumeProducing(self) -> None:
+        """It is not any more."""
+        self.full_since = None
+
+    def stopProducing(self) -> None:
+        """It is lost; the site is told in another way."""

@@ -1,0 +1,1 @@
+"""The route to a target: its routers, hop by hop, and the largest packets that pass."""

@@ -1,0 +1,233 @@
+"""Find the largest packets that pass, there with requests of that size, and back with answers that are padded to it.
+
+Requests have DF set, without privilege: ``IP_PMTUDISC_PROBE`` sends what fits our own link, whatever the kernel knows
+of the path. An answer is shorter than its request, or it would amplify. So the way back can be tried up to the size
+of the way there, and further where a request passes in fragments.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from attrs import define, field
+
+from greetsvc import wire
+from greetsvc.client.icmp import icmp_of
+from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.sockets import prepare
+from greetsvc.client.probe.system import system_failed
+from greetsvc.client.probe.timeline import Timeline
+from greetsvc.client.route.ask import AskReactor, something_happens
+from greetsvc.client.route.mtu import Mtu, Search, TooLong, Way
+from greetsvc.net.linux import error_queue
+
+__all__ = ["find_mtu"]
+
+_HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
+"""Bytes of the IP and UDP headers, without options."""
+
+_FIRST = {socket.AF_INET: 576, socket.AF_INET6: 1280}
+"""IP packets that have to pass: what every host takes (RFC 791 3.1), what every link takes (RFC 8200 5)."""
+
+_SHORTEST_ANSWER = 256
+"""The IP packet with the shortest padded answer: longer than a measured answer alone."""
+
+_TRIES = 2
+_FIRST_TRIES = 3
+_LONGEST, _SHORTEST, _RTTS = 1.0, 0.2, 3.0
+"""Seconds to wait for an answer: three times the longest round trip so far, within these bounds."""
+
+# linux/in.h and linux/in6.h
+_MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
+_DONT, _PROBE = 0, 3
+_IPV6_MTU = 24
+
+
+class _OutOfTime(Exception):
+    """The time-out of the whole search has passed."""
+
+
+@define
+class _Prober:
+    """Sends requests, each from a socket of its own, and reads what comes."""
+
+    remote: SocketAddress
+    timeline: Timeline
+    reactor: AskReactor
+    session: str = field(factory=lambda: os.urandom(8).hex())
+    sent: int = 0
+    slowest: float | None = None
+    """The longest round trip so far, in seconds."""
+
+    @property
+    def headers(self) -> int:
+        """Bytes of an IP packet besides the datagram. IPv4 that is mapped into IPv6 has headers of IPv4."""
+        mapped = str(self.remote.sockaddr[0]).startswith("::ffff:")
+        return _HEADERS[socket.AF_INET if mapped else socket.AddressFamily(self.remote.family)]
+
+    async def ask(self, packet: int, *, padded: int = 0, fragments: int = 0, tries: int = _TRIES) -> bytes | TooLong:
+        """The answer to a request in an IP packet of this size, or why it did not pass.
+
+        :param padded: the size of the IP packet that the answer is to be in; 0: whatever it is.
+        :param fragments: 0: the request may not be fragmented. Else it may, and IPv6 packets are cut to this size.
+        :raises GreetFailed: when ICMP or this host says that no request can be answered.
+        """
+        for _ in range(tries):
+            found = await self._ask_once(packet, padded, fragments)
+            if found is not None:
+                return found
+        return TooLong()
+
+    async def _ask_once(self, packet: int, padded: int, fragments: int) -> bytes | TooLong | None:
+        now = self.timeline.now
+        patience = min(_LONGEST, max(_SHORTEST, _RTTS * (self.slowest or _LONGEST)), self.timeline.remaining())
+        if not patience:
+            raise _OutOfTime
+        with socket.socket(self.remote.family, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            prepare(sock, self.timeline.options)
+            error_queue.turn_on(sock)
+            self._may_fragment(sock, fragments)
+            nonce = os.urandom(8).hex()
+            fields: dict[str, object] = {"s": self.session, "n": self.sent, "a": 0, "w": "count"}
+            fields |= {"p": padded - self.headers} if padded else {}
+            self.sent += 1
+            began = now()
+            try:
+                sock.sendto(wire.request(nonce, packet - self.headers, fields), self.remote.sockaddr)
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+            while True:
+                if (found := self._read(sock, nonce)) is not None:
+                    if isinstance(found, bytes):
+                        self.slowest = max(self.slowest or 0.0, now() - began)
+                    return found
+                if (left := began + patience - now()) <= 0:
+                    return None
+                await something_happens(sock, left, self.reactor)
+
+    def _may_fragment(self, sock: socket.socket, fragments: int) -> None:
+        value = _DONT if fragments else _PROBE
+        level, name = _MTU_DISCOVER[sock.family]
+        sock.setsockopt(level, name, value)
+        if sock.family == socket.AF_INET6:
+            with suppress(OSError):  # what goes to an IPv4-mapped address has the options of IPv4
+                sock.setsockopt(*_MTU_DISCOVER[socket.AF_INET], value)
+            if fragments:
+                sock.setsockopt(level, _IPV6_MTU, max(fragments, _FIRST[socket.AF_INET6]))
+
+    def _read(self, sock: socket.socket, nonce: str) -> bytes | TooLong | None:
+        """What came: an answer to this request, or that it was too long.
+
+        :raises GreetFailed: for any other ICMP message, and what this host reports.
+        """
+        for error in error_queue.read(sock):
+            icmp = icmp_of(error, self.remote.sockaddr[0], None)
+            if error.errno == errno.EMSGSIZE:
+                return TooLong(error.mtu, icmp.address if icmp else None)
+            raise system_failed(self.timeline, error.errno, icmp)
+        try:
+            data, sender = sock.recvfrom(65535)
+        except OSError:  # nothing is there
+            return None
+        measured = wire.decode_measured(data.rstrip(b" "))
+        ours = tuple(sender[:2]) == tuple(self.remote.sockaddr[:2]) and (measured is None or measured.nonce == nonce)
+        return data if ours else None
+
+
+async def find_mtu(remote: SocketAddress, timeline: Timeline, reactor: AskReactor) -> Mtu:
+    """Find the largest IP packets that pass to a UDP service and back; within the time-out of ``timeline``.
+
+    :raises GreetFailed: when it answers nothing.
+    """
+    prober = _Prober(remote, timeline, reactor)
+    timeline.peer = remote.address
+    timeline.enter("greet")
+    first = _FIRST[socket.AF_INET if prober.headers == _HEADERS[socket.AF_INET] else socket.AF_INET6]
+    try:
+        answer = await prober.ask(first, tries=_FIRST_TRIES)
+    except _OutOfTime:
+        answer = TooLong()
+    if isinstance(answer, TooLong):
+        words = f"no answer to {_FIRST_TRIES} requests in packets of {first} bytes"
+        raise timeline.failed(errno.ETIMEDOUT, words)
+    search = Search(first, wire.MAX_REQUEST + prober.headers)
+    in_time = await _search(search, timeline, prober.ask)
+    there = _there(search, in_time=in_time)
+    reason = search.reason
+    icmp_from = None if reason is None else reason.by
+    black_hole = None if not in_time else reason is not None and reason.mtu is None
+    link = next((why.mtu for why in search.failures.values() if why.mtu and not why.by), None)
+    back = await _back(prober, search.least, link) if in_time else Way(words=_TIME)
+    return Mtu(there, back, icmp_from, black_hole)
+
+
+_TIME = "the time-out (-t) ended the search"
+_LIMIT = "the server reads no longer requests"
+
+
+async def _search(search: Search, timeline: Timeline, ask: Callable[[int], Awaitable[bytes | TooLong]]) -> bool:
+    """Run a search to its end; False when the time was over before."""
+    try:
+        while (size := search.next()) is not None:
+            found = await ask(size)
+            timeline.trace("*", f"{size} bytes: {'lost or too long' if isinstance(found, TooLong) else 'passed'}")
+            if isinstance(found, TooLong):
+                search.fails(size, found)
+            else:
+                search.passes(size)
+    except _OutOfTime:
+        return False
+    return True
+
+
+def _there(search: Search, *, in_time: bool) -> Way:
+    reason = search.reason
+    if not in_time:
+        return Way(search.least, _TIME, "least")
+    if reason is None:
+        return Way(search.least, _LIMIT, "least")
+    if reason.by is not None:
+        return Way(search.least, f"{reason.by} reports that longer ones need to be fragmented")
+    if reason.mtu is not None:
+        return Way(search.least, "our own link takes no more")
+    return Way(search.least, "longer ones are lost, and no ICMP message says so: a black hole")
+
+
+async def _back(prober: _Prober, there: int, link: int | None) -> Way:
+    """The way back; ``there`` is what passes on the way there, ``link`` what our own link takes, if known."""
+    try:
+        return await _find_back(prober, there, link)
+    except _OutOfTime:
+        return Way(words=_TIME)
+
+
+async def _find_back(prober: _Prober, there: int, link: int | None) -> Way:
+    least, longest = _SHORTEST_ANSWER, wire.MAX_REQUEST - 1 + prober.headers
+
+    async def ask(answer: int, request: int = 0) -> bytes | TooLong:
+        """Ask for an answer of this size, in a request that is a byte longer or has the size that is given."""
+        request = request or answer + 1
+        found = await prober.ask(request, padded=answer, fragments=there if request > there else 0)
+        wrong = isinstance(found, bytes) and len(found) + prober.headers != answer
+        return TooLong() if wrong else found
+
+    if isinstance(await ask(least, there), TooLong):
+        return Way(words="the server does not pad its answers: it is an older one, or does not measure")
+    most = min(longest, link or longest)
+    if isinstance(await ask(least, most + 1), TooLong):
+        most = there - 1  # no fragments pass
+    search = Search(least, most)
+    if not await _search(search, prober.timeline, ask):
+        return Way(search.least, _TIME, "least")
+    if search.failures:
+        return Way(search.least, "longer ones are lost")
+    if most == link:
+        return Way(search.least, "our own link takes no more")
+    why = _LIMIT if most == longest else "a longer answer needs a longer request, which does not pass"
+    return Way(search.least, why, "least")

@@ -1,0 +1,1 @@
+"""Talking on one connection: how messages are framed, and what is said. Pure: no socket, no reactor."""

@@ -1,0 +1,119 @@
+"""The admin site within the daemon: it listens as other endpoints do, and outlives them while the service drains."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import evolve
+from twisted.logger import Logger
+
+from greetsvc.admin.hosts import own_names
+from greetsvc.admin.site import DEADLINE, MAX_CONNECTIONS, AdminFactory, Shown
+from greetsvc.daemon.listeners import Premises, Spot, StreamListening, TakenError
+from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings
+from greetsvc.errors import ConfigError
+from greetsvc.ledger import Ledger
+from greetsvc.net.bound import BoundSockets
+from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.server.admission import Admission
+from greetsvc.server.sources import is_loopback
+
+__all__ = ["AdminSite", "settings_shown"]
+
+_log = Logger(namespace="greetsvc")
+
+SEND_BUFFER = 64 * 1024
+"""Bytes that the kernel keeps for a watcher that does not read; by itself it would keep megabytes."""
+
+
+class AdminSite:
+    """Serves what is ``shown``. Call `bind` before a fork, and `begin` after it.
+
+    ``premises`` are those of the service, of which the site uses the reactor and the settings: it has counters and
+    limits of its own.
+    """
+
+    def __init__(self, premises: Premises, shown: Shown) -> None:
+        settings, reactor = premises.settings, premises.reactor
+        endpoint = settings.admin
+        assert endpoint is not None
+        lingerers = Lingerers(reactor, silence=settings.linger, lifetime=DEADLINE, max_sockets=MAX_CONNECTIONS)
+        self._factory = AdminFactory(shown, own_names(settings.admin_host), reactor)
+        self._lingerers = lingerers
+        self._listening = _Listening(
+            evolve(premises, ledger=Ledger(), admission=Admission(), lingerers=lingerers, sockets=BoundSockets()),
+            Listener(endpoint, settings.greeter, settings.greeter_option, f"admin {endpoint.text}"),
+            self._factory,
+        )
+        self._taken = ""
+
+    def bind(self, late: Callable[[ConfigError], object], *, check: bool = False) -> None:
+        """See `StreamListening.bind`. With ``check``, a socket that another program has bound is no error."""
+        try:
+            self._listening.bind(late)
+        except TakenError as error:
+            if not check:
+                raise
+            self._taken = f"{error}, {error.means}"
+
+    def begin(self) -> None:
+        """Answer from now on, and log where."""
+        spots = self.spots()
+        self._factory.private = bool(spots) and all(not spot.port or is_loopback(spot.host) for spot in spots)
+        self._listening.begin(_announce)
+
+    async def stop(self) -> None:
+        """Listen no longer, and abort what is open."""
+        await self._listening.stop()
+        self._listening.abort()
+        self._lingerers.stop()
+
+    @property
+    def path(self) -> str | None:
+        """The file of its UNIX socket."""
+        return self._listening.listener.endpoint.path
+
+    def spots(self) -> list[Spot]:
+        """Where it can be reached."""
+        return self._listening.spots()
+
+    def describe(self) -> str:
+        """One line with where it is."""
+        return self._taken or f"{', '.join(map(str, self.spots()))} is the admin site"
+
+
+class _Listening(StreamListening):
+    """A listener with another factory than that of greetings."""
+
+    def __init__(self, premises: Premises, listener: Listener, factory: AdminFactory) -> None:
+        super().__init__(premises, listener)
+        self.factory: Any = factory
+
+    def bind(self, late: Callable[[ConfigError], object]) -> None:
+        """As inherited. The sockets that are accepted inherit the size of the buffer."""
+        super().bind(late)
+        for port in self._facade.ports:
+            port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+
+def settings_shown(settings: Settings) -> Mapping[str, str]:
+    """Each setting with its value as text, and the default in words where it has none."""
+    shown = {
+        one.name: _text(getattr(settings, one.attribute)) or one.shown_default
+        for one in SETTINGS
+        if Place.FILE in one.places and hasattr(settings, one.attribute)
+    }
+    return {**shown, "greeter": settings.greeter_option}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _announce(spot: Spot) -> None:
+    apart = f"{spot.transport}, {spot.address}" if spot.port else spot.transport
+    _log.info("Admin site at {place} ({apart})", place=spot.place, apart=apart, transport=spot.transport)

@@ -1,0 +1,87 @@
+"""What a service does where the settings leave that to it: the limits of connections, and the listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import evolve, frozen
+
+from greetsvc.daemon.inherited import Inherited
+from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
+from greetsvc.daemon.settings import (
+    DEFAULT_PROTOCOL,
+    ONCE,
+    PER_SOURCE,
+    SHARE_OF_FILES,
+    Listener,
+    Settings,
+    serves,
+)
+from greetsvc.net.descriptors import raise_limit
+from greetsvc.net.endpoint import parse_endpoint
+from greetsvc.net.sockets import ipv6_works
+
+__all__ = ["Limits", "limits_of", "listeners_of"]
+
+_ENDPOINTS: tuple[str, ...] = ("tcp:8088", "udp:8088")
+_IPV6_ENDPOINTS = (r"tcp:8088:interface=\:\:", r"udp:8088:interface=\:\:")
+
+
+@frozen
+class Limits:
+    """Limits of open connections, as `greetsvc.server.admission.Admission` takes them."""
+
+    max_connections: int
+    max_per_source: int
+    exempt_loopback: bool
+
+
+def limits_of(settings: Settings) -> tuple[Limits, list[str]]:
+    """The limits, and what an operator should know about them."""
+    notes: list[str] = []
+    most = settings.max_connections
+    if most is None:
+        most = int(raise_limit() * SHARE_OF_FILES)
+        memory = memory_limit()
+        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // PER_CONNECTION)
+        if by_memory < most:
+            most = by_memory
+            notes.append(f"At most {by_memory} connections may be open: {memory >> 20} MiB of memory allow no more")
+    return Limits(most, settings.max_per_source or PER_SOURCE, settings.max_per_source is None), notes
+
+
+def listeners_of(settings: Settings, inherited: Inherited) -> tuple[tuple[Listener, ...], list[str]]:
+    """The listeners, and what an operator should know about them.
+
+    Where the settings have none, these are the sockets that a service manager passed, or else the default ones.
+    Raises `ConfigError` for a passed socket that cannot be used.
+    """
+    if settings.listeners:
+        return _servable(inherited.resolve(settings.listeners)), []
+    six = ipv6_works()
+    texts = [f"inherited:{index}" for index in range(len(inherited.passed))]
+    texts = texts or [*_ENDPOINTS, *(_IPV6_ENDPOINTS if six else ())]
+    listeners = tuple(_default(settings, text) for text in texts)
+    return _servable(inherited.resolve(listeners)), [] if six or inherited.passed else [
+        "IPv6 does not work on this machine: only IPv4 is served"
+    ]
+
+
+def _default(settings: Settings, text: str) -> Listener:
+    return Listener(
+        parse_endpoint(text),
+        settings.greeter,
+        settings.greeter_option,
+        f"the default {text}",
+        settings.plugin,
+        settings.protocol_option,
+        settings.encoding,
+    )
+
+
+def _servable(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """The listeners, with the default protocol where the one for all serves no sockets of this type."""
+    return tuple(
+        one if serves(one.plugin, one.endpoint) else evolve(one, plugin=ONCE, protocol_option=DEFAULT_PROTOCOL)
+        for one in listeners
+    )

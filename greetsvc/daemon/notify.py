@@ -1,0 +1,113 @@
+"""Tells a service manager such as systemd how the service is: sd_notify(3), one datagram for each message."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+__all__ = ["ServiceManager", "watchdog_interval"]
+
+STATUS = 5.0
+"""Seconds between two looks at what the service has done."""
+
+MARGIN = 5.0
+"""Seconds that the service manager grants beyond the drain, before it kills."""
+
+_log = Logger(namespace="greetsvc")
+
+
+def watchdog_interval(environment: Mapping[str, str], pid: int) -> float | None:
+    """Seconds between two signs of life: half of what the manager waits for, as sd_watchdog_enabled(3) advises.
+
+    None if it does not watch this process.
+    """
+    microseconds, watched = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
+    if not (microseconds.isascii() and microseconds.isdecimal() and int(microseconds)) or watched not in {
+        "",
+        f"{pid}",
+    }:
+        return None
+    return int(microseconds) / 2e6
+
+
+class ServiceManager:
+    """The service manager that waits at the socket that ``environment`` names (NOTIFY_SOCKET), if any.
+
+    Make it before a change of the root folder or the user, which may put the socket out of reach. ``status`` says in
+    words how the service is. Nothing here raises: what cannot be sent is told in one line of the log.
+    """
+
+    def __init__(self, environment: Mapping[str, str], reactor: Any, status: Callable[[], str]) -> None:
+        self._environment = environment
+        self._reactor = reactor
+        self._status = status
+        self._said = ""
+        self._watchdog: float | None = None
+        self._timer: IDelayedCall | None = None
+        self._failed = False
+        self._socket: socket.socket | None = None
+        address = environment.get("NOTIFY_SOCKET", "")
+        if address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+            try:
+                self._socket.connect("\0" + address[1:] if address.startswith("@") else address)
+            except (OSError, ValueError) as error:
+                self._fail(error)
+
+    def ready(self) -> None:
+        """The service serves, after a start or a reload. From now on there are signs of life and of its work."""
+        self._said = self._status()
+        self.send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={self._said}")
+        if self._socket is not None and self._timer is None:
+            self._watchdog = watchdog_interval(self._environment, os.getpid())
+            self._tick()
+
+    def reloading(self) -> None:
+        """The service begins to read its settings again; `ready` follows, whether it can use them or not."""
+        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self, drain: float) -> None:
+        """The service stops, which takes up to ``drain`` seconds; signs of life go on until `close`."""
+        self.send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={(drain + MARGIN) * 1e6:.0f}")
+
+    def close(self) -> None:
+        """The service has stopped."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def send(self, *lines: str) -> None:
+        """Send these lines, if there is a service manager."""
+        if self._socket is None:
+            return
+        try:
+            self._socket.send("\n".join(lines).encode())
+        except OSError as error:
+            self._fail(error)
+        else:
+            self._failed = False
+
+    def _tick(self) -> None:
+        """Show that the reactor is alive, and what it has done."""
+        lines = ["WATCHDOG=1"] if self._watchdog is not None else []
+        if self._status() != self._said:
+            self._said = self._status()
+            lines.append(f"STATUS={self._said}")
+        if lines:
+            self.send(*lines)
+        self._timer = self._reactor.callLater(min(STATUS, self._watchdog or STATUS), self._tick)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failed:
+            _log.warn("The service manager cannot be told how the service is: {error}", error=str(error))
+        self._failed = True

@@ -1,0 +1,47 @@
+"""How it is said: the protocols of the service. `greetsvc.protocols.registry` finds them by their entry points.
+
+These are the public names; each is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from greetsvc._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from greetsvc.protocols.plain import DatagramService, StreamService
+    from greetsvc.protocols.registry import (
+        Context,
+        DatagramPlugin,
+        Datagrams,
+        ProtocolFactory,
+        StreamPlugin,
+        find_protocol,
+    )
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "greetsvc.protocols.plain": ("DatagramService", "StreamService"),
+            "greetsvc.protocols.registry": (
+                "Context",
+                "DatagramPlugin",
+                "Datagrams",
+                "ProtocolFactory",
+                "StreamPlugin",
+                "find_protocol",
+            ),
+        },
+    )
+
+__all__ = [
+    "Context",
+    "DatagramPlugin",
+    "DatagramService",
+    "Datagrams",
+    "ProtocolFactory",
+    "StreamPlugin",
+    "StreamService",
+    "find_protocol",
+]

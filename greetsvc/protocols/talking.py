@@ -1,0 +1,426 @@
+"""Protocols that greet and then go on talking: each message of the peer gets an answer, in order and within bounds.
+
+`TalkingProtocol` is what they share. It knows the life of a connection and the bounds; how messages are told apart is
+a `greetsvc.protocols.framing.Framing`; what is answered is `TalkingProtocol.reply`.
+
+A peer that sends more than it reads is not read from. At most `CHUNK` bytes are taken apart at once, and no answer is
+made while the transport has 64 KiB to send.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, cast
+
+from attrs import evolve, frozen
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from greetsvc.protocols.framing import Framing, Lines, Receiver, line_end, line_text
+from greetsvc.protocols.registry import Context
+from greetsvc.server.rendering import GreeterFailed
+from greetsvc.server.stream import GreetingFactory, GreetingProtocol, path_facts
+from greetsvc.visit import Visit
+
+__all__ = ["CHUNK", "LONGEST", "RATE", "TURN", "Limits", "TalkingFactory", "TalkingPlugin", "TalkingProtocol"]
+
+CHUNK = 4096
+"""Bytes that are taken apart at once. It bounds what is made of them: each may be a message."""
+
+ENOUGH = 16 * 1024
+"""Bytes of answers that are written at once."""
+
+LONGEST = 4096
+"""Bytes in a message, unless ``max`` says otherwise."""
+
+RATE = 10_000
+"""Messages of one connection that are answered in a second, unless ``rate`` says otherwise."""
+
+TURN = 256
+"""Messages of one connection that are answered in one turn of the reactor, so that others have theirs."""
+
+_HIGHEST = {"max": 65536, "rate": 10_000_000, "total": 10**12}
+_QUIET = 1.0
+"""Seconds between two log entries about a protocol that fails: peers must not be able to fill the log."""
+
+_log = Logger(namespace="greetsvc")
+
+_Fault = tuple[str, str]
+"""Why a connection is ended, in words, and what it is counted as."""
+
+
+@frozen
+class Limits:
+    """The bounds of a connection: bytes in a message, messages a second, and messages in all (0: any number)."""
+
+    longest: int = LONGEST
+    rate: int = RATE
+    total: int = 0
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class TalkingProtocol(GreetingProtocol):
+    """Greets, then answers each message until the peer leaves, or is silent until the deadline.
+
+    Override `reply`. Messages are lines; subclass `NetstringProtocol`, `Int32Protocol` or `WebSocketProtocol` for
+    others. The deadline, the limits, the counters and the lingering close are inherited, and so are the
+    bounds and the order of the answers.
+
+    ``options`` are those of the subclass: by name, the function that makes a value of the text behind ``NAME=``. It
+    raises `ValueError` for a wrong one. ``self.factory.options`` has the values that were given.
+    """
+
+    factory: TalkingFactory
+    framing: ClassVar[type[Framing]] = Lines
+    text_of: Callable[[Any, str], str] = staticmethod(line_text)
+    """The text of a message, as the receiver has it, in an encoding. Raises `UnicodeDecodeError`."""
+    options: ClassVar[Mapping[str, Callable[[str], object]]] = {}
+
+    _greeting_for: Callable[[str], bytes]
+    _receiver: Receiver | None = None
+    _unread = b""  # received, and not taken apart yet
+    _answered = 0
+    _second = 0.0  # when the second began in which `_used` messages were answered
+    _used = 0
+    _resting: IDelayedCall | None = None  # until the next turn, or the next second
+    _busy = False  # answering: what `reply` asks for happens when it has returned
+    _blocked = False  # the transport has enough to send
+    _stopped = False  # the transport was told not to read
+    _peer_left = False
+    _leaving = False  # `close` was called
+    _over = False  # no message is answered any more
+
+    @classmethod
+    def from_argument(cls, argument: str, encoding: str) -> TalkingPlugin:
+        """The plugin, from ``NAME=VALUE:NAME=VALUE`` with ``max``, ``rate``, ``total`` and the ``options``."""
+        limits, own = dict.fromkeys(_HIGHEST, None), {}
+        for part in filter(None, argument.split(":")):
+            name, _, value = part.partition("=")
+            if name in cls.options:
+                own[name] = cls.options[name](value)
+            elif name in limits:
+                limits[name] = _number(name, value)
+            else:
+                known = " ".join(f"{one}=" for one in (*limits, *cls.options))
+                raise ValueError(f"{part!r} is not an option; there are {known}")
+        given = Limits(limits["max"] or LONGEST, limits["rate"] or RATE, limits["total"] or 0)
+        return TalkingPlugin(cls, cls.framing(encoding, given.longest), given, own)
+
+    def reply(self, message: str) -> str | bytes:
+        """The answer to one message, both without their framing. Text is written in the encoding of the listener.
+
+        Runs in the reactor's thread and must not block. Called once for each message, in order, and never after
+        `close`. The base class returns the greeting for the name ``message``. If it raises, the peer gets an error
+        and the connection ends.
+        """
+        return self._greeting_for(message)
+
+    # The life of a connection
+
+    def greet(self) -> None:
+        """Begin."""
+        self._transport.registerProducer(self, True)
+        self.begin()
+
+    def begin(self) -> None:
+        """Send the greeting."""
+        try:
+            greeting, self._greeting_for = self.factory.begin(self)
+        except GreeterFailed:
+            self.close()
+            return
+        self.send([greeting])
+        self.factory.greeted(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Answer the messages that are complete."""
+        if self._over:
+            super().dataReceived(data)
+            return
+        self._unread = self._unread + data if self._unread else data
+        if not (self._blocked or self._resting or self._busy):
+            self._answer()
+
+    def readConnectionLost(self) -> None:
+        """The peer has sent its FIN: answer what it said, then close."""
+        self._peer_left = True
+        if not (self._over or self._blocked or self._resting or self._busy):
+            self.close()
+
+    def writeConnectionLost(self) -> None:
+        """The FIN is sent."""
+
+    def close(self) -> None:
+        """Close when everything is written. From `reply`: when its answer is written, and it is the last one."""
+        self._leaving = True
+        if self._busy or self._over:
+            return
+        self._end()
+        self.say_goodbye()
+        self._transport.unregisterProducer()
+        self.factory.start_deadline(self)  # now that of the close: the peer may not read
+        super().close()
+
+    def expire(self) -> None:
+        """The peer was silent until the deadline: close. If that is under way, or the peer does not read: abort."""
+        if self._over or self._blocked:
+            super().expire()
+        else:
+            self.close()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is over."""
+        self._end()
+        super().connectionLost(reason)
+
+    def say_goodbye(self) -> None:
+        """What the protocol says before it closes: nothing, as the FIN says it."""
+
+    def fail(self, why: str, reason: str) -> None:
+        """Send an error, which is the last answer, and close. ``reason`` is what it is counted as."""
+        self.factory.ledger.ended[reason] += 1
+        self.send([f"error: {why}".encode(self.factory.encoding, "replace")])
+        self.close()
+
+    def _end(self) -> None:
+        self._over = True
+        self._receiver, self._unread = None, b""
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+
+    @property
+    def _transport(self) -> Any:
+        """The transport, which is a producer and a consumer too."""
+        return self.transport
+
+    # For the transport, as the producer of answers
+
+    def pauseProducing(self) -> None:
+        """The transport has enough to send: answer no more, and do not read."""
+        self._blocked = True
+        self._stop_reading()
+
+    def resumeProducing(self) -> None:
+        """Everything was sent."""
+        self._blocked = False
+        if not (self._over or self._resting or self._busy):
+            self._answer()
+
+    def stopProducing(self) -> None:
+        """The connection is lost."""
+
+    # Answering
+
+    def send(self, payloads: list[bytes]) -> None:
+        """Write these payloads, each in its frame."""
+        self.transport.write(self.factory.framing.frames(payloads))
+
+    def _answer(self) -> None:
+        """Answer what was received, as far as the bounds allow, and do what follows from it."""
+        self._busy = True
+        try:
+            answered, fault = self._answer_some()
+        finally:
+            self._busy = False
+        if self._over:
+            return
+        if answered:
+            self.factory.start_deadline(self)
+        if fault is not None:
+            self.fail(*fault)
+        elif self._leaving:
+            self.close()
+        elif not (self._blocked or self._resting):
+            if self._peer_left:
+                self.close()
+            elif self._stopped:
+                self._stopped = False
+                self._transport.resumeProducing()
+
+    def _answer_some(self) -> tuple[int, _Fault | None]:
+        """Answer until nothing is left or a bound is reached: how many messages, and why the connection ends."""
+        answered, most, transport = 0, self._allowed(), self._transport
+        while not (self._blocked or self._leaving or self._over or transport.disconnecting):
+            receiver = self._receiver
+            if receiver is None or not (receiver.messages or receiver.fault):
+                if not self._unread:
+                    break
+                if len(self._unread) <= CHUNK:
+                    piece, self._unread = self._unread, b""
+                else:
+                    piece, self._unread = self._unread[:CHUNK], self._unread[CHUNK:]
+                receiver = self.take_apart(piece)
+            if receiver.messages:
+                if answered >= most:
+                    if self._spent():
+                        return answered, (f"a connection has {self.factory.limits.total} messages", "total")
+                    break
+                done, fault = self._answer_batch(receiver.messages, most - answered)
+                answered += done
+                if fault is not None:
+                    return answered, fault
+            elif receiver.fault:
+                return answered, (receiver.fault, "framing")
+        return answered, None
+
+    def _answer_batch(self, messages: list[Any], most: int) -> tuple[int, _Fault | None]:
+        """Answer the first messages with one write, and remove them."""
+        factory, reply, text_of = self.factory, self.reply, self.text_of
+        encoding, fault = factory.encoding, None
+        answers: list[bytes] = []
+        size = 0
+        for message in messages if len(messages) <= most else messages[:most]:
+            try:
+                answer = reply(text_of(message, encoding))
+                if isinstance(answer, str):
+                    answer = answer.encode(encoding, "replace")
+                size += len(answer)
+            except UnicodeDecodeError as error:
+                fault = f"the message is not text in {encoding}: {error.reason}", "encoding"
+            except GreeterFailed:
+                fault = "no greeting can be made", "greeter"
+            except Exception as error:  # noqa: BLE001 - a subclass may raise anything, and only its connection ends
+                factory.failed(error)
+                fault = "no answer can be made", "protocol"
+            else:
+                answers.append(answer)
+            if size >= ENOUGH or fault or self._leaving:
+                break
+        done = len(answers)
+        if done and not self._over:
+            del messages[:done]
+            self._answered += done
+            self._used += done
+            factory.ledger.answered[factory.transport] += done
+            self.send(answers)
+        return done, fault
+
+    def take_apart(self, data: bytes) -> Receiver:
+        """Give the next bytes to the receiver, which is made for the first ones."""
+        receiver = self._receiver
+        if receiver is None:
+            receiver = self._receiver = self.factory.framing.receiver()
+        receiver.dataReceived(data)
+        return receiver
+
+    # The bounds
+
+    def _allowed(self) -> int:
+        """How many messages may be answered in this turn."""
+        limits, now = self.factory.limits, self.factory.clock.seconds()
+        if now - self._second >= 1:
+            self._second, self._used = now, 0
+        most = min(TURN, limits.rate - self._used)
+        return min(most, limits.total - self._answered) if limits.total else most
+
+    def _spent(self) -> bool:
+        """Whether no more messages are answered. If not: go on in the next turn, or second, and do not read."""
+        limits, clock = self.factory.limits, self.factory.clock
+        if limits.total and self._answered >= limits.total:
+            return True
+        wait = self._second + 1 - clock.seconds() if self._used >= limits.rate else 0.0
+        self._resting = clock.callLater(max(0.0, wait), self._rested)
+        self._stop_reading()
+        return False
+
+    def _rested(self) -> None:
+        self._resting = None
+        if not self._blocked:
+            self._answer()
+
+    def _stop_reading(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self._transport.pauseProducing()
+
+
+class TalkingFactory(GreetingFactory):
+    """The factory of one listener. ``framing``, ``encoding``, ``limits`` and ``options`` are for its protocols."""
+
+    protocol: type[TalkingProtocol]
+
+    def __init__(self, plugin: TalkingPlugin, context: Context) -> None:
+        super().__init__(
+            context.greeter,
+            ledger=context.ledger,
+            admission=context.admission,
+            deadline=context.deadline,
+            linger=context.linger,
+            transport=context.transport,
+            reactor=context.reactor,
+        )
+        self.protocol = plugin.protocol
+        self.framing = plugin.framing
+        self.limits = plugin.limits
+        self.options = plugin.options
+        self.encoding = context.encoding
+        self.clock = context.reactor
+        self._line_ends = tuple(line_end(context.encoding, end) for end in ("\r\n", "\n"))
+        self._quiet_until = 0.0
+
+    def begin(self, protocol: TalkingProtocol) -> tuple[bytes, Callable[[str], bytes]]:
+        """The greeting for a peer that has not given a name yet, and what makes the one for a name.
+
+        Both are without a line end, as the framing says where they end. Raise `GreeterFailed`.
+        """
+        greeter, rendering = self.greeter, self._rendering
+        visit = self._visit(protocol) if greeter.needs else None
+        first = self._without_line_end(rendering.constant or rendering.of(lambda: cast(Visit, visit)))
+        if visit is None:
+            return first, lambda _name: first
+        if hasattr(greeter, "naming") and (named := greeter.naming(visit)) is not None:
+            return first, named
+
+        def greeting_for(name: str) -> bytes:
+            return self._without_line_end(rendering.of(partial(self._named, protocol, visit, name)))
+
+        return first, greeting_for
+
+    def _without_line_end(self, greeting: bytes) -> bytes:
+        for end in self._line_ends:
+            if greeting.endswith(end):
+                return greeting[: -len(end)]
+        return greeting
+
+    def _named(self, protocol: TalkingProtocol, visit: Visit, name: str) -> Visit:
+        needs = self.greeter.needs
+        return evolve(
+            visit,
+            name=name,
+            when=time.time() if "when" in needs else visit.when,
+            path=path_facts(protocol.transport) if "path" in needs else None,
+        )
+
+    def failed(self, error: Exception) -> None:
+        """`TalkingProtocol.reply` raised."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET
+            _log.failure("The protocol {protocol} failed", Failure(error), protocol=self.protocol.__name__)
+
+
+@frozen(eq=False)
+class TalkingPlugin:
+    """A talking protocol with its options, for stream listeners."""
+
+    protocol: type[TalkingProtocol]
+    framing: Framing
+    limits: Limits
+    options: Mapping[str, object]
+
+    def stream(self, context: Context) -> TalkingFactory:
+        """The factory of a stream listener."""
+        return TalkingFactory(self, context)
+
+
+def _number(name: str, value: str) -> int:
+    lowest = 0 if name == "total" else 1
+    if not (value.isascii() and value.isdigit() and len(value) < 20 and lowest <= int(value) <= _HIGHEST[name]):
+        raise ValueError(f"{name} must be a whole number from {lowest} to {_HIGHEST[name]}, not {value!r}")
+    return int(value)

@@ -1,0 +1,149 @@
+"""Load runs that talk: each message is answered on a connection that stays open."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from greetsvc import Run
+from greetsvc.client import ClientTls, Talk
+from greetsvc.client.load.metrics import LoadMetrics
+from greetsvc.client.report.load import JsonLoadReport, TextLoadReport
+from tests.support.talkers import Rule, Talkers, fin, hang, reset
+
+BOTH = ("Ada", "Grace")
+
+
+async def carried_out(target: str, talk: Talk, duration: float = 0.3, **options: Any) -> Run:
+    run = await Run(target, duration=duration, talk=talk, **{"concurrency": 4, **options}).go()
+    metrics = run.metrics
+    assert metrics.sent == metrics.greeted + metrics.lost
+    assert metrics.greeted == metrics.corrected.count
+    return run
+
+
+def kinds(metrics: LoadMetrics) -> set[tuple[str, int, str]]:
+    return {(failure.phase, failure.errno, failure.words) for failure in metrics.failures}
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_are_answered_on_connections_that_stay_open(talkers: Talkers, protocol: str) -> None:
+    run = await carried_out(talkers.start(protocol), Talk(protocol, BOTH), expect="^Hello (Ada|Grace)$")
+    metrics = run.metrics
+    assert (metrics.lost, metrics.flawed) == (0, 0)
+    assert metrics.greeted > 8
+    assert metrics.connections is not None
+    assert (metrics.connections.opened, metrics.connections.most, metrics.connections.open) == (4, 4, 0)
+    assert metrics.connections.seconds.count == 4
+    assert metrics.connection_rate == pytest.approx(metrics.rate / 4)
+    (opened, times) = TextLoadReport().end(run).out[-2:]
+    assert opened.startswith("4 connections, at most 4 at a time: ")
+    assert times.startswith("connect and greeting: min ")
+    assert '"connections": {"opened": 4, "most": 4, "rate": ' in JsonLoadReport().end(run).out[0]
+
+
+@pytest.mark.parametrize("protocol", ["lines", "int32"])
+@pytest.mark.parametrize("kind", ["tls", "unix"])
+@pytest_twisted.ensureDeferred
+async def test_load_over_tls_and_unix_sockets(
+    talkers: Talkers, papers: Any, tmp_path: Path, kind: str, protocol: str
+) -> None:
+    where: Any = {"pem": papers.path("good")} if kind == "tls" else {"path": tmp_path / "talk"}
+    tls = ClientTls(ca=papers.path("ca")) if kind == "tls" else None
+    run = await carried_out(talkers.start(protocol, **where), Talk(protocol), tls=tls, expect="^Hello greet$")
+    assert (run.metrics.lost, run.metrics.flawed) == (0, 0)
+    assert run.metrics.greeted > 8
+    assert len(talkers.made) == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_with_a_rate_messages_have_intended_times(talkers: Talkers) -> None:
+    run = await carried_out(talkers.start(), Talk("lines"), rate=50, concurrency=8)
+    metrics = run.metrics
+    assert (metrics.sent, metrics.greeted) == (15, 15)
+    assert metrics.uncorrected is not None
+    assert metrics.connections is not None
+    assert 1 <= metrics.connections.opened <= 8
+
+
+@pytest.mark.parametrize(
+    ("ending", "number", "words"),
+    [
+        (fin, errno.ENODATA, "the server closed the connection"),
+        (reset, errno.ECONNRESET, "Connection reset by peer"),
+        (hang, errno.ETIMEDOUT, "no reply in time"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_message_without_a_reply_is_lost_and_the_next_has_a_new_connection(
+    talkers: Talkers, ending: Any, number: int, words: str
+) -> None:
+    target = talkers.start(rule=Rule(after=1, ending=ending))
+    metrics = (await carried_out(target, Talk("lines"), concurrency=1, timeout=0.1)).metrics
+    assert kinds(metrics) == {("talk", number, words)}
+    assert metrics.connections is not None
+    assert metrics.connections.opened > 1
+    assert metrics.greeted >= metrics.lost >= 1
+    assert (metrics.connections.most, metrics.connections.open) == (1, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_does_not_talk(peers: Any) -> None:
+    target = peers.stream(lambda sock: sock.sendall(b"Thank you\r\n"))
+    metrics = (await carried_out(target, Talk("lines"), concurrency=1)).metrics
+    assert metrics.greeted == 0
+    assert {words for _, _, words in kinds(metrics)} <= {
+        "the server closed after its greeting: it does not talk",
+        "Connection reset by peer",
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "phase", "number", "words"),
+    [
+        (b"Hello\r\n", "greet", errno.EPROTO, "what came is not a netstring"),
+        (b"5:Hello,Hello", "greet", errno.EPROTO, "what came is not a netstring"),
+        (b"5:Hel", "greet", errno.ENODATA, "no whole greeting came"),
+        (b"5:Hello,3:one,3:two,", "talk", errno.EPROTO, "the server said what answers nothing"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_speaks_something_else(
+    peers: Any, said: bytes, phase: str, number: int, words: str
+) -> None:
+    def speak(sock: socket.socket) -> None:
+        sock.sendall(said)
+
+    metrics = (await carried_out(peers.stream(speak), Talk("netstring"), concurrency=1, timeout=0.5)).metrics
+    assert kinds(metrics) == {(phase, number, words)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_listens(free_port: int) -> None:
+    metrics = (await carried_out(f"127.0.0.1:{free_port}", Talk("lines"), concurrency=1)).metrics
+    assert kinds(metrics) == {("connect", errno.ECONNREFUSED, "Connection refused")}
+
+
+@pytest_twisted.ensureDeferred
+async def test_long_messages_to_a_server_that_reads_slowly_arrive_whole(talkers: Talkers, papers: Any) -> None:
+    said = "x" * 40_000
+    for pem in (None, papers.path("good")):
+        target = talkers.start("int32", pem=pem)
+        tls = ClientTls(insecure=True) if pem else None
+        run = await carried_out(target, Talk("int32", (said,)), tls=tls, expect=f"^Hello {said[:1000]}")
+        assert (run.metrics.lost, run.metrics.flawed) == (0, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_idle_connection_that_the_server_closes_costs_no_message(talkers: Talkers) -> None:
+    """At 10 a second, a server that allows 20 ms of silence closes each connection between two messages."""
+    target = talkers.start(rule=Rule(silence=0.02))
+    metrics = (await carried_out(target, Talk("lines"), 0.5, rate=10)).metrics
+    assert metrics.lost == 0
+    assert metrics.connections is not None
+    assert metrics.connections.opened == metrics.sent == 5

@@ -1,0 +1,49 @@
+"""Takes the place of a script: has the fork server (see there) run the program of its name, and ends as that ends.
+
+It is started as ``python -IS``, and imports next to nothing: it must start fast.
+"""
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import marshal
+import os
+import sys
+import time
+from array import array
+from resource import RLIMIT_NOFILE, getrlimit
+
+PASSED_ON = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR1)
+
+
+def main(path: str) -> None:
+    server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    for _ in range(3000):
+        try:
+            server.connect(path)
+        except OSError:  # it has just been started
+            time.sleep(0.01)
+        else:
+            break
+    umask = os.umask(0)
+    os.umask(umask)
+    asked = {
+        "argv": sys.argv,
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),  # noqa: PTH109
+        "umask": umask,
+        "files": getrlimit(RLIMIT_NOFILE),
+    }
+    body = marshal.dumps(asked)
+    request = len(body).to_bytes(4, "big") + body
+    sent = server.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", [0, 1, 2]))])
+    while sent < len(request):
+        sent += server.send(request[sent:])
+    pid = int.from_bytes(server.recv(4), "big")
+    for number in PASSED_ON:
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, lambda number, _: os.kill(pid, number))
+    status = int.from_bytes(server.recv(4), "big", signed=True)
+    if status < 0:
+        _signal.signal(-status, _signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
