@@ -3,7 +3,8 @@
 A plain greeting does not say which request it answers; only the socket that it reaches does. So each request leaves
 from a socket, and a port, of its own. Where the port is fixed, a request is sent once, and `PortHistory` remembers
 what the port has sent before. A measured answer names its request: in a series of these, sockets stay open after
-their probes, so that what comes late or twice is counted.
+their probes, so that what comes late or twice is counted, and as a rule all requests leave from one socket. Then the
+counts are those of one server, also where a load balancer gives each flow to another one.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ class _DatagramProbe:
         self._reactor = reactor
         self._open_socket = open_socket
         self._history = PortHistory() if history is None else history
+        self._asks = self._history.asks
         self._keep = history is not None and repeats
         self._remote = remote
         self._expected = None if remote is None else _answering(remote)
@@ -137,8 +139,9 @@ class _DatagramProbe:
     def send(self, wait: float = _FIRST_REPEAT) -> None:
         """Send the request now, and again after ``wait`` seconds."""
         timeline, session = self._timeline, self._history.session
+        shared = self._attempts[0].sock if self._attempts and self._history.measures_one_flow else None
         try:
-            sock = self._open_socket()
+            sock = shared or self._open_socket()
         except OSError as error:
             if self._attempts:
                 timeline.note(f"the request could not be sent again: {reason_of(error)}")
@@ -168,13 +171,18 @@ class _DatagramProbe:
         start = one_line(request[:25].decode("latin-1"))
         again = ", again" if attempt.number else ""
         timeline.trace(">", f"{start}… ({len(request)} bytes{again})")
-        self._reactor.addReader(attempt)
+        if shared is None:
+            self._reactor.addReader(attempt)
         if self._repeats:
             self._repeat = self._reactor.callLater(wait, self.send, 2 * wait)
-        if self._remote is not None:
-            remote = self._remote
-            attempt.sent = read_datagram(sock, remote.address, remote.sockaddr, nonce)
-            timeline.sent = attempt.sent
+        self._note_sent(attempt)
+
+    def _note_sent(self, attempt: _Attempt) -> None:
+        """Keep what our own side knows of a request."""
+        remote, session = self._remote, self._history.session
+        if remote is not None:
+            attempt.sent = read_datagram(attempt.sock, remote.address, remote.sockaddr, attempt.nonce)
+            self._timeline.sent = attempt.sent
             if session is not None:
                 session.ttl = attempt.sent.ttl
 
@@ -201,7 +209,7 @@ class _DatagramProbe:
             self._finish(timeline.failed(errno.ENODATA, EMPTY_ANSWER))
         elif data.startswith(MARK):
             self._finish(timeline.failed(errno.EPROTO, ECHO))
-        elif self._history.asks and (measured := measured_in(data)) is not None:
+        elif self._asks and (measured := measured_in(data)) is not None:
             self._take_measured(attempt, data, measured, read_header(ancillary))
         elif not answers_request(data, attempt.nonce):
             timeline.note(_OTHER_REQUEST)
@@ -216,10 +224,11 @@ class _DatagramProbe:
         assert session is not None
         came = arrival.time or time.time_ns()
         what = session.received(measured, came, arrival)
-        if what != "answer" or measured.nonce != attempt.nonce:
+        asked = next((one for one in self._attempts if one.nonce == measured.nonce), None)
+        if what != "answer" or asked is None or asked.sock is not attempt.sock:
             self._timeline.note(_STRAYS.get(what, _OTHER_REQUEST))
             return
-        one = measured
+        attempt, one = asked, measured
         times = (attempt.stamp, one.rx, one.tx, came, one.seen, one.seq, one.ttl, one.tos, one.size)
         self._take(attempt, data, Exchange(*times, arrival.ttl, arrival.tos))
 
@@ -289,21 +298,24 @@ class _DatagramProbe:
         self._finish(timeline.failed(errno.ETIMEDOUT, f"no answer to {requests} {timeline.within}"))
 
     def _finish(self, result: bytes | Exception) -> None:
-        history = self._history
-        if history.session is not None and history.asks:
-            for attempt in self._attempts:
+        history, attempts = self._history, self._attempts
+        if history.session is not None and self._asks and attempts:
+            for attempt in attempts:
                 history.session.over(attempt.nonce)
                 self._reactor.removeReader(attempt)
-                opened = OpenSocket(attempt.sock, history.session, self._expected, self._reactor)
-                history.leave_open(opened, fixed=not self._repeats)
-            self._attempts.clear()
+            answered = [one.sock for one in attempts if self._timeline.attempts[one.number].seconds is not None]
+            flow = (answered or [attempts[-1].sock])[0] if history.one_flow or not self._repeats else None
+            for sock in {attempt.sock for attempt in attempts}:
+                opened = OpenSocket(sock, history.session, self._expected, self._reactor)
+                history.leave_open(opened, fixed=sock is flow)
+            attempts.clear()
         elif self._keep:
-            answered = [attempt.seconds is not None for attempt in self._timeline.attempts]
+            was_answered = [attempt.seconds is not None for attempt in self._timeline.attempts]
             # What comes to a request that was sent after the answered one is neither late nor a copy.
-            for attempt in self._attempts[: answered.index(True) + 1 if True in answered else None]:
+            for attempt in attempts[: was_answered.index(True) + 1 if True in was_answered else None]:
                 self._reactor.removeReader(attempt)
-                self._attempts.remove(attempt)
-                history.keep(Kept(attempt.sock, answered[attempt.number], self._expected))
+                attempts.remove(attempt)
+                history.keep(Kept(attempt.sock, was_answered[attempt.number], self._expected))
         self._close()
         if isinstance(result, Exception):
             self.answer.errback(result)

@@ -115,7 +115,7 @@ class PortHistory:
     Sockets with ports of their own are kept, to see whether an answer comes late or twice.
 
     With ``session`` the series asks for measured answers as soon as it knows that it is greeted; `measures` is true
-    once one came. Then the sockets stay open: ``fixed`` is that of a fixed port.
+    once one came. Then the sockets stay open: ``fixed`` is the one that the next request leaves from.
     """
 
     session: Session | None = None
@@ -174,6 +174,16 @@ class PortHistory:
     def measures(self) -> bool:
         """Whether the far end gives measured answers."""
         return self.session is not None and self.session.answered
+
+    @property
+    def one_flow(self) -> bool:
+        """Whether all measured requests leave from one port; of path records, the replicas are wanted, too."""
+        return self.wanted_answer == "count"
+
+    @property
+    def measures_one_flow(self) -> bool:
+        """Whether the requests of a probe may share a socket: each answer says which it answers."""
+        return self.one_flow and self.measures
 
     def learn(self, data: bytes, took: float | None) -> None:
         """What an answer says about the far end; the first is the greeting. ``took``: the time of a measured one."""

@@ -282,6 +282,22 @@ async def test_a_repeated_request_is_one_more_measured_request(peers: Any) -> No
     assert found[1].took < 0.4, "the wait for the lost request is no time of the path"
 
 
+@pytest_twisted.ensureDeferred
+async def test_measured_requests_are_one_flow_so_that_one_of_several_servers_counts_them(peers: Any) -> None:
+    by_port: dict[int, Measuring] = {}
+
+    def balanced(sock: socket.socket, data: bytes, sender: Any) -> None:
+        by_port.setdefault(sender[1], Measuring("", "", "there", "late"))(sock, data, sender)
+
+    probe, found = await measured(peers.datagram(balanced), 6, timeout=0.7)
+    assert len(by_port) == 2, "the request for the greeting, and the others"
+    assert [len(result.attempts) for result in found] == [1, 1, 1, 2, 1, 1]
+    direction = probe.direction
+    assert direction is not None, probe.unmeasured
+    assert (direction.there.sent, direction.there.lost) == (7, 1)
+    assert (direction.back.lost, direction.back.late, direction.unknown) == (0, 1, 0)
+
+
 @pytest.mark.parametrize("answers", [1, 2])
 @pytest_twisted.ensureDeferred
 async def test_a_far_end_that_does_not_measure_is_greeted_all_the_same(peers: Any, answers: int) -> None:
