@@ -52,7 +52,7 @@ class Sessions:
         self._latest = memoryview(bytearray(entries * 8)).cast("Q")
         # The entries of the sessions of the present second, as to look for one costs as much as all the rest.
         self._known: dict[bytes, int] = {}
-        self._until = 0
+        self._from = self._until = 0
 
     def answer(  # noqa: PLR0917 - called for each measured request of a batch, where keywords would cost time
         self,
@@ -75,14 +75,16 @@ class Sessions:
             return None
         repeated, session = asked
         tx = self._now()
-        if not self._until - _SECOND <= tx < self._until or len(self._known) >= _MAX_KNOWN:
+        if tx >= self._until or tx < self._from:
             self._known.clear()
-            self._until = tx + _SECOND
+            self._from, self._until = tx, tx + _SECOND
         entry = self._known.get(session)
         if entry is None:
             entry = self._entry(session, tx)
             if entry is None:
                 return None
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
             self._known[session] = entry
         counts = self._counts
         count = (counts[entry] + 1) % WRAP
