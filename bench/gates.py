@@ -14,6 +14,7 @@ from bench.peers import (
     STOCK,
     STOCK_WILDCARD,
     UVLOOP,
+    WATCHED,
 )
 from bench.plan import MANY, ONE_ADDRESS, STEADY, name_of
 from bench.results import Results
@@ -55,6 +56,11 @@ def gates(results: Results) -> list[Gate]:
         Gate("TCP server CPU per greeting / stock Twisted without linger", 0.60, tcp(STOCK)),
         Gate("TCP, the same / uvloop without linger", 1.30, tcp(UVLOOP)),
         Gate("TCP, the same / C floor", 2.0, tcp(FLOOR)),
+        Gate(
+            "TCP, watched by 200 on the admin site / not watched",
+            1.05,
+            results.ratio("tcp", WATCHED, GREETSVC, steady),
+        ),
         Gate(
             "UDP server CPU per free answer, specific address / stock Twisted with no rule",
             0.70,

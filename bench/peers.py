@@ -25,6 +25,7 @@ GREETSVC_WILDCARD = "greetsvc, wildcard"
 STOCK_WILDCARD = "stock Twisted, wildcard"
 GREETSVC_NET = "greetsvc.net, the same Protocol"
 GREETSVC_OWN = "greetsvc, own protocol"
+WATCHED = "greetsvc, watched by 200"
 LINGERING = "greetsvc as shipped, lingering"
 EMPTY = "twistd, empty service"
 
@@ -106,6 +107,12 @@ def tcp_peers(tools: Tools, folder: Path) -> list[Peer]:
     """Those that greet and close. ``folder`` is for nginx's configuration."""
     return [
         _greetsvc(GREETSVC, f"tcp:0:interface={HOST}", note="as shipped: linger, limits, counters and log on"),
+        Peer(
+            name=WATCHED,
+            transport="tcp",
+            command=_module("watched"),
+            note="as shipped, with the admin site; half of the watchers do not read",
+        ),
         Peer(
             name=GREETSVC_OWN,
             transport="tcp",

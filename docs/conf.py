@@ -25,6 +25,8 @@ html_copy_source = False
 html_show_copyright = False
 
 OUTSIDE = {
+    "README.md#the-server": "server.md",
+    "README.md#the-client": "client.md",
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
@@ -40,8 +42,10 @@ def link_pages(_app: Sphinx, page: str, source: list[str]) -> None:
 
     def lead(link: re.Match[str]) -> str:
         path, heading = link.groups("")
-        shown_by = OUTSIDE.get(f"{path.partition('/')[0]}/" if path.endswith("/") else path)
-        return f"]({'../' * page.count('/')}{shown_by}{heading})" if shown_by else link[0]
+        if path.endswith("/"):
+            path = f"{path.partition('/')[0]}/"
+        shown_by = OUTSIDE.get(path + heading) or (path in OUTSIDE and f"{OUTSIDE[path]}{heading}")
+        return f"]({'../' * page.count('/')}{shown_by})" if shown_by else link[0]
 
     source[0] = re.sub(r"\]\((?:\.\./)+([\w./-]+)(#[\w-]+)?\)", lead, source[0])
 

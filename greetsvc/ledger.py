@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -96,6 +96,13 @@ class Ledger:
             return
         for peer in peers:
             self.greet(transport, peer, address_of)
+
+    def add(self, greeted: Mapping[str, int], refused: Mapping[str, int]) -> None:
+        """Add what another process counted. Nobody is told of the single visits."""
+        self.greeted.update(greeted)
+        self.refused.update(refused)
+        if any(refused.values()) and self.when_refused is not None:
+            self.when_refused()
 
     def refuse(self, reason: str) -> None:
         """A connection was not greeted, for ``reason``."""

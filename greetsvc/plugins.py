@@ -11,7 +11,7 @@ from attrs import frozen
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-__all__ = ["Door"]
+__all__ = ["Door", "tell_failure"]
 
 _log = Logger(namespace="greetsvc")
 
@@ -39,7 +39,7 @@ class Door:
         except (OSError, ValueError):
             raise
         except Exception as error:  # a third party's factory may raise anything
-            self._tell(name)
+            tell_failure(self.kind, name)
             raise ValueError(f"the {self.kind} {name!r} cannot be made: {error!r}") from error
 
     def known(self) -> list[tuple[str, str]]:
@@ -56,7 +56,7 @@ class Door:
         try:
             return point.load()
         except Exception as error:  # a third party's module may raise anything
-            self._tell(point.name)
+            tell_failure(self.kind, point.name)
             raise ValueError(f"the {self.kind} {point.name!r} ({point.value}) does not load: {error}") from error
 
     def _described(self, points: Collection[EntryPoint]) -> str:
@@ -75,6 +75,8 @@ class Door:
             )
         return first
 
-    def _tell(self, name: str) -> None:
-        # As text: it is for the plugin's author, and no failure of the service.
-        _log.debug("The {kind} {name!r}: {trace}", kind=self.kind, name=name, trace=Failure().getTraceback())
+
+def tell_failure(kind: str, name: str) -> None:
+    """Log the traceback of the exception that is handled, at debug level: it is for the author of the plugin."""
+    # As text: for the service it is no failure.
+    _log.debug("The {kind} {name!r}: {trace}", kind=kind, name=name, trace=Failure().getTraceback())

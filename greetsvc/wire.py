@@ -41,6 +41,7 @@ __all__ = [
     "line_end",
     "measured_in",
     "nonce_of",
+    "padding_of",
     "request",
 ]
 
@@ -54,8 +55,11 @@ MAX_ANSWER = 1199
 MAX_PAID_ANSWER = 512
 """The longest answer to a request without the mark, in bytes (RFC 865 asks for fewer than 512 characters)."""
 
-MAX_REQUEST = 8192
-"""The longest request datagram that is read, in bytes; a longer one is counted as oversize."""
+MAX_REQUEST = 9216
+"""The longest request datagram that is read, in bytes; a longer one is counted as oversize.
+
+It fills the longest frame that is usual (jumbo frames have an MTU of 9000 to 9216).
+"""
 
 PADDING = b"."
 """What fills a request up to its size."""
@@ -118,29 +122,36 @@ MAX_MEASURED = 160
 WRAP = 1_000_000
 """``seen`` and ``seq`` of a measured answer are counts modulo this: six digits, so that the line stays short."""
 
-_COUNT = re.compile(MARK + rb"([0-9A-Fa-f]{16} s=([0-9A-Fa-f]{16}) n=[0-9]{1,10} a=[0-9]{1,3}) w=count ")
+_COUNT = re.compile(MARK + rb"([0-9A-Fa-f]{16} s=([0-9A-Fa-f]{16}) n=[0-9]{1,10} a=[0-9]{1,3}) w=count (?![a-z])")
+_PADDED = re.compile("[0-9]{1,4}")
 _SESSION, _NUMBER, _ATTEMPT = re.compile("[0-9A-Fa-f]{16}"), re.compile("[0-9]{1,10}"), re.compile("[0-9]{1,3}")
 
 
+def padding_of(request: bytes) -> int | None:
+    """The size in bytes to which a request wants its measured answer padded (``p=``); None where it does not."""
+    wanted = fields_of(request).get("p", "") if has_fields(request) else ""
+    return int(wanted) if _PADDED.fullmatch(wanted) else None
+
+
 def count_of(
-    data: bytes | bytearray, start: int = 0, end: int = MAX_REQUEST, wanted: str = "count"
+    data: bytes | bytearray, start: int = 0, end: int = MAX_REQUEST, *, padded: bool = False, wanted: str = "count"
 ) -> tuple[bytes, bytes] | None:
     """What a request for a measured answer carries; None for any other, and where a field is bad or missing.
 
-    The request is ``data[start:end]``; it has ``w=`` with what is ``wanted``.
+    The request is ``data[start:end]``; it has ``w=`` with what is ``wanted``. One that wants a ``padded`` answer is
+    another one than one that does not.
 
     First what the answer repeats, ``NONCE s=SESSION n=NUMBER a=ATTEMPT`` as it was written, then the session alone.
     """
-    found = _COUNT.match(data, start, end)
-    if (
-        found is not None and wanted == "count"
-    ):  # as `greet` writes it: this costs a fraction of reading the fields one by one
+    found = None if padded or wanted != "count" else _COUNT.match(data, start, end)
+    if found is not None:  # as `greet` writes it: this costs a fraction of reading the fields one by one
         return found[1], found[2]
     request = bytes(data[start:end])
     fields = fields_of(request)
     session, number, attempt = (fields.get(key, "") for key in "sna")
     if (
         fields.get("w") != wanted
+        or ("p" in fields) != padded
         or not _SESSION.fullmatch(session)
         or not _NUMBER.fullmatch(number)
         or not _ATTEMPT.fullmatch(attempt)

@@ -1,4 +1,7 @@
-"""asyncio's Protocols, on its own loop or on uvloop. `python -m bench.servers.aio asyncio|uvloop tcp|udp|hold`."""
+"""asyncio's Protocols, on its own loop or on uvloop.
+
+`python -m bench.servers.aio asyncio|uvloop tcp|udp|hold|lines`.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,28 @@ class GreetAndStay(asyncio.Protocol):
         transport.write(GREETING)  # type: ignore[attr-defined]
 
 
+class Talk(asyncio.Protocol):
+    """Greet, then greet each name; lines of at most 4096 bytes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet."""
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self.rest = b""
+        self.transport.write(b"Hello, stranger\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        """Greet who is named."""
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            if len(line) > 4096:
+                self.transport.close()
+                return
+            name = line.decode("utf-8").removesuffix("\r")
+            self.transport.write(f"Hello, {name}\r\n".encode())
+        if len(self.rest) > 4096:
+            self.transport.close()
+
+
 class Answer(asyncio.DatagramProtocol):
     """Answer whatever comes."""
 
@@ -46,7 +71,7 @@ async def main(kind: str) -> None:
         transport, _ = await loop.create_datagram_endpoint(Answer, local_addr=(HOST, 0))
         ready(transport.get_extra_info("sockname")[1])
     else:
-        greeter = GreetAndStay if kind == "hold" else Greet
+        greeter: type[asyncio.Protocol] = {"hold": GreetAndStay, "lines": Talk}.get(kind, Greet)
         server = await loop.create_server(greeter, HOST, 0, backlog=BACKLOG)
         ready(server.sockets[0].getsockname()[1])
     await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""Twisted as it comes. `python -m bench.servers.stock tcp|udp|udp-wildcard|hold`."""
+"""Twisted as it comes. `python -m bench.servers.stock tcp|udp|udp-wildcard|hold|lines`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 
 from twisted.internet import reactor
 from twisted.internet.protocol import DatagramProtocol, Protocol, ServerFactory
+from twisted.protocols.basic import LineReceiver
 
 from bench.servers import BACKLOG, GREETING, HOST, ready
 
@@ -27,6 +28,22 @@ class GreetAndStay(Protocol):
         self.transport.write(GREETING)  # type: ignore[union-attr]
 
 
+class Talk(LineReceiver):
+    """Greet, then greet each name."""
+
+    MAX_LENGTH = 4096
+    delimiter = b"\n"
+
+    def connectionMade(self) -> None:
+        """Greet."""
+        self.sendLine(b"Hello, stranger\r")  # type: ignore[no-untyped-call]
+
+    def lineReceived(self, line: bytes) -> None:
+        """Greet who is named."""
+        name = line.decode("utf-8").removesuffix("\r")
+        self.sendLine(f"Hello, {name}\r".encode())  # type: ignore[no-untyped-call]
+
+
 class Answer(DatagramProtocol):
     """Answer whatever comes."""
 
@@ -42,7 +59,7 @@ def main(kind: str) -> None:
         port = reactor.listenUDP(0, Answer(), interface=interface)  # type: ignore[attr-defined]
     else:
         factory = ServerFactory()
-        factory.protocol = GreetAndStay if kind == "hold" else Greet
+        factory.protocol = {"hold": GreetAndStay, "lines": Talk}.get(kind, Greet)
         factory.noisy = False
         port = reactor.listenTCP(0, factory, backlog=BACKLOG, interface=HOST)
     ready(port.getHost().port)

@@ -11,8 +11,8 @@ _greetsvc() {
         --log-visits) _greetsvc_from -W "all summary off" ;;
         --log-format) _greetsvc_from -W "text json" ;;
         --print-unit) _greetsvc_from -W "service socket" ;;
-        --listen|--greeting|--greeter|--encoding|--max-connections|--max-per-source|--deadline|--linger|--drain|--udp-budget|--trust-proxy|--admin|--admin-host) ;;
-        *) _greetsvc_from -W "--listen --greeting --greeter --encoding --config --check --list --max-connections --max-per-source --deadline --linger --drain --udp-budget --trust-proxy --client-ca --admin --admin-host --log-visits --log-format --print-unit --version --help" ;;
+        --listen|--greeting|--greeter|--protocol|--encoding|--max-connections|--max-per-source|--deadline|--linger|--drain|--udp-budget|--trust-proxy|--admin|--admin-host|--workers) ;;
+        *) _greetsvc_from -W "--listen --greeting --greeter --protocol --encoding --config --check --list --max-connections --max-per-source --deadline --linger --drain --udp-budget --trust-proxy --client-ca --admin --admin-host --workers --log-visits --log-format --print-unit --version --help" ;;
     esac
 }
 _greetsvc_from() {

@@ -84,6 +84,10 @@ class Figures:
     """Datagrams that were not answered, by reason."""
     tls_failed: Mapping[str, int] = field(factory=dict, metadata=_SUM_BY_NAME)
     """Connections on which TLS failed, by reason (`greetsvc.net.tls.transport.TlsFailure`)."""
+    answered: Mapping[str, int] = field(factory=dict, metadata=_SUM_BY_NAME)
+    """Messages that were answered on connections that go on, by transport."""
+    ended_for: Mapping[str, int] = field(factory=dict, metadata=_SUM_BY_NAME)
+    """Such connections that were ended for what their peer sent, by reason."""
     open: int = field(default=0, metadata=_SUM_NOW)
     """Open connections, lingering ones included."""
     lingering: int = field(default=0, metadata=_SUM_NOW)
@@ -154,6 +158,8 @@ def take(ledger: Ledger, transports: Mapping[str, int] | None = None, **others: 
         refused=dict(ledger.refused - ledger.unanswered - Counter(tls_failed)),
         unanswered=dict(ledger.unanswered),
         tls_failed=tls_failed,
+        answered=dict(ledger.answered),
+        ended_for=dict(ledger.ended),
         greeting_seconds=Histogram.of(ledger.durations) if ledger.durations is not None else Histogram(),
         descriptors=_descriptors(),
         descriptors_allowed=resource.getrlimit(resource.RLIMIT_NOFILE)[0],

@@ -54,6 +54,18 @@ def metrics(figures: Figures) -> Iterator[Metric]:
         "greetsvc_datagrams_unanswered", "Datagrams that were not answered.", "reason", figures.unanswered
     )
     yield _counters("greetsvc_tls_failures", "Connections on which TLS failed.", "reason", figures.tls_failed)
+    yield _counters(
+        "greetsvc_messages_answered",
+        "Messages that were answered on connections that go on.",
+        "transport",
+        figures.answered,
+    )
+    yield _counters(
+        "greetsvc_connections_ended",
+        "Connections that were ended for what their peer sent.",
+        "reason",
+        figures.ended_for,
+    )
     for name, words, value in (
         ("connections_open", "Open connections, lingering ones included.", figures.open),
         ("connections_lingering", "Open connections that wait for their peer to close.", figures.lingering),

@@ -27,7 +27,7 @@ from greetsvc.admin.figures import Figures
 from greetsvc.admin.hosts import is_expected
 from greetsvc.admin.metrics import exposed
 from greetsvc.admin.page import Page
-from greetsvc.admin.visits import CALLS, SeenVisit
+from greetsvc.admin.visits import CALLS, SeenVisit, since
 from greetsvc.ledger import BOUNDS
 from greetsvc.net.deadlines import Deadlines
 from greetsvc.printable import escaped
@@ -36,7 +36,7 @@ __all__ = ["DEADLINE", "MAX_CONNECTIONS", "AdminFactory", "Shown"]
 
 _log = Logger(namespace="greetsvc")
 
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 256
 """Connections that do not watch events."""
 
 DEADLINE = 10.0
@@ -60,10 +60,10 @@ _ALWAYS = {
 
 @frozen(eq=False)
 class Shown:
-    """Where the site gets what it shows. All are called often, and must be quick.
+    """Where the site gets what it shows. All but ``about`` are called often, and must be quick.
 
-    ``about`` is what seldom changes, as a JSON object. ``not_ready`` says in a word why the service is not ready; it
-    is empty while it is.
+    ``about`` is what only a reload changes, as a JSON object. ``not_ready`` says in a word why the service is not
+    ready; it is empty while it is.
     """
 
     figures: Callable[[], Figures]
@@ -92,7 +92,7 @@ class AdminFactory(Factory):
         self._number = 0
         self._metrics: dict[str, tuple[float, bytes, str]] = {}
         self._told: SeenVisit | None = None  # the latest visit in the messages
-        self._last_about = b""
+        self._reloads: Mapping[str, int] = {}
         self._paths: dict[bytes, Callable[[_Request], None]] = {
             b"/": self._live_page,
             b"/livez": lambda request: request.answer(200, "alive\n"),
@@ -177,7 +177,11 @@ class AdminFactory(Factory):
     # Events
 
     def _watch(self, request: _Request) -> None:
-        opening = b"retry: %d\n\n%b%b" % (_RETRY, self._start(), self._state(self._visits()[0]))
+        opening = b"retry: %d\n\n%b%b" % (
+            _RETRY,
+            self._start(),
+            self._state(self._shown.figures(), self._visits()[0]),
+        )
         if request.method == b"HEAD":
             request.answer(200, b"", _EVENTS)
         elif self.events.add(request):
@@ -188,25 +192,25 @@ class AdminFactory(Factory):
             request.answer(503, "there are too many watchers\n")
 
     def _news(self) -> bytes:
-        """The state, and if it changed what the service is."""
-        about, before = self._start(), self._last_about
-        self._last_about = about
+        """The state, and after a reload what the service is now."""
         visits = self._visits()[1]
         if visits:
             self._told = visits[-1]
-        return (about if before and about != before else b"") + self._state(visits)
+        figures, before = self._shown.figures(), self._reloads
+        self._reloads = figures.reloads
+        return (self._start() if before and figures.reloads != before else b"") + self._state(figures, visits)
 
     def _visits(self) -> tuple[list[SeenVisit], list[SeenVisit]]:
         """The visits that were in a message already, and those since then."""
         visits = [*self._shown.visits()]
-        new = visits.index(self._told) + 1 if self._told in visits else 0
-        return visits[:new], visits[new:]
+        new = since(self._told, visits)
+        return visits[: len(visits) - len(new)], new
 
     def _start(self) -> bytes:
         calls = {name: [*map(asdict, each)] for name, each in CALLS.items()}
         return event("start", {**self._shown.about(), "calls": calls, "bounds": BOUNDS})
 
-    def _state(self, visits: Sequence[SeenVisit]) -> bytes:
+    def _state(self, figures: Figures, visits: Sequence[SeenVisit]) -> bytes:
         """What holds now, and these visits."""
         shown = visits if self.private else [visit.without_address() for visit in visits]
         return event(
@@ -215,7 +219,7 @@ class AdminFactory(Factory):
                 "now": time.time(),
                 "state": self._shown.not_ready() or "ready",
                 "watchers": len(self.events),
-                "figures": asdict(self._shown.figures()),
+                "figures": asdict(figures),
                 "visits": [*map(asdict, shown)],
             },
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 
 from attrs import frozen
 
-__all__ = ["CALLS", "Call", "SeenVisit", "shortened"]
+__all__ = ["CALLS", "Call", "SeenVisit", "shortened", "since"]
 
 _SHOWN_BITS = {4: 24, 6: 48}
 
@@ -25,6 +25,12 @@ class SeenVisit:
     def without_address(self) -> SeenVisit:
         """The same for strangers to see: the network that the peer is in, and no port."""
         return SeenVisit(self.when, self.transport, shortened(self.host), 0, self.seconds)
+
+
+def since(last: SeenVisit | None, visits: Iterable[SeenVisit]) -> list[SeenVisit]:
+    """The visits after ``last``; all, if that is not among them any more."""
+    listed = [*visits]
+    return listed[listed.index(last) + 1 :] if last in listed else listed
 
 
 @frozen

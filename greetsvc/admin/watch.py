@@ -27,7 +27,7 @@ class Watch:
     """Looks at a running service, at a cost that does not grow with the number of its visits.
 
     ``loop_delay`` counts how late the reactor was. ``visits`` are the latest ones that were noted, at most `KEPT`.
-    ``ledger.durations`` is set while this runs.
+    ``ledger.durations`` is set from the start on.
     """
 
     def __init__(self, ledger: Ledger, clock: IReactorTime) -> None:
@@ -45,7 +45,6 @@ class Watch:
 
     def stop(self) -> None:
         """Look no longer."""
-        self._ledger.durations = None
         self._stop_noting()
         if self._timer is not None:
             self._timer.cancel()

@@ -16,6 +16,7 @@ from greetsvc.client.options import (
     DEFAULT_ROUNDS,
     DEFAULT_SAY,
     DEFAULTS,
+    NO_TALK_FROM_A_PORT,
     ROUTE_SECONDS,
     ProbeOptions,
     Talk,
@@ -130,6 +131,8 @@ def _probe_plan(given: dict[str, Any], target: Target) -> ProbePlan:
         **_common_options(given, target), **_packet_options(given), source_port=given["source_port"]
     )
     flows = given["flows"] or 0
+    if flows and options.talk is not None:
+        wrong("--flows", flows, NO_TALK_FROM_A_PORT)
     count = given["count"] if given["count"] is not None else DEFAULT_ROUNDS if flows else 1
     several = count != 1 or flows > 0
     return ProbePlan(

@@ -6,6 +6,7 @@ does so on a timer, and for each SYN of ours that comes again. Its count is in i
 - A lost SYN is not seen by the server: it repeats nothing.
 - A lost SYN-ACK makes both ends repeat.
 - After a lost ACK we are connected and the server is not: it repeats its SYN-ACK, and greets after a second or more.
+  A SYN that arrives twice makes it repeat, too, but nothing is late.
 - A round trip longer than the second makes both ends repeat, although nothing is lost.
 - A SYN proxy (a firewall that answers SYNs itself, and connects to the server afterwards) sends us packets of its own
   before the server can know that we are connected.
@@ -78,7 +79,9 @@ def judge(
         return _slow(connect, first_byte, round_trip, known=server_repeats is not None)
     if repeats and server_repeats is None:
         return Handshake(words=_without_record(sent.tcp))
-    late = first_byte is None or first_byte - round_trip >= _TIMER
+    # The kernel's own measurement, where there is one: a busy host sees the first byte late, or the connection.
+    took = server_rtt or first_byte
+    late = took is None or took - round_trip >= _TIMER
     if not repeats:
         return _no_ack(sent, server_repeats or 0, late=late)
     if not server_repeats:
@@ -114,7 +117,9 @@ def _no_ack(sent: Sent, server_repeats: int, *, late: bool) -> Handshake:
         )
     if late:
         return Handshake(0, 0, server_repeats, f"ACK: lost {_times(server_repeats)} on the way there, {_QUEUE}")
-    return Handshake(0, 0, None, "the server sent its SYN-ACK again, for a reason that is not known")
+    return Handshake(
+        0, 0, None, "the server sent its SYN-ACK again, though nothing was late: our SYN may have arrived twice"
+    )
 
 
 def _others(sent: Sent, server_repeats: int) -> bool:

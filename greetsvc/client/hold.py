@@ -61,7 +61,7 @@ class HoldResult:
     ``asked`` is the longest silence in question, in seconds. ``held`` is the connection that decides: the one with
     the shortest silence that was not survived, or else with the longest that was. ``tried`` are all connections. The
     limit is ``between`` two silences, or the same one twice: then it was seen. ``active`` is how a connection ended
-    that spoke every second: if that ended as well, silence is not the reason. ``stopped``: there was more to try.
+    that was not silent: if that ended as well, the reason is not known. ``stopped``: there was more to try.
     """
 
     peer: Address

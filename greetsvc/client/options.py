@@ -26,6 +26,7 @@ __all__ = [
     "MAX_FLOWS",
     "MAX_RATE",
     "MAX_SECONDS",
+    "NO_TALK_FROM_A_PORT",
     "ROUTE_SECONDS",
     "Family",
     "ProbeOptions",
@@ -47,6 +48,8 @@ DEFAULT_SAY = "greet"
 
 ROUTE_SECONDS = 30.0
 """The time-out of a trace, or of a search for the MTU, without -t: each silent hop takes up to 2 s."""
+
+NO_TALK_FROM_A_PORT = "cannot be combined with --talk: whoever closes first keeps the port for a minute"
 
 MAX_SECONDS = 86400.0
 """The longest time-out, interval and load run: a day."""
@@ -177,6 +180,8 @@ class ProbeOptions:
         if target.datagram and self.proxy is not None:
             name, value = f"proxy-v{self.proxy.version}", format_address(self.proxy.source)
             raise ConfigError(f"needs a stream target, not {target}", name=name, value=value)
+        if self.talk is not None and self.source_port is not None:
+            raise ConfigError(NO_TALK_FROM_A_PORT, name="source-port", value=self.source_port)
         if target.datagram and self.talk is not None:
             raise ConfigError(f"needs a stream target, not {target}", name="talk", value=self.talk.protocol)
         if target.local:

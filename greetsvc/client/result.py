@@ -20,6 +20,7 @@ __all__ = [
     "ENDED_EARLY",
     "ENDINGS",
     "LATE_ANSWER",
+    "NOT_WHOLE",
     "NO_BUFFER_ERRNOS",
     "NO_CLOSE_NOTIFY",
     "NO_FREE_PORT",
@@ -62,6 +63,7 @@ STILL_COMING = "and more was still coming"
 NO_GREETING = "the connection was closed without a greeting"
 NO_TALK = "the server closed after its greeting: it does not talk"
 ENDED_EARLY = "the server closed the connection"
+NOT_WHOLE = "no whole greeting came"
 UNASKED = "the server said what answers nothing"
 EMPTY_ANSWER = "the answer is empty"
 TLS_RECORD = "a TLS record came in place of a greeting"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -11,11 +11,12 @@ from twisted.logger import Logger
 
 from greetsvc.admin.hosts import own_names
 from greetsvc.admin.site import DEADLINE, MAX_CONNECTIONS, AdminFactory, Shown
+from greetsvc.daemon.inherited import INHERITED
 from greetsvc.daemon.listeners import Premises, Spot, StreamListening, TakenError
 from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
-from greetsvc.net.bound import BoundSockets
+from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.server.admission import Admission
 from greetsvc.server.sources import is_loopback
@@ -28,38 +29,54 @@ SEND_BUFFER = 64 * 1024
 """Bytes that the kernel keeps for a watcher that does not read; by itself it would keep megabytes."""
 
 
+_KIND = "admin/"
+"""How the kind of what its sockets are bound to begins outside."""
+
+
 class AdminSite:
-    """Serves what is ``shown``. Call `bind` before a fork, and `begin` after it.
+    """Serves what is ``shown`` where ``listener`` says. Call `bind` before a fork, and `begin` after it.
 
     ``premises`` are those of the service, of which the site uses the reactor and the settings: it has counters and
     limits of its own.
     """
 
-    def __init__(self, premises: Premises, shown: Shown) -> None:
+    def __init__(self, premises: Premises, listener: Listener, shown: Shown) -> None:
         settings, reactor = premises.settings, premises.reactor
-        endpoint = settings.admin
-        assert endpoint is not None
         lingerers = Lingerers(reactor, silence=settings.linger, lifetime=DEADLINE, max_sockets=MAX_CONNECTIONS)
+        # Its sockets have a kind of their own, so that one with port 0 is not mixed up with that of a listener.
+        held = [
+            (evolve(bound, kind=bound.kind.removeprefix(_KIND)), sock)
+            for bound, sock in premises.inherited.held
+            if bound.kind.startswith(_KIND)
+        ]
         self._factory = AdminFactory(shown, own_names(settings.admin_host), reactor)
         self._lingerers = lingerers
-        self._listening = _Listening(
-            evolve(premises, ledger=Ledger(), admission=Admission(), lingerers=lingerers, sockets=BoundSockets()),
-            Listener(endpoint, settings.greeter, settings.greeter_option, f"admin {endpoint.text}"),
-            self._factory,
+        own = evolve(
+            premises,
+            ledger=Ledger(),
+            admission=Admission(),
+            lingerers=lingerers,
+            sockets=BoundSockets(held),
         )
+        self._listening = _Listening(own, listener, self._factory)
         self._taken = ""
+        self._begun = False
 
-    def bind(self, late: Callable[[ConfigError], object], *, check: bool = False) -> None:
-        """See `StreamListening.bind`. With ``check``, a socket that another program has bound is no error."""
+    def bind(self, late: Callable[[ConfigError], object], others: Collection[Listener] | None = None) -> None:
+        """See `StreamListening.bind`. In a check, a socket that is bound by another than ``others`` is no error."""
+        endpoint = self._listening.listener.endpoint
         try:
             self._listening.bind(late)
         except TakenError as error:
-            if not check:
+            if others is None or any(endpoint.overlaps(other.endpoint) for other in others):
                 raise
             self._taken = f"{error}, {error.means}"
 
     def begin(self) -> None:
         """Answer from now on, and log where."""
+        if self._begun:
+            return
+        self._begun = True
         spots = self.spots()
         self._factory.private = bool(spots) and all(not spot.port or is_loopback(spot.host) for spot in spots)
         self._listening.begin(_announce)
@@ -69,6 +86,16 @@ class AdminSite:
         await self._listening.stop()
         self._listening.abort()
         self._lingerers.stop()
+
+    def leave(self) -> None:
+        """Leave the socket, and its file, to a successor: what comes now is for that one."""
+        self._listening.release()
+
+    @property
+    def bound(self) -> list[tuple[BoundTo, socket.socket]]:
+        """Its socket, unless the service manager passed it."""
+        bound = self._listening.premises.sockets.bound
+        return [(evolve(each, kind=f"{_KIND}{each.kind}"), sock) for each, sock in bound if each.kind != INHERITED]
 
     @property
     def path(self) -> str | None:
@@ -96,6 +123,11 @@ class _Listening(StreamListening):
         super().bind(late)
         for port in self._facade.ports:
             port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+    def release(self) -> None:
+        """Accept no more, and leave the queue and the file as they are."""
+        for port in self._facade.ports:
+            port.release()
 
 
 def settings_shown(settings: Settings) -> Mapping[str, str]:

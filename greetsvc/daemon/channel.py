@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IFileDescriptorReceiver, IHalfCloseableProtocol, IPushProducer, IUNIXTransport
 from twisted.internet.protocol import Factory
 from twisted.protocols.basic import LineOnlyReceiver
@@ -49,6 +50,7 @@ class Channel(LineOnlyReceiver):
         self._open = False
         self._reads = True
         self.has_ended = False
+        self._said: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
         """The other end may be spoken to."""
@@ -88,12 +90,13 @@ class Channel(LineOnlyReceiver):
             factory = Factory.forProtocol(lambda: self)
             reactor.adoptStreamConnection(sock.fileno(), socket.AF_UNIX, factory)
 
-    def close(self) -> None:
-        """Say no more; the other end may still speak."""
+    def close(self) -> Deferred[None]:
+        """Say no more; the other end may still speak. Fires when all is said, or nobody is there to hear it."""
         if self._open:
             self._open = False
             self.transport.unregisterProducer()  # type: ignore[union-attr]
             cast(Any, self.transport).loseWriteConnection()
+        return self._said
 
     def lineReceived(self, line: bytes) -> None:
         """A message is complete, and so are its descriptors: they come with its first bytes."""
@@ -111,7 +114,8 @@ class Channel(LineOnlyReceiver):
         self._end()
 
     def writeConnectionLost(self) -> None:
-        """Our own end is closed for writing."""
+        """All is said."""
+        self._all_said()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """The other end is gone."""
@@ -119,7 +123,12 @@ class Channel(LineOnlyReceiver):
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
+        self._all_said()
         self._end()
+
+    def _all_said(self) -> None:
+        if not self._said.called:
+            self._said.callback(None)
 
     def _end(self) -> None:
         if not self.has_ended:

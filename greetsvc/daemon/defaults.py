@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from attrs import evolve, frozen
 
@@ -17,11 +17,12 @@ from greetsvc.daemon.settings import (
     Settings,
     serves,
 )
+from greetsvc.errors import ConfigError
 from greetsvc.net.descriptors import raise_limit
 from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.net.sockets import ipv6_works
 
-__all__ = ["Limits", "limits_of", "listeners_of"]
+__all__ = ["Limits", "admin_listener", "limits_of", "listeners_of"]
 
 _ENDPOINTS: tuple[str, ...] = ("tcp:8088", "udp:8088")
 _IPV6_ENDPOINTS = (r"tcp:8088:interface=\:\:", r"udp:8088:interface=\:\:")
@@ -36,18 +37,23 @@ class Limits:
     exempt_loopback: bool
 
 
-def limits_of(settings: Settings) -> tuple[Limits, list[str]]:
-    """The limits, and what an operator should know about them."""
+def limits_of(settings: Settings, workers: int = 1) -> tuple[Limits, list[str]]:
+    """The limits of one of so many workers, and what an operator should know about them.
+
+    Each worker has an equal part of what holds for all together; the file limit is that of a process.
+    """
     notes: list[str] = []
-    most = settings.max_connections
-    if most is None:
+    if settings.max_connections is not None:
+        most = max(1, settings.max_connections // workers)
+    else:
         most = int(raise_limit() * SHARE_OF_FILES)
         memory = memory_limit()
-        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // PER_CONNECTION)
+        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // PER_CONNECTION // workers)
         if by_memory < most:
             most = by_memory
             notes.append(f"At most {by_memory} connections may be open: {memory >> 20} MiB of memory allow no more")
-    return Limits(most, settings.max_per_source or PER_SOURCE, settings.max_per_source is None), notes
+    per_source = max(1, (settings.max_per_source or PER_SOURCE) // workers)
+    return Limits(most, per_source, settings.max_per_source is None), notes
 
 
 def listeners_of(settings: Settings, inherited: Inherited) -> tuple[tuple[Listener, ...], list[str]]:
@@ -59,12 +65,28 @@ def listeners_of(settings: Settings, inherited: Inherited) -> tuple[tuple[Listen
     if settings.listeners:
         return _servable(inherited.resolve(settings.listeners)), []
     six = ipv6_works()
-    texts = [f"inherited:{index}" for index in range(len(inherited.passed))]
+    admin = settings.admin.inherited if settings.admin is not None else None
+    texts = [f"inherited:{index}" for index, one in enumerate(inherited.passed) if admin not in {index, one.name}]
     texts = texts or [*_ENDPOINTS, *(_IPV6_ENDPOINTS if six else ())]
     listeners = tuple(_default(settings, text) for text in texts)
     return _servable(inherited.resolve(listeners)), [] if six or inherited.passed else [
         "IPv6 does not work on this machine: only IPv4 is served"
     ]
+
+
+def admin_listener(settings: Settings, inherited: Inherited, others: Sequence[Listener]) -> list[Listener]:
+    """The listener of the admin site beside these ``others``; none if there is no site.
+
+    Raises `ConfigError` for a passed socket that cannot be used.
+    """
+    if settings.admin is None:
+        return []
+    where = f"admin {settings.admin}"
+    listener = Listener(settings.admin, settings.greeter, settings.greeter_option, where)
+    found = inherited.resolve([*others, listener])[len(others) :]
+    if len(found) > 1 or found[0].endpoint.is_datagram:
+        raise ConfigError(f"{where}: must be one stream socket")
+    return [*found]
 
 
 def _default(settings: Settings, text: str) -> Listener:

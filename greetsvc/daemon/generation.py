@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamL
 from greetsvc.daemon.settings import ONCE, Listener
 from greetsvc.daemon.start_checks import GreeterRaised, sample_greeting
 from greetsvc.errors import ConfigError
-from greetsvc.net.bound import BoundSockets, BoundTo
+from greetsvc.net.bound import BoundSockets, BoundTo, NotHeldError
 from greetsvc.printable import escaped
 
 __all__ = ["Generation"]
@@ -45,7 +46,10 @@ class Generation:
             ipv4_tcp={one.ipv4_port for one in endpoints if one.ipv4_port and not one.is_datagram},
             ipv4_udp={one.ipv4_port for one in endpoints if one.ipv4_port and one.is_datagram},
             samples=self._sample_greetings(),
-            sockets=BoundSockets(before.premises.sockets.bound if before is not None else premises.inherited.held),
+            sockets=BoundSockets(
+                [*(before.bound if before is not None else ()), *premises.inherited.held],
+                makes=not premises.inherited.complete,
+            ),
         )
 
     def bind(self, late: Callable[[ConfigError], object], *, check: bool = False) -> None:
@@ -76,6 +80,8 @@ class Generation:
         self.listening.append(one)
         try:
             one.bind(late)
+        except NotHeldError:
+            self.listening.remove(one)  # another worker serves it
         except TakenError as error:
             others = (other.listener.endpoint for other in self.listening[:-1])
             if not check or any(listener.endpoint.overlaps(other) for other in others):
@@ -89,8 +95,11 @@ class Generation:
                 _stop(one, self.premises.sockets.inherited)
         self.listening.clear()
 
-    def begin(self, announce: Callable[[Spot], object]) -> None:
-        """Serve, in place of the generation before. ``announce`` is called with each spot that is new."""
+    def begin(self, announce: Callable[[Spot], object], *, serve: bool = True) -> None:
+        """Serve, in place of the generation before. ``announce`` is called with each spot that is new.
+
+        Without ``serve`` others do that with these sockets.
+        """
         kept = {str(spot) for old in self._before for spot in old.spots()}
         inherited = self.premises.sockets.inherited
         for old in self._before:
@@ -102,9 +111,15 @@ class Generation:
                 endpoint = one.listener.endpoint
                 if endpoint.path is not None and modes.get(endpoint.path, endpoint.mode) != endpoint.mode:
                     self._change_mode(endpoint.path, endpoint.mode)
-                one.begin(lambda spot: None if str(spot) in kept else announce(spot))
+                begin = one.begin if serve else partial(_tell, one.spots())
+                begin(lambda spot: None if str(spot) in kept else announce(spot))
         self._before, self._heirless = [], []
         inherited.clear()
+
+    @property
+    def foreign(self) -> list[Listener]:
+        """Those whose sockets are not ours."""
+        return [one.listener for one in self.listening if one.is_foreign]
 
     @property
     def bound(self) -> list[tuple[BoundTo, socket.socket]]:
@@ -180,6 +195,11 @@ class Generation:
                 except GreeterRaised as error:
                     self.warnings.append(str(error))
         return found
+
+
+def _tell(spots: Iterable[Spot], announce: Callable[[Spot], object]) -> None:
+    for spot in spots:
+        announce(spot)
 
 
 def _stop(one: StreamListening | DatagramListening, shared: Any) -> None:

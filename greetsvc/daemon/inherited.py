@@ -48,11 +48,12 @@ class Inherited:
     """Sockets that were open before this process began.
 
     ``passed`` are those of the service manager, which listeners find by name and index. ``held`` are those that an
-    earlier process of this service bound.
+    earlier process of this service bound. If they are ``complete``, this process is to bind no others.
     """
 
     passed: tuple[Passed, ...] = ()
     held: tuple[tuple[BoundTo, socket.socket], ...] = ()
+    complete: bool = False
 
     def resolve(self, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
         """The listeners, each with the index and the transport of its socket if it has an inherited one.

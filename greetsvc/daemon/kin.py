@@ -96,6 +96,11 @@ class Origin:
     given: Message
     channel: socket.socket
 
+    @property
+    def is_worker(self) -> bool:
+        """Whether it is a worker, and not a successor."""
+        return self.role == WORKER
+
     @classmethod
     def of_this_process(cls) -> Origin:
         """Take what this process was given. Raises `ConfigError`."""

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Collection, Container, Mapping
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, execute, maybeDeferred
@@ -19,9 +19,10 @@ from zope.interface import implementer
 
 from greetsvc import wire
 from greetsvc.daemon.inherited import Inherited
-from greetsvc.daemon.settings import Listener, Settings
+from greetsvc.daemon.settings import DEFAULT_GREETING, ONCE, Listener, Settings
 from greetsvc.daemon.start_checks import certificate_warnings
 from greetsvc.errors import ConfigError, reason_of
+from greetsvc.greeters.text import Thanks
 from greetsvc.ledger import Ledger
 from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.datagram.choice import udp_port
@@ -34,6 +35,7 @@ from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_da
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.stream.listener import StreamPort
 from greetsvc.net.tls.endpoint import tls_contexts, tls_endpoint
+from greetsvc.plugins import tell_failure
 from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin
 from greetsvc.server.admission import Admission
 from greetsvc.server.sessions import Sessions
@@ -42,6 +44,9 @@ from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
 
 __all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError"]
+
+
+_Made = TypeVar("_Made")
 
 
 class TakenError(ConfigError):
@@ -124,8 +129,11 @@ class Premises:
 
     def context(self, listener: Listener) -> Context:
         """What a listener gives its protocol."""
+        greeter = listener.greeter
+        if listener.plugin is not ONCE and listener.greeter_option == f"text:{DEFAULT_GREETING}":
+            greeter = Thanks(listener.encoding)
         return Context(
-            greeter=listener.greeter,
+            greeter=greeter,
             encoding=listener.encoding,
             transport=listener.endpoint.transport,
             ledger=self.ledger,
@@ -167,7 +175,7 @@ class StreamListening:
         self._inherits = False
         if isinstance(before, StreamListening) and before.premises.settings.client_ca == premises.settings.client_ca:
             self.contexts, self._inherits = before.contexts, before.contexts is not None
-        self.factory = cast(StreamPlugin, listener.plugin).stream(premises.context(listener))
+        self.factory = _made(listener, cast(StreamPlugin, listener.plugin).stream, premises)
         self._facade = ListeningReactor(
             premises.reactor,
             lingerers=premises.lingerers,
@@ -307,7 +315,7 @@ class DatagramListening:
         before: StreamListening | DatagramListening | None = None,
     ) -> None:
         self.listener = listener
-        self._datagrams = cast(DatagramPlugin, listener.plugin).datagram(premises.context(listener))
+        self._datagrams = _made(listener, cast(DatagramPlugin, listener.plugin).datagram, premises)
         self.protocol = self._datagrams.protocol
         self.premises = premises
         self._port: DatagramPort | None = None
@@ -403,6 +411,17 @@ class DatagramListening:
     def udp_port(self) -> int:
         """The UDP port; 0 where there is none."""
         return address_of(self._port.getHost()).port if self._port is not None else 0
+
+
+def _made(listener: Listener, make: Callable[[Context], _Made], premises: Premises) -> _Made:
+    """What a plugin makes for a listener. Raises `ConfigError`, whatever the plugin raises."""
+    try:
+        return make(premises.context(listener))
+    except Exception as error:
+        tell_failure("protocol", listener.protocol_option)
+        raise ConfigError(
+            f"{listener.where}: the protocol {listener.protocol_option!r} cannot be made: {reason_of(error)}"
+        ) from error
 
 
 def _config_error(listener: Listener, error: BaseException | None) -> ConfigError:

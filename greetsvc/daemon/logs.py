@@ -34,7 +34,7 @@ from greetsvc.daemon.owner import Owner, locked
 from greetsvc.errors import ConfigError
 from greetsvc.printable import escaped
 
-__all__ = ["LINES", "LimitedObserver", "Log", "OwnLogFile", "event_as_json", "event_as_text", "open_log"]
+__all__ = ["LINES", "LimitedObserver", "Log", "OwnLogFile", "event_as_json", "event_as_text", "limited", "open_log"]
 
 _log = Logger(namespace="greetsvc")
 
@@ -264,7 +264,7 @@ def open_log(parent: Any, form: str, owner: Owner, *, check: bool = False) -> Lo
         from twisted.python import syslog  # not on every system
 
         observer = LegacyLogObserverWrapper(cast(Any, syslog.SyslogObserver(parent.get("prefix", "")).emit))
-        return Log(_limited(observer), fixed=fixed)
+        return Log(limited(observer), fixed=fixed)
     name = parent.get("logfile")
     file: OwnLogFile | None = None
     output: Any
@@ -277,7 +277,7 @@ def open_log(parent: Any, form: str, owner: Owner, *, check: bool = False) -> Lo
     if output is None:
         return Log(fixed=fixed)
     writer = FileLogObserver(cast(TextIO, output), event_as_text)
-    log = Log(_limited(writer), file, writer)
+    log = Log(limited(writer), file, writer)
     log.use_format(form)
     return log
 
@@ -310,7 +310,8 @@ def _escaping(stream: TextIO | None) -> TextIO | None:
     return stream
 
 
-def _limited(observer: ILogObserver) -> LimitedObserver:
+def limited(observer: ILogObserver) -> LimitedObserver:
+    """The observer, limited while the reactor runs."""
     from twisted.internet import reactor
 
     core: Any = reactor
@@ -323,4 +324,4 @@ def _limit_twist(twist: Any) -> None:
     """Limit the log that twist will make."""
     make = twist.get("fileLogObserverFactory")
     if make is not None:
-        twist["fileLogObserverFactory"] = lambda file: _limited(make(_escaping(file)))
+        twist["fileLogObserverFactory"] = lambda file: limited(make(_escaping(file)))

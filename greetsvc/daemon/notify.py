@@ -77,6 +77,23 @@ class ServiceManager:
         """The service stops, which takes up to ``drain`` seconds; signs of life go on until `close`."""
         self.send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={(drain + MARGIN) * 1e6:.0f}")
 
+    @property
+    def stores(self) -> bool:
+        """Whether it keeps sockets while the service is restarted (FDSTORE: FileDescriptorStoreMax of the unit)."""
+        room = self._environment.get("FDSTORE", "")
+        return self._socket is not None and room.isascii() and room.isdecimal() and int(room) > 0
+
+    def store(self, name: str, sock: socket.socket) -> None:
+        """Have it keep a duplicate of a socket; one that it has already it takes for what it is."""
+        if self._socket is not None:
+            # FDPOLL=0: it would drop a UDP socket with a pending error.
+            message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
+            self._attempt(lambda to: socket.send_fds(to, [message], [sock.fileno()]))
+
+    def forget(self, name: str) -> None:
+        """Have it close the sockets of this name."""
+        self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
     def close(self) -> None:
         """The service has stopped."""
         if self._timer is not None:
@@ -88,10 +105,13 @@ class ServiceManager:
 
     def send(self, *lines: str) -> None:
         """Send these lines, if there is a service manager."""
+        self._attempt(lambda to: to.send("\n".join(lines).encode()))
+
+    def _attempt(self, send: Callable[[socket.socket], object]) -> None:
         if self._socket is None:
             return
         try:
-            self._socket.send("\n".join(lines).encode())
+            send(self._socket)
         except OSError as error:
             self._fail(error)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from attrs import evolve
 
 from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
@@ -21,11 +23,15 @@ def reloadable(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
 def differences(old: Settings, new: Settings) -> str:
     """What changed, in words, as far as it can be told from the settings."""
     before, after = (
-        {f"{'proxy:' * one.endpoint.proxied}{one.endpoint.text}": one.greeter_option for one in settings.listeners}
+        {f"{'proxy:' * one.endpoint.proxied}{one.endpoint.text}": one for one in settings.listeners}
         for settings in (old, new)
     )
-    changed = [one.name for one in _changed(old, new)] + ["greeter"] * (old.greeter_option != new.greeter_option)
-    changed += [f"greeter of {text}" for text in after if text in before and before[text] != after[text]]
+    changed = [one.name for one in _changed(old, new)]
+    for name in ("greeter", "protocol"):
+        option = attrgetter(f"{name}_option")
+        changed += [name] * (option(old) != option(new))
+        both = [text for text in after if text in before]
+        changed += [f"{name} of {text}" for text in both if option(before[text]) != option(after[text])]
     parts = {
         "changed": changed,
         "added": [text for text in after if text not in before],

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import asdict
 from twisted.application.service import Service
@@ -14,9 +16,9 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 
-from greetsvc.daemon.defaults import limits_of, listeners_of
+from greetsvc.daemon.defaults import admin_listener, limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
-from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited
+from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited, stored_name
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
 from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.reload import differences, reloadable
@@ -37,9 +39,15 @@ if TYPE_CHECKING:
     from greetsvc.admin.watch import Watch
     from greetsvc.daemon.admin import AdminSite
 
-__all__ = ["GreetingService"]
+__all__ = ["GreetingService", "announce"]
 
 _log = Logger(namespace="greetsvc")
+
+
+class _Visits(Protocol):
+    """What tells of visits until it is stopped."""
+
+    def stop(self) -> None: ...
 
 
 class GreetingService(Service):
@@ -52,8 +60,11 @@ class GreetingService(Service):
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing, of
-    which there were ``failed_reloads``. ``inherited`` are the sockets that the service begins with. ``manager`` hears
-    of starts, reloads and stops; if ``on_serving`` is set, that is called at the start instead.
+    which there were ``failed_reloads``. ``manager`` hears of starts, reloads and stops; if ``on_serving`` is set, it
+    is called at the start instead.
+
+    ``inherited`` are the sockets that the service begins with. It may be one of so many ``workers``, which share what
+    the settings allow.
 
     ``not_ready`` says why the service is not ready; it is empty while it serves. With an admin site ``watch`` is set,
     and the site shows what `figures` returns. Without ``has_site`` it is another process that serves the site.
@@ -62,14 +73,17 @@ class GreetingService(Service):
     name = "greetsvc"
     has_site = True
 
-    def __init__(self, settings: Settings, reactor: Any = None, *, inherited: Inherited = NOTHING) -> None:
+    def __init__(
+        self, settings: Settings, reactor: Any = None, *, inherited: Inherited = NOTHING, workers: int = 1
+    ) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self.settings = settings
         self.inherited = inherited
+        self._workers = workers
         self.ledger = Ledger()
         self.admission = Admission()
-        self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget)
+        self.policy = UdpPolicy(time.monotonic, budget=settings.udp_budget / workers)
         self.reactor = reactor
         self.observer: ILogObserver | None = None
         self.on_failure: Callable[[], object] = lambda: None
@@ -81,14 +95,16 @@ class GreetingService(Service):
         self.reloads = 0
         self.failed_reloads = 0
         self.last_reload_ok = True
+        self.upgrade: Any = None
+        self.on_serving: Callable[[], object] | None = None
+        self._told = False
+        self._stored = {stored_name(bound) for bound, _ in inherited.held}
         self.not_ready = "starting"
         self.watch: Watch | None = None
         self._site: AdminSite | None = None
-        self.upgrade: Any = None
-        self.on_serving: Callable[[], object] | None = None
         self._generation: Generation | None = None
         self._retired: list[Generation] = []
-        self._visits: VisitLog | None = None
+        self._visits: _Visits | None = None
         self._sessions = Sessions()
 
     def bind(self, *, check: bool = False) -> None:
@@ -105,27 +121,29 @@ class GreetingService(Service):
 
             self.watch = Watch(self.ledger, self.reactor)
             if self.has_site:
-                self._bind_site(check=check)
+                try:
+                    self._bind_site(self._generation, self.watch, check=check)
+                except ConfigError:
+                    self.unbind()
+                    raise
         for _, sock in self.inherited.held:
             sock.close()  # the listeners have duplicates
 
-    def _bind_site(self, *, check: bool) -> None:
+    def _bind_site(self, generation: Generation, watch: Watch, *, check: bool) -> None:
         from greetsvc.admin.site import Shown
         from greetsvc.daemon.admin import AdminSite
 
-        assert self._generation is not None
-        assert self.watch is not None
-        watch = self.watch
-        shown = Shown(self.figures, lambda: watch.visits, self._about, lambda: self.not_ready)
-        self._site = AdminSite(self._generation.premises, shown)
-        try:
-            self._site.bind(self._listen_failed, check=check)
-        except ConfigError:
-            self.unbind()
-            raise
+        others = [one.listener for one in generation.listening]
+        shown = Shown(self.figures, lambda: watch.visits, self._about, self.readiness)
+        self._site = AdminSite(generation.premises, admin_listener(self.settings, self.inherited, others)[0], shown)
+        self._site.bind(self._listen_failed, others if check else None)
+
+    def readiness(self) -> str:
+        """Why the service is not ready, in a word or two; empty while it is."""
+        return self.not_ready
 
     def figures(self) -> Figures:
-        """The figures of this process now."""
+        """The figures of the service now."""
         from greetsvc.admin.figures import Histogram, take
 
         generations = [one for one in (self._generation, *self._retired) if one is not None]
@@ -150,8 +168,9 @@ class GreetingService(Service):
 
     def _bound(self, settings: Settings, late: Callable[[ConfigError], object], *, check: bool = False) -> Generation:
         """A new generation, with its limits in force."""
-        limits, notes = limits_of(settings)
+        limits, notes = limits_of(settings, self._workers)
         listeners, more_notes = listeners_of(settings, self.inherited)
+        site = admin_listener(settings, self.inherited, listeners)
         lingerers = Lingerers(
             self.reactor, silence=settings.linger, lifetime=settings.deadline, max_sockets=limits.max_connections
         )
@@ -169,7 +188,7 @@ class GreetingService(Service):
         generation = Generation(premises, listeners, self._generation)
         generation.bind(late, check=check)
         generation.notes = notes + more_notes
-        generation.warnings += self.inherited.unused(listeners)
+        generation.warnings += self.inherited.unused((*listeners, *site))
         self.admission.limit(**asdict(limits))
         self.policy.own_ports = generation.udp_ports
         return generation
@@ -199,19 +218,22 @@ class GreetingService(Service):
             _note(*(note for note in generation.notes if note not in before.notes))
             _warn(*generation.warnings, *fixed)
         self.reloads += 1
-        self.manager.ready()
+        self.tell_manager()
 
     def _replace(self, before: Generation, generation: Generation, settings: Settings) -> None:
         old, self.settings = self.settings, settings
         if settings.udp_budget != old.udp_budget:
-            self.policy.set_budget(settings.udp_budget)
+            self.policy.set_budget(settings.udp_budget / self._workers)
         if settings.log_visits != old.log_visits:
             if self._visits is not None:
                 self._visits.stop()
             self._visits = self._start_visit_log()
         self._generation = generation
-        generation.begin(_announce)
+        self._serve(generation)
         self._retired = [one for one in (*self._retired, before) if not one.ends_before(generation)]
+        # What the last generations left is in cycles, and was alive when this one was built: the collector would look
+        # at it again only much later (200 TLS connections a second: 0.2 MB for each reload until then).
+        gc.collect()
 
     def unbind(self) -> None:
         """Close every listener of a service that has not been started."""
@@ -233,14 +255,29 @@ class GreetingService(Service):
 
     def estate(self) -> Inherited:
         """What a successor gets: the sockets that a service manager passed, and those that this service has bound."""
-        bound = self._generation.bound if self._generation is not None else ()
+        bound = [*(self._generation.bound if self._generation is not None else ())]
+        if self._site is not None:
+            bound += self._site.bound
         return Inherited(self.inherited.passed, tuple(each for each in bound if each[0].kind != INHERITED))
 
-    def leave_paths(self, paths: Collection[str]) -> None:
-        """Leave the files of UNIX sockets at these paths to another process."""
+    def hand_over(self, paths: Collection[str]) -> None:
+        """Leave the admin site, and the files of UNIX sockets at these paths, to another process."""
         for one in self._listening:
             if one.listener.endpoint.path in paths:
                 one.leave_path()
+        if self._site is not None:
+            self._site.leave()
+
+    # In an upgrade `greetsvc.daemon.workers.Workers` replaces workers one after another; a single process has none.
+
+    def start_one_by_one(self, on_worker: Callable[[int], object]) -> None:
+        """Start a worker only when the one before serves; ``on_worker`` is called with the number of each."""
+
+    def retire(self, number: int) -> None:
+        """The successor has a worker of this number, so that ours may stop."""
+
+    def refill(self) -> None:
+        """There is no successor after all: undo `retire`."""
 
     def describe(self) -> list[str]:
         """One line for each listener with where it is and its greeter, then the warnings."""
@@ -262,24 +299,47 @@ class GreetingService(Service):
         self._visits = self._start_visit_log()
         if self.watch is not None:
             self.watch.start()
-        if self._site is not None:
+        if self._site is not None and self.on_serving is None:
             self._site.begin()
         if self._generation is not None:
             _note(*self._generation.notes)
-            self._generation.begin(_announce)
+            self._serve(self._generation)
         _warn(*self.warnings, *self.obstacles())
-        self.not_ready = ""
+
+    def _serve(self, generation: Generation) -> None:
+        """Serve on these listeners from now on."""
+        generation.begin(announce)
         self.reactor.callWhenRunning(self._serves)
 
     def _serves(self) -> None:
-        (self.on_serving or self.manager.ready)()
+        """Tell, once, that the service serves."""
+        if not self._told:
+            self._told = True
+            self.not_ready = "" if self.running else self.not_ready
+            if self._site is not None:  # that of a successor, which is not to answer before its predecessor leaves
+                self._site.begin()
+            (self.on_serving or self.tell_manager)()
+
+    def tell_manager(self) -> None:
+        """The service serves, after its start or a reload; its sockets are to survive a restart.
+
+        UNIX sockets are not, as systemd removes the folder that their files are in.
+        """
+        self.manager.ready()
+        if self.manager.stores:
+            held = [(stored_name(bound), sock) for bound, sock in self.estate().held if sock.family != socket.AF_UNIX]
+            for name in self._stored - {name for name, _ in held}:
+                self.manager.forget(name)
+            for name, sock in held:
+                self.manager.store(name, sock)
+            self._stored = {name for name, _ in held}
 
     def status(self) -> str:
         """What the service has done, in one line."""
         refused = self.ledger.refused.total()
         return f"{self.ledger.visits} greeted, {refused} refused, {self.admission.open} connections open"
 
-    def _start_visit_log(self) -> VisitLog | None:
+    def _start_visit_log(self) -> _Visits | None:
         if self.settings.log_visits == "off":
             return None
         readable = READABLE if self.settings.log_visits == "all" else 0
@@ -308,6 +368,10 @@ class GreetingService(Service):
             await self._drain()
         for generation in filter(None, (*self._retired, self._generation)):
             generation.abort()
+        await self._end()
+
+    async def _end(self) -> None:
+        """End what tells of visits, as there will be no more."""
         if self._visits is not None:
             self._visits.stop()
         if self.watch is not None:
@@ -362,7 +426,8 @@ def _log_late(error: ConfigError) -> None:
     _log.error("{error}", error=str(error))
 
 
-def _announce(spot: Spot) -> None:
+def announce(spot: Spot) -> None:
+    """Log where the service can be reached."""
     facts: dict[str, str | int] = {"port": spot.port, "address": spot.host} if spot.port else {"path": spot.host}
     apart = f"{spot.transport}, {spot.address}" if spot.port else spot.transport
     _log.info("Server start at {place} ({apart})", place=spot.place, apart=apart, transport=spot.transport, **facts)

@@ -6,6 +6,7 @@ tables of the documentation to them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from enum import Flag, auto
@@ -27,6 +28,7 @@ from greetsvc.server.stream import DEADLINE
 from greetsvc.server.udp_policy import UDP_BUDGET
 
 __all__ = [
+    "DEFAULT_GREETING",
     "ONCE",
     "PER_SOURCE",
     "SETTINGS",
@@ -92,6 +94,16 @@ class _Number:
         if not good or not self.lowest <= value <= self.highest:
             raise _not(self.allowed, value)
         return self.kind(value)
+
+
+@frozen
+class _Workers(_Number):
+    """Reads a number of processes, or ``auto``: as many as cores that this process may use."""
+
+    def __call__(self, value: Any) -> float:
+        if value == "auto":
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return super().__call__(value)
 
 
 def _seconds(lowest: float) -> _Number:
@@ -214,6 +226,7 @@ class Settings:
     client_ca: str | None
     admin: Endpoint | None
     admin_host: tuple[str, ...]
+    workers: int
     log_visits: str
     log_format: str
 
@@ -394,6 +407,14 @@ SETTINGS = (
         [],
         "none",
         repeatable=True,
+        reload=False,
+    ),
+    Setting(
+        "workers",
+        "N",
+        "processes that share the listening sockets and the limits; auto: one for each core",
+        _Workers(int, 1, 1024, "a whole number from 1 to 1024, or auto"),
+        1,
         reload=False,
     ),
     Setting(

@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import chdir, nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,8 @@ from twisted.python import usage
 from greetsvc._version import __version__
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.daemon.config import read_toml, settings
-from greetsvc.daemon.inherited import STARTED_AS, from_manager
-from greetsvc.daemon.logs import Log, open_log
+from greetsvc.daemon.inherited import STARTED_AS, Inherited, from_manager
+from greetsvc.daemon.logs import Log, limited, open_log
 from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
@@ -71,6 +71,7 @@ class Options(usage.Options):
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
+        self.file: dict[str, Any] | None = None
         super().__init__()
 
     def getSynopsis(self) -> str:
@@ -119,8 +120,12 @@ class Options(usage.Options):
     def settings(self) -> Settings:
         """The settings from the command line and the file. Raises `ConfigError`."""
         path = self.given.get("config")
-        file = None if path is None else read_toml(path)
-        return settings(self.given, self.given.get("listen", ()), file, path or "")
+        self.file = None if path is None else read_toml(path)
+        return self.settings_with(self.file)
+
+    def settings_with(self, file: Mapping[str, Any] | None) -> Settings:
+        """The settings from the command line and this content of the file. Raises `ConfigError`."""
+        return settings(self.given, self.given.get("listen", ()), file, self.given.get("config") or "")
 
 
 def _read(setting: Setting, value: str) -> Any:
@@ -162,7 +167,9 @@ def makeService(options: Options) -> GreetingService:
         owner = Owner.of(options.parent)
         origin = _origin()
         inherited = from_manager() if origin is None else origin.inherited
-        service = GreetingService(options.settings(), inherited=inherited)
+        if origin is not None and origin.is_worker:
+            return _worker(options, origin)
+        service = _service(options, inherited)
         service.bind(check=check)
     except ConfigError as error:
         refuse(error)
@@ -188,10 +195,45 @@ def makeService(options: Options) -> GreetingService:
     if origin is not None:
         from greetsvc.daemon.upgrade import Succession
 
-        service.on_serving = Succession(service, origin, twistd).begin
+        succession = Succession(service, origin, twistd)
+        reactor.callWhenRunning(succession.join)
+        service.on_serving = succession.begin
+        service.start_one_by_one(succession.tell_of_worker)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     return service
+
+
+def _service(options: Options, inherited: Inherited) -> GreetingService:
+    """The service in one process, or as the parent of workers. Raises `ConfigError`."""
+    settings = options.settings()
+    if settings.workers == 1:
+        return GreetingService(settings, inherited=inherited)
+    if options.parent is not None and options.parent.get("chroot"):
+        raise ConfigError("--workers: cannot be combined with --chroot: no program can be started in that folder")
+    from greetsvc.daemon.kin import Command  # few services need these
+    from greetsvc.daemon.workers import Workers
+
+    return Workers(settings, Command.of_this_process(_folder()), lambda: options.file, inherited=inherited)
+
+
+def _nothing() -> None:
+    """What a signal does to a worker: `greetsvc.daemon.kin.adapt` has it ignored anyway."""
+
+
+def _worker(options: Options, origin: Origin) -> GreetingService:
+    """One worker: its parent has the log, the pid file, and the signals that a reload or an upgrade begins with."""
+    from twisted.internet import reactor
+
+    from greetsvc.daemon.workers import Worker
+
+    worker = Worker(origin, options.settings_with)
+    worker.bind()
+    worker.observer = limited(worker.relay)
+    if options.parent is not None and "fileLogObserverFactory" in options.parent:  # twist makes its log itself
+        options.parent["fileLogObserverFactory"] = lambda _file: worker.observer
+    handle_signals(reactor, rotate=_nothing, reload=_nothing, upgrade=_nothing)
+    return worker
 
 
 def _origin() -> Origin | None:

@@ -80,7 +80,9 @@ class Upgrade(ProcessProtocol):
     def _told(self, message: Message, descriptors: list[int]) -> None:
         if self._channel is None or not self._service.running:
             return
-        if "ready" in message:
+        if "worker" in message:
+            self._service.retire(message["worker"])
+        elif "ready" in message:
             # The manager believes its main process only, and this one says no more: above all not that it stops.
             self._service.manager.send(f"MAINPID={message['ready']}")
             self._service.manager.close()
@@ -93,7 +95,7 @@ class Upgrade(ProcessProtocol):
             )
             self._forget_limit()
             self._twistd["pidfile"] = ""  # twistd would remove it, and it is the successor's
-            self._service.leave_paths(message["paths"])
+            self._service.hand_over(message["paths"])
             self._service.reactor.stop()
 
     def errReceived(self, data: bytes) -> None:
@@ -112,6 +114,7 @@ class Upgrade(ProcessProtocol):
             return
         self._channel = None
         self._forget_limit()
+        self._service.refill()
         _log.error(
             "No upgrade, this process goes on: the new one ended ({end}){why}",
             end=self._end,
@@ -142,16 +145,23 @@ class Succession:
         self._channel = Channel(self._told, self._ended)
         self._took_over = False
 
-    def begin(self) -> None:
-        """The service serves. Until now the channel was not the reactor's, as the process may have forked."""
+    def join(self) -> None:
+        """The reactor runs: until now the process may have forked."""
         self._channel.join(self._service.reactor, self._socket)
+
+    def tell_of_worker(self, number: int) -> None:
+        """A worker serves, so that the predecessor's may stop: two sets of workers would need more memory."""
+        self._channel.say({"worker": number})
+
+    def begin(self) -> None:
+        """The service serves."""
         self._channel.say({"ready": os.getpid()})
 
     def _told(self, message: Message, descriptors: list[int]) -> None:
         if "go" in message:
             self._took_over = True
             take_back_stderr()
-            self._service.manager.ready()
+            self._service.tell_manager()
             interim = self._twistd.get("pidfile")
             if interim:
                 self._twistd["pidfile"] = real_pidfile(interim)

@@ -10,7 +10,7 @@ from string import Formatter
 
 from greetsvc.visit import NOBODY, Visit
 
-__all__ = ["DEFAULT", "FIELDS", "TextGreeter"]
+__all__ = ["DEFAULT", "FIELDS", "TextGreeter", "Thanks"]
 
 DEFAULT = r"Thank you for connecting\r\n"
 
@@ -80,7 +80,26 @@ class TextGreeter:
             else:
                 texts[-1] += piece if literal else FIELDS[piece][1](visit)
         texts[-1] = texts[-1].removesuffix("\n").removesuffix("\r")
-        return lambda name: name.join(texts).encode(encoding, "replace")
+        nameless = visit.peer.host
+        return lambda name: (name or nameless).join(texts).encode(encoding, "replace")
+
+
+class Thanks:
+    """What talking protocols say where the settings have no greeting: the default one, and who is thanked by name."""
+
+    needs = frozenset({"name"})
+
+    def __init__(self, encoding: str) -> None:
+        self._nameless = TextGreeter(DEFAULT, encoding)
+        self._named = TextGreeter(DEFAULT.replace(r"\r\n", r", {name}\r\n"), encoding)
+
+    def greet(self, visit: Visit) -> bytes:
+        """The default greeting, with the name if there is one."""
+        return (self._named if visit.name else self._nameless).greet(visit)
+
+    def naming(self, visit: Visit) -> Callable[[str], bytes] | None:
+        """See `TextGreeter.naming`."""
+        return self._named.naming(visit)
 
 
 def _unescape(template: str) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "kernel_backlog",
     "reason",
     "stream_socket",
+    "udp_sibling",
     "unix_datagram_socket",
     "unix_stream_socket",
 ]
@@ -86,6 +87,26 @@ def stream_socket(
 def datagram_socket(host: str, port: int, *, v6only: bool = False) -> socket.socket:
     """A UDP socket bound to ``host`` and ``port``, as in `stream_socket`. Raises `CannotListenError`."""
     return _inet_socket(socket.SOCK_DGRAM, host, port, v6only)
+
+
+def udp_sibling(sock: socket.socket) -> socket.socket:
+    """Another UDP socket bound as ``sock`` is: the kernel spreads flows over both (SO_REUSEPORT, socket(7)).
+
+    ``sock`` was bound without that option, so that no other program's socket could be on the port. Raises `OSError`.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sibling = socket.socket(sock.family, socket.SOCK_DGRAM)
+    try:
+        sibling.setblocking(False)
+        sibling.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sock.family == socket.AF_INET6:
+            v6only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            sibling.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+        sibling.bind(sock.getsockname())
+    except OSError:
+        sibling.close()
+        raise
+    return sibling
 
 
 def unix_stream_socket(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from greetsvc._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from greetsvc.protocols.framed import Int32Protocol, LinesProtocol, NetstringProtocol
     from greetsvc.protocols.plain import DatagramService, StreamService
     from greetsvc.protocols.registry import (
         Context,
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
         StreamPlugin,
         find_protocol,
     )
+    from greetsvc.protocols.talking import TalkingProtocol
+    from greetsvc.protocols.websocket import WebSocketProtocol
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "greetsvc.protocols.framed": ("Int32Protocol", "LinesProtocol", "NetstringProtocol"),
             "greetsvc.protocols.plain": ("DatagramService", "StreamService"),
             "greetsvc.protocols.registry": (
                 "Context",
@@ -32,6 +36,8 @@ else:
                 "StreamPlugin",
                 "find_protocol",
             ),
+            "greetsvc.protocols.talking": ("TalkingProtocol",),
+            "greetsvc.protocols.websocket": ("WebSocketProtocol",),
         },
     )
 
@@ -40,8 +46,13 @@ __all__ = [
     "DatagramPlugin",
     "DatagramService",
     "Datagrams",
+    "Int32Protocol",
+    "LinesProtocol",
+    "NetstringProtocol",
     "ProtocolFactory",
     "StreamPlugin",
     "StreamService",
+    "TalkingProtocol",
+    "WebSocketProtocol",
     "find_protocol",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from greetsvc.protocols.framing import Counted, Lines, Netstrings
+from typing import ClassVar
+
+from greetsvc.protocols.framing import Counted, Framing, Lines, Netstrings
 from greetsvc.protocols.talking import TalkingProtocol
 
 __all__ = ["Int32Protocol", "LinesProtocol", "NetstringProtocol"]
@@ -11,18 +13,18 @@ __all__ = ["Int32Protocol", "LinesProtocol", "NetstringProtocol"]
 class LinesProtocol(TalkingProtocol):
     """Greets each line; a line ends in LF or CRLF."""
 
-    framing = Lines
+    framing: ClassVar[type[Framing]] = Lines
 
 
 class NetstringProtocol(TalkingProtocol):
     """Greets each netstring, as in "5:hello,"."""
 
-    framing = Netstrings
+    framing: ClassVar[type[Framing]] = Netstrings
     text_of = staticmethod(bytes.decode)
 
 
 class Int32Protocol(TalkingProtocol):
     """Greets each message behind its length in four bytes, the most significant first."""
 
-    framing = Counted
+    framing: ClassVar[type[Framing]] = Counted
     text_of = staticmethod(bytes.decode)

@@ -12,7 +12,9 @@ from typing import Protocol
 
 from twisted.protocols.basic import Int32StringReceiver, LineOnlyReceiver, NetstringReceiver
 
-__all__ = ["Counted", "Framing", "Lines", "Netstrings", "Receiver", "line_end"]
+from greetsvc.wire import line_end
+
+__all__ = ["Counted", "Framing", "Lines", "Netstrings", "Receiver"]
 
 
 class Receiver(Protocol):
@@ -54,11 +56,6 @@ class _Connected:
 
 
 _CONNECTED = _Connected()
-
-
-def line_end(encoding: str, text: str = "\n") -> bytes:
-    """A line end in this encoding, without the byte order mark that some put in front of every text."""
-    return text.encode(encoding)[len("".encode(encoding)) :]
 
 
 def line_text(line: bytes, encoding: str) -> str:

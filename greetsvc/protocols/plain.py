@@ -126,6 +126,7 @@ class _RuledDatagrams(DatagramProtocol):
         self._kind = context.transport
         self._request = b""
         self._counted = True
+        self._began = 0.0
 
     # For the port
 
@@ -141,6 +142,8 @@ class _RuledDatagrams(DatagramProtocol):
             self._ledger.refuse_peer(reason, addr, self._kind)
             return
         self._request, self._counted = datagram, False
+        durations = self._ledger.durations
+        self._began = durations.now() if durations is not None else 0.0
         try:
             self._guest.datagramReceived(datagram, addr)
         finally:
@@ -159,6 +162,9 @@ class _RuledDatagrams(DatagramProtocol):
             else:
                 if not self._counted:
                     self._counted = True
+                    durations = self._ledger.durations
+                    if durations is not None:
+                        durations.add(durations.now() - self._began)
                     self._ledger.greet(self._kind, addr if type(addr) is tuple else Address.of_path(addr))
                 return sent
         self._ledger.refuse_peer(reason, addr, self._kind)

@@ -21,11 +21,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from greetsvc.protocols.framing import Framing, Lines, Receiver, line_end, line_text
+from greetsvc.protocols.framing import Framing, Lines, Receiver, line_text
 from greetsvc.protocols.registry import Context
 from greetsvc.server.rendering import GreeterFailed
 from greetsvc.server.stream import GreetingFactory, GreetingProtocol, path_facts
 from greetsvc.visit import Visit
+from greetsvc.wire import line_end
 
 __all__ = ["CHUNK", "LONGEST", "RATE", "TURN", "Limits", "TalkingFactory", "TalkingPlugin", "TalkingProtocol"]
 
@@ -43,6 +44,9 @@ RATE = 10_000
 
 TURN = 256
 """Messages of one connection that are answered in one turn of the reactor, so that others have theirs."""
+
+SLACK = 1 / 64
+"""The part of the deadline that a connection may live longer. An answer so soon after another starts no new one."""
 
 _HIGHEST = {"max": 65536, "rate": 10_000_000, "total": 10**12}
 _QUIET = 1.0
@@ -76,6 +80,7 @@ class TalkingProtocol(GreetingProtocol):
     """
 
     factory: TalkingFactory
+    transport: Any
     framing: ClassVar[type[Framing]] = Lines
     text_of: Callable[[Any, str], str] = staticmethod(line_text)
     """The text of a message, as the receiver has it, in an encoding. Raises `UnicodeDecodeError`."""
@@ -85,6 +90,8 @@ class TalkingProtocol(GreetingProtocol):
     _receiver: Receiver | None = None
     _unread = b""  # received, and not taken apart yet
     _answered = 0
+    _now = 0.0  # when messages were answered last
+    _restart_at = 0.0  # when an answer starts the deadline again
     _second = 0.0  # when the second began in which `_used` messages were answered
     _used = 0
     _resting: IDelayedCall | None = None  # until the next turn, or the next second
@@ -124,7 +131,7 @@ class TalkingProtocol(GreetingProtocol):
 
     def greet(self) -> None:
         """Begin."""
-        self._transport.registerProducer(self, True)
+        self.transport.registerProducer(self, True)
         self.begin()
 
     def begin(self) -> None:
@@ -162,7 +169,7 @@ class TalkingProtocol(GreetingProtocol):
             return
         self._end()
         self.say_goodbye()
-        self._transport.unregisterProducer()
+        self.transport.unregisterProducer()
         self.factory.start_deadline(self)  # now that of the close: the peer may not read
         super().close()
 
@@ -193,11 +200,6 @@ class TalkingProtocol(GreetingProtocol):
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
-
-    @property
-    def _transport(self) -> Any:
-        """The transport, which is a producer and a consumer too."""
-        return self.transport
 
     # For the transport, as the producer of answers
 
@@ -230,7 +232,8 @@ class TalkingProtocol(GreetingProtocol):
             self._busy = False
         if self._over:
             return
-        if answered:
+        if answered and self._now >= self._restart_at:
+            self._restart_at = self._now + self.factory.slack
             self.factory.start_deadline(self)
         if fault is not None:
             self.fail(*fault)
@@ -241,11 +244,11 @@ class TalkingProtocol(GreetingProtocol):
                 self.close()
             elif self._stopped:
                 self._stopped = False
-                self._transport.resumeProducing()
+                self.transport.resumeProducing()
 
     def _answer_some(self) -> tuple[int, _Fault | None]:
         """Answer until nothing is left or a bound is reached: how many messages, and why the connection ends."""
-        answered, most, transport = 0, self._allowed(), self._transport
+        answered, most, transport = 0, self._allowed(), self.transport
         while not (self._blocked or self._leaving or self._over or transport.disconnecting):
             receiver = self._receiver
             if receiver is None or not (receiver.messages or receiver.fault):
@@ -271,7 +274,7 @@ class TalkingProtocol(GreetingProtocol):
 
     def _answer_batch(self, messages: list[Any], most: int) -> tuple[int, _Fault | None]:
         """Answer the first messages with one write, and remove them."""
-        factory, reply, text_of = self.factory, self.reply, self.text_of
+        factory, transport, reply, text_of = self.factory, self.transport, self.reply, self.text_of
         encoding, fault = factory.encoding, None
         answers: list[bytes] = []
         size = 0
@@ -290,7 +293,7 @@ class TalkingProtocol(GreetingProtocol):
                 fault = "no answer can be made", "protocol"
             else:
                 answers.append(answer)
-            if size >= ENOUGH or fault or self._leaving:
+            if size >= ENOUGH or fault or self._leaving or transport.disconnecting:
                 break
         done = len(answers)
         if done and not self._over:
@@ -313,7 +316,8 @@ class TalkingProtocol(GreetingProtocol):
 
     def _allowed(self) -> int:
         """How many messages may be answered in this turn."""
-        limits, now = self.factory.limits, self.factory.clock.seconds()
+        limits = self.factory.limits
+        self._now = now = self.factory.clock.seconds()
         if now - self._second >= 1:
             self._second, self._used = now, 0
         most = min(TURN, limits.rate - self._used)
@@ -337,7 +341,7 @@ class TalkingProtocol(GreetingProtocol):
     def _stop_reading(self) -> None:
         if not self._stopped:
             self._stopped = True
-            self._transport.pauseProducing()
+            self.transport.pauseProducing()
 
 
 class TalkingFactory(GreetingFactory):
@@ -350,12 +354,13 @@ class TalkingFactory(GreetingFactory):
             context.greeter,
             ledger=context.ledger,
             admission=context.admission,
-            deadline=context.deadline,
+            deadline=context.deadline * (1 + SLACK),
             linger=context.linger,
             transport=context.transport,
             reactor=context.reactor,
         )
         self.protocol = plugin.protocol
+        self.slack = context.deadline * SLACK
         self.framing = plugin.framing
         self.limits = plugin.limits
         self.options = plugin.options

@@ -24,14 +24,30 @@ from greetsvc.protocols.talking import TalkingProtocol
 
 __all__ = ["WebSocketProtocol"]
 
-_OVERHEAD = 64 * 1024
-"""Bytes that may come before a message besides its own: the handshake, the headers of frames, pings."""
+_HANDSHAKE = 16 * 1024
+"""Bytes that may come before the handshake is done."""
 
 _UPGRADE_REQUIRED = 426
 """The status of an answer to a request that is no handshake (RFC 9110 15.5.22)."""
 
 _NORMAL, _POLICY = 1000, 1008
 """Why a connection is closed (RFC 6455 7.4.1)."""
+
+
+_FIN, _CONTROL = 0x80, 0x08
+"""Bits in the first byte of a frame: it is the last one of its message; it belongs to none (RFC 6455 5.2)."""
+
+
+def _frame(data: bytes) -> tuple[int, int | None]:
+    """The length of the header of a client's frame and that of its payload; None until the header is there.
+
+    Twisted's part keeps what it gets of a message, however long that is: so the length must be known before.
+    """
+    size = data[1] & 0x7F if len(data) > 1 else 0
+    extended = {126: 2, 127: 8}.get(size, 0)
+    if len(data) < 2 + extended:
+        return 0, None
+    return 2 + extended + 4, int.from_bytes(data[2 : 2 + extended], "big") if extended else size
 
 
 class _Messages:
@@ -73,8 +89,11 @@ class WebSocketProtocol(TalkingProtocol):
     _http: IProtocol | None = None
     _web: WebSocketTransport | None = None  # from the handshake to the close
     _upgraded = False
-    _since_message = 0
     _code = _NORMAL
+    _heard = 0  # bytes of the handshake
+    _header = b""  # the first bytes of a frame that do not tell its length yet
+    _frame_left = 0  # bytes that the present frame still has
+    _length = 0  # of the frames of a message that is not complete
 
     def begin(self) -> None:
         """Wait for the handshake."""
@@ -90,17 +109,35 @@ class WebSocketProtocol(TalkingProtocol):
         return cast(_TextMessages, self.factory.framing)
 
     def take_apart(self, data: bytes) -> Receiver:
-        """Give the next bytes to Twisted's part."""
+        """Give Twisted's part the bytes of one frame. What follows is answered after that."""
         receiver = cast(_Messages, self._receiver)
-        self._since_message += len(data)
-        try:
-            cast(IProtocol, self._http).dataReceived(data)
-        except ProtocolError as error:
-            receiver.fault = str(error)
-        if receiver.messages:
-            self._since_message = 0
-        elif self._since_message > self._framing.longest + _OVERHEAD:
-            self._too_long()
+        if not self._upgraded:
+            self._heard += len(data)
+            if self._heard > _HANDSHAKE:
+                receiver.fault = "the handshake is too long"
+        elif not self._frame_left:
+            data = self._header + data
+            start, length = _frame(data)
+            if length is None:
+                self._header = data
+                return receiver
+            self._header = b""
+            if not data[0] & _CONTROL:
+                self._length += length
+                if self._length > self._framing.longest:
+                    receiver.fault = f"a message is longer than {self._framing.longest} bytes"
+            if data[0] & _FIN:
+                self._length = 0
+            self._frame_left = start + length
+        if self._upgraded:
+            data, rest = data[: self._frame_left], data[self._frame_left :]
+            self._frame_left -= len(data)
+            self._unread = rest + self._unread
+        if not receiver.fault:
+            try:
+                cast(IProtocol, self._http).dataReceived(data)
+            except ProtocolError as error:
+                receiver.fault = str(error)
         return receiver
 
     # For Twisted's part: `twisted.web.websocket.WebSocketProtocol`
@@ -111,19 +148,13 @@ class WebSocketProtocol(TalkingProtocol):
         self._upgraded = True
 
     def negotiationFinished(self) -> None:
-        """The handshake is done: greet."""
+        """The handshake is done: greet, and wait for the first message."""
+        self.factory.start_deadline(self)
         super().begin()
 
     def textMessageReceived(self, message: str) -> None:
         """A message, which waits to be answered."""
-        receiver, longest = cast(_Messages, self._receiver), self._framing.longest
-        if len(message) > longest or len(message.encode()) > longest:
-            self._too_long()
-        elif not receiver.fault:
-            receiver.messages.append(message)
-
-    def _too_long(self) -> None:
-        cast(_Messages, self._receiver).fault = f"a message is longer than {self._framing.longest} bytes"
+        cast(_Messages, self._receiver).messages.append(message)
 
     def bytesMessageReceived(self, data: bytes | bytearray) -> None:
         """A message that is no text."""
@@ -136,6 +167,11 @@ class WebSocketProtocol(TalkingProtocol):
         """Twisted's part has answered the peer's closing handshake, or a request that is none for a WebSocket."""
         self._web = None
         self.close()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return self._leaving or self._over
 
     # What differs from the other protocols
 
@@ -170,7 +206,13 @@ class _Transport:
     def __init__(self, talking: WebSocketProtocol) -> None:
         self.talking = talking
 
+    @property
+    def disconnecting(self) -> bool:
+        """Whether nothing more is to be read: the real transport may only be told later."""
+        return self.talking.is_leaving
+
     def loseConnection(self) -> None:
+        """The peer has closed."""
         self.talking.peer_closed()
 
     def registerProducer(self, producer: object, streaming: bool) -> None:
@@ -196,17 +238,19 @@ class _Endpoint(WebSocketResource):
 
     isLeaf = True
 
-    def render_GET(self, request: Request) -> bytes | int:  # noqa: N802 - Twisted's name
-        """Answer the handshake. A request that is none gets a word, where Twisted's part logs an error."""
+    def render(self, request: Request) -> bytes | int:
+        """Answer a handshake. Any other request gets a word, where Twisted's part logs an error."""
         headers = [(name, value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values]
         try:
+            if request.method != b"GET":
+                raise ProtocolError(request.method)
             H11Handshake(ConnectionType.SERVER).initiate_upgrade_connection(headers, request.path)
         except ProtocolError:
             request.setResponseCode(_UPGRADE_REQUIRED, b"Upgrade Required")
             request.setHeader("upgrade", "websocket")
             request.setHeader("content-type", "text/plain")
             return b"This is a WebSocket.\n"
-        return super().render_GET(request)
+        return self.render_GET(request)
 
 
 class _Site(Site):

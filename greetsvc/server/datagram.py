@@ -75,7 +75,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
             return
         if reason is None:
             try:
-                self.transport.write(greeting, addr)
+                self._send(greeting, datagram, addr)
             except OSError as error:
                 reason = reason_of_error("send", error)
             else:
@@ -84,6 +84,13 @@ class GreetingDatagramProtocol(DatagramProtocol):
                 self.ledger.greet(self.kind, addr if type(addr) is tuple else Address.of_path(addr))
                 return
         self.ledger.refuse_peer(reason, addr, self.kind)
+
+    def _send(self, answer: bytes, request: bytes, addr: Any) -> None:
+        """Send an answer. One that was padded must arrive whole: it shows how long a packet may be."""
+        if len(answer) > wire.MAX_MEASURED and len(answer) == wire.padding_of(request):
+            self.transport.write_whole(answer, addr)  # type: ignore[attr-defined]
+        else:
+            self.transport.write(answer, addr)
 
     def _judge(self, request: bytes, addr: Any) -> tuple[bytes, str | None]:
         """The answer, and the reason why it is not given or None. Raises `GreeterFailed`."""
@@ -108,10 +115,11 @@ class GreetingDatagramProtocol(DatagramProtocol):
         if self.sessions is None or not wire.has_fields(request):
             return None
         arrival: Arrival = getattr(self.transport, "arrival", None) or Arrival()
+        padded = wire.padding_of(request) or 0 if getattr(self.transport, "keeps_whole", False) else 0
         facts = (request, 0, len(request), arrival.time, arrival.ttl, arrival.tos)
-        answer = self.sessions.answer(*facts)
+        answer = self.sessions.answer(*facts, padded)
         if answer is None and wire.fields_of(request).get("w") == "path":
-            measured = self.sessions.answer(*facts, "path")
+            measured = self.sessions.answer(*facts, wanted="path")
             answer = _PATH.greet(self._visit(peer, request, _PATH.needs, measured))
         free = answer is not None and self.policy.is_free(len(answer), request, 0, len(request), peer.port, False)
         return answer if free else None

@@ -62,15 +62,17 @@ class Sessions:
         rx: int | None,
         ttl: int | None,
         tos: int | None,
+        padded: int = 0,
         wanted: str = "count",
     ) -> bytes | None:
         """The measured answer to the request ``data[start:end]``; None where it gets the ordinary greeting.
 
         ``rx`` is when the request arrived, in nanoseconds; None: now. ``ttl`` and ``tos`` are those of its header.
         ``wanted`` is what the request asks for with ``w=``. The answer is shorter than the request, as a free answer
-        is. A request that gets none is not counted.
+        is. A request that gets none is not counted. One that wants its answer ``padded`` to a number of bytes gets it
+        only where that is given.
         """
-        asked = count_of(data, start, end, wanted)
+        asked = count_of(data, start, end, padded=padded > 0, wanted=wanted)
         if asked is None:
             return None
         repeated, session = asked
@@ -90,6 +92,8 @@ class Sessions:
         count = (counts[entry] + 1) % WRAP
         size = end - start
         answer = encode_measured(repeated, count, count, tx if rx is None else rx, tx, ttl, tos, size)
+        if padded:
+            answer = answer.ljust(padded)
         if len(answer) >= size:
             return None
         counts[entry] = count

@@ -12,7 +12,7 @@ from greetsvc.ledger import Ledger
 from greetsvc.server.stream import address_of
 from greetsvc.visit import Address
 
-__all__ = ["READABLE", "VisitLog"]
+__all__ = ["READABLE", "VisitLog", "peer_address"]
 
 _log = Logger(namespace="greetsvc")
 
@@ -78,7 +78,7 @@ class VisitLog:
         if self._looked_at[reason] <= _PER_REASON:
             self._refused[reason] += 1
             self._named_refusals = True
-            who = _shown(_address(peer))
+            who = _shown(peer_address(peer))
             _log.info("Refused {peer}: {reason} ({transport})", peer=who, reason=reason, transport=transport)
 
     def _visited(self, transport: str, peer: Address) -> None:
@@ -126,8 +126,8 @@ class VisitLog:
         return bool(visits or refused)
 
 
-def _address(peer: Any) -> Address:
-    """The address of a peer, as the network has it."""
+def peer_address(peer: Any) -> Address:
+    """The address of a peer that `Ledger.refuse_peer` was given."""
     if isinstance(peer, tuple):
         return Address.plain(peer[0], peer[1])
     return Address.of_path(peer) if isinstance(peer, str | bytes) else address_of(peer)

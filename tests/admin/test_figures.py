@@ -24,6 +24,8 @@ def counted() -> Ledger:
         ledger.refuse_peer("loop", PEER, "udp")
     ledger.refuse("greeter")
     ledger.refuse_datagram("greeter")
+    ledger.answered["tcp"] += 5
+    ledger.ended["too-long"] += 1
     return ledger
 
 
@@ -34,6 +36,8 @@ def test_what_was_not_greeted_is_told_apart() -> None:
     assert figures.refused == {"max-connections": 1, "greeter": 1}
     assert figures.unanswered == {"loop": 2, "greeter": 1}
     assert figures.tls_failed == {"tls-alert": 1}
+    assert figures.answered == {"tcp": 5}
+    assert figures.ended_for == {"too-long": 1}
 
 
 def test_the_process_is_looked_at() -> None:

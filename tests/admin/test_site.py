@@ -15,7 +15,12 @@ import pytest_twisted
 from attrs import evolve, frozen
 from twisted.internet.threads import deferToThread
 
-from greetsvc.admin import site
+from greetsvc.admin import events, site
+from greetsvc.admin.events import event
+from greetsvc.admin.site import AdminFactory
+from greetsvc.daemon.config import settings
+from greetsvc.daemon.inherited import Inherited, Passed
+from greetsvc.daemon.service import GreetingService
 from greetsvc.errors import ConfigError
 from tests.support.certificates import issue
 from tests.support.service import Serving, Visitor
@@ -51,6 +56,12 @@ async def asked(port: int, path: str, method: str = "GET", **headers: str) -> An
 async def sent(port: int, data: bytes) -> bytes:
     """Everything that comes back for these bytes."""
     return await deferToThread(lambda: Visitor().visit(port, said=data))
+
+
+def factory_of(serving: Serving) -> AdminFactory:
+    """What answers on its admin site."""
+    assert serving.service._site is not None
+    return serving.service._site._factory
 
 
 class Stream:
@@ -159,7 +170,7 @@ async def test_events_begin_with_what_the_service_is_and_go_on_with_what_happens
     assert [(visit["transport"], visit["host"]) for visit in seen] == [("tcp", "127.0.0.1")]
     assert states[-1]["figures"]["greeted"] == {"tcp": 1}
     stream.sock.close()
-    await until(lambda: not len(serving.service._site._factory.events))  # type: ignore[union-attr]
+    await until(lambda: not len(factory_of(serving).events))
 
 
 @pytest_twisted.ensureDeferred
@@ -313,10 +324,34 @@ async def test_a_slow_request_ends_at_its_deadline(serve: Serve, monkeypatch: py
 async def test_connections_that_only_wait_keep_nobody_out(serve: Serve, visitor: Visitor) -> None:
     serving = serve("tcp:0:interface=127.0.0.1", admin="tcp:0")
     waiting = [visitor.connect(serving.admin_port) for _ in range(site.MAX_CONNECTIONS + 20)]
-    factory: Any = serving.service._site._factory  # type: ignore[union-attr]
-    await until(lambda: len(factory._channels) == site.MAX_CONNECTIONS)
+    await until(lambda: len(factory_of(serving)._channels) == site.MAX_CONNECTIONS)
     assert (await asked(serving.admin_port, "/livez")).status == 200
     assert len(waiting) == site.MAX_CONNECTIONS + 20
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_watcher_that_does_not_read_is_dropped_and_the_others_are_not(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PERIOD", 0.01), ("RATE", 1e6), ("PATIENCE", 0.1)):
+        monkeypatch.setattr(events, name, value)
+    serving = serve("tcp:0", admin="tcp:0")
+    reads, silent = Stream(serving.admin_port), Stream(serving.admin_port)
+    watching = factory_of(serving).events
+    await reads.until("state")
+    await until(lambda: len(watching) == 2)
+    monkeypatch.setattr(factory_of(serving), "_state", lambda *_: event("state", {"x": "x" * 50_000}))
+
+    def dropped() -> bool:
+        with suppress(BlockingIOError):
+            reads.data = reads.sock.recv(1 << 20)
+        return len(watching) == 1
+
+    await until(dropped)
+    reads.data = b""
+    await reads.until("state")
+    for stream in (reads, silent):
+        stream.sock.close()
 
 
 @pytest_twisted.ensureDeferred
@@ -339,3 +374,43 @@ def test_a_site_that_cannot_listen_leaves_nothing_bound(serve: Serve) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"admin tcp:{port}.*cannot listen on 127.0.0.1, port {port}: Address"):
             serve("tcp:0", admin=f"tcp:{port}")
+
+
+def test_a_check_tells_a_running_service_from_a_listener_of_its_own_in_the_way(serve: Serve) -> None:
+    running = serve("tcp:0:interface=127.0.0.1", admin="tcp:0")
+    admin = f"tcp:{running.admin_port}"
+    beside = GreetingService(settings({"admin": admin}, ["tcp:0"]))
+    beside.bind(check=True)
+    assert any("by a running greetsvc" in line for line in beside.describe())
+    beside.unbind()
+    free = unused_port()
+    wrong = GreetingService(settings({"admin": f"tcp:{free}"}, [f"tcp:{free}:interface=127.0.0.1"]))
+    with pytest.raises(ConfigError, match=rf"admin tcp:{free}.*Address already in use"):
+        wrong.bind(check=True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_manager_may_pass_its_socket(visitor: Visitor) -> None:
+    """The other sockets that are passed are those to greet on."""
+    with socket.create_server(("127.0.0.1", 0)) as greets, socket.create_server(("127.0.0.1", 0)) as shows:
+        passed = (Passed(greets.fileno(), "greet"), Passed(shows.fileno(), "admin"))
+        service = GreetingService(settings({"admin": "inherited:admin", "drain": 0}), inherited=Inherited(passed))
+        service.bind()
+        assert not [line for line in service.warnings if "which no listener uses" in line]
+        service.startService()
+        assert await deferToThread(visitor.visit, greets.getsockname()[1])
+        assert (await asked(shows.getsockname()[1], "/readyz")).body == "ready\n"
+        await service.stopService()
+
+
+def test_a_passed_socket_is_for_one_of_the_two(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        inherited = Inherited((Passed(sock.fileno(), "one"),))
+        service = GreetingService(settings({"admin": "inherited:0"}, ["inherited:one"]), inherited=inherited)
+        with pytest.raises(ConfigError, match="admin inherited:0: socket 0 is that of"):
+            service.bind()
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])

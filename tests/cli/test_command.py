@@ -102,6 +102,10 @@ WRONG = [
     (["--talk", "lines", "--say", "a\nb"], "--say a\\nb: a message in a line cannot have a line end"),
     (["--talk", "int32", "--encoding", "ascii", "--say", "名"], "--say 名: cannot be written in ascii"),
     (["--talk", "websocket", "--encoding", "gbk"], "--encoding gbk: the text of WebSocket is UTF-8"),
+    (
+        ["--talk", "lines", "--flows", "2"],
+        "--flows 2: cannot be combined with --talk: whoever closes first keeps the port for a minute",
+    ),
     (["--say", "Ada"], "--say Ada: needs --talk or --hold"),
     (["--hold", "0"], "--hold 0: must be a number above 0, at most 86400, or auto, or auto:S"),
     (["--hold", "autos"], "--hold autos: must be a number above 0, at most 86400, or auto, or auto:S"),

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from greetsvc.client.talk.protocols import PROTOCOLS
+
 if TYPE_CHECKING:
     from tests.support.installed import Installed
 
@@ -63,3 +65,25 @@ def test_greet_names_the_step_that_failed(installed: Installed, tmp_path: Path) 
     done = installed.run(tmp_path, "greet", target)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[0] == f"greet: {target}: connect: Connection refused"
+
+
+def test_greet_talks_with_twistd_holds_a_connection_and_loads_it(installed: Installed, tmp_path: Path) -> None:
+    listen = "\n[[listen]]\nendpoint = 'unix:{0}'\nprotocol = '{0}'\ngreeting = 'Hello, {{name}}'\n"
+    (tmp_path / "talk.toml").write_text("".join(map(listen.format, PROTOCOLS)))
+    server = installed.twistd(tmp_path, "--config", "talk.toml")
+    server.wait_for("Server start at path: ", len(PROTOCOLS))
+    for protocol in PROTOCOLS:
+        target = f"unix:{tmp_path / protocol}"
+        done = installed.run(tmp_path, "greet", "--talk", protocol, "--say", "Ada", "--say", "名前", target)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [line[:9] for line in done.stdout.splitlines()[1:4]] == ["Hello, Ad", "Hello, 名前", ""]
+    target = f"unix:{tmp_path / 'lines'}"
+    done = installed.run(tmp_path, "greet", "--hold", "0.1", "--json", target)
+    assert (done.returncode, done.stderr) == (0, "")
+    hold = json.loads(done.stdout)["hold"]
+    assert (hold["survived"], hold["closed"], hold["limit"]) == (True, None, None)
+    load = ("--talk", "lines", "--duration", "0.2", "--concurrency", "2", "--json")
+    done = installed.run(tmp_path, "greet", *load, target)
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads(done.stdout.splitlines()[-1])["summary"]
+    assert (summary["lost"], summary["connections"]["opened"]) == (0, 2)

@@ -44,6 +44,12 @@ def ours(rtt: float, repeats: int, early: int = 1, segments: int = 2, data: int 
         pytest.param(
             ours(0.04, 0, segments=5), 0.04, 1.1, (1.029, 1), (None,) * 3, "a SYN proxy", id="SYN proxy far away"
         ),
+        pytest.param(
+            ours(4e-5, 0, segments=3), 0.9, 0.117, (1.012, 1), (0, 0, 1), "ACK: lost once", id="ACK, on a busy host"
+        ),
+        pytest.param(
+            ours(4e-5, 0, segments=3), 0.0001, 1.017, (0, 1), (0, 0, 1), "ACK: lost once", id="ACK, no time stamps"
+        ),
         pytest.param(ours(0.001, 0), 0.001, 0.01, (0.01, 1), (0, 0, None), "the server sent its SYN-ACK", id="odd"),
         pytest.param(ours(0.001, 1), 1.01, 1.2, (1.1, 1), (None,) * 3, "SYN-ACKs are lost", id="both"),
     ],

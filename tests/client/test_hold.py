@@ -74,7 +74,7 @@ def test_what_a_result_says_of_survival() -> None:
     assert evolve(good, held=None).survived is None
     bad = HoldResult(PEER, 20.0, held=Held(20.0, "timeout"), between=(19.0, 20.0))
     assert (bad.survived, bad.limit) == (False, 19.5)
-    assert evolve(bad, active=GreetFailed(104, "reset")).survived is None, "then silence is not the reason"
+    assert evolve(bad, active=GreetFailed(104, "reset")).survived is None, "then the reason is not known"
 
 
 @pytest.mark.parametrize(("packets", "pinged", "idle"), [(0, False, True), (None, False, True), (2, False, False)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -348,6 +349,25 @@ async def test_a_silent_proxy_is_not_told_as_nat(peers: Any) -> None:
     assert greeting.path.as_json() == dict.fromkeys(KEYS) | {"proxy": greeting.path.proxy, "instance": "0badcafe"}
     told = "".join(all_notes(greeting.path))
     assert all(words not in told for words in ("NAT: yes", "rewritten", "hops: 0", "none reported"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_busy_host_does_not_take_its_own_time_stamp_for_that_of_a_proxy(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from greetsvc.client.probe.sockets import read_stream as read
+    from greetsvc.net.linux.packets import keep_syn
+
+    def read_late(*of: Any) -> Sent:
+        time.sleep(0.05)  # as long as this process waits for the processor
+        return read(*of)
+
+    monkeypatch.setattr("greetsvc.client.probe.stream.read_stream", read_late)
+    target = peers.stream(tell)
+    keep_syn(peers.sockets[0])
+    greeting = await greet(target)
+    assert greeting.path is not None
+    assert (greeting.path.proxy, greeting.path.nat) == (False, False)
 
 
 @pytest.mark.parametrize("target", ["[::ffff:127.0.0.1]", "127.0.0.1", "0.0.0.0", "[::ffff:0.0.0.0]"])

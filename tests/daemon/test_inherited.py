@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +20,12 @@ from greetsvc.net.bound import BoundTo
 from greetsvc.net.sockets import ipv6_works
 from tests.support.activation import Manager
 from tests.support.certificates import Papers
-from tests.support.waiting import PATIENCE
+from tests.support.process import Program
+from tests.support.supervisor import Supervisor
+from tests.support.waiting import PATIENCE, wait_until
+
+if TYPE_CHECKING:
+    from tests.support.installed import Installed
 
 needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="no IPv6 here")
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -233,3 +239,50 @@ def test_the_name_of_a_stored_socket_says_what_it_is_bound_to(bound_to: BoundTo)
     assert ":" not in name
     assert _stored(name) == bound_to
     assert _stored("web") is None
+
+
+def test_sockets_in_the_descriptor_store_survive_a_restart(installed: Installed, tmp_path: Path) -> None:
+    """What comes while no service runs waits; a socket that is no longer wanted leaves the store."""
+    manager = Supervisor(tmp_path)
+    variables = installed.environment({"FDSTORE": "64"})
+    listen = [f"{kind}:0:interface=127.0.0.1" for kind in ("tcp", "udp")]
+    options = [word for endpoint in listen for word in ("--listen", endpoint)]
+    server = installed.programs.add(manager.start(installed.command("greetsvc", *options), variables))
+    tcp, udp = server.ports(2)
+    wait_until(lambda: manager.hear() and len(manager.stored) == 2)
+    assert server.stop() == 0
+    with (
+        socket.create_connection(("127.0.0.1", tcp), PATIENCE) as peer,
+        socket.socket(socket.AF_INET, DATAGRAM) as asker,
+    ):
+        asker.settimeout(PATIENCE)
+        asker.connect(("127.0.0.1", udp))
+        asker.send(MARKED)
+        again = installed.programs.add(manager.start(installed.command("greetsvc", *options), variables))
+        assert again.ports(2) == [tcp, udp]
+        assert peer.recv(100)
+        assert asker.recv(100)
+    assert again.stop() == 0
+    last = installed.programs.add(manager.start(installed.command("greetsvc", *options[:2]), variables))
+    assert last.ports() == [tcp]
+    wait_until(lambda: manager.hear() and len(manager.stored) == 1)
+    assert last.stop() == 0
+    manager.close()
+
+
+def test_the_manager_follows_an_upgrade(installed: Installed, tmp_path: Path) -> None:
+    """It hears of the new process from the old one, which never says that it stops."""
+    manager = Supervisor(tmp_path)
+    command = installed.command("greetsvc", "--listen", "tcp:0:interface=127.0.0.1")
+    server = installed.programs.add(manager.start(command, installed.environment({"FDSTORE": "64"})))
+    manager.wait_for("READY=1")
+    server.send_signal(signal.SIGUSR2)
+    named = manager.wait_for("MAINPID")
+    ready = manager.wait_for("READY=1")
+    assert ready["MAINPID"] == named["MAINPID"] != str(server.pid)
+    assert server.wait() == 0
+    installed.programs.add(Program(int(ready["MAINPID"]), server.log)).stop()
+    manager.wait_for("STOPPING=1")
+    assert sum("STOPPING" in message for message in manager.messages) == 1
+    assert list(manager.stored) == ["greetsvc-bound,tcp,0,0,127.0.0.1"]
+    manager.close()

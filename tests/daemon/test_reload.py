@@ -55,7 +55,7 @@ class Reloading:
     def descriptors(self) -> set[tuple[int, int]]:
         """The sockets of the listeners, whatever descriptors they have."""
         assert self.service._generation is not None
-        found = [os.fstat(sock.fileno()) for _, sock in self.service._generation.premises.sockets.bound]
+        found = [os.fstat(sock.fileno()) for _, sock in self.service._generation.bound]
         return {(one.st_dev, one.st_ino) for one in found}
 
 

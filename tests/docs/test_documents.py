@@ -68,7 +68,8 @@ def test_each_block_is_of_a_kind_that_tests_run_or_names_tests_that_exist(page: 
         elif block.kind == "json":
             json.loads(block.text)
         else:
-            assert block.kind in {"", "console", "python"} or block.kind.startswith("{"), block.kind
+            run = block.kind in {"", "console", "python"} or block.kind.startswith("{")
+            assert block.by or run, f"{block.kind}: say what tests it"
         # A test never does as root what a page says to an administrator.
         assert block.by or block.kind != "console" or not re.search(r"^# ", block.text, re.MULTILINE), block.text
 

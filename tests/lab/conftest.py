@@ -116,6 +116,25 @@ class Network:
         assert done.returncode == 0, done.stderr.decode()
         return name
 
+    def limit(self, *, there: int, back: int) -> None:
+        """Have the router forward packets up to these sizes only."""
+        for size, device, net in ((there, "right", 2), (back, "left", 1)):
+            # The kernel's own route of IPv6 has metric 256, that of IPv4 0, and the lowest counts.
+            for prefix, metric in ((f"10.0.{net}.0/24", "0"), (f"fd00:{net}::/64", "1")):
+                words = ("dev", device, "metric", metric, "mtu", "lock", str(size))
+                _ip("-n", self.router.name, "route", "replace", prefix, *words)
+
+    def no_icmp(self) -> None:
+        """Have the router say nothing about packets that are too long."""
+        rule = "icmp type destination-unreachable drop\n icmpv6 type packet-too-big drop"
+        self.rule(1, rule, "type filter hook output priority 0", family="inet")
+
+    def jumbo(self, mtu: int) -> None:
+        """Set the MTU of all links."""
+        for node in self.nodes:
+            for device in ("left", "right"):
+                node.run("ip", "link", "set", device, "mtu", str(mtu))
+
     def second_link(self, at: int) -> None:
         """A second link from this router to the next one, for packets to the server from odd source ports."""
         left, right = self.nodes[at], self.nodes[at + 1]

@@ -47,6 +47,7 @@ def test_the_tests_of_the_examples_pass_where_they_are_installed(with_examples: 
 def test_the_service_finds_the_plugins_and_says_what_they_are(with_examples: Installed, tmp_path: Path) -> None:
     said = with_examples.run(tmp_path, "twistd", "greetsvc", "--list").stdout
     assert "greeter languages: The language of the visitor's network, from the table FILE (TOML).\n" in said
+    assert "protocol echo: Greets, then sends each line back.\n" in said
     assert "protocol stamp: Reflects STAMP and TWAMP Light packets (RFC 8762).\n" in said
     shutil.copy(ROOT / "examples" / "languages" / "languages.toml", tmp_path)
     server = with_examples.twistd(tmp_path, "--listen", ENDPOINT, "--greeter", "languages:languages.toml")

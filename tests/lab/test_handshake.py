@@ -54,27 +54,23 @@ def words(there: Network) -> str:
     return there.client.run("greet", there.host).stderr.decode()
 
 
-@pytest.mark.parametrize(
-    ("rule", "counts", "said"),
-    [
-        pytest.param("tcp flags & (syn|ack) == syn", [1, 0, 0], "SYN: lost once on the way there", id="SYN"),
-        pytest.param(
-            "tcp flags & (syn|ack) == syn|ack", [0, 1, 0], "SYN-ACK: lost once on the way back", id="SYN-ACK"
-        ),
-        pytest.param(
-            "tcp dport 8088 tcp flags & (syn|ack) == ack", [0, 0, 1], "ACK: lost once on the way there", id="ACK"
-        ),
-    ],
-)
-def test_the_packet_of_the_handshake_that_was_lost_is_named(
-    there: Network, rule: str, counts: list[int], said: str
-) -> None:
-    table = there.filter(f"{rule} {FIRST}")
-    found, *_ = told(there)
-    assert found == counts
-    there.router.run("nft", "delete", "table", "ip", table)
-    there.filter(f"{rule} {FIRST}")
-    assert f"greet: tcp:10.0.2.2:8088: {said}" in words(there)
+LOSSES = [
+    ("tcp flags & (syn|ack) == syn", [1, 0, 0], "SYN: lost once on the way there"),
+    ("tcp flags & (syn|ack) == syn|ack", [0, 1, 0], "SYN-ACK: lost once on the way back"),
+    ("tcp dport 8088 tcp flags & (syn|ack) == ack", [0, 0, 1], "ACK: lost once on the way there"),
+]
+"""Packets of which the router drops the first, what is then counted, and how it is told."""
+
+
+def test_the_packet_of_the_handshake_that_was_lost_is_named(there: Network) -> None:
+    for rule, counts, said in LOSSES:
+        table = there.filter(f"{rule} {FIRST}")
+        found, *_ = told(there)
+        assert found == counts
+        there.router.run("nft", "delete", "table", "ip", table)
+        table = there.filter(f"{rule} {FIRST}")
+        assert f"greet: tcp:10.0.2.2:8088: {said}" in words(there)
+        there.router.run("nft", "delete", "table", "ip", table)
 
 
 def test_nothing_is_lost_on_a_path_that_is_only_slow(there: Network) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,6 +84,56 @@ def test_a_trace_names_where_packets_stop(lab: Make) -> None:
         assert not found[2]["reached"]
     refused = there.client.run("greet", "--trace", f"{there.host}:11")
     assert "the target answers at hop 4: Connection refused: a reset in its name" in refused.stderr.decode()
+
+
+def mtus(here: Network) -> list[dict[str, Any]]:
+    """What ``--mtu`` finds over IPv4 and over IPv6."""
+
+    def one(host: str) -> dict[str, Any]:
+        done = here.client.run("greet", "--mtu", "--json", f"udp:{host}:8088")
+        assert done.stderr == b""
+        found: dict[str, Any] = json.loads(done.stdout)["mtu"]
+        assert done.returncode == int(bool(found["black_hole"]))
+        return found
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, (here.host, f"[{here.host_v6}]")))
+
+
+CASES = [
+    (1500, 1500, 1500),
+    (1500, 1400, 1280),
+    (1500, 1280, 1500),
+    (9000, 9000, 9000),
+    (9000, 1500, 8999),
+]
+"""The MTU of the links, and what the router forwards there and back."""
+
+
+def test_the_largest_packets_are_found_to_the_byte(lab: Make) -> None:
+    network = lab(1)
+    for links, there, back in CASES:
+        network.jumbo(links)
+        network.limit(there=there, back=back)
+        by = "10.0.1.2", "fd00:1::2"
+        for found, router in zip(mtus(network), by if there < links else (None, None), strict=True):
+            expected = {"there": there, "back": back, "icmp_from": router, "black_hole": False}
+            assert found == expected, (links, there, back)
+
+
+def test_the_largest_packets_of_a_black_hole_are_found_to_the_byte(lab: Make) -> None:
+    network = lab(1)
+    network.no_icmp()
+    for links, there, back in (CASES[1], CASES[4]):
+        network.jumbo(links)
+        network.limit(there=there, back=back)
+        for found in mtus(network):
+            assert found == {"there": there, "back": back, "icmp_from": None, "black_hole": True}, (there, back)
+    text = network.client.run("greet", "--mtu", f"udp:{network.host}").stdout.decode().splitlines()
+    assert text == [
+        "there: 1500 bytes; longer ones are lost, and no ICMP message says so: a black hole",
+        "back: 8999 bytes; longer ones are lost",
+    ]
 
 
 def test_flows_that_take_another_link_are_told_apart(lab: Make) -> None:

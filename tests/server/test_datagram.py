@@ -473,3 +473,67 @@ def test_a_protocol_without_sessions_greets() -> None:
     protocol.datagramReceived(_asking("count"), PEER)
     protocol.datagramReceived(_asking("path"), PEER)
     assert [sent for sent, _ in port.sent] == [b"Hi"] * 2
+
+
+# Answers that are padded, so that they show how long a packet may be.
+
+
+def _padded(size: int, request: int = 1200, wanted: str = "count") -> bytes:
+    fields = {"s": SESSION, "n": 3, "a": 1, "w": wanted, "p": size}
+    return wire.request("0123456789abcdef", request, fields)
+
+
+class WholePort(OurPort):
+    """Keeps packets whole, and says which."""
+
+    keeps_whole = True
+
+    def write_whole(self, data: bytes, addr: Any) -> None:
+        self.whole = data
+        self.write(data, addr)
+
+
+def _padding() -> tuple[GreetingDatagramProtocol, WholePort]:
+    port = WholePort(arrival=Arrival(61, 10, 1, 1234))
+    return _protocol(TextGreeter("Hi"), port, sessions=Sessions())[0], port
+
+
+@pytest.mark.parametrize("size", [200, 1199])
+def test_an_answer_is_padded_to_the_size_that_is_wanted_and_sent_whole(size: int) -> None:
+    protocol, port = _padding()
+    protocol.datagramReceived(_padded(size), PEER)
+    ((answer, peer),) = port.sent
+    assert (len(answer), peer) == (size, PEER)
+    assert port.whole == answer
+    found = wire.decode_measured(answer.rstrip(b" "))
+    assert found is not None
+    assert (found.nonce, found.size, found.seen) == ("0123456789abcdef", 1200, 1)
+
+
+def test_a_padded_answer_may_be_longer_than_others_but_not_than_its_request() -> None:
+    protocol, port = _padding()
+    protocol.datagramReceived(_padded(wire.MAX_REQUEST - 1, wire.MAX_REQUEST), PEER)
+    assert len(port.sent[0][0]) == wire.MAX_REQUEST - 1
+    for size in (1200, 1201, 9999):
+        protocol.datagramReceived(_padded(size), PEER)
+    assert [sent for sent, _ in port.sent[1:]] == [b"Hi"] * 3
+
+
+@pytest.mark.parametrize("size", [0, 1, 99999, -5])
+def test_an_odd_size_is_not_padded_to(size: int) -> None:
+    protocol, port = _padding()
+    protocol.datagramReceived(_padded(size), PEER)
+    assert len(port.sent[0][0]) <= wire.MAX_MEASURED
+
+
+def test_only_measured_answers_are_padded() -> None:
+    protocol, port = _padding()
+    protocol.datagramReceived(_padded(700, wanted="path"), PEER)
+    protocol.datagramReceived(_padded(700, wanted="greeting"), PEER)
+    assert [len(sent) == 700 for sent, _ in port.sent] == [False, False]
+
+
+def test_a_port_that_cannot_keep_packets_whole_does_not_pad() -> None:
+    protocol, port = _measuring()
+    protocol.datagramReceived(_padded(700), PEER)
+    assert port.sent[0][0] == b"Hi"

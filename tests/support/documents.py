@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,8 +106,8 @@ def follow(page: Iterable[Block], namespace: Namespace, variables: Mapping[str, 
         if block.by:
             continue
         if block.file:
-            (namespace.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
-            (namespace.folder / block.file).write_text(block.text)
+            # In the order of the page: it may change a file, or its folder, later.
+            script += [f"cat > {block.file} <<'END OF FILE'", f"{block.text}END OF FILE"]
         elif block.kind == "python":
             (namespace.folder / "block.py").write_text(_AWAIT.format(block.text))
             expected.append(("the Python of the page", ""))
@@ -116,18 +117,19 @@ def follow(page: Iterable[Block], namespace: Namespace, variables: Mapping[str, 
                 expected.append((command, shown))
                 after = "ready" if command.endswith("&") else "wait 2>/dev/null" if "kill %" in command else ""
                 script += [command, "echo ====$?", after]
-    done = subprocess.run(
-        namespace.command("bash", "-c", "\n".join(script)),
-        cwd=namespace.folder,
-        env={**variables, "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=2 * PATIENCE,
-        check=False,
-    )
-    printed = re.split(r"^====(\d+)\n", done.stdout, flags=re.MULTILINE)
-    assert len(printed) == 2 * len(expected) + 1, done.stdout
-    for (command, shown), output, status in zip(expected, printed[::2], printed[1::2], strict=False):
-        assert shows(shown, output) if shown.strip() else status == "0", f"$ {command}\n{output}\ninstead of\n{shown}"
+    with (namespace.folder / "output").open("w") as output, suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            namespace.command("bash", "-c", "\n".join(script)),
+            cwd=namespace.folder,
+            env={**variables, "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=3 * PATIENCE,
+            check=False,
+        )
+    said = (namespace.folder / "output").read_text(encoding="utf-8")
+    printed = re.split(r"^====(\d+)\n", said, flags=re.MULTILINE)
+    assert len(printed) == 2 * len(expected) + 1, said
+    for (command, shown), came, status in zip(expected, printed[::2], printed[1::2], strict=False):
+        assert shows(shown, came) if shown.strip() else status == "0", f"$ {command}\n{came}\ninstead of\n{shown}"

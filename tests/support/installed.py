@@ -105,18 +105,24 @@ def install(place: Path, more: Sequence[Path] = ()) -> Installed:
     """Make that environment in the folder ``place``, with the packages that ``more`` folders hold too."""
     for folder in (ROOT, *more):
         _quietly([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], cwd=folder)
-    _quietly([sys.executable, "-m", "venv", "--without-pip", str(place / "venv")], cwd=place)
-    bin_ = place / "venv" / "bin"
+    bin_ = install_dependencies(place / "venv", "--without-pip")
     wheels = map(str, place.glob("*.whl"))
     pip = [sys.executable, "-m", "pip", "--python", str(bin_ / "python")]
     _quietly([*pip, "install", "--no-deps", "--no-index", *wheels], cwd=place)
-    purelib = next((place / "venv").glob("lib/python*/site-packages"))
+    return Installed(bin_)
+
+
+def install_dependencies(venv: Path, *options: str) -> Path:
+    """Make an environment with what greetsvc needs, with the ``options`` of venv; its folder of scripts."""
+    _quietly([sys.executable, "-m", "venv", *options, str(venv)], cwd=ROOT)
+    bin_ = venv / "bin"
+    purelib = next(venv.glob("lib/python*/site-packages"))
     own = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     (purelib / "dependencies.pth").write_text("".join(f"{path}\n" for path in own))
     for script in ("twistd", "twist"):
         (point,) = entry_points(group="console_scripts", name=script)
         _script(bin_ / script, bin_ / "python", point.value)
-    return Installed(bin_)
+    return bin_
 
 
 def _quietly(command: Sequence[str], cwd: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,6 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.threads import deferToThread
 from twisted.protocols.basic import Int32StringReceiver, LineReceiver, NetstringReceiver
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
 Ending = Callable[[Any], None]
@@ -132,7 +135,7 @@ class Talkers:
     ) -> str:
         """A talker on a port of its own, or at ``path``; over TLS with the key and certificate of ``pem``."""
         if protocol == "websocket":
-            return self._websocket()
+            return self._websocket(rule or Rule(), pem)
         kind = type("Talker", (PLAIN[protocol],), {"rule": rule or Rule(), "made": self.made})
         factory = Factory.forProtocol(kind)
         factory.noisy = False
@@ -147,18 +150,29 @@ class Talkers:
         self._ports.append(port)
         return f"{'tcp' if pem is None else 'tls'}:127.0.0.1:{port.getHost().port}"
 
-    def _websocket(self) -> str:
+    def _websocket(self, rule: Rule, pem: str | None) -> str:
+        """Its endings are those of WebSocket: it closes with a reason."""
+
         def talk(connection: ServerConnection) -> None:
             connection.send("Hello")
-            for message in connection:
-                connection.send(f"Hello {message!s}")
+            answered = 0
+            with suppress(ConnectionClosed, TimeoutError):
+                while rule.after is None or answered < rule.after:
+                    message = connection.recv(rule.silence)
+                    connection.send(f"Hello {message!s}")
+                    answered += 1
+            connection.close(1008, "enough")
 
-        server = serve(talk, "127.0.0.1", 0, ping_interval=None)
+        context = None
+        if pem is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pem)
+        server = serve(talk, "127.0.0.1", 0, ssl=context, ping_interval=None)
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
         self._servers.append(server)
         self._threads.append(thread)
-        return f"tcp:127.0.0.1:{server.socket.getsockname()[1]}"
+        return f"{'tls' if pem else 'tcp'}:127.0.0.1:{server.socket.getsockname()[1]}"
 
     async def stop(self) -> None:
         """Stop them all."""

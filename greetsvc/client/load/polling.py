@@ -71,6 +71,7 @@ def new_poller() -> Poller:
 
 def short_sleep(poller: Poller, seconds: float) -> None:
     """Sleep until something is ready, at most ``seconds``: to the microsecond, where epoll has milliseconds only."""
+    seconds = max(0.0, seconds)  # the time may have passed by now, and epoll would wait for ever
     try:
         select.select([poller.fileno()], [], [], seconds)
     except ValueError:  # select(2) takes descriptors below 1024

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 from greetsvc.client.load.connections import GREETED, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.metrics import Connections
 from greetsvc.client.load.polling import HANGUP, READ, WRITE
-from greetsvc.client.result import ENDED_EARLY, NO_TALK, UNASKED
+from greetsvc.client.result import ENDED_EARLY, NO_GREETING, NO_TALK, NOT_WHOLE, UNASKED
 from greetsvc.client.talk.framing import BadFrame, Framing
 
 __all__ = ["Speech", "TalkStreams", "TalkingConnection"]
@@ -84,13 +84,16 @@ class TalkStreams(Streams):
             result = self._take(talk, talk.framing.feed(data)) if data else None
         except BadFrame as bad:
             return failed("talk" if talk.greeted else "greet", errno.EPROTO, str(bad))
+        if talk.framing.farewell:
+            self._say(talk, talk.framing.replies())
+            end = failed("greet", errno.ENODATA, NO_GREETING)
         if end is not None:
             talk.over = True
             return _missing(talk, end) if result is None else result
         if not talk.opened and self._stands(talk):
             talk.opened = True
             talk.unsent += talk.framing.opening()
-        if data or events & WRITE:
+        if data or talk.unsent or events & WRITE:
             self._say(talk, talk.framing.replies())
         return result
 
@@ -158,7 +161,8 @@ class TalkStreams(Streams):
 def _missing(talk: TalkingConnection, end: LoadResult) -> LoadResult:
     """The result when the connection ended before our message was answered."""
     if not talk.greeted:
-        return end if not end.greeted else failed("greet", errno.ENODATA, "no whole greeting came")
+        began = end.greeted or (end.errno == errno.ENODATA and talk.framing.rest)
+        return failed("greet", errno.ENODATA, NOT_WHOLE) if began else end
     if end.errno and end.errno != errno.ENODATA:
         return failed("talk", end.errno)
     return failed("talk", errno.ENODATA, ENDED_EARLY if talk.replied else NO_TALK)

@@ -1,4 +1,4 @@
-"""Connections that are silent for a while: do they survive that on their path? (docs/hold.md)."""
+"""Connections that are silent for a while: do they survive that on their path? (docs/talk.md)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from greetsvc.visit import Address
 __all__ = ["Holding"]
 
 _BEAT = 1.0
-"""Seconds from a reply to the next message on the connection that is not silent."""
+_PART = 0.05
+"""The connection that is not silent waits for so many seconds before it speaks again, or for this part of its age if
+that is longer. So it speaks often enough for a limit that others have survived, and not thousands of times in all.
+"""
 
 
 @define
 class Holding:
-    """Holds connections to one target as a `Search` has it, and beside them one that speaks every second.
+    """Holds connections to one target as a `Search` has it, and beside them one that is not silent.
 
     That one tells a limit on silence from a server that was stopped, a path that went down, and a limit on the whole
     life of a connection. ``each`` is called with what came of each silence.
@@ -142,13 +145,14 @@ class Holding:
         search, active = self.search, self._active
         if self.peer is None or active is None or not active.heard:
             return None
+        lost = active.failed if search.ended is not None else None
         return HoldResult(
             peer=self.peer,
             asked=search.most,
             held=search.ended or search.survived,
-            between=None if active.failed else search.between,
+            between=None if lost else search.between,
             tried=tuple(sorted(search.tried, key=lambda held: held.silence)),
-            active=active.failed,
+            active=lost,
             stopped=stopped,
         )
 
@@ -164,7 +168,8 @@ class _ActiveState(TalkState):
         super()._replied(message)
         if turn is not None:
             self.timeline.talk = evolve(self.talked, round_trips=self.talked.round_trips[-1:])
-            self.turns.append(evolve(turn, pause=_BEAT))
+            age = self.timeline.seconds().total
+            self.turns.append(evolve(turn, pause=max(_BEAT, _PART * age)))
             self.on_reply()
 
 

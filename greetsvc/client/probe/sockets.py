@@ -48,17 +48,14 @@ def prepare(sock: socket.socket, options: ProbeOptions) -> None:
         sock.bind(("::" if sock.family == socket.AF_INET6 else "0.0.0.0", options.source_port))
 
 
-def read_stream(
-    sock: socket.socket, destination: Address, claimed: Address | None = None, since: float | None = None
-) -> Sent:
-    """What a TCP socket of ours sent, connected or not yet, ``since`` so many seconds."""
+def read_stream(sock: socket.socket, destination: Address, claimed: Address | None = None) -> Sent:
+    """What a TCP socket of ours sent, connected or not yet."""
     sent = Sent(
         destination,
         claimed=claimed,
         tcp=read_tcp_info(sock),
         offered=offered_options(),
         timestamp=read_timestamp(sock),
-        since=since,
     )
     return _read(sock, sent)
 

@@ -223,8 +223,9 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         timeline, sock = self.state.timeline, self._socket()
         if sock is not None and timeline.peer is not None:
             proxy = timeline.options.proxy
-            since = timeline.in_phase()
-            timeline.sent = read_stream(sock, timeline.peer, proxy.source if proxy else None, since)
+            sent = read_stream(sock, timeline.peer, proxy.source if proxy else None)
+            # Read after the time stamp: this process may have waited for the processor between the two.
+            timeline.sent = evolve(sent, since=timeline.in_phase())
 
     def _look_again(self) -> None:
         """Keep how the connection is now: when the first byte came, or when the time was over."""

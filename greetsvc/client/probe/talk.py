@@ -19,7 +19,7 @@ from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.stream import StreamProbe, StreamReactor, run_stream
 from greetsvc.client.probe.stream_state import TLS_RECORDS, StreamState, is_tls
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import ENDED_EARLY, NO_TALK, TLS_RECORD, UNASKED, Closed, RoundTrip, Talked
+from greetsvc.client.result import ENDED_EARLY, NO_TALK, NOT_WHOLE, TLS_RECORD, UNASKED, Closed, RoundTrip, Talked
 from greetsvc.client.talk.framing import BadFrame, Framing
 from greetsvc.client.talk.protocols import framing_maker
 from greetsvc.client.target import Target, format_address
@@ -87,7 +87,7 @@ class TalkState(StreamState):
         """Take what came; False when it cannot be understood."""
         self.timeline.first_byte()
         if not self.greeted:
-            self.data += data[: self.timeline.options.limit]
+            self.data += data[: max(0, self.timeline.options.limit - len(self.data))]
         try:
             messages = self.framing.feed(data)
         except BadFrame as bad:
@@ -156,7 +156,7 @@ class TalkState(StreamState):
         self.ended_at = timeline.now()
         closed = self.how(stream_error)
         if self.bad_frame:
-            raise fail(errno.EPROTO, TLS_RECORD if self._is_tls_record() else self.bad_frame, closed)
+            raise fail(errno.EPROTO, TLS_RECORD if self._is_tls_record() else self.bad_frame)
         if self.done:
             if not self.timed_out:
                 timeline.talk = evolve(self.talked, close=self.ended_at - self.since)
@@ -166,7 +166,7 @@ class TalkState(StreamState):
                 return super().ended(error, stream_error)
             if self._is_tls_record():
                 raise fail(errno.EPROTO, TLS_RECORD, closed)
-            raise fail(_ERRNOS[closed], f"no whole greeting came, only {len(self.data)} bytes", closed)
+            raise fail(_ERRNOS[closed], f"{NOT_WHOLE}, only {len(self.data)} bytes", closed)
         raise fail(_ERRNOS[closed], self._unanswered(error, closed), closed)
 
     def _is_tls_record(self) -> bool:
@@ -215,6 +215,10 @@ class TalkProbe(StreamProbe):
     def _go_on(self) -> None:
         """Say what is to be said now, or later."""
         self._write(self.state.framing.replies())
+        if self.state.framing.farewell and not self.state.done:
+            self._stop_pause()
+            cast("ITCPTransport", self.transport).loseConnection()
+            return
         turn = self.state.next
         if turn is not None and turn.pause:
             self.state.pause(self.factory.tcp_info())
@@ -244,9 +248,12 @@ class TalkProbe(StreamProbe):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: give the result."""
+        self._stop_pause()
+        super().connectionLost(reason)
+
+    def _stop_pause(self) -> None:
         if self._pause is not None and self._pause.active():
             self._pause.cancel()
-        super().connectionLost(reason)
 
 
 def talking(target: Target, options: ProbeOptions) -> Callable[[], Framing]:

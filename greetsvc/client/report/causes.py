@@ -124,7 +124,7 @@ _OTHER_PROTOCOL = "the server speaks another protocol than that of --talk"
 _TALK = {
     ("greet", errno.EPROTO): _OTHER_PROTOCOL,
     ("greet", errno.ETIMEDOUT): f"{_OTHER_PROTOCOL}, waits for a request or hangs, or speaks TLS (try tls:)",
-    ("greet", errno.ENODATA): f"{_OTHER_PROTOCOL}, or a limit or rule of it ended the connection",
+    ("greet", errno.ENODATA): f"{_OTHER_PROTOCOL} or TLS (try tls:), or a limit or rule of it ended the connection",
     ("talk", errno.EPROTO): _OTHER_PROTOCOL,
     ("talk", errno.ENODATA): "a limit or rule of the server, or it was stopped",
     ("talk", errno.ECONNRESET): "the server does not read our messages, was killed, or a device on the path ended it",

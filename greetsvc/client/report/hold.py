@@ -74,7 +74,8 @@ def _verdict(result: HoldResult, timeout: float) -> str:
         return f"stopped: {words}; what is longer is not known" if result.stopped else words
     words = f"did not survive {_seconds(held.silence)} of silence: {_event(held, timeout)}"
     if result.active is not None:
-        words = f"ended after {_seconds(held.silence)}: {_event(held, timeout)}; not because of its silence"
+        event = _event(held, timeout)
+        words = f"ended after {_seconds(held.silence)}: {event}; whether the silence is the reason is not known"
     elif result.limit is not None and len(result.tried) > 1:
         least, most = result.between or (0, 0)
         span = "" if least == most else f" (more than {_seconds(least)}, at most {_seconds(most)})"
@@ -89,7 +90,7 @@ def _notes(result: HoldResult) -> list[str]:
         return []
     notes = []
     if result.active is not None:
-        notes.append(f"a connection that spoke every second ended as well ({result.active})")
+        notes.append(f"a connection that was not silent ended as well ({result.active})")
     if not held.idle:
         came = "WebSocket pings" if held.pinged else f"{held.packets} packets, such as TCP keepalives,"
         notes.append(f"{came} came during the silence: on the path, the connection was not idle all the time")

@@ -86,7 +86,7 @@ def _times(metrics: LoadMetrics) -> list[str]:
 def _connections(metrics: LoadMetrics) -> list[str]:
     """The connections of a run that talks."""
     found, rate = metrics.connections, metrics.connection_rate
-    if found is None or rate is None:
+    if found is None or rate is None or not found.seconds.count:
         return []
     times = dict(zip(spread(found.seconds), _ms(spread(found.seconds)), strict=True))
     shown = ", ".join(f"{name} {times[name]}" for name in ("min", "mean", "p99", "max"))

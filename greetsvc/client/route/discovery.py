@@ -11,7 +11,6 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from attrs import define, field
 
@@ -24,13 +23,12 @@ from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.route.ask import AskReactor, something_happens
 from greetsvc.client.route.mtu import Mtu, Search, TooLong, Way
 from greetsvc.net.linux import error_queue
+from greetsvc.net.linux.fragments import fragment, keep_whole
+from greetsvc.visit import Address
 
 __all__ = ["find_mtu"]
 
-_HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
-"""Bytes of the IP and UDP headers, without options."""
-
-_FIRST = {socket.AF_INET: 576, socket.AF_INET6: 1280}
+_FIRST_V4, _FIRST_V6 = 576, 1280
 """IP packets that have to pass: what every host takes (RFC 791 3.1), what every link takes (RFC 8200 5)."""
 
 _SHORTEST_ANSWER = 256
@@ -40,11 +38,6 @@ _TRIES = 2
 _FIRST_TRIES = 3
 _LONGEST, _SHORTEST, _RTTS = 1.0, 0.2, 3.0
 """Seconds to wait for an answer: three times the longest round trip so far, within these bounds."""
-
-# linux/in.h and linux/in6.h
-_MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
-_DONT, _PROBE = 0, 3
-_IPV6_MTU = 24
 
 
 class _OutOfTime(Exception):
@@ -64,10 +57,14 @@ class _Prober:
     """The longest round trip so far, in seconds."""
 
     @property
+    def v6(self) -> bool:
+        """Whether the packets are IPv6; those to an IPv4-mapped address are not."""
+        return self.remote.family == socket.AF_INET6 and ":" in Address.plain(str(self.remote.sockaddr[0])).host
+
+    @property
     def headers(self) -> int:
-        """Bytes of an IP packet besides the datagram. IPv4 that is mapped into IPv6 has headers of IPv4."""
-        mapped = str(self.remote.sockaddr[0]).startswith("::ffff:")
-        return _HEADERS[socket.AF_INET if mapped else socket.AddressFamily(self.remote.family)]
+        """Bytes of the IP and UDP headers, without options."""
+        return 48 if self.v6 else 28
 
     async def ask(self, packet: int, *, padded: int = 0, fragments: int = 0, tries: int = _TRIES) -> bytes | TooLong:
         """The answer to a request in an IP packet of this size, or why it did not pass.
@@ -91,7 +88,10 @@ class _Prober:
             sock.setblocking(False)
             prepare(sock, self.timeline.options)
             error_queue.turn_on(sock)
-            self._may_fragment(sock, fragments)
+            if fragments:
+                fragment(sock, fragments)
+            else:
+                keep_whole(sock)
             nonce = os.urandom(8).hex()
             fields: dict[str, object] = {"s": self.session, "n": self.sent, "a": 0, "w": "count"}
             fields |= {"p": padded - self.headers} if padded else {}
@@ -110,16 +110,6 @@ class _Prober:
                 if (left := began + patience - now()) <= 0:
                     return None
                 await something_happens(sock, left, self.reactor)
-
-    def _may_fragment(self, sock: socket.socket, fragments: int) -> None:
-        value = _DONT if fragments else _PROBE
-        level, name = _MTU_DISCOVER[sock.family]
-        sock.setsockopt(level, name, value)
-        if sock.family == socket.AF_INET6:
-            with suppress(OSError):  # what goes to an IPv4-mapped address has the options of IPv4
-                sock.setsockopt(*_MTU_DISCOVER[socket.AF_INET], value)
-            if fragments:
-                sock.setsockopt(level, _IPV6_MTU, max(fragments, _FIRST[socket.AF_INET6]))
 
     def _read(self, sock: socket.socket, nonce: str) -> bytes | TooLong | None:
         """What came: an answer to this request, or that it was too long.
@@ -148,7 +138,7 @@ async def find_mtu(remote: SocketAddress, timeline: Timeline, reactor: AskReacto
     prober = _Prober(remote, timeline, reactor)
     timeline.peer = remote.address
     timeline.enter("greet")
-    first = _FIRST[socket.AF_INET if prober.headers == _HEADERS[socket.AF_INET] else socket.AF_INET6]
+    first = _FIRST_V6 if prober.v6 else _FIRST_V4
     try:
         answer = await prober.ask(first, tries=_FIRST_TRIES)
     except _OutOfTime:
@@ -157,7 +147,7 @@ async def find_mtu(remote: SocketAddress, timeline: Timeline, reactor: AskReacto
         words = f"no answer to {_FIRST_TRIES} requests in packets of {first} bytes"
         raise timeline.failed(errno.ETIMEDOUT, words)
     search = Search(first, wire.MAX_REQUEST + prober.headers)
-    in_time = await _search(search, timeline, prober.ask)
+    in_time = await _search("there", search, timeline, prober.ask)
     there = _there(search, in_time=in_time)
     reason = search.reason
     icmp_from = None if reason is None else reason.by
@@ -171,12 +161,16 @@ _TIME = "the time-out (-t) ended the search"
 _LIMIT = "the server reads no longer requests"
 
 
-async def _search(search: Search, timeline: Timeline, ask: Callable[[int], Awaitable[bytes | TooLong]]) -> bool:
+async def _search(
+    name: str, search: Search, timeline: Timeline, ask: Callable[[int], Awaitable[bytes | TooLong]]
+) -> bool:
     """Run a search to its end; False when the time was over before."""
     try:
         while (size := search.next()) is not None:
             found = await ask(size)
-            timeline.trace("*", f"{size} bytes: {'lost or too long' if isinstance(found, TooLong) else 'passed'}")
+            timeline.trace(
+                "*", f"{name}: {size} bytes {'lost or too long' if isinstance(found, TooLong) else 'passed'}"
+            )
             if isinstance(found, TooLong):
                 search.fails(size, found)
             else:
@@ -213,17 +207,19 @@ async def _find_back(prober: _Prober, there: int, link: int | None) -> Way:
     async def ask(answer: int, request: int = 0) -> bytes | TooLong:
         """Ask for an answer of this size, in a request that is a byte longer or has the size that is given."""
         request = request or answer + 1
+        if request > there and prober.v6:
+            request = most + 1  # Linux sends whole what our own link takes
         found = await prober.ask(request, padded=answer, fragments=there if request > there else 0)
         wrong = isinstance(found, bytes) and len(found) + prober.headers != answer
         return TooLong() if wrong else found
 
+    most = min(longest, link or longest)
     if isinstance(await ask(least, there), TooLong):
         return Way(words="the server does not pad its answers: it is an older one, or does not measure")
-    most = min(longest, link or longest)
     if isinstance(await ask(least, most + 1), TooLong):
         most = there - 1  # no fragments pass
     search = Search(least, most)
-    if not await _search(search, prober.timeline, ask):
+    if not await _search("back", search, prober.timeline, ask):
         return Way(search.least, _TIME, "least")
     if search.failures:
         return Way(search.least, "longer ones are lost")

@@ -25,6 +25,10 @@ _NORMAL = 1000
 """The status of a close frame when the purpose is fulfilled (RFC 6455 7.4.1)."""
 
 
+_MAX_PINGS = 10_000
+"""Pings between two messages. Each is answered, and a server that reads none of the answers would fill the memory."""
+
+
 class WebSocketFraming(Framing):
     """The client's end: the upgrade of ``/``, then text messages; pings and close frames are answered."""
 
@@ -35,6 +39,7 @@ class WebSocketFraming(Framing):
         self._parts: list[bytes] = []
         self._length = 0
         self._replies = b""
+        self._pings = 0
 
     def opening(self) -> bytes:
         """The HTTP request for the upgrade."""
@@ -56,6 +61,9 @@ class WebSocketFraming(Framing):
                     found += self._part(event)
                 elif isinstance(event, Ping):
                     self.pinged = True
+                    self._pings += 1
+                    if self._pings > _MAX_PINGS:
+                        raise BadFrame(f"more than {_MAX_PINGS} pings came without a message between them")
                     self._replies += self._connection.send(event.response())
                 elif isinstance(event, CloseConnection):
                     self.farewell = " ".join(filter(None, [f"status {int(event.code)}", event.reason]))
@@ -75,7 +83,7 @@ class WebSocketFraming(Framing):
         self._check(self._length)
         if not event.message_finished:
             return []
-        message, self._parts, self._length = b"".join(self._parts), [], 0
+        message, self._parts, self._length, self._pings = b"".join(self._parts), [], 0, 0
         return [message]
 
     def replies(self) -> bytes:

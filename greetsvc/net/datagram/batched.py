@@ -272,6 +272,11 @@ class BatchedPort(DatagramPort):
         self._next = i + 1
         return len(datagram)
 
+    def write_whole(self, datagram: bytes, addr: Any) -> int:
+        """See `DatagramPort`. The answers that wait may be fragmented: they go first."""
+        self._flush()
+        return super().write_whole(datagram, addr)
+
     def _use(self, answer: bytes) -> None:
         """Send ``answer`` from now on, or with `_OWN` to each its own; nothing waits to be sent."""
         messages = self._messages

@@ -26,6 +26,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.net.address import SocketAddress, address_factory
+from greetsvc.net.linux import fragments
+from greetsvc.net.linux.fragments import kept_whole
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
 from greetsvc.net.sockets import UnixPath, reason
 
@@ -96,6 +98,8 @@ class DatagramPort:
     - ``group``: whether it was sent to a broadcast or multicast address. Known where ``asked`` is.
     - ``arrival``: its TTL, DSCP, ECN and time, with ``headers``; else None.
 
+    ``keeps_whole`` is true where the system offers `write_whole`.
+
     ``write(datagram, addr)`` called meanwhile answers from ``asked``. It raises `OSError` where the kernel refuses,
     as that of Twisted's port does.
     """
@@ -104,6 +108,7 @@ class DatagramPort:
     group = False
     arrival: Arrival | None = None
     tells_destination = False
+    keeps_whole = False
 
     def __init__(
         self,
@@ -130,6 +135,7 @@ class DatagramPort:
         self.doRead = self._read
         self.write: Callable[[bytes, Any], int] = sock.sendto
         if isinstance(self._host, IPv4Address | IPv6Address):
+            self.keeps_whole = fragments.AVAILABLE
             ask_for_headers(sock, wanted=headers)  # an inherited socket may still deliver them
             if headers:
                 self.doRead = self._read_with_ancillary
@@ -138,6 +144,14 @@ class DatagramPort:
                 self.tells_destination = True
                 self.doRead = self._read_with_ancillary
                 self.write = self._answer_from_asked
+
+    def write_whole(self, datagram: bytes, addr: Any) -> int:
+        """As ``write``, and the packet is not fragmented: it is lost where it is too long for the path.
+
+        :raises OSError: also when it is too long for our own link (EMSGSIZE).
+        """
+        with kept_whole(self._sock):
+            return self.write(datagram, addr)
 
     def _ask_for_destinations(self) -> None:
         if self._sock.family is socket.AF_INET6:
@@ -168,6 +182,8 @@ class DatagramPort:
             self._reactor.removeReader(self)
             self.protocol.doStop()
         self._sock.close()
+        # Without these cycles the buffers of a port (half a megabyte) are freed now, not at some later collection.
+        self.doRead, self.write = _nothing, self._sock.sendto
         if self._path is not None:
             self._path.remove()
         return defer.succeed(None)
@@ -286,6 +302,10 @@ class DatagramPort:
         if self._reply:
             return self._sock.sendmsg((datagram,), self._reply, 0, addr)
         return self._sock.sendto(datagram, addr)
+
+
+def _nothing() -> None:
+    """What a closed port reads."""
 
 
 def _is_one_host(sock: socket.socket, host: str) -> bool:

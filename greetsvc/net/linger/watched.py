@@ -29,6 +29,9 @@ data lands in the buffer. MSG_DONTWAIT, because the descriptor may still be a bl
 _CHUNK = 128 * 1024
 """Bytes discarded by one call."""
 
+_DISCARDED = bytearray(_CHUNK)
+"""Where discarded bytes go, of all sockets: nobody reads it."""
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER, on with a time of 0: `close` sends RST and drops what was not sent (socket(7))."""
 
@@ -56,7 +59,7 @@ class WatchedSockets:
         silence: float,
         lifetime: float,
     ) -> None:
-        self.buffer = bytearray(_CHUNK)
+        self.buffer = _DISCARDED
         self._close = close
         # `Deadlines` end in the order of adding, so these are two: silent since our FIN, and silent since a read.
         self._never_heard: Deadlines[_WatchedSocket] = Deadlines(reactor, silence, self.finish)

@@ -42,6 +42,8 @@ __all__ = ["StreamTransport", "UnixStreamTransport"]
 
 _log = Logger()
 _DONE = Failure(CONNECTION_DONE)
+_LITTLE = 16384
+"""Bytes to be sent that pause no producer."""
 
 
 class _Listener(typing.Protocol):
@@ -129,7 +131,7 @@ class StreamTransport(tcp.Server):
             self._tempDataBuffer.append(data)
             self._tempDataLen += len(data)
             self._wants_writing = True
-            if self.producer is not None:
+            if self.producer is not None and (self.dataBuffer or self._tempDataLen > _LITTLE):
                 self._maybePauseProducer()
         elif self.dataBuffer or self._tempDataLen or self._sendmsgQueue:
             super().write(data)

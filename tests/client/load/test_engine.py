@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -663,6 +664,17 @@ def test_a_short_sleep_ends_when_something_is_ready_however_high_the_descriptor(
     great: Any = Great()
     short_sleep(great, 0.001)
     assert great.polled == 1
+
+
+@pytest.mark.parametrize("high", [False, True])
+def test_a_short_sleep_whose_time_has_passed_does_not_wait(high: bool) -> None:
+    """It may pass between two readings of the clock, and a negative time-out is none for epoll."""
+    poller = new_poller()
+    watched: Any = poller
+    if high:
+        watched = SimpleNamespace(fileno=lambda: 5000, poll=poller.poll)
+    short_sleep(watched, -0.001)
+    poller.close()
 
 
 @pytest.mark.skipif(not error_queue.AVAILABLE, reason="the error queue is Linux's")

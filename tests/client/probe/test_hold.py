@@ -1,4 +1,4 @@
-"""Silent connections to real servers: who ended them, and when silence was not the reason."""
+"""Silent connections to real servers: who ended them, and when the reason is not known."""
 
 from __future__ import annotations
 
@@ -94,6 +94,25 @@ async def test_a_server_that_ends_every_connection_has_no_limit_on_silence(talke
     assert (result.survived, result.limit) == (None, None)
     assert result.active is not None
     assert result.active.phase == "talk"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silence_was_survived_whatever_became_of_the_other_connection(talkers: Talkers) -> None:
+    run = holding(talkers.start(), 0.4)
+    running = Deferred.fromCoroutine(run.run())
+    await until(lambda: len(talkers.made) == 2 and talkers.made[1].count)
+    fin(talkers.made[0])
+    await running
+    result = run.result()
+    assert result is not None
+    assert (result.survived, result.active) == (True, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_websocket_says_why_it_closes_a_silent_connection(talkers: Talkers) -> None:
+    _, one = await held(talkers.start("websocket", Rule(silence=0.8)), 5, protocol="websocket")
+    assert (one.closed, one.spoken, one.said) == ("fin", False, "status 1008 enough")
+    assert one.silence >= 0.7
 
 
 @pytest_twisted.ensureDeferred

@@ -53,12 +53,14 @@ async def test_each_message_gets_its_reply(talkers: Talkers, protocol: str) -> N
     assert steps == ["< Hello (5 b", "> Ada (3 byt", "< Hello Ada ", "> Grace (5 b", "< Hello Grac"]
 
 
-@pytest.mark.parametrize("kind", ["tls", "unix"])
+@pytest.mark.parametrize(("kind", "protocol"), [("tls", "netstring"), ("tls", "websocket"), ("unix", "netstring")])
 @pytest_twisted.ensureDeferred
-async def test_talk_over_tls_and_unix_sockets(talkers: Talkers, papers: Any, tmp_path: Path, kind: str) -> None:
+async def test_talk_over_tls_and_unix_sockets(
+    talkers: Talkers, papers: Any, tmp_path: Path, kind: str, protocol: str
+) -> None:
     where: Any = {"pem": papers.path("good")} if kind == "tls" else {"path": tmp_path / "talk"}
     tls = ClientTls(ca=papers.path("ca")) if kind == "tls" else None
-    greeting = await greet(talkers.start("netstring", **where), talk=Talk("netstring", BOTH), tls=tls)
+    greeting = await greet(talkers.start(protocol, **where), talk=Talk(protocol, BOTH), tls=tls)
     assert replies(greeting) == [("Ada", "Hello Ada"), ("Grace", "Hello Grace")]
     assert greeting.closed == "fin"
 
@@ -97,6 +99,14 @@ async def test_a_message_without_a_reply_is_a_failure(
     assert (failed.phase, failed.errno, failed.strerror) == ("talk", number, words)
     assert replies(failed) == [("Ada", "Hello Ada")]
     assert cause in likely_cause(failed)[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_reason_of_a_websocket_close_is_told(talkers: Talkers) -> None:
+    failed = await failure(talkers.start("websocket", Rule(after=1)), Talk("websocket", BOTH))
+    assert (failed.phase, failed.errno, failed.closed) == ("talk", errno.ENODATA, "fin")
+    assert failed.strerror == "the server closed: status 1008 enough"
+    assert replies(failed) == [("Ada", "Hello Ada")]
 
 
 @pytest.mark.parametrize(

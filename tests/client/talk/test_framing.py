@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.server import ServerProtocol
 
+from greetsvc.client.talk import websocket
 from greetsvc.client.talk.framing import BadFrame, Framing
 from greetsvc.client.talk.protocols import PROTOCOLS, WEBSOCKET, framing_maker
 
@@ -126,6 +127,21 @@ def test_websocket_puts_fragments_together_and_answers_pings() -> None:
     assert framing.pinged
     assert server.hear(framing.replies()) == [("PONG", b"there?")]
     assert framing.replies() == b""
+
+
+def test_websocket_answers_no_flood_of_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_MAX_PINGS", 3)
+    framing = new(WEBSOCKET)
+    server = WebSocketServer(framing)
+    for _ in range(2):
+        for _ in range(3):
+            server.protocol.send_ping(b"")
+        server.protocol.send_text(b"Hello")
+    assert framing.feed(server.out()) == [b"Hello", b"Hello"]
+    for _ in range(4):
+        server.protocol.send_ping(b"")
+    with pytest.raises(BadFrame, match="more than 3 pings came without a message between them"):
+        framing.feed(server.out())
 
 
 def test_websocket_says_why_the_server_closed_and_answers_its_close() -> None:

@@ -297,8 +297,6 @@ def test_failed_system_calls_raise_oserror() -> None:
         messages.receive()
     with pytest.raises(OSError, match="Bad file descriptor"):
         messages.send(0, 1)
-    made.port.doRead()
-    assert made.dropped == {"receive-EBADF": 1}
 
 
 def test_a_socket_that_cannot_be_batched_gets_the_plain_port(monkeypatch: pytest.MonkeyPatch) -> None:

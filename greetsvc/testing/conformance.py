@@ -1,0 +1,358 @@
+"""The tests. In memory they drive the plugin step by step; over sockets they talk to the service in a process."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import time
+from collections.abc import Iterator
+from functools import cache
+from typing import ClassVar
+from unittest import SkipTest
+
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.task import Clock
+
+from greetsvc.protocols.registry import StreamPlugin, find_protocol
+from greetsvc.testing.memory import DEADLINE, MemoryPeer, context
+from greetsvc.testing.served import DEADLINE as SERVED_DEADLINE
+from greetsvc.testing.served import Served, exchange, read_all, read_exactly, reset
+from greetsvc.testing.wires import Wire, wire_of
+
+__all__ = ["Conformance"]
+
+_MANY = 2000
+"""Messages that are sent to a protocol whose peer does not read."""
+
+_PATIENCE = 120
+"""Seconds, of a clock that does not wait, in which everything must be answered."""
+
+_MOST_BUFFERED = 1 << 20
+"""Bytes that may wait for a peer that does not read: answers not sent, and input not answered."""
+
+
+class Conformance:
+    """Tests of the protocol that ``plugin`` names, as ``--protocol`` does: ``NAME[:ARGUMENTS]``. Subclass it.
+
+    For a protocol on a framing of its own, set ``wire``: what its peers send. Where that has no ``too_long`` or no
+    ``undecodable``, the tests about these are skipped. ``encoding`` is that of the listener.
+    """
+
+    plugin: ClassVar[str]
+    encoding: ClassVar[str] = "utf-8"
+    wire: ClassVar[Wire | None] = None
+    _served: ClassVar[Served | None] = None
+
+    # In memory
+
+    def test_a_message_may_come_in_two_pieces_at_every_byte(self) -> None:
+        """Segments end anywhere (RFC 9293 3.8)."""
+        whole, data = self._answers(), b"".join(self._wire().messages)
+        for at in range(len(data) + 1):
+            self._answers_whole([data[:at], data[at:]], whole)
+
+    def test_a_message_may_come_byte_by_byte(self) -> None:
+        """A slow writer."""
+        self._answers_whole([bytes([byte]) for byte in b"".join(self._wire().messages)], self._answers())
+
+    def test_many_messages_in_one_segment_are_answered_in_their_order(self) -> None:
+        """A peer need not wait for the answers."""
+        self._answers_whole([b"".join(self._wire().messages)], self._answers())
+
+    def test_the_opening_may_come_in_two_pieces_at_every_byte(self) -> None:
+        """Where a connection begins with one."""
+        opening, greeting = self._needed(self._wire().opening or None), self._greeting()
+        for at in range(len(opening)):
+            peer, _ = self._peer(opening=opening[:at])
+            peer.say(opening[at:])
+            assert peer.heard == greeting, f"cut at byte {at}: {bytes(peer.heard)!r}, not {greeting!r}"
+
+    def test_connections_know_nothing_of_each_other(self) -> None:
+        """A part of a message stays with its connection."""
+        message = self._wire().messages[0]
+        first, clock = self._peer()
+        second = MemoryPeer(first.protocol.factory, clock)
+        second.say(self._wire().opening)
+        first.say(message[:-1])
+        second.say(message)
+        first.say(message[-1:])
+        expected = self._greeting() + self._answer(message)
+        for heard in (bytes(first.heard), bytes(second.heard)):
+            assert heard == expected, f"{heard!r}, not {expected!r}"
+
+    def test_a_visit_is_counted_once(self) -> None:
+        """However many messages it has."""
+        peer, _ = self._peer()
+        for message in self._wire().messages:
+            peer.say(message)
+        counted = peer.protocol.factory.ledger.greeted.total()
+        assert counted == 1, f"one visit was counted {counted} times"
+
+    def test_a_peer_that_does_not_read_is_not_buffered_without_end(self) -> None:
+        """And gets everything, in order, when it reads."""
+        message = max(self._wire().messages, key=len)
+        answer = self._answer(message)
+        at_once = max(1, 4096 // len(message))
+        asked = 2 * _MOST_BUFFERED // max(1, len(answer)) // at_once * at_once
+        peer, clock = self._peer(reads=False)
+        for _ in range(0, asked, at_once):
+            peer.say(message * at_once)
+            assert peer.buffered < _MOST_BUFFERED, f"{peer.buffered} bytes wait for a peer that does not read"
+        assert peer.unread, "a peer that does not read is read from without end"
+        peer.read()
+        expected = self._greeting() + answer * asked
+        while len(peer.heard) < len(expected) and clock.seconds() < _PATIENCE:
+            _let_pass(clock, peer, 5)  # many short answers take as long as the rate of the protocol says
+        assert peer.heard == expected, f"{len(peer.heard)} bytes came, not {len(expected)}, or in another order"
+
+    def test_a_message_that_is_too_long_ends_the_connection(self) -> None:
+        """With an error, and before much of it was buffered; nothing that follows is answered."""
+        wire = self._wire()
+        self._ends_with_an_error(self._needed(wire.too_long))
+        if wire.endless is not None:
+            peer, _ = self._peer()
+            for _ in range(1 << 10):
+                if peer.closed:
+                    break
+                peer.say(wire.endless * 1024)
+            assert peer.closed, "a message without an end is taken without end"
+
+    def test_text_that_does_not_decode_ends_the_connection(self) -> None:
+        """With an error that can be read."""
+        self._ends_with_an_error(self._needed(self._wire().undecodable))
+
+    def test_broken_framing_ends_the_connection(self) -> None:
+        """With an error that can be read."""
+        self._ends_with_an_error(self._needed(self._wire().broken))
+
+    def test_a_silent_peer_is_closed_at_the_deadline_and_a_talking_one_is_not(self) -> None:
+        """Each message begins the time anew; a part of one does not."""
+        message = self._wire().messages[0]
+        peer, clock = self._peer()
+        for _ in range(4):
+            _let_pass(clock, peer, DEADLINE * 0.75)
+            assert not peer.closed, "a talking peer was closed"
+            peer.say(message)
+        for piece in (message[:1], b""):
+            _let_pass(clock, peer, DEADLINE * 0.6)
+            peer.say(piece)
+        assert peer.closed, "a silent peer is still connected after the deadline"
+
+    def test_a_half_closing_peer_gets_all_answers(self) -> None:
+        """It sends, then its FIN, and reads then (``nc -N``): the FIN may come before the answers could be sent."""
+        self._needs_half_close()
+        wire = self._wire()
+        for said, answers in (
+            (b"".join(wire.messages), self._answers()),
+            (wire.messages[0] * _MANY, self._answer(wire.messages[0]) * _MANY),
+        ):
+            peer, clock = self._peer(reads=False)
+            peer.say(said)
+            peer.leave()
+            peer.read()
+            _let_pass(clock, peer, 3)
+            heard = peer.heard.removeprefix(self._greeting())
+            assert heard.startswith(answers), f"{len(heard)} bytes came, not {len(answers)}"
+            assert peer.closed, "the connection was not closed after the peer's FIN"
+
+    def test_a_reset_leaves_nothing_behind(self) -> None:
+        """No place of a connection, no timer, no callback."""
+        wire = self._wire()
+        for said in (b"", wire.messages[0][:-1], b"".join(wire.messages), wire.messages[0] * _MANY):
+            for reads in (True, False):
+                peer, clock = self._peer(reads=reads)
+                factory = peer.protocol.factory
+                peer.say(said)
+                peer.vanish()
+                assert factory.admission.open == 0, "a connection that was reset still counts as open"
+                _let_pass(clock, peer, DEADLINE * 3)
+                left = clock.getDelayedCalls()
+                assert not left, f"a connection that was reset left {left}"
+
+    def test_strange_bytes_raise_nothing(self) -> None:
+        """Whatever strangers send, the reactor's log stays empty."""
+        source = random.Random(13)  # noqa: S311 - the same bytes in each run
+        for _ in range(200):
+            peer, _ = self._peer()
+            peer.say(source.randbytes(source.randrange(1, 200)))
+            if not peer.closed:
+                peer.say(b"".join(self._wire().messages))
+
+    # Over sockets, with the service in a process
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        """Stop the service."""
+        if cls._served is not None:
+            cls._served.stop()
+            cls._served = None
+
+    def test_over_sockets_pieces_and_segments_change_nothing(self) -> None:
+        """One byte at a time, and everything at once."""
+        messages, answers = self._wire().messages, self._answers()
+        for pieces in ([b"".join(messages)], [bytes([byte]) for byte in b"".join(messages)]):
+            with self._socket() as sock:
+                for piece in pieces:
+                    sock.sendall(piece)
+                heard = read_exactly(sock, len(answers))
+                assert heard == answers, f"{heard!r} came, and {answers!r} in memory"
+
+    def test_over_sockets_a_slow_reader_gets_everything_in_order(self) -> None:
+        """While the service keeps only a part."""
+        message = max(self._wire().messages, key=len)
+        answer = self._answer(message)
+        with self._socket() as sock:
+            heard = exchange(sock, message * _MANY, len(answer) * _MANY)
+        assert heard == answer * _MANY, f"{len(heard)} bytes came, not {len(answer) * _MANY}, or in another order"
+
+    def test_over_sockets_a_half_closing_peer_gets_all_answers(self) -> None:
+        """And then a FIN."""
+        self._needs_half_close()
+        with self._socket() as sock:
+            sock.sendall(b"".join(self._wire().messages) * 100)
+            sock.shutdown(socket.SHUT_WR)
+            heard = read_all(sock)
+        assert heard.startswith(self._answers() * 100), f"{len(heard)} bytes came, not {len(self._answers()) * 100}"
+
+    def test_over_sockets_faults_end_one_connection_and_no_other(self) -> None:
+        """With an error that arrives, and no reset."""
+        wire, message = self._wire(), self._wire().messages[0]
+        answer = self._answer(message)
+        with self._socket() as other:
+            for fault in filter(None, (wire.too_long, wire.undecodable, wire.broken)):
+                with self._socket() as sock:
+                    sock.sendall(message + fault + message)
+                    heard = read_all(sock)
+                assert heard.startswith(answer), f"{heard!r} does not begin with the answer {answer!r}"
+                assert len(heard) > len(answer), "the connection ended without an error"
+            with self._socket() as sock:
+                sock.sendall(message[:-1])
+                reset(sock)
+            other.sendall(message)
+            assert read_exactly(other, len(answer)) == answer, "another connection suffered"
+
+    def test_over_sockets_a_silent_peer_is_closed(self) -> None:
+        """At the deadline, with a FIN."""
+        self._service()
+        began = time.monotonic()
+        with self._socket() as sock:
+            read_all(sock)
+        assert time.monotonic() - began >= SERVED_DEADLINE * 0.9, "the connection ended before the deadline"
+
+    def test_over_sockets_a_reload_changes_nothing_for_those_who_talk(self) -> None:
+        """In the middle of a message."""
+        message = self._wire().messages[0]
+        answer = self._answer(message)
+        with self._socket() as old:
+            old.sendall(message[:-1])
+            self._service().reload()
+            old.sendall(message[-1:])
+            assert read_exactly(old, len(answer)) == answer, "the open connection suffered"
+        with self._socket() as new:
+            new.sendall(message)
+            assert read_exactly(new, len(answer)) == answer, "a new connection is not answered"
+
+    # What they share
+
+    def _wire(self) -> Wire:
+        if self.wire is not None:
+            return self.wire
+        return wire_of(self._plugin(), self.encoding)
+
+    def _plugin(self) -> StreamPlugin:
+        found = _found(self.plugin, self.encoding)
+        if not isinstance(found, StreamPlugin):
+            raise SkipTest(f"{self.plugin} serves datagrams only")
+        return found
+
+    def _peer(self, *, reads: bool = True, opening: bytes | None = None) -> tuple[MemoryPeer, Clock]:
+        """A connection that was greeted, and the clock of its service."""
+        clock = Clock()
+        peer = MemoryPeer(self._plugin().stream(context(clock, self.encoding)), clock, reads=reads)
+        peer.say(self._wire().opening if opening is None else opening)
+        return peer, clock
+
+    def _answers_whole(self, pieces: list[bytes], whole: bytes) -> None:
+        peer, _ = self._peer()
+        greeted = len(peer.heard)
+        for piece in pieces:
+            peer.say(piece)
+        heard = bytes(peer.heard[greeted:])
+        assert heard == whole, f"{pieces!r} was answered with {heard!r}, not {whole!r}"
+
+    def _greeting(self) -> bytes:
+        return bytes(self._peer()[0].heard)
+
+    def _answers(self) -> bytes:
+        """The answers to all messages, each sent when the one before was answered."""
+        peer, _ = self._peer()
+        greeted = len(peer.heard)
+        for message in self._wire().messages:
+            before = len(peer.heard)
+            peer.say(message)
+            assert len(peer.heard) > before, f"{message!r} was not answered"
+        return bytes(peer.heard[greeted:])
+
+    def _answer(self, message: bytes) -> bytes:
+        peer, _ = self._peer()
+        greeted = len(peer.heard)
+        peer.say(message)
+        return bytes(peer.heard[greeted:])
+
+    def _needs_half_close(self) -> None:
+        if not IHalfCloseableProtocol.providedBy(self._peer()[0].protocol):
+            raise SkipTest("the protocol does not half-close")
+
+    def _needed(self, said: bytes | None) -> bytes:
+        if said is None:
+            raise SkipTest("the wire of this protocol has none")
+        return said
+
+    def _ends_with_an_error(self, fault: bytes) -> None:
+        message = self._wire().messages[0]
+        peer, clock = self._peer()
+        peer.say(message)
+        before = bytes(peer.heard)
+        peer.say(fault + message)
+        after = bytes(peer.heard)
+        assert after.startswith(before)
+        assert len(after) > len(before), f"{fault[:60]!r} was not answered with an error"
+        assert peer.closed, f"{fault[:60]!r} does not end the connection"
+        assert not peer.reset, "the error may be lost in a reset"
+        answer = self._answer(message)
+        assert not after.endswith(answer), "a message behind the fault was answered"
+        peer.protocol.dataReceived(message)
+        _let_pass(clock, peer, 1)
+        assert peer.heard == after, "a message was answered after the close"
+
+    def _service(self) -> Served:
+        kind = type(self)
+        if kind._served is None:
+            kind._served = Served(self.plugin, self.encoding)
+        return kind._served
+
+    @contextlib.contextmanager
+    def _socket(self) -> Iterator[socket.socket]:
+        """A connection that was greeted."""
+        with self._service().connect() as sock:
+            sock.sendall(self._wire().opening)
+            greeting = self._greeting()
+            heard = read_exactly(sock, len(greeting))
+            assert heard == greeting, f"the greeting was {heard!r}, and {greeting!r} in memory"
+            yield sock
+
+
+@cache
+def _found(plugin: str, encoding: str) -> object:
+    name, _, argument = plugin.partition(":")
+    return find_protocol(name, argument, encoding)
+
+
+def _let_pass(clock: Clock, peer: MemoryPeer, seconds: float = 0.0) -> None:
+    """Let time pass in small steps, as a reactor does."""
+    end = clock.seconds() + seconds
+    while clock.seconds() < end:
+        clock.advance(min(0.25, end - clock.seconds()))
+        peer.turn()
+    peer.turn()
