@@ -131,7 +131,7 @@ class Run:
         """Ask until one more answer tells which requests had arrived."""
         session = self.requests.session
         if session is not None and session.answered:
-            history = PortHistory(session, asks=True)
+            history = PortHistory(session, asks=True, longest=self.metrics.corrected.percentile(99) or 0.0)
             try:
                 await Probe(self.target, self.options, history).settle(reactor=reactor)
             finally:

@@ -27,6 +27,9 @@ __all__ = ["Probe", "greet", "greet_ex", "new_request"]
 _CLOSING = 8
 """Requests at the end of a measured series; with half of them lost, one in 256 series ends without an answer."""
 
+_CLOSING_TIME = 1.0
+"""Seconds that these may take together, or one time-out if that is longer."""
+
 _LEAST_PATIENCE = 0.05
 """The shortest wait for the answer to one of these, in seconds."""
 
@@ -82,7 +85,7 @@ class Probe:
             return
         patience = min(self.options.timeout, max(_LEAST_PATIENCE, 2 * history.longest))
         closing = evolve(self, options=evolve(self.options, timeout=patience))
-        for _ in range(min(_CLOSING, max(1, int(self.options.timeout / patience)))):
+        for _ in range(min(_CLOSING, max(1, int(max(self.options.timeout, _CLOSING_TIME) / patience)))):
             try:
                 await closing.run(reactor=reactor)
             except GreetFailed:
