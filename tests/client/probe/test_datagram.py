@@ -126,7 +126,7 @@ async def test_an_answer_counts_for_the_request_that_it_answers(peers: Any) -> N
 @pytest.mark.parametrize("unix", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_a_late_answer_counts_for_no_probe_and_is_noted(peers: Any, unix: bool, tmp_path: Path) -> None:
-    target = peers.datagram(peers.later(0.6), path=tmp_path / "s" if unix else None)
+    target = peers.datagram(peers.later(0.45), path=tmp_path / "s" if unix else None)
     found = [result async for result in greet_many(target, count=3, interval=0, timeout=0.3)]
     assert [type(result) for result in found] == [GreetFailed] * 3
     assert found[2].notes == ("an answer to an earlier request came late",)
