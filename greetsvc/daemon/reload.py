@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from attrs import evolve
 
-from greetsvc.daemon.settings import SETTINGS, Listener, Place, Setting, Settings
+from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
 
 __all__ = ["differences", "reloadable"]
 
@@ -21,24 +23,21 @@ def reloadable(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
 def differences(old: Settings, new: Settings) -> str:
     """What changed, in words, as far as it can be told from the settings."""
     before, after = (
-        {f"{'proxy:' * one.endpoint.proxied}{one.endpoint.text}": _says(one) for one in settings.listeners}
+        {f"{'proxy:' * one.endpoint.proxied}{one.endpoint.text}": one for one in settings.listeners}
         for settings in (old, new)
     )
+    changed = [one.name for one in _changed(old, new)]
+    for name, attribute in (("greeter", "greeter_option"), ("protocol", "protocol_option"), ("encoding", "encoding")):
+        value = attrgetter(attribute)
+        changed += [name] * (value(old) != value(new))
+        both = [text for text in after if text in before]
+        changed += [f"{name} of {text}" for text in both if value(before[text]) != value(after[text])]
     parts = {
-        "changed": [
-            *(one.name for one in _changed(old, new)),
-            *(name for name, value in _says(new).items() if value != _says(old)[name]),
-            *(text for text in after if text in before and before[text] != after[text]),
-        ],
+        "changed": changed,
         "added": [text for text in after if text not in before],
         "removed": [text for text in before if text not in after],
     }
     return "; ".join(f"{verb}: {', '.join(names)}" for verb, names in parts.items() if names)
-
-
-def _says(one: Settings | Listener) -> dict[str, object]:
-    """What a listener says, or those without a word of their own."""
-    return {"greeter": one.greeter_option, "protocol": one.protocol_option, "encoding": one.encoding}
 
 
 def _changed(old: Settings, new: Settings) -> list[Setting]:

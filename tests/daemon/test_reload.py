@@ -294,7 +294,7 @@ def test_what_only_a_restart_changes_stays_and_is_told(monkeypatch: pytest.Monke
 def test_the_log_says_what_changed() -> None:
     old = settings({"drain": 1.0, "greeting": "a"}, ["tcp:1", "tcp:2"])
     new = settings({"drain": 2.0, "greeting": "b"}, ["tcp:2", "proxy:tcp:1"])
-    assert differences(old, new) == ("changed: drain, greeter, tcp:2; added: proxy:tcp:1; removed: tcp:1")
+    assert differences(old, new) == ("changed: drain, greeter, greeter of tcp:2; added: proxy:tcp:1; removed: tcp:1")
     assert not differences(old, old)
 
 
@@ -330,7 +330,9 @@ def test_sighup_reads_the_file_again_and_the_command_line_wins(
     assert _unix(tmp_path / "greet.sock") == b"old"
     _file(tmp_path, 'greeting = "new"\nlinger = 2\nlog-format = "json"\nlisten = ["unix:greet.sock"]\n')
     program.send_signal(signal.SIGHUP)
-    program.wait_for('"message": "The settings were reloaded (changed: log-format, greeter, unix:greet.sock)"')
+    program.wait_for(
+        '"message": "The settings were reloaded (changed: log-format, greeter, greeter of unix:greet.sock)"'
+    )
     assert _unix(tmp_path / "greet.sock") == b"new"
     _file(tmp_path, "greeting = 5\n")
     program.send_signal(signal.SIGHUP)
