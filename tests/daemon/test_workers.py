@@ -22,6 +22,7 @@ from greetsvc.daemon.backoff import Backoff
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.defaults import limits_of
 from greetsvc.daemon.relay import Forwarder, receive
+from greetsvc.daemon.workers import Workers
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
 from greetsvc.net.bound import BoundSockets, BoundTo, NotHeldError
@@ -241,3 +242,27 @@ def test_the_parent_counts_what_its_workers_count() -> None:
     assert theirs.refused == ours.refused == Counter({"max-connections": 30, "oversize": 1})
     assert not clock.getDelayedCalls()
     assert not ours.watchers
+
+
+class _Cannot:
+    """A command that cannot be started."""
+
+    def start(self, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/no/python")
+
+
+def test_an_interpreter_out_of_reach_ends_the_service_with_one_line(log_lines: list[str]) -> None:
+    """As after `-u`. The service then stops although no worker was ever there."""
+    clock, failures = Clock(), list[int]()
+    clock.callWhenRunning = lambda call: call()  # type: ignore[attr-defined]
+    clock.stop = lambda: None  # type: ignore[attr-defined]
+    service = Workers(settings({"workers": 2}), _Cannot(), dict, clock)  # type: ignore[arg-type]
+    service.on_failure = lambda: failures.append(1)
+    service.running = 1
+    service._start()
+    clock.pump([0.0, 0.1, 0.2, 0.4])
+    stopped = service.stopService()
+    assert stopped.called
+    assert failures == [1]
+    assert sum("workers cannot start: Permission denied: '/no/python'" in line for line in log_lines) == 1
+    assert not clock.getDelayedCalls()
