@@ -35,7 +35,7 @@ class Channel(LineOnlyReceiver):
     """One end of a channel.
 
     ``received`` is called with each message and the descriptors that came with it, which are the receiver's to close.
-    ``ended`` is called once, when the other end will say no more; ``has_ended`` is true then.
+    ``ended`` is called once, when the other end will say no more.
     """
 
     delimiter = b"\n"
@@ -49,8 +49,13 @@ class Channel(LineOnlyReceiver):
         self._descriptors: list[int] = []
         self._open = False
         self._reads = True
-        self.has_ended = False
+        self._has_ended = False
         self._said: Deferred[None] = Deferred()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will be heard, because the other end will say no more, or there is none."""
+        return self._has_ended or self.transport is None
 
     def connectionMade(self) -> None:
         """The other end may be spoken to."""
@@ -131,8 +136,8 @@ class Channel(LineOnlyReceiver):
             self._said.callback(None)
 
     def _end(self) -> None:
-        if not self.has_ended:
-            self.has_ended = True
+        if not self._has_ended:
+            self._has_ended = True
             self._ended()
 
 

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from greetsvc.daemon.channel import Channel, Message, first_message
 from greetsvc.daemon.inherited import STARTED_AS, Inherited, Passed
 from greetsvc.errors import ConfigError, reason_of, shortened
+from greetsvc.greeters.path import INSTANCE, INSTANCE_VARIABLE
 from greetsvc.net.bound import BoundTo
 from greetsvc.printable import escaped
 
@@ -164,7 +165,8 @@ class Command:
 
 def _environment(role: str, environment: Mapping[str, str]) -> dict[str, str]:
     left_out = _FOREIGN if role == SUCCESSOR else (*_FOREIGN, *_OF_MAIN)
-    return {name: value for name, value in environment.items() if name not in left_out} | {STARTED_AS: role}
+    kept = {name: value for name, value in environment.items() if name not in left_out}
+    return {**kept, STARTED_AS: role, **({INSTANCE_VARIABLE: INSTANCE} if role == WORKER else {})}
 
 
 def take_back_stderr() -> None:

@@ -185,6 +185,7 @@ class StreamListening:
             prepare=keep_syn if "path" in listener.greeter.needs else None,
             dropped=premises.ledger.refuse,
             replace=premises.replace,
+            shared=premises.inherited.complete,
             sockets=premises.sockets,
         )
         self._proxied: list[ProxiedFactory] = []

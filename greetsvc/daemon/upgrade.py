@@ -110,7 +110,7 @@ class Upgrade(ProcessProtocol):
     def _tell_failure(self) -> None:
         """Say why there is no successor, once its channel is closed and its process has ended."""
         channel = self._channel
-        if channel is None or not channel.has_ended or not self._end or not self._service.running:
+        if channel is None or not channel.is_over or not self._end or not self._service.running:
             return
         self._channel = None
         self._forget_limit()

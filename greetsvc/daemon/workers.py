@@ -73,6 +73,7 @@ class Workers(GreetingService):
         super().__init__(settings, reactor, inherited=inherited)
         self.command = command
         self.has_served = False
+        self._gave_up = False
         self._on_worker: Callable[[int], object] | None = None
         self._last_read = file
         self._file: _File = None
@@ -167,7 +168,8 @@ class Workers(GreetingService):
 
     def cannot_start(self, slot: _Slot, why: str) -> None:
         """End the program: a worker failed again and again, and none has ever served."""
-        if self.running:
+        if self.running and not self._gave_up:
+            self._gave_up = True
             _log.critical("greetsvc: workers cannot start: {why}", why=why)
             self.on_failure()
             self.reactor.callLater(0, self.reactor.stop)
@@ -339,7 +341,7 @@ class _Slot(ProcessProtocol):
     def _gone(self) -> None:
         """Tell who waits, once the worker has ended and all that it said was heard."""
         stopped = self._stopped
-        if stopped is not None and not stopped.called and self._process is None and self._channel.has_ended:
+        if stopped is not None and not stopped.called and self._process is None and self._channel.is_over:
             stopped.callback(None)
 
     def _again(self, why: str) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 
 from greetsvc import wire
 from greetsvc.visit import PathFacts, Visit
 
-__all__ = ["INSTANCE", "PathGreeter"]
+__all__ = ["INSTANCE", "INSTANCE_VARIABLE", "PathGreeter"]
 
-INSTANCE = secrets.token_hex(4)
-"""Identifies this process: it differs after each start and in each replica."""
+INSTANCE_VARIABLE = "GREETSVC_INSTANCE"
+"""The variable in which a parent tells its workers who they are."""
+
+INSTANCE = os.environ.pop(INSTANCE_VARIABLE, "")[:8] or secrets.token_hex(4)
+"""Identifies this service: it differs after each start and in each replica. Workers have that of their parent."""
 
 
 class PathGreeter:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from greetsvc.daemon.config import settings
 from greetsvc.daemon.inherited import Inherited, Passed, from_manager, stored_name
 from greetsvc.errors import ConfigError
 from greetsvc.net.bound import BoundTo
@@ -152,7 +153,6 @@ def test_sockets_are_found_by_name_and_by_index(bound: Any, child: Any, papers: 
 @pytest.mark.parametrize("prefix", ["", "proxy:"])
 def test_another_socket_is_refused_in_one_line(
     bound: Any,
-    child: Any,
     kind: socket.SocketKind,
     family: socket.AddressFamily,
     listens: bool,
@@ -160,11 +160,11 @@ def test_another_socket_is_refused_in_one_line(
     says: str,
     prefix: str,
 ) -> None:
-    sock = bound(family, kind, listens=listens)
+    descriptor = bound(family, kind, listens=listens).fileno()
     endpoint = f"{prefix}systemd:domain={domain}:index=0"
-    server = Manager([sock]).start(child, "--listen", endpoint)
-    assert server.wait(PATIENCE) == 1
-    assert server.said() == f"greetsvc: --listen {endpoint}: descriptor 3, which was passed, is {says}\n"
+    with pytest.raises(ConfigError) as caught:
+        Inherited((Passed(descriptor, "web"),)).resolve(settings({}, [endpoint]).listeners)
+    assert str(caught.value) == f"--listen {endpoint}: descriptor {descriptor}, which was passed, is {says}"
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,6 @@ def test_another_socket_is_refused_in_one_line(
     ],
 )
 def test_a_listener_that_no_passed_socket_fits_is_one_line(bound: Any, endpoint: str, says: str) -> None:
-    from greetsvc.daemon.config import settings
-
     descriptor = bound(socket.AF_INET, DATAGRAM).fileno()
     with pytest.raises(ConfigError) as caught:
         Inherited((Passed(descriptor, "web"),)).resolve(settings({}, endpoint.split()).listeners)

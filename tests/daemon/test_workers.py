@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +22,12 @@ from greetsvc.daemon.backoff import Backoff
 from greetsvc.daemon.config import settings
 from greetsvc.daemon.defaults import limits_of
 from greetsvc.daemon.relay import Forwarder, receive
+from greetsvc.daemon.workers import Workers
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
 from greetsvc.net.bound import BoundSockets, BoundTo, NotHeldError
 from greetsvc.net.sockets import datagram_socket, udp_sibling
 from greetsvc.visit import Address
-from tests.support.activation import Manager
 from tests.support.process import Program
 from tests.support.service import ask
 from tests.support.waiting import PATIENCE, wait_until
@@ -57,6 +58,13 @@ def _processes(server: Program, times: int = 1) -> list[int]:
     return [int(pid) for pid in told[-1].split(", ")]
 
 
+def _waits_exclusively(pid: int) -> bool:
+    """Whether an epoll of this process waits with EPOLLEXCLUSIVE, from the kernel (proc_pid_fdinfo(5))."""
+    told = [file.read_text() for file in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    found = re.findall(r"^tfd:.* events: +(\w+)", "".join(told), re.MULTILINE)
+    return any(int(events, 16) & 1 << 28 for events in found)
+
+
 def _ended(pid: int) -> bool:
     return not Program(pid, Path(os.devnull)).alive()
 
@@ -79,6 +87,8 @@ def test_two_workers_serve_every_socket_and_have_one_log(installed: Installed, t
         peer.sendto(MARKED, f"{path}-dgram")
         assert peer.recv(100)
     server.wait_for("Got a connection from ", 4)
+    if sys.platform == "linux":  # each waits for the shared socket in a way that wakes one of them
+        assert all(_waits_exclusively(pid) for pid in processes)
     sums = [f'greetsvc_greetings_total{{transport="{kind}"}} 1.0' for kind in ("tcp", "udp", "unix", "unixgram")]
     wait_until(lambda: {*sums, "greetsvc_workers 2.0"} <= {*_metrics(admin)}, lambda: "\n".join(_metrics(admin)))
     assert server.stop() == 0
@@ -147,67 +157,6 @@ def test_a_reload_reaches_every_worker(installed: Installed, tmp_path: Path) -> 
     assert server.stop() == 0
     assert server.said().count("The settings were reloaded") == 1
     assert "Traceback" not in server.said()
-
-
-def test_an_upgrade_replaces_workers_one_after_another(installed: Installed, tmp_path: Path) -> None:
-    options = ("--listen", f"tcp:0:{LOOPBACK}", "--listen", f"udp:0:{LOOPBACK}", "--workers", "2")
-    server = installed.daemon(tmp_path, *options)
-    tcp, udp = server.ports(2)
-    before = _processes(server)
-    server.send_signal(signal.SIGUSR2)
-    server.wait_for(" serves, this one ends")
-    after = _processes(server, 2)
-    server.wait()
-    assert not {*before} & {*after}
-    assert all(_ended(pid) for pid in before)
-    assert _visit(socket.AF_INET, ("127.0.0.1", tcp))
-    assert ask("127.0.0.1", udp, request=MARKED)
-    successor = installed.programs.add(Program(int((tmp_path / "pid").read_text()), server.log))
-    successor.stop()
-    assert "Traceback" not in server.said()
-
-
-def test_workers_that_cannot_start_end_the_service_with_a_line(installed: Installed, tmp_path: Path) -> None:
-    """The plugin works for the parent only."""
-    package = tmp_path / "plugin"
-    (package / "x-1.dist-info").mkdir(parents=True)
-    (package / "x-1.dist-info" / "entry_points.txt").write_text(
-        "[greetsvc.greeters]\nfussy = fussy:Greeter.from_argument\n"
-    )
-    (package / "x-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: x\nVersion: 1\n")
-    (package / "fussy.py").write_text(
-        "import signal\n"
-        "class Greeter:\n"
-        "    needs = frozenset()\n"
-        "    @classmethod\n"
-        "    def from_argument(cls, argument, encoding):\n"
-        "        'Fussy.'\n"
-        "        if signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN:\n"
-        "            raise ValueError('not in a worker')\n"
-        "        return cls()\n"
-        "    def greet(self, visit):\n"
-        "        return b'hello'\n"
-    )
-    options = ("--workers", "2", "--listen", f"tcp:0:{LOOPBACK}", "--greeter", "fussy")
-    server = installed.start(tmp_path, "greetsvc", *options, PYTHONPATH=str(package))
-    assert server.wait() == 1
-    assert "Worker 1 ended (exit status 1: greetsvc: " in server.said()
-    assert re.search(r"greetsvc: workers cannot start: exit status 1: greetsvc: .*not in a worker", server.said())
-    assert "Server start" not in server.said()
-
-
-def test_sockets_of_a_service_manager_are_shared_too(child: Any) -> None:
-    """A datagram socket that somebody else bound cannot be multiplied: one worker serves it."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as stream,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
-    ):
-        datagrams.bind(("127.0.0.1", 0))
-        server = Manager([stream, datagrams]).start(child, "--workers", "2")
-        _processes(server)
-        assert _visit(socket.AF_INET, stream.getsockname())
-        assert ask("127.0.0.1", datagrams.getsockname()[1], request=MARKED)
-        assert server.stop() == 0
 
 
 def test_without_a_file_limit_each_worker_has_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,3 +242,27 @@ def test_the_parent_counts_what_its_workers_count() -> None:
     assert theirs.refused == ours.refused == Counter({"max-connections": 30, "oversize": 1})
     assert not clock.getDelayedCalls()
     assert not ours.watchers
+
+
+class _Cannot:
+    """A command that cannot be started."""
+
+    def start(self, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/no/python")
+
+
+def test_an_interpreter_out_of_reach_ends_the_service_with_one_line(log_lines: list[str]) -> None:
+    """As after `-u`. The service then stops although no worker was ever there."""
+    clock, failures = Clock(), list[int]()
+    clock.callWhenRunning = lambda call: call()  # type: ignore[attr-defined]
+    clock.stop = lambda: None  # type: ignore[attr-defined]
+    service = Workers(settings({"workers": 2}), _Cannot(), dict, clock)  # type: ignore[arg-type]
+    service.on_failure = lambda: failures.append(1)
+    service.running = 1
+    service._start()
+    clock.pump([0.0, 0.1, 0.2, 0.4])
+    stopped = service.stopService()
+    assert stopped.called
+    assert failures == [1]
+    assert sum("workers cannot start: Permission denied: '/no/python'" in line for line in log_lines) == 1
+    assert not clock.getDelayedCalls()

@@ -39,7 +39,7 @@ class ListeningReactor:
     listener of their own: an IPv6 listener on one of these does not take IPv4. ``backlog`` replaces the one that
     callers pass, as that is nearly always Twisted's default of 50. ``wrap`` is put around each factory, below TLS.
     ``prepare`` is called with each listening socket. With ``replace`` the file of a UNIX socket that no process holds
-    is replaced. ``sockets`` makes the sockets, or has them already.
+    is replaced. ``shared`` is that of `StreamPort`. ``sockets`` makes the sockets, or has them already.
     """
 
     def __init__(
@@ -53,10 +53,12 @@ class ListeningReactor:
         prepare: Callable[[socket.socket], object] | None = None,
         dropped: Callable[[str], object] | None = None,
         replace: bool = True,
+        shared: bool = False,
         sockets: BoundSockets | None = None,
     ) -> None:
         self._reactor = reactor
         self._replace = replace
+        self._shared = shared
         self._sockets = BoundSockets() if sockets is None else sockets
         self._lingerers = lingerers
         self._v4_ports = v4_ports
@@ -157,7 +159,15 @@ class ListeningReactor:
             self._prepare(sock)
         if self._wrap is not None:
             factory = self._wrap(factory)
-        port = StreamPort(sock, factory, self._reactor, lingerers=self._lingerers, path=path, dropped=self._dropped)
+        port = StreamPort(
+            sock,
+            factory,
+            self._reactor,
+            lingerers=self._lingerers,
+            path=path,
+            shared=self._shared,
+            dropped=self._dropped,
+        )
         self._ports = [*self.ports, port]
         if self._began:
             port.startListening()

@@ -33,6 +33,7 @@ from zope.interface import implementer
 from greetsvc.net.address import address_factory
 from greetsvc.net.descriptors import SpareDescriptor
 from greetsvc.net.linger.sweep import Lingerers
+from greetsvc.net.linux.wakeups import wake_one
 from greetsvc.net.sockets import UnixPath, reason
 from greetsvc.net.stream.accepted import counts_queue, queue_length
 from greetsvc.net.stream.batch import Batch, IConstantAnswer
@@ -73,6 +74,8 @@ class StreamPort:
     connection that is lost before the factory hears of it: ``accept-`` and the name of the error, as in
     ``accept-EMFILE``. A factory whose class implements `IConstantAnswer` may answer without protocols.
 
+    With ``shared``, other processes accept from the same socket: the kernel then wakes one of them for a connection.
+
     ``accepted`` counts the connections that were taken from the queue. ``kind`` names the port in the log, which
     says when the port starts and closes, as in Twisted, if the factory is noisy.
     """
@@ -85,6 +88,7 @@ class StreamPort:
         *,
         lingerers: Lingerers | None = None,
         path: UnixPath | None = None,
+        shared: bool = False,
         dropped: Callable[[str], object] | None = None,
     ) -> None:
         self.factory = factory
@@ -99,6 +103,7 @@ class StreamPort:
         # Where the length is not known it counts as full: `accept` then says when there are no more.
         self._queued: Callable[[], int] = partial(queue_length, sock) if counts_queue(sock) else lambda: MAX_ACCEPTED
         self._path = path
+        self._shared = shared
         self._dropped = dropped
         is_unix = sock.family == socket.AF_UNIX
         self._transport = UnixStreamTransport if is_unix else StreamTransport
@@ -131,7 +136,7 @@ class StreamPort:
         prefix = factory.logPrefix() if ILoggingContext.providedBy(factory) else type(factory).__name__
         self._log_if_noisy(f"{prefix} starting on {self._name!r}")
         factory.doStart()
-        self.reactor.addReader(self)
+        self._read()
 
     def stopListening(self) -> Deferred[None]:
         """Accept what is in the queue, close the socket, remove its file, and stop the factory.
@@ -280,7 +285,12 @@ class StreamPort:
     def _end_pause(self) -> None:
         self._pause = None
         self._spare.open()
+        self._read()
+
+    def _read(self) -> None:
         self.reactor.addReader(self)
+        if self._shared:
+            wake_one(self.reactor, self.fileno())
 
     def _close(self) -> None:
         if self.listening:

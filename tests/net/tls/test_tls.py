@@ -694,7 +694,7 @@ def good(tmp_path: Path, root: Issued) -> Path:
         ("tls:port=8443", "needs the folder"),
         ("tls:{dir}:port=70000", "the port must be"),
         ("tls:{dir}:port=x", "the port must be"),
-        ("tls:{dir}:1:2:3:4", "too many arguments: '4'"),
+        ("tls:{dir}:1:2:3:4:5", "too many arguments: '5'"),
         ("tls:{dir}:1:port=2", "port is given twice, '1' and '2'"),
         ("tls:{dir}:1:colour=red", "unknown option 'colour'; allowed are path, port, backlog, interface"),
         ("tls:{dir}:1:backlog=-1", "the backlog must be"),
