@@ -247,6 +247,7 @@ def test_a_greeting_of_several_lines_is_one_line() -> None:
     assert (
         Peer("lines", greeter=TextGreeter("Dear {name},\\r\\nwelcome\\n")).hears(b"Ada\n") == b"Dear Ada, welcome\r\n"
     )
+    assert Peer("lines", greeter=TextGreeter("{name}")).hears(b"a\x1d\rb\x0bc\n") == b"a\x1d b\x0bc\r\n"
     wide = Peer("lines", "utf-16-le", TextGreeter("a\\nb Ċ", "utf-16-le"))
     assert wide.heard.decode("utf-16-le") == "a b Ċ\r\n"
 

@@ -220,7 +220,10 @@ def talking(_scratch: Path) -> Run:
         ended: int = peer.protocol.factory.ledger.ended.total()
         assert ended <= 1
         assert not peer.reset
-        return bytes(peer.heard), peer.closed
+        if peer.heard.startswith(b"HTTP/1.1 4"):  # no handshake: the answer has the date in it
+            return b"", False
+        # The reason in a close frame (0x88) may name a position, which depends on the fragments.
+        return bytes(peer.heard).partition(b"\x88")[0], peer.closed
 
     def run(data: bytes) -> None:
         plugin, encoding = made[data[0] % len(made) if data else 0]
