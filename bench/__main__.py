@@ -104,7 +104,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "starts": starting_peers(),
         }
         notes = {part: {peer.name: peer.note for peer in peers} for part, peers in listed.items()}
-        results = Results(machine | {"load generator": load.language}, notes)
+        results = Results(machine | {"load generator": load.language}, notes, workers_apart=cores.third is not None)
         bench = Bench(plan, load, cores, folder, results)
         bench.run(*[chosen(peers, asked.only) for peers in listed.values()])
     out = asked.out or HERE / "results" / ("quick" if asked.quick else "")
