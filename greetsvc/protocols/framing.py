@@ -8,6 +8,7 @@ given to it piece by piece, and the messages are taken from it when they are ans
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from twisted.protocols.basic import Int32StringReceiver, LineOnlyReceiver, NetstringReceiver
@@ -56,6 +57,7 @@ class _Connected:
 
 
 _CONNECTED = _Connected()
+_LINE_END = re.compile(r"\r\n?|\n")
 
 
 def line_text(line: bytes, encoding: str) -> str:
@@ -93,7 +95,7 @@ class _WideLineReceiver(_LineReceiver):
                 self.messages.append(data[start:at])
                 start = at = at + width
         self._buffer = data[start:]
-        if len(self._buffer) > self.MAX_LENGTH:
+        if len(self._buffer) >= self.MAX_LENGTH + width:  # less may be a line and a part of its end
             self.lineLengthExceeded(self._buffer)
 
 
@@ -117,12 +119,13 @@ class Lines:
         """Each payload as one line that ends in CRLF. Line ends inside it become spaces."""
         together = b"".join(payloads)
         if self._lf in together or self._cr in together:
-            payloads = [self._as_one_line(payload) for payload in payloads]
+            payloads = [*map(self._as_one_line, payloads)]
         return self._end.join(payloads) + self._end
 
     def _as_one_line(self, payload: bytes) -> bytes:
-        lines = payload.decode(self._encoding, "replace").splitlines()
-        return " ".join(lines).encode(self._encoding, "replace")
+        # Not splitlines(), which knows more line ends than a reader of lines does.
+        text = payload.decode(self._encoding, "replace").rstrip("\r\n")
+        return _LINE_END.sub(" ", text).encode(self._encoding, "replace")
 
 
 class _NetstringReceiver(NetstringReceiver):

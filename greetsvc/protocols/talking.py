@@ -83,11 +83,10 @@ class TalkingProtocol(GreetingProtocol):
     transport: Any
     framing: ClassVar[type[Framing]] = Lines
     text_of: Callable[[Any, str], str] = staticmethod(line_text)
-    """The text of a message, as the receiver has it, in an encoding. Raises `UnicodeDecodeError`."""
+    """The text of a message, as the receiver has it, in an encoding. Raises `ValueError`."""
     options: ClassVar[Mapping[str, Callable[[str], object]]] = {}
 
-    visit: Visit | None = None
-    """What all greetings of the connection are for; None where the greeter needs no more than a name."""
+    _visit: Visit | None = None  # for all greetings of the connection; not kept for greeters that need only a name
     _greeting_for: Callable[[str], bytes] | None = None  # made for the first name: many peers only listen
     _receiver: Receiver | None = None
     _unread = b""  # received, and not taken apart yet
@@ -280,20 +279,21 @@ class TalkingProtocol(GreetingProtocol):
         size = 0
         for message in messages if len(messages) <= most else messages[:most]:
             try:
-                answer = reply(text_of(message, encoding))
-                if isinstance(answer, str):
+                text = text_of(message, encoding)
+            except ValueError as error:  # a UnicodeDecodeError, except for some codecs
+                why = getattr(error, "reason", error)
+                fault = f"the message is not text in {encoding}: {why}", "encoding"
+                break
+            try:
+                answer = reply(text)
+                if not isinstance(answer, bytes):
                     answer = answer.encode(encoding, "replace")
-                size += len(answer)
-            except UnicodeDecodeError as error:
-                fault = f"the message is not text in {encoding}: {error.reason}", "encoding"
-            except GreeterFailed:
-                fault = "no greeting can be made", "greeter"
             except Exception as error:  # noqa: BLE001 - a subclass may raise anything, and only its connection ends
-                factory.failed(error)
-                fault = "no answer can be made", "protocol"
-            else:
-                answers.append(answer)
-            if size >= ENOUGH or fault or self._leaving or transport.disconnecting:
+                fault = factory.failed(error)
+                break
+            answers.append(answer)
+            size += len(answer)
+            if size >= ENOUGH or self._leaving or transport.disconnecting:
                 break
         done = len(answers)
         if done and not self._over:
@@ -377,7 +377,7 @@ class TalkingFactory(GreetingFactory):
         needs = self.greeter.needs
         visit = self._visit(protocol) if needs else None
         if any(need != "name" for need in needs):
-            protocol.visit = visit
+            protocol._visit = visit
         rendering = self._rendering
         return self._without_line_end(rendering.constant or rendering.of(lambda: cast(Visit, visit)))
 
@@ -387,7 +387,7 @@ class TalkingFactory(GreetingFactory):
         if rendering.constant is not None:
             constant = self._without_line_end(rendering.constant)
             return lambda _name: constant
-        visit = protocol.visit or self._visit(protocol)
+        visit = protocol._visit or self._visit(protocol)
         named = greeter.naming(visit) if hasattr(greeter, "naming") else None
         return named or (
             lambda name: self._without_line_end(rendering.of(partial(self._named, protocol, visit, name)))
@@ -413,12 +413,15 @@ class TalkingFactory(GreetingFactory):
         for protocol in tuple(self._deadlines):
             cast(TalkingProtocol, protocol).finish()
 
-    def failed(self, error: Exception) -> None:
-        """`TalkingProtocol.reply` raised."""
+    def failed(self, error: Exception) -> _Fault:
+        """What a connection ends with because `TalkingProtocol.reply` raised."""
+        if isinstance(error, GreeterFailed):  # that is logged and counted already
+            return "no greeting can be made", "greeter"
         now = time.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + _QUIET
             _log.failure("The protocol {protocol} failed", Failure(error), protocol=self.protocol.__name__)
+        return "no answer can be made", "protocol"
 
 
 @frozen(eq=False)

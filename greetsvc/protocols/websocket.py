@@ -252,7 +252,7 @@ class _Endpoint(WebSocketResource):
             if request.method != b"GET":
                 raise ProtocolError(request.method)
             H11Handshake(ConnectionType.SERVER).initiate_upgrade_connection(headers, request.path)
-        except ProtocolError:
+        except Exception:  # noqa: BLE001 - also what its parts make of strange headers, such as a Host that is no text
             request.setResponseCode(_UPGRADE_REQUIRED, b"Upgrade Required")
             request.setHeader("upgrade", "websocket")
             request.setHeader("content-type", "text/plain")

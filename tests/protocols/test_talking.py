@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from encodings.aliases import aliases
 from typing import Any
 
 import pytest
@@ -108,6 +110,20 @@ def test_bytes_that_do_not_decode_get_one_error_in_a_frame(plugin: str, encoding
     assert peer.closed
     assert not peer.reset
     assert peer.context.ledger.ended == {"encoding": 1}
+
+
+def test_no_codec_of_python_makes_a_connection_fail() -> None:
+    """Whatever bytes a peer sends as a name: there is an answer or an error, and no exception."""
+    source = random.Random(13)
+    names = [source.randbytes(source.randrange(20)) for _ in range(3)]
+    for encoding in sorted(set(aliases.values())):
+        try:
+            greeter = TextGreeter("{name}", text_encoding(encoding))
+        except ValueError:
+            continue
+        for name in names:
+            peer = Peer("netstring", encoding, greeter)
+            assert peer.hears(b"%d:%b," % (len(name), name)), (encoding, name)
 
 
 def test_an_encoding_in_which_lines_cannot_be_told_apart_is_refused() -> None:
@@ -231,6 +247,7 @@ def test_a_greeting_of_several_lines_is_one_line() -> None:
     assert (
         Peer("lines", greeter=TextGreeter("Dear {name},\\r\\nwelcome\\n")).hears(b"Ada\n") == b"Dear Ada, welcome\r\n"
     )
+    assert Peer("lines", greeter=TextGreeter("{name}")).hears(b"a\x1d\rb\x0bc\n") == b"a\x1d b\x0bc\r\n"
     wide = Peer("lines", "utf-16-le", TextGreeter("a\\nb Ċ", "utf-16-le"))
     assert wide.heard.decode("utf-16-le") == "a b Ċ\r\n"
 
@@ -274,6 +291,8 @@ class Quirks(TalkingProtocol):
             raise LookupError(message)
         if message == "none":
             return None
+        if message == "list":
+            return [b"a", b"b"]
         if message == "bytes":
             return b"\\xff"
         if message == "greet":
@@ -309,7 +328,7 @@ def test_after_close_nothing_is_called_and_the_last_answer_is_sent(quirks: str) 
     assert peer.context.ledger.greeted == {"tcp": 1}
 
 
-@pytest.mark.parametrize("message", ["fail", "none"])
+@pytest.mark.parametrize("message", ["fail", "none", "list"])
 def test_a_reply_that_fails_ends_its_connection_with_an_error(quirks: str, message: str, logged_errors: Any) -> None:
     peer = Peer(quirks)
     assert peer.hears(f"a\n{message}\nb\n".encode()) == b"a\r\nerror: no answer can be made\r\n"

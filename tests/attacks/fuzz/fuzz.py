@@ -196,6 +196,45 @@ def tls(scratch: Path) -> Run:
     return run
 
 
+def talking(_scratch: Path) -> Run:
+    """What the peer of a talking protocol sends: the same answers, whatever the fragments, and at most one error.
+
+    The first byte picks protocol and encoding.
+    """
+    from twisted.internet.task import Clock
+
+    from greetsvc.protocols.registry import StreamPlugin, find_protocol
+    from greetsvc.testing.memory import MemoryPeer, context
+
+    kinds = [
+        *(("lines", encoding) for encoding in ("utf-8", "gb18030", "utf-16-le", "utf-16", "utf-7")),
+        *(("netstring", "utf-8"), ("int32", "big5"), ("websocket", "utf-8")),
+    ]
+    made = [(find_protocol(name, "max=40", encoding), encoding) for name, encoding in kinds]
+
+    def answers(plugin: StreamPlugin, encoding: str, data: bytes, size: int) -> tuple[bytes, bool]:
+        clock = Clock()
+        peer = MemoryPeer(plugin.stream(context(clock, encoding)), clock)
+        for start in range(0, len(data), size):
+            peer.say(data[start : start + size])
+        ended: int = peer.protocol.factory.ledger.ended.total()
+        assert ended <= 1
+        assert not peer.reset
+        if peer.heard.startswith(b"HTTP/1.1 4"):  # no handshake: the answer has the date in it
+            return b"", False
+        # The reason in a close frame (0x88) may name a position, which depends on the fragments.
+        return bytes(peer.heard).partition(b"\x88")[0], peer.closed
+
+    def run(data: bytes) -> None:
+        plugin, encoding = made[data[0] % len(made) if data else 0]
+        assert isinstance(plugin, StreamPlugin)
+        whole = answers(plugin, encoding, data[1:], len(data) or 1)
+        for size in (1 if len(data) < 256 else 61, 7):
+            assert answers(plugin, encoding, data[1:], size) == whole, size
+
+    return run
+
+
 def measured(_scratch: Path) -> Run:
     """A request for a measured answer, and such an answer: read within bounds, or none."""
     from greetsvc import wire
@@ -216,6 +255,7 @@ def measured(_scratch: Path) -> Run:
 
 TARGETS: dict[str, Callable[[Path], Run]] = {
     "proxy": proxy,
+    "talking": talking,
     "target": target,
     "endpoint": endpoint,
     "template": template,
