@@ -14,7 +14,8 @@ from textwrap import wrap
 
 HERE = Path(__file__).parent
 COLUMNS, LINE, LETTER, MARGIN = 84, 18, 7.83, 16
-PAGE = (360, 407)
+PAGE, SEEN, CAPTURE = (440, 390), "0 0 1000 886", (1016, 1180)
+"""The page in the picture, the part of the capture that is seen, and the size of the capture, in pixels."""
 STYLE = """
 .terminal{fill:#10151c} .bar{fill:#2a323d} .page{fill:none;stroke:#8a94a3}
 text{font:13px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:#d5dbe3;white-space:pre}
@@ -44,12 +45,13 @@ def draw() -> str:
     )
     live = b64encode((HERE / "live-page.png").read_bytes()).decode()
     at = f'x="{wide + 16}" y="{(tall - PAGE[1]) // 2}" width="{PAGE[0]}" height="{PAGE[1]}"'
+    image = f'<image width="{CAPTURE[0]}" height="{CAPTURE[1]}" href="data:image/png;base64,{live}"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide + PAGE[0] + 17} {tall}" role="img">'
         f"<title>greet in a terminal: where packets stop, and on which way they are lost; and the live page</title>"
         f'<style>{STYLE}</style><rect class="terminal" width="{wide}" height="{tall}" rx="9"/>'
         f'<path class="bar" d="M0 28V9a9 9 0 0 1 9-9H{wide - 9}a9 9 0 0 1 9 9V28z"/>'
-        f'{text}\n<image {at} href="data:image/png;base64,{live}"/><rect class="page" {at} rx="4"/></svg>\n'
+        f'{text}\n<svg {at} viewBox="{SEEN}">{image}</svg><rect class="page" {at}/></svg>\n'
     )
 
 
