@@ -30,7 +30,8 @@ _UNKNOWN_TTL = 255
 """Where the TTL cannot be read (RFC 8762, 4.3.1)."""
 
 _FIRST = 14
-"""Bytes of a request that are copied into the answer: sequence number, time stamp and error estimate."""
+"""Bytes of a request that are copied into the answer: sequence number, time stamp and error estimate. Behind them a
+sender of RFC 8972 has two bytes for the number of its session, which go back, too."""
 
 
 def ntp(nanoseconds: int) -> int:
@@ -52,10 +53,11 @@ def reflected(request: bytes, received: int, sent: int, ttl: int | None) -> byte
     if len(request) < SHORTEST or any(base):
         return None
     answer = struct.pack(
-        "!4sQHxxQ14sxxBxxx",
+        "!4sQH2sQ14sxxBxxx",
         request[:4],
         ntp(sent),
         _ERROR,
+        request[_FIRST : _FIRST + 2],
         ntp(received),
         request[:_FIRST],
         _UNKNOWN_TTL if ttl is None else ttl,

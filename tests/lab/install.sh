@@ -3,7 +3,7 @@
 set -eu
 
 packages="chromium fish haproxy iproute2 irtt libnginx-mod-stream mandoc netcat-openbsd nftables nginx-light procps
-prometheus systemd zsh"
+prometheus python3-scapy systemd zsh"
 
 if [ "$(id -u)" != 0 ]; then
     echo "make lab: needs root: it installs Debian packages and makes network namespaces" >&2

@@ -25,7 +25,7 @@ SHOWING = [
     page
     for page in PAGES
     if page != TUTORIAL
-    and "zh-TW" not in page.parts  # tests/docs/test_sockets.py says that its blocks are those of the English page
+    and "zh-TW" not in page.parts  # tests/docs/test_pages.py says that its blocks are those of the English page
     and any(block.kind == "console" and not block.by for block in blocks(page))
 ]
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.documents import blocks
 from tests.support.installed import Installed, install
 from tests.support.waiting import PATIENCE
 
@@ -57,3 +60,48 @@ def test_the_service_finds_the_plugins_and_says_what_they_are(with_examples: Ins
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "languages:missing.toml" in wrong.stderr
     assert wrong.stderr.count("\n") == 1
+
+
+def test_the_template_becomes_a_plugin_of_another_name(with_examples: Installed, tmp_path: Path) -> None:
+    """By the commands of its README, up to the one that installs it."""
+    (tmp_path / "greetsvc").symlink_to(ROOT)
+    (shown,) = blocks(ROOT / "examples" / "plugin-template" / "README.md")
+    *commands, install_and_test = [command for command, _ in shown.commands()]
+    assert install_and_test == "pip install --editable . && python -m pytest"
+    subprocess.run(["bash", "-e", "-c", "\n".join(commands)], cwd=tmp_path, check=True, timeout=PATIENCE)
+    mine = tmp_path / "greetsvc-mine"
+    for path in mine.rglob("*.*"):
+        assert path.suffix == ".md" or "template" not in f"{path.name} {path.read_text().lower()}", path
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=mine, check=True, capture_output=True, timeout=PATIENCE)
+    wheel = str(next(tmp_path.glob("greetsvc_mine-*.whl")))
+    site = str(tmp_path / "site")
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel]
+    subprocess.run(pip, check=True, capture_output=True, timeout=PATIENCE)
+    done = with_examples.run(mine, "python", "-P", "-m", "pytest", "-q", "tests", PYTHONPATH=site)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+SENDER = """
+import socket, sys
+from scapy.contrib.stamp import STAMPSessionReflectorTestUnauthenticated as Answer
+from scapy.contrib.stamp import STAMPSessionSenderTestUnauthenticated as Request
+
+with socket.socket(type=socket.SOCK_DGRAM) as sender:
+    sender.settimeout(10)
+    sender.connect(("127.0.0.1", int(sys.argv[1])))
+    sender.send(bytes(Request(seq=7, ts=5, ssid=9)))
+    answer = Answer(sender.recv(2000))
+    print(answer.seq, answer.seq_sender, answer.ts_sender, answer.ssid, answer.ttl_sender)
+    print(answer.ts >= answer.ts_rx > 0)
+"""
+
+
+def test_the_reflector_answers_a_sender_that_others_wrote(with_examples: Installed, tmp_path: Path) -> None:
+    """The packets of Scapy, which is no part of the tests' own Python."""
+    endpoint = ENDPOINT.replace("tcp", "udp")
+    server = with_examples.twistd(tmp_path, "--listen", endpoint, "--protocol", "stamp")
+    command = ["/usr/bin/python3", "-c", SENDER, str(server.ports()[0])]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+    server.stop()
+    assert said == "7 7 5 9 64\nTrue\n"

@@ -61,7 +61,7 @@ def blocks(page: Path) -> list[Block]:
     ]
 
 
-_NUMBER = r"\b(?=[a-f]*\d)[\da-f]+(?:[.:][\da-f]+)*"
+_NUMBER = r"(?<![\da-f])(?=[a-f]*\d)[\da-f]+(?:[.:][\da-f]+)*"
 
 
 def shows(shown: str, output: str) -> bool:
