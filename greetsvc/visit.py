@@ -52,12 +52,13 @@ class PathFacts:
     """The packets of a visit as they arrived, as far as that can be read; None where not.
 
     ``syn`` is the SYN of the connection, ``tcp`` its state, ``datagram`` the header of the request datagram, and
-    ``nonce`` the nonce in a marked request.
+    ``nonce`` the nonce in a marked request, ``measured`` the measured answer to a request that wants one.
     """
 
     syn: Syn | None = None
     tcp: TcpInfo | None = None
     datagram: Arrival | None = None
+    measured: bytes | None = None
     nonce: str | None = None
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "fields_of",
     "has_fields",
     "line_end",
+    "measured_in",
     "nonce_of",
     "padding_of",
     "request",
@@ -136,22 +137,23 @@ def padding_of(request: bytes) -> int | None:
 
 
 def count_of(
-    data: bytes | bytearray, start: int = 0, end: int = MAX_REQUEST, *, padded: bool = False
+    data: bytes | bytearray, start: int = 0, end: int = MAX_REQUEST, *, padded: bool = False, wanted: str = "count"
 ) -> tuple[bytes, bytes] | None:
     """What a request for a measured answer carries; None for any other, and where a field is bad or missing.
 
-    The request is ``data[start:end]``. One that wants a ``padded`` answer is another one than one that does not.
+    The request is ``data[start:end]``; it has ``w=`` with what is ``wanted``. One that wants a ``padded`` answer is
+    another one than one that does not.
 
     First what the answer repeats, ``NONCE s=SESSION n=NUMBER a=ATTEMPT`` as it was written, then the session alone.
     """
-    found = None if padded else _COUNT.match(data, start, end)
+    found = None if padded or wanted != "count" else _COUNT.match(data, start, end)
     if found is not None:  # as `greet` writes it: this costs a fraction of reading the fields one by one
         return found[1], found[2]
     request = bytes(data[start:end])
     fields = fields_of(request)
     session, number, attempt = (fields.get(key, "") for key in "sna")
     if (
-        fields.get("w") != "count"
+        fields.get("w") != wanted
         or ("p" in fields) != padded
         or not _SESSION.fullmatch(session)
         or not _NUMBER.fullmatch(number)
@@ -267,7 +269,8 @@ class Datagram:
 class PathRecord:
     """What the server saw: ``you`` is the client, ``me`` the address it reached, ``via`` the proxy that named it.
 
-    ``syn`` is the client's SYN as it arrived. ``instance`` differs after each start and in each replica. ``nonce`` is
+    ``measured`` is the measured answer to a request that named its session. ``syn`` is the client's SYN as it
+    arrived. ``instance`` differs after each start and in each replica. ``nonce`` is
     the nonce in a marked request. None means that there is no such thing, or that the server cannot know it.
     """
 
@@ -281,6 +284,7 @@ class PathRecord:
     tcp: Tcp | None
     tls: Tls | None
     datagram: Datagram | None
+    measured: str | None = None
 
 
 def encode_record(record: PathRecord) -> bytes:
@@ -291,6 +295,8 @@ def encode_record(record: PathRecord) -> bytes:
     for name in ("syn", "tcp", "tls", "datagram"):
         part = getattr(record, name)
         line[name] = part and {key: _cut(value) for key, value in asdict(part).items()}
+    if record.measured is not None:
+        line["measured"] = record.measured
     return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
 
 
@@ -311,9 +317,21 @@ def decode_record(line: bytes) -> PathRecord | None:
             tcp=_part(Tcp, found["tcp"]),
             tls=_part(Tls, found["tls"]),
             datagram=_part(Datagram, found["datagram"]),
+            measured=_typed(found.get("measured"), str, type(None)),
         )
     except (KeyError, RecursionError, TypeError, ValueError):
         return None
+
+
+def measured_in(data: bytes) -> Measured | None:
+    """The measured answer that a greeting is, or that a path record holds; None where there is none. Never raises."""
+    if not data.startswith(b"{"):
+        return decode_measured(data)
+    record = decode_record(data)
+    if record is None or record.measured is None:
+        return None
+    measured = decode_measured(record.measured.encode("ascii", "replace"))
+    return measured if measured is not None and measured.nonce == record.nonce else None
 
 
 def _ends(address: Address) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -181,6 +182,7 @@ RECORDS = st.builds(
     syn=st.none() | st.builds(Syn, NUMBERS, NUMBERS, NUMBERS, MAYBE, MAYBE, st.booleans(), st.booleans()),
     tcp=st.none() | st.builds(Tcp, NUMBERS, NUMBERS, NUMBERS),
     tls=st.none() | st.builds(Tls, WORDS, WORDS, st.none() | WORDS, st.none() | WORDS),
+    measured=st.none() | WORDS,
     datagram=st.none() | st.builds(Datagram, ttl=MAYBE, dscp=MAYBE, ecn=MAYBE, size=NUMBERS),
 )
 PLAIN = PathRecord(
@@ -265,6 +267,14 @@ def test_an_older_server_does_not_tell_ecn() -> None:
     record = decode_record(json.dumps(found).encode())
     assert record is not None
     assert record.datagram == Datagram(ttl=64, dscp=0, ecn=None, size=1200)
+
+
+def test_a_path_record_may_hold_a_measured_answer_to_the_same_request() -> None:
+    line = LINE.decode().rstrip()
+    held = evolve(PLAIN, nonce=NONCE, measured=line)
+    assert wire.measured_in(encode_record(held)) == wire.decode_measured(LINE) == wire.measured_in(LINE)
+    for nonce, measured in (("f" * 16, line), (NONCE, "x"), (NONCE, "\N{BULLET}"), (NONCE, None)):
+        assert wire.measured_in(encode_record(evolve(held, nonce=nonce, measured=measured))) is None
 
 
 def test_deep_nesting_is_no_record() -> None:

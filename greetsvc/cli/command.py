@@ -31,6 +31,7 @@ from greetsvc.client.tls import ClientTls
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line
+from greetsvc.wire import MAX_MEASURED
 
 __all__ = ["main"]
 
@@ -133,15 +134,26 @@ def _probe_plan(given: dict[str, Any], target: Target) -> ProbePlan:
     if flows and options.talk is not None:
         wrong("--flows", flows, NO_TALK_FROM_A_PORT)
     count = given["count"] if given["count"] is not None else DEFAULT_ROUNDS if flows else 1
+    several = count != 1 or flows > 0
     return ProbePlan(
         probe=Probe(target, options),
         expectations=expectations,
-        report=_report(given, target, expectations, several=count != 1 or flows > 0),
+        report=_report(given, target, expectations, several=several),
         count=count,
         interval=given["interval"],
         verbose=given["verbose"],
         flows=flows,
+        **({"unmeasured": _unmeasured(given, target, options.size)} if several else {}),
     )
+
+
+def _unmeasured(given: dict[str, Any], target: Target, size: int) -> str:
+    """Why a run cannot ask for measured answers, in words; empty where it can."""
+    if target.transport != "udp":
+        return "only UDP is measured"
+    if given["expect"] is not None:
+        return "--expect asks for greetings, not for measured answers"
+    return f"a request of {size} bytes (--size) is too short for it" if size <= MAX_MEASURED else ""
 
 
 def _load_plan(given: dict[str, Any], target: Target) -> Plan:
@@ -153,7 +165,8 @@ def _load_plan(given: dict[str, Any], target: Target) -> Plan:
 
     raise_limit()
     load = {name: given[name] for name in ("duration", "concurrency", "rate", "expect", "warn")}
-    run = Run(target, **load, **_common_options(given, target))
+    common = _common_options(given, target)
+    run = Run(target, **load, **common, measure=not _unmeasured(given, target, common["size"]))
     return LoadPlan(run, as_json=given["as_json"], terminal=find_terminal(sys.stdout, os.environ))
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.python.failure import Failure
 
+from greetsvc.client.direction import combined
 from greetsvc.client.options import DEFAULT_INTERVAL
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.series import repeat, result_of
@@ -43,6 +44,8 @@ class ProbePlan:
     interval: float = DEFAULT_INTERVAL
     verbose: bool = False
     flows: int = 0
+    unmeasured: str = "it is one probe"
+    """Why no measured answers are asked for, in words; empty to ask for them."""
 
     async def run(self, output: Output, stats: RunStats, reactor: Any, now: Callable[[], float]) -> None:
         """Probe and report, until done or cancelled; the summary is written either way."""
@@ -54,8 +57,8 @@ class ProbePlan:
 
         probes: list[Probe] = []
 
-        def from_port(port: int | None) -> Callable[[], Awaitable[Greeting]]:
-            probe = self.probe.from_port(port)
+        def from_port(port: int | None, *, measure: bool = True) -> Callable[[], Awaitable[Greeting]]:
+            probe = self.probe.from_port(port, measure=measure and not self.unmeasured)
             probes.append(probe)
             return partial(probe.run, trace=trace, reactor=reactor)
 
@@ -73,19 +76,31 @@ class ProbePlan:
             elif port is not None:
                 from greetsvc.client.probe.flows import PinnedFlow
 
-                pinned = PinnedFlow(port, from_port(port), from_port(None))
+                pinned = PinnedFlow(port, from_port(port), from_port(None, measure=False))
                 async for result in repeat(lambda: result_of(pinned.probe()), **pace):
                     each(stats.sent + 1, result, pinned.diagnosis)
             else:
                 probe = from_port(None)
                 async for result in repeat(lambda: result_of(probe()), **pace):
                     each(stats.sent + 1, result, [])
+            await gatherResults([Deferred.fromCoroutine(used.settle(reactor=reactor)) for used in probes])
         except CancelledError:
             stats.elapsed = now() - start
         finally:
             for used in probes:
                 used.close()
+        self._conclude(stats, probes)
         output.write(self.report.end(stats))
+
+    def _conclude(self, stats: RunStats, probes: Sequence[Probe]) -> None:
+        """Say which way the requests were lost, or why that is not known."""
+        measured = [one for one in probes if one.history is not None and one.history.wanted]
+        stats.unmeasured = self.unmeasured or next(filter(None, (one.unmeasured for one in measured)), "")
+        directions = [one.direction for one in measured]
+        if stats.flows is not None:
+            stats.flows.directions = directions
+        if directions and not stats.unmeasured:
+            stats.direction = combined(found for found in directions if found is not None)
 
     async def _probe_flows(self, from_port: Any, each: Any, stats: RunStats, pace: Any) -> None:
         from greetsvc.client.probe.flows import free_ports, probe_flows

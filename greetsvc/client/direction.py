@@ -11,7 +11,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from statistics import median
 from typing import Any, Literal
 
 from attrs import define, evolve, field, frozen
@@ -28,7 +27,7 @@ MAX_KNOWN = 4096
 """The latest requests of a session, whose answers are recognized."""
 
 _WINDOW = 1024
-"""Answers that are held back to sort them by their arrival at the far end."""
+"""Answers that are held back to sort them by their arrival."""
 
 _CHUNK = 1000
 """Answers over which the drift between the two clocks is taken as constant."""
@@ -135,15 +134,13 @@ class _Request:
     answered: bool = False
 
 
-@frozen(order=True)
+@frozen
 class _Sample:
-    """One request that was answered, in the order in which they arrived at the far end. Times in nanoseconds.
+    """One request that was answered. Times are in nanoseconds.
 
     ``there`` and ``back`` are differences between the two clocks. ``timed``: the far end's own time is possible.
     """
 
-    seen: int
-    index: int
     sent: int
     there: int
     back: int
@@ -162,56 +159,57 @@ class _Unwrapped:
 
 
 @define
-class _Order:
-    """Answers in the order in which their requests arrived: which of these were overtaken, and how delays vary."""
+class _Overtaken:
+    """Counts what was overtaken: of ``value``s that come in the order of ``key``, those below an earlier one."""
 
-    reordered: int = 0
+    count: int = 0
+    _heap: list[tuple[int, int]] = field(factory=list)
+    _highest: int = -1
+
+    def add(self, key: int, value: int) -> None:
+        heapq.heappush(self._heap, (key, value))
+        if len(self._heap) > _WINDOW:
+            self._take(heapq.heappop(self._heap)[1])
+
+    def _take(self, value: int) -> None:
+        self.count += value < self._highest
+        self._highest = max(self._highest, value)
+
+    def so_far(self) -> int:
+        """The count when nothing comes any more."""
+        count, highest = self.count, self._highest
+        for _, value in sorted(self._heap):
+            count += value < highest
+            highest = max(highest, value)
+        return count
+
+
+@define
+class _Variation:
+    """How delays vary, in the order in which answers come."""
+
     steps: int = 0
-    _heap: list[_Sample] = field(factory=list)
-    _chunk: list[_Sample] = field(factory=list)
-    _furthest: int = -1
+    _samples: list[_Sample] = field(factory=list)
     _there: float = 0.0
     _back: float = 0.0
     _doubtful: int = 0
 
     def add(self, sample: _Sample) -> None:
-        heapq.heappush(self._heap, sample)
-        if len(self._heap) > _WINDOW:
-            self._take(heapq.heappop(self._heap))
-
-    def _take(self, sample: _Sample) -> None:
-        self.reordered += sample.index < self._furthest
-        self._furthest = max(self._furthest, sample.index)
-        self._chunk.append(sample)
-        if len(self._chunk) > _CHUNK:
+        self._samples.append(sample)
+        if len(self._samples) > _CHUNK:
             self._close_chunk()
 
     def _close_chunk(self) -> None:
-        there, back, steps, doubtful = variation(self._chunk)
+        there, back, steps, doubtful = variation(self._samples)
         self._there += there
         self._back += back
         self.steps += steps
         self._doubtful += doubtful
-        del self._chunk[:-1]
+        del self._samples[:-1]
 
-    def finished(self) -> _Order:
-        """The same when nothing comes any more."""
-        copy = evolve(
-            self,
-            heap=[],
-            chunk=list(self._chunk),
-            furthest=self._furthest,
-            there=self._there,
-            back=self._back,
-            doubtful=self._doubtful,
-        )
-        for sample in sorted(self._heap):
-            copy._take(sample)
-        copy._close_chunk()
-        return copy
-
-    def variation(self) -> tuple[float | None, float | None]:
+    def so_far(self) -> tuple[float | None, float | None]:
         """The mean differences in seconds; None where there are none, or the far end's clock makes no sense."""
+        self._close_chunk()
         if not self.steps or self._doubtful > self.steps:
             return None, None
         return self._there / self.steps / 1e9, self._back / self.steps / 1e9
@@ -226,12 +224,12 @@ def variation(samples: Sequence[_Sample]) -> tuple[float, float, int, int]:
     """
     # Each over an eighth of the samples: a step of the clock spoils an eighth of them, which the median ignores.
     apart = len(samples) // 8
-    slopes = [
+    slopes = sorted(
         ((late.there - late.back) - (early.there - early.back)) / 2 / (late.sent - early.sent)
         for early, late in zip(samples, samples[apart:], strict=False)
         if apart > 1 and early.timed and late.timed and late.sent != early.sent
-    ]
-    drift = median(slopes) if slopes else 0.0
+    )
+    drift = slopes[len(slopes) // 2] if slopes else 0.0  # the module statistics takes 10 ms to import
     there = back = 0.0
     steps = doubtful = 0
     for one, following in pairwise(samples):
@@ -253,6 +251,7 @@ class Session:
     """The measured requests of one series of probes, and their answers.
 
     Call `sent` for each request, `received` for each measured answer, and `over` when a request's probe is over.
+    Answers may be told in another order than they came: their times count, so these should be those of the kernel.
     ``trouble`` says why no figures are stated, in words.
     """
 
@@ -274,9 +273,10 @@ class Session:
     _last: int = -1
     """The latest request, in the order of sending, that was answered."""
     _copies: int = 0
-    _reordered: int = 0
     _late: int = 0
-    _order: _Order = field(factory=_Order)
+    _order_there: _Overtaken = field(factory=_Overtaken)
+    _order_back: _Overtaken = field(factory=_Overtaken)
+    _variation: _Variation = field(factory=_Variation)
     _latest: Measured | None = None
     _latest_back: Arrival = field(factory=Arrival)
 
@@ -285,23 +285,28 @@ class Session:
         """Whether any measured answer came."""
         return self._answered > 0
 
-    def sent(self, nonce: str, when: int, attempt: int) -> dict[str, object]:
-        """Remember a request that leaves ``when`` (ns); the fields that it carries."""
+    def sent(self, nonce: str, when: int, attempt: int, wanted: str = "count") -> dict[str, object]:
+        """Remember a request that leaves ``when`` (ns); the fields that it carries to get what is ``wanted``."""
         index = self.requests
         self.requests += 1
         self._known[nonce] = _Request(index, when, attempt)
         if len(self._known) > self.most:
             self._known.popitem(last=False)
-        return {"s": self.name, "n": index, "a": attempt, "w": "count"}
+        return {"s": self.name, "n": index, "a": attempt, "w": wanted}
 
-    def unsent(self, nonce: str) -> None:
+    def unsent(self, nonce: str | None) -> None:
         """The latest request could not be sent after all."""
-        if self._known.pop(nonce, None) is not None:
+        if nonce is not None and self._known.pop(nonce, None) is not None:
             self.requests -= 1
 
-    def over(self, nonce: str) -> None:
-        """The probe of this request is over: an answer from now on is late."""
+    def awaits(self, nonce: str) -> bool:
+        """Whether this is a measured request to which no answer came yet."""
         request = self._known.get(nonce)
+        return request is not None and not request.answered
+
+    def over(self, nonce: str | None) -> None:
+        """The probe of this request is over: an answer from now on is late."""
+        request = self._known.get(nonce or "")
         if request is not None:
             request.over = True
 
@@ -326,7 +331,7 @@ class Session:
             if len(table) > self.most:
                 table.popitem(last=False)
         self._distinct += 1
-        self._reordered += seq < self._seq.highest
+        self._order_back.add(when, seq)
         self._seen.highest, self._seq.highest = max(seen, self._seen.highest), max(seq, self._seq.highest)
         self._latest, self._latest_back = answer, back
         if request.answered:
@@ -337,7 +342,8 @@ class Session:
         self._late += request.over
         timed = 0 <= answer.tx - answer.rx <= when - request.sent
         delays = answer.rx - request.sent, when - answer.tx
-        self._order.add(_Sample(seen, request.index, request.sent, *delays, timed))
+        self._order_there.add(seen, request.index)
+        self._variation.add(_Sample(request.sent, *delays, timed))
         return "late" if request.over else "answer"
 
     def _doubt(self, why: str) -> None:
@@ -357,12 +363,11 @@ class Session:
                 self._doubt("more requests are counted than we sent")
                 return None
             doubled, lost = doubled - lost, 0
-        order = self._order.finished()
-        there, back = order.variation()
+        there, back = self._variation.so_far()
         latest, latest_back = self._latest, self._latest_back
         return Direction(
             There(
-                *(self.requests, lost, doubled, order.reordered, there),
+                *(self.requests, lost, doubled, self._order_there.so_far(), there),
                 hops=None
                 if self.ttl is None or latest.ttl is None or latest.ttl > self.ttl
                 else self.ttl - latest.ttl,
@@ -370,12 +375,12 @@ class Session:
                 ecn=None if latest.tos is None else latest.tos & 3,
             ),
             Back(
-                *(self._seq.highest, self._seq.highest - self._distinct, self._copies, self._reordered, self._late),
-                variation=back,
+                *(self._seq.highest, self._seq.highest - self._distinct, self._copies),
+                *(self._order_back.so_far(), self._late, back),
                 hops=None if latest_back.ttl is None else initial_ttl(latest_back.ttl) - latest_back.ttl,
                 dscp=latest_back.dscp,
                 ecn=latest_back.ecn,
             ),
             unknown=self.requests - considered,
-            steps=order.steps,
+            steps=self._variation.steps,
         )

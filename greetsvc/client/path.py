@@ -11,7 +11,7 @@ from attrs import asdict, evolve, frozen
 from greetsvc.client.target import format_address
 from greetsvc.net.linux.packets import Syn, TcpInfo
 from greetsvc.visit import Address
-from greetsvc.wire import PathRecord, decode_record
+from greetsvc.wire import PathRecord, decode_measured, decode_record
 
 __all__ = ["TCP_OPTIONS", "Change", "PathChanges", "PathNote", "Sent", "answers_request", "compare"]
 
@@ -170,9 +170,9 @@ def _ended(sent: Sent, record: PathRecord) -> PathNote:
 
 
 def answers_request(data: bytes, nonce: str | None) -> bool:
-    """Whether a datagram answers the request with this nonce: only a path record says which request it answers."""
-    record = decode_record(data) if data.startswith(b"{") else None
-    return record is None or record.nonce == nonce
+    """Whether a datagram answers the request with this nonce; of greetings only a few say which they answer."""
+    named = decode_record(data) if data.startswith(b"{") else decode_measured(data)
+    return named is None or named.nonce == nonce
 
 
 def _translation(

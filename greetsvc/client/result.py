@@ -37,6 +37,7 @@ __all__ = [
     "UNASKED",
     "Attempt",
     "Closed",
+    "Exchange",
     "GreetFailed",
     "Greeting",
     "Phase",
@@ -105,15 +106,54 @@ class Seconds:
     total: float = 0.0
 
 
+_SENDING = 0.001
+"""Seconds that the system may take to send a request: ``sent`` is read before that, `Attempt.time` after it."""
+
+
+@frozen
+class Exchange:
+    """A request and its measured answer, in raw numbers (`greetsvc.wire.Measured`).
+
+    ``sent`` and ``received`` are by our clock, ``rx`` and ``tx`` by the server's, all CLOCK_REALTIME in nanoseconds.
+    ``ttl`` and ``tos`` are those of the request as it arrived, ``back_ttl`` and ``back_tos`` those of the answer.
+    """
+
+    sent: int
+    rx: int
+    tx: int
+    received: int
+    seen: int
+    seq: int
+    ttl: int | None
+    tos: int | None
+    size: int
+    back_ttl: int | None
+    back_tos: int | None
+
+
 @frozen
 class Attempt:
     """One datagram request: when it was sent, in seconds after the start of the probe, and how long its answer took.
 
     ``seconds`` is None when no answer came before the probe was over, or when it is not known which one was its.
+    ``exchange`` is what a measured answer says.
     """
 
     time: float
     seconds: float | None = None
+    exchange: Exchange | None = None
+
+    @property
+    def round_trip(self) -> float | None:
+        """How long the answer took; a measured one until our kernel had it, less the time that the server took.
+
+        Times that cannot be are not used: a clock was set, or the server lies.
+        """
+        took, exchange = self.seconds, self.exchange
+        if took is None or exchange is None:
+            return took
+        whole, served = exchange.received - exchange.sent, exchange.tx - exchange.rx
+        return (whole - served) / 1e9 if 0 <= served <= whole <= (took + _SENDING) * 1e9 else took
 
 
 @frozen
@@ -150,6 +190,7 @@ class Greeting:
     record; ``sent`` is what our own side knows, for TCP and UDP. ``attempts`` are the datagram requests.
     ``cut_short`` says why only part of the greeting came, and how much; it is empty for a whole one. ``talk`` is what
     was said after it, where we talked. ``handshake`` says what was lost of the TCP handshake, as far as it is known.
+    ``time`` is when the probe began, in seconds since 1970.
     """
 
     target: Target
@@ -163,6 +204,7 @@ class Greeting:
     sent: Sent | None = None
     attempts: tuple[Attempt, ...] = ()
     cut_short: str = ""
+    time: float | None = None
     talk: Talked | None = None
     handshake: Handshake = UNKNOWN
 
@@ -179,10 +221,18 @@ class Greeting:
 
     @property
     def took(self) -> float | None:
-        """Seconds from the request that was answered to its answer; for a stream, of the whole probe but the talk."""
+        """Seconds from the request that was answered to its answer; for a stream, of the whole probe but the talk.
+
+        The time that a server which measures took itself is not part of it.
+        """
         if not self.attempts:
             return self.seconds.total - (self.talk.seconds if self.talk else 0.0)
-        return next((attempt.seconds for attempt in self.attempts if attempt.seconds is not None), None)
+        return next((attempt.round_trip for attempt in self.attempts if attempt.seconds is not None), None)
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is a measured answer, in place of the server's greeting."""
+        return any(attempt.exchange is not None for attempt in self.attempts)
 
     @property
     def requests_lost(self) -> int:
@@ -194,7 +244,7 @@ class GreetFailed(OSError):
     """No greeting came: ``errno`` and ``strerror`` say why, ``phase`` in which step.
 
     What has no errno of its own gets the nearest: see the table in docs/client.md. ``target``, ``peer`` (None before
-    there is an address), ``seconds``, ``closed``, ``notes``, ``sent``, ``attempts`` and ``talk`` are as in
+    there is an address), ``seconds``, ``closed``, ``notes``, ``sent``, ``attempts``, ``talk`` and ``time`` are as in
     `Greeting`. ``icmp`` is the ICMP message that ended the probe, or None. ``asked`` says which address of a name was
     asked, and which were not.
     """
@@ -215,6 +265,7 @@ class GreetFailed(OSError):
         asked: str = "",
         icmp: Icmp | None = None,
         talk: Talked | None = None,
+        time: float | None = None,
     ) -> None:
         super().__init__(number, why)
         self.phase = phase
@@ -228,6 +279,7 @@ class GreetFailed(OSError):
         self.asked = asked
         self.icmp = icmp
         self.talk = talk
+        self.time = time
 
     @property
     def requests_lost(self) -> int:

@@ -9,6 +9,7 @@ from math import ceil, comb, log
 
 from attrs import define, field, frozen
 
+from greetsvc.client.direction import Direction
 from greetsvc.client.handshake import UNKNOWN, Handshake
 from greetsvc.client.matching import Matcher, MatchingFailed
 from greetsvc.client.result import GreetFailed, Greeting
@@ -129,9 +130,13 @@ class Jitter:
 
 @define
 class FlowStats:
-    """Losses by flow: the flows are numbered from 0 here, and from 1 in reports."""
+    """Losses by flow: the flows are numbered from 0 here, and from 1 in reports.
+
+    ``directions`` are what is known of the directions of each flow, where that was measured.
+    """
 
     ports: list[int]
+    directions: list[Direction | None] = field(factory=list)
     sent: list[int] = field(init=False)
     lost: list[int] = field(init=False)
 
@@ -238,6 +243,7 @@ class RunStats:
     seconds to connect of those connections that took more than one SYN, by the number of SYNs; ``flows`` are the
     losses by flow, where there are several. ``seconds`` and ``jitter`` have what each greeting `took`. ``requests``
     counts datagram requests, of which a probe may send several, and ``requests_lost`` those without an answer.
+    ``direction`` says which way they were lost; where that is not known, ``unmeasured`` says why, in words.
     ``handshakes`` are the sums of what was lost of TCP handshakes, and ``unexplained`` counts those of which it is
     not known. ``round_trips`` has how long the messages of talking probes took, each to its reply.
     """
@@ -253,6 +259,8 @@ class RunStats:
     jitter: Jitter = field(factory=Jitter)
     requests: int = 0
     requests_lost: int = 0
+    direction: Direction | None = None
+    unmeasured: str = ""
     round_trips: Histogram = field(factory=Histogram)
     handshakes: Handshake = UNKNOWN
     unexplained: int = 0

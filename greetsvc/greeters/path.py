@@ -43,6 +43,7 @@ class PathGreeter:
                 via=visit.via,
                 syn=path.syn if own else None,
                 tcp=wire.Tcp(tcp.rtt_us, tcp.mss, tcp.retransmits) if tcp and own else None,
+                measured=None if path.measured is None else path.measured.decode("ascii").rstrip(),
                 tls=wire.Tls(tls.version, tls.cipher, tls.sni, tls.alpn) if tls else None,
                 datagram=wire.Datagram(ttl=datagram.ttl, dscp=datagram.dscp, ecn=datagram.ecn, size=visit.size or 0)
                 if datagram

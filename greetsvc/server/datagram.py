@@ -116,9 +116,11 @@ class GreetingDatagramProtocol(DatagramProtocol):
             return None
         arrival: Arrival = getattr(self.transport, "arrival", None) or Arrival()
         padded = wire.padding_of(request) or 0 if getattr(self.transport, "keeps_whole", False) else 0
-        answer = self.sessions.answer(request, 0, len(request), arrival.time, arrival.ttl, arrival.tos, padded)
+        facts = (request, 0, len(request), arrival.time, arrival.ttl, arrival.tos)
+        answer = self.sessions.answer(*facts, padded)
         if answer is None and wire.fields_of(request).get("w") == "path":
-            answer = _PATH.greet(self._visit(peer, request, _PATH.needs))
+            measured = self.sessions.answer(*facts, wanted="path")
+            answer = _PATH.greet(self._visit(peer, request, _PATH.needs, measured))
         free = answer is not None and self.policy.is_free(len(answer), request, 0, len(request), peer.port, False)
         return answer if free else None
 
@@ -126,7 +128,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
         """The greeting for this request. Raises `GreeterFailed` to give no answer."""
         return self.rendering.constant or self.rendering.of(lambda: self._visit(peer, request, self.greeter.needs))
 
-    def _visit(self, peer: Address, request: bytes, needs: Collection[str]) -> Visit:
+    def _visit(self, peer: Address, request: bytes, needs: Collection[str], measured: bytes | None = None) -> Visit:
         return Visit(
             transport=self.kind,
             peer=peer,
@@ -134,7 +136,7 @@ class GreetingDatagramProtocol(DatagramProtocol):
             number=self.ledger.visits + 1 if "number" in needs else 0,
             when=time.time() if "when" in needs else 0.0,
             size=len(request),
-            path=self._path(request) if "path" in needs else None,
+            path=self._path(request, measured) if "path" in needs else None,
         )
 
     def _local(self) -> Address:
@@ -143,5 +145,6 @@ class GreetingDatagramProtocol(DatagramProtocol):
         asked = getattr(self.transport, "asked", None)
         return bound if asked is None else Address.plain(asked, bound.port)
 
-    def _path(self, request: bytes) -> PathFacts:
-        return PathFacts(datagram=getattr(self.transport, "arrival", None), nonce=wire.nonce_of(request))
+    def _path(self, request: bytes, measured: bytes | None) -> PathFacts:
+        arrival = getattr(self.transport, "arrival", None)
+        return PathFacts(datagram=arrival, nonce=wire.nonce_of(request), measured=measured)

@@ -52,7 +52,7 @@ class Sessions:
         self._latest = memoryview(bytearray(entries * 8)).cast("Q")
         # The entries of the sessions of the present second, as to look for one costs as much as all the rest.
         self._known: dict[bytes, int] = {}
-        self._until = 0
+        self._from = self._until = 0
 
     def answer(  # noqa: PLR0917 - called for each measured request of a batch, where keywords would cost time
         self,
@@ -63,26 +63,30 @@ class Sessions:
         ttl: int | None,
         tos: int | None,
         padded: int = 0,
+        wanted: str = "count",
     ) -> bytes | None:
         """The measured answer to the request ``data[start:end]``; None where it gets the ordinary greeting.
 
         ``rx`` is when the request arrived, in nanoseconds; None: now. ``ttl`` and ``tos`` are those of its header.
-        The answer is shorter than the request, as a free answer is. A request that gets none is not counted. One that
-        wants its answer ``padded`` to a number of bytes gets it only where that is given.
+        ``wanted`` is what the request asks for with ``w=``. The answer is shorter than the request, as a free answer
+        is. A request that gets none is not counted. One that wants its answer ``padded`` to a number of bytes gets it
+        only where that is given.
         """
-        asked = count_of(data, start, end, padded=padded > 0)
+        asked = count_of(data, start, end, padded=padded > 0, wanted=wanted)
         if asked is None:
             return None
         repeated, session = asked
         tx = self._now()
-        if not self._until - _SECOND <= tx < self._until or len(self._known) >= _MAX_KNOWN:
+        if tx >= self._until or tx < self._from:
             self._known.clear()
-            self._until = tx + _SECOND
+            self._from, self._until = tx, tx + _SECOND
         entry = self._known.get(session)
         if entry is None:
             entry = self._entry(session, tx)
             if entry is None:
                 return None
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
             self._known[session] = entry
         counts = self._counts
         count = (counts[entry] + 1) % WRAP

@@ -229,6 +229,22 @@ def test_options_reach_the_plan(plan: Any) -> None:
     assert isinstance(plan("--healthcheck").report, HealthReport)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("-c 2 udp:h", ""),
+        ("--flows 2 udp:h", ""),
+        ("-c 2 --expect x udp:h", "--expect asks for greetings, not for measured answers"),
+        ("-c 2 --size 160 udp:h", "a request of 160 bytes (--size) is too short for it"),
+        ("-c 2 --size 161 udp:h", ""),
+        ("-c 2 h", "only UDP is measured"),
+        ("udp:h", "it is one probe"),
+    ],
+)
+def test_runs_over_udp_are_measured_or_say_why_not(plan: Any, arguments: str, why: str) -> None:
+    assert plan(*arguments.split()).unmeasured == why
+
+
 def test_help_and_version_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["greet", "--version"])
     assert cli.main() == 0

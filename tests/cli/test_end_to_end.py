@@ -41,6 +41,23 @@ def test_greet_is_greeted_by_twistd_over_every_transport(installed: Installed, t
         assert (done.returncode, done.stdout, done.stderr) == (0, "Thank you for connecting\n", ""), target
 
 
+def test_runs_over_udp_know_both_directions(installed: Installed, tmp_path: Path) -> None:
+    (tmp_path / "greetsvc.toml").write_text(
+        f'[[listen]]\nendpoint = "udp:0:{LOOPBACK}"\n[[listen]]\nendpoint = "udp:0:{LOOPBACK}"\ngreeter = "path"\n'
+    )
+    server = installed.twistd(tmp_path, "--config", "greetsvc.toml")
+    text, path = (f"udp:127.0.0.1:{port}" for port in server.ports(2))
+    for target, *options in ((text, "-c", "4"), (text, "--flows", "2", "-c", "3"), (path, "-c", "4")):
+        done = installed.run(tmp_path, "greet", "--json", "-i", "0", *options, target)
+        *probes, last = [json.loads(line) for line in done.stdout.splitlines()]
+        assert all(probe["ok"] and ("path" in probe) == (target == path) for probe in probes)
+        there, back = (last["summary"]["direction"][way] for way in ("there", "back"))
+        # All probes but the first of a series, and the request at its end.
+        assert there["sent"] == back["sent"] == len(probes)
+        assert [way[key] for way in (there, back) for key in ("lost", "duplicated", "reordered")] == [0] * 6
+        assert all(flow["direction"]["there"]["sent"] == 3 for flow in last["summary"].get("flows", []))
+
+
 def test_greet_names_the_step_that_failed(installed: Installed, tmp_path: Path) -> None:
     server = installed.twistd(tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
     target = f"tcp:127.0.0.1:{server.ports()[0]}"

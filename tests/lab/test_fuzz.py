@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 FUZZ = Path(__file__).parents[1] / "attacks" / "fuzz" / "fuzz.py"
-TARGETS = ("proxy", "target", "endpoint", "template", "config", "record", "packet")
+TARGETS = ("proxy", "target", "endpoint", "template", "config", "record", "measured", "packet")
 SECONDS = 60 // len(TARGETS)
 
 

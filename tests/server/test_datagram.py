@@ -441,6 +441,9 @@ def test_a_request_for_the_path_gets_a_record_whatever_the_greeter_is() -> None:
     record = wire.decode_record(port.sent[0][0])
     assert record is not None
     assert (record.nonce, record.you, record.me) == ("0123456789abcdef", Address(*PEER), Address("127.0.0.2", 8088))
+    measured = wire.measured_in(port.sent[0][0])
+    assert measured is not None
+    assert (measured.session, measured.number, measured.seen, measured.seq, measured.rx) == (SESSION, 3, 1, 1, 1234)
     assert record.datagram == wire.Datagram(ttl=61, dscp=10, ecn=1, size=1200)
 
 

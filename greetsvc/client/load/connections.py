@@ -65,10 +65,10 @@ def ended(data: bytes, closed: Closed) -> LoadResult:
 class Connection:
     """A probe in flight: its socket, its intended and its actual start (monotonic seconds), and what came so far.
 
-    ``session`` belongs to the transport.
+    ``session`` belongs to the transport; ``nonce`` is that of a datagram request.
     """
 
-    __slots__ = ("data", "fd", "intended", "session", "sock", "started")
+    __slots__ = ("data", "fd", "intended", "nonce", "session", "sock", "started")
 
     def __init__(self, sock: socket.SocketType) -> None:
         self.sock = sock
@@ -76,6 +76,7 @@ class Connection:
         self.intended = 0.0
         self.started = 0.0
         self.data = b""
+        self.nonce = b""
         self.session: Any = None
 
 

@@ -9,16 +9,20 @@ import sys
 from greetsvc.client.load.connections import GREETED, RETRY, TOO_LONG, Connection, LoadResult, Transport, failed
 from greetsvc.client.load.metrics import Strays
 from greetsvc.client.load.polling import READ, Poller
+from greetsvc.client.load.requests import Requests
+from greetsvc.client.probe.history import ANCILLARY
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.system import no_port
 from greetsvc.client.result import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, Phase
 from greetsvc.errors import ConfigError
-from greetsvc.wire import MARK
+from greetsvc.net.linux.packets import ask_for_headers
+from greetsvc.wire import MARK, MAX_MEASURED
 
 __all__ = ["Datagrams"]
 
 _EMPTY = LoadResult(False, "greet", errno.ENODATA, EMPTY_ANSWER)
 _ECHO = LoadResult(False, "greet", errno.EPROTO, ECHO)
+_NOTHING: list[tuple[int, int, bytes]] = []
 _ANSWERED, _LATE = "answered", "late"
 """What `Connection.session` says of a socket that is kept; a socket that is not connected yet has none."""
 
@@ -29,7 +33,7 @@ _MIN_KEPT = 256
 
 
 class Datagrams(Transport):
-    """UDP and UNIX datagrams: one request, one answer, nothing sent twice.
+    """UDP and UNIX datagrams: one request of ``requests``, one answer, nothing sent twice.
 
     A greeting does not say which request it answers: only the socket that it reaches does. But a new socket for each
     probe costs 25 µs of CPU, a kept one 12.7. So the ``keep`` latest sockets stay open after their probes, and then
@@ -41,10 +45,10 @@ class Datagrams(Transport):
     kind = socket.SOCK_DGRAM
 
     def __init__(
-        self, remote: SocketAddress | str, request: bytes, limit: int, poller: Poller, keep: float = _MAX_KEPT
+        self, remote: SocketAddress | str, requests: Requests, limit: int, poller: Poller, keep: float = _MAX_KEPT
     ) -> None:
         super().__init__(remote, limit, poller)
-        self._request = request
+        self._requests = requests
         self._keep = 0 if keep < _MIN_KEPT else int(min(keep, _MAX_KEPT))
         self._kept: dict[int, Connection] = {}
         self.strays = Strays()
@@ -62,6 +66,8 @@ class Datagrams(Transport):
                     return oldest
                 oldest.sock.close()
         connection = super().open()
+        if self._requests.session is not None:
+            ask_for_headers(connection.sock)
         if self._family == socket.AF_UNIX:
             connection.sock.bind("")  # an abstract address (Linux): the server needs one to answer to
         return connection
@@ -69,6 +75,7 @@ class Datagrams(Transport):
     def start(self, connection: Connection) -> LoadResult | None:
         """Send the request."""
         phase: Phase = "greet"
+        connection.nonce, request = self._requests.make()
         try:
             if not connection.session:
                 phase = "connect"
@@ -76,8 +83,9 @@ class Datagrams(Transport):
                 self._poller.register(connection.fd, READ)
                 phase = "greet"
                 connection.session = _ANSWERED
-            connection.sock.send(self._request)
+            connection.sock.send(request)
         except OSError as error:
+            self._requests.unsent(connection.nonce)
             number = error.errno or errno.EIO
             if no_port(connection.sock, number):
                 number = errno.EADDRNOTAVAIL
@@ -86,8 +94,12 @@ class Datagrams(Transport):
 
     def ready(self, connection: Connection, events: int) -> LoadResult | None:
         """Take the answer, or the error that ICMP reported."""
+        requests, ancillary = self._requests, _NOTHING
         try:
-            connection.data = connection.sock.recv(self._limit + 1)
+            if requests.session is None:
+                connection.data = connection.sock.recv(self._limit + 1)
+            else:
+                connection.data, ancillary, *_ = connection.sock.recvmsg(self._limit + 1, ANCILLARY)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -96,11 +108,14 @@ class Datagrams(Transport):
             return TOO_LONG
         if connection.data.startswith(MARK):
             return _ECHO
-        return GREETED if connection.data else _EMPTY
+        if not connection.data:
+            return _EMPTY
+        return GREETED if requests.answers(connection.nonce, connection.data, ancillary) else None
 
     def timed_out(self, connection: Connection) -> LoadResult:
         """No answer came; one that comes late is counted."""
         connection.session = _LATE
+        self._requests.over(connection.nonce)
         return failed("greet", errno.ETIMEDOUT, "no answer in time")
 
     def release(self, connection: Connection, *, greeted: bool) -> None:
@@ -114,12 +129,13 @@ class Datagrams(Transport):
         """Count what came after a probe, and close its socket."""
         connection = self._kept[fd]
         try:
-            connection.sock.recv(1)
+            data, ancillary, *_ = connection.sock.recvmsg(MAX_MEASURED + 1, ANCILLARY)
         except BlockingIOError:
             return
         except OSError:
             pass
         else:
+            self._requests.answers(connection.nonce, data, ancillary)
             self.strays.add(late=connection.session == _LATE)
         self._kept.pop(fd).sock.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from attrs import define, field, frozen
 
+from greetsvc.client.direction import Direction
 from greetsvc.client.load.pacing import LATE, Schedule
 from greetsvc.client.result import NO_IPV6, Phase
 from greetsvc.client.stats import Histogram, RunStats
@@ -117,6 +118,8 @@ class LoadMetrics:
     seconds: list[SecondCounts] = field(factory=lambda: [SecondCounts()])
     lost_in: Counter[int] = field(factory=Counter)
     strays: Strays = field(factory=Strays)
+    direction: Direction | None = None
+    unmeasured: str = ""
     connections: Connections | None = None
     _failed: Counter[tuple[Phase, int, str]] = field(factory=Counter)
 

@@ -8,15 +8,18 @@ import time
 from functools import lru_cache
 from typing import Any
 
+from greetsvc.client.direction import Session
 from greetsvc.client.load.connections import Streams
 from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.engine import EachSecond, Engine, GreetingCheck
 from greetsvc.client.load.metrics import LoadMetrics
 from greetsvc.client.load.pacing import LoadOptions, Schedule
 from greetsvc.client.load.polling import Poller, new_poller
+from greetsvc.client.load.requests import Requests
 from greetsvc.client.load.talk import Speech, TalkStreams
 from greetsvc.client.options import DEFAULTS, Family, ProbeOptions, Talk
-from greetsvc.client.probe.probe import Probe, new_request
+from greetsvc.client.probe.history import PortHistory
+from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.system import system_failed
@@ -31,6 +34,8 @@ __all__ = ["Run"]
 
 _MATCHING = 0.1
 """Seconds for matching one greeting: all probes wait meanwhile."""
+_MOST = 65536
+"""The latest measured requests, whose answers are recognized."""
 _REMEMBERED = 4096
 """Of longer greetings it is not remembered whether they match: the far end could fill the memory with them."""
 
@@ -41,7 +46,9 @@ class Run:
     Without ``rate``, a probe starts when one of ``concurrency`` (16) has ended; with ``rate``, probes a second, they
     start at intended times, and ``concurrency`` (1024) is the maximum in flight. A name is looked up once. ``expect``
     and ``warn`` (seconds) decide which greetings are *flawed*; with ``talk``, a probe is a message and its reply on a
-    connection that stays open. The other options are those of `greetsvc.greet`.
+    connection that stays open. The other options are those of `greetsvc.greet`. With ``measure`` (UDP, a ``size``
+    over 160 bytes) up to about 1,000 requests a second ask for measured answers, not for greetings, and
+    ``metrics.direction`` says which way they were lost.
 
     :raises ValueError: when the target or an option is wrong; nothing was sent.
     """
@@ -62,12 +69,14 @@ class Run:
         expect: str | re.Pattern[str] | None = None,
         warn: float | None = None,
         talk: Talk | None = None,
+        measure: bool = False,
     ) -> None:
         probe = Probe(parse(target), ProbeOptions(timeout, family, size, encoding, limit, tls, talk=talk))
         self.target, self.options = probe.target, probe.options
         self.load_options = LoadOptions(duration, concurrency, rate)
         self.metrics = LoadMetrics()
         self.concurrency = self.load_options.max_in_flight(remaining())
+        self.requests = Requests(size, Session(most=_MOST) if measure else None)
         self._check = _greeting_check(Expectations.of(expect, warn), encoding)
 
     @property
@@ -111,15 +120,38 @@ class Run:
             each_second=each_second,
             start=start,
         )
-        await engine.run()
+        try:
+            await engine.run()
+            await self._settle(reactor)
+        finally:
+            self._conclude()
         return self
+
+    async def _settle(self, reactor: Any) -> None:
+        """Ask until one more answer tells which requests had arrived."""
+        session = self.requests.session
+        if session is not None and session.answered:
+            history = PortHistory(session, asks=True, longest=self.metrics.corrected.percentile(99) or 0.0)
+            try:
+                await Probe(self.target, self.options, history).settle(reactor=reactor)
+            finally:
+                history.close()
+
+    def _conclude(self) -> None:
+        """Say which way requests were lost, or why that is not known; nothing where it was not to be measured."""
+        session = self.requests.session
+        if session is None:
+            self.metrics.unmeasured = self.requests.unmeasured
+        else:
+            self.metrics.direction = session.direction()
+            self.metrics.unmeasured = session.trouble
 
     async def _transport(self, poller: Poller, timeline: Timeline, reactor: Any) -> Streams | Datagrams:
         target, options = self.target, self.options
         remote = target.path or await resolve(timeline, reactor)
         if target.datagram:
             keep = max(0, remaining() - self.concurrency) // 2  # half of what this process may open besides
-            return Datagrams(remote, new_request(options), options.limit, poller, keep)
+            return Datagrams(remote, self.requests, options.limit, poller, keep)
         plain: type[Streams] = Streams if options.talk is None else TalkStreams
         if target.transport != "tls" or isinstance(remote, str):
             return self._talking(plain(remote, options.limit, poller))

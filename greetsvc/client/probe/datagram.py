@@ -2,7 +2,9 @@
 
 A plain greeting does not say which request it answers; only the socket that it reaches does. So each request leaves
 from a socket, and a port, of its own. Where the port is fixed, a request is sent once, and `PortHistory` remembers
-what the port has sent before.
+what the port has sent before. A measured answer names its request: in a series of these, sockets stay open after
+their probes, so that what comes late or twice is counted, and as a rule all requests leave from one socket. Then the
+counts are those of one server, also where a load balancer gives each flow to another one.
 """
 
 from __future__ import annotations
@@ -12,33 +14,42 @@ import secrets
 import socket
 import sys
 import tempfile
-from collections import deque
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import Sent, answers_request
+from greetsvc.client.probe.history import ANCILLARY, DescriptorReactor, Kept, OpenSocket, PortHistory, same_address
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.sockets import prepare, read_datagram
 from greetsvc.client.probe.system import no_port, read_icmp, system_failed
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import ECHO, EMPTY_ANSWER, LATE_ANSWER, NO_BUFFER_ERRNOS, OTHER_ADDRESS, TWO_ANSWERS
+from greetsvc.client.result import (
+    ECHO,
+    EMPTY_ANSWER,
+    LATE_ANSWER,
+    NO_BUFFER_ERRNOS,
+    OTHER_ADDRESS,
+    TWO_ANSWERS,
+    Exchange,
+)
 from greetsvc.errors import reason_of
 from greetsvc.net.linux import error_queue
+from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
-from greetsvc.wire import MARK, decode_record, nonce_of
+from greetsvc.wire import MARK, Measured, decode_record, measured_in, nonce_of
 
-__all__ = ["DescriptorReactor", "PortHistory", "probe_udp", "probe_unixgram"]
+__all__ = ["probe_udp", "probe_unixgram"]
 
 _FIRST_REPEAT = 0.5
 """Seconds until the request is sent again; each further wait is twice as long (RFC 8085 3.1.1 begins at 1 s)."""
@@ -49,79 +60,11 @@ _NO_BUFFER_REPEAT = 0.05
 _MAX_TOO_LONG = 4
 """Requests from a fixed port, when ICMP says of each that it is too long."""
 
-_LONGEST_DELAY = 10.0
-"""Seconds after which an unanswered request from a fixed port is taken for lost."""
+MakeRequest = Callable[[int, int], bytes]
+"""Makes a request of a probe: that with this number, from 0, which leaves now (CLOCK_REALTIME, in nanoseconds)."""
 
-_MAX_KEPT = 16
-"""Sockets of earlier probes on which a late or a doubled answer is looked for."""
-
-
-@frozen
-class _Kept:
-    """The socket of an earlier request: whether its answer came, and the address that answers (None: connected)."""
-
-    sock: socket.socket
-    answered: bool
-    expected: tuple[Any, ...] | None
-
-
-@define
-class PortHistory:
-    """What earlier probes of a series have sent and not seen answered, so that no answer counts for the wrong probe.
-
-    A fixed port cannot tell the answer to this request from a late one to an earlier request. But if this one is
-    late, so is that to this request: it then comes as long after this request as the first came after the earlier
-    one. So the first answer counts only when no second one has come by then. On a fixed port ``slowest`` (the longest
-    time of an answer) does the same for copies of an answer. Times are those of the timeline's clock.
-
-    Sockets with ports of their own are kept, to see whether an answer comes late or twice.
-    """
-
-    unanswered: list[float] = field(factory=list)
-    slowest: float = 0.0
-    kept: deque[_Kept] = field(factory=deque)
-
-    def doubt(self, sent: float, now: float) -> float:
-        """How long after it was ``sent`` the answer to a request may still come, when one came ``now``."""
-        self.unanswered = [earlier for earlier in self.unanswered if now - earlier < _LONGEST_DELAY]
-        late = max((now - earlier for earlier in self.unanswered), default=0.0)
-        expected, took = max(late, self.slowest), now - sent
-        self.slowest = max(self.slowest / 2, took)
-        return 1.25 * expected if expected > took else 0.0
-
-    def keep(self, kept: _Kept) -> None:
-        """Keep the socket of a probe that is over."""
-        self.kept.append(kept)
-        if len(self.kept) > _MAX_KEPT:
-            self.kept.popleft().sock.close()
-
-    def strays(self) -> list[str]:
-        """What came on the sockets that are kept, in words. A copy of an answer comes soon: it is looked for once."""
-        found = []
-        for _ in range(len(self.kept)):
-            kept = self.kept.popleft()
-            try:
-                _, sender = kept.sock.recvfrom(1)
-            except BlockingIOError:
-                if not kept.answered:
-                    self.kept.append(kept)
-                    continue
-            except OSError:
-                pass
-            else:
-                if kept.expected is None or _same(sender, kept.expected):
-                    found.append(TWO_ANSWERS if kept.answered else LATE_ANSWER)
-            kept.sock.close()
-        return found
-
-    def close(self) -> None:
-        """Close the sockets that are kept."""
-        while self.kept:
-            self.kept.popleft().sock.close()
-
-
-class DescriptorReactor(IReactorTime, IReactorFDSet):
-    """What a probe of datagrams, or a load run, needs of a reactor."""
+_STRAYS = {"late": LATE_ANSWER, "copy": TWO_ANSWERS}
+_OTHER_REQUEST = "an answer to another request came"
 
 
 @implementer(IReadDescriptor)
@@ -133,9 +76,13 @@ class _Attempt:
     the error.
     """
 
-    def __init__(self, probe: _DatagramProbe, sock: socket.socket, number: int) -> None:
+    def __init__(
+        self, probe: _DatagramProbe, sock: socket.socket, number: int, nonce: str | None, stamp: int
+    ) -> None:
         self.sock = sock
         self.number = number
+        self.nonce = nonce
+        self.stamp = stamp
         self.sent: Sent | None = None
         self._probe = probe
 
@@ -164,7 +111,7 @@ class _DatagramProbe:
     def __init__(
         self,
         timeline: Timeline,
-        request: bytes,
+        request: MakeRequest,
         reactor: DescriptorReactor,
         open_socket: Callable[[], socket.socket],
         *,
@@ -178,6 +125,7 @@ class _DatagramProbe:
         self._reactor = reactor
         self._open_socket = open_socket
         self._history = PortHistory() if history is None else history
+        self._asks = self._history.asks
         self._keep = history is not None and repeats
         self._remote = remote
         self._expected = None if remote is None else _answering(remote)
@@ -190,21 +138,27 @@ class _DatagramProbe:
 
     def send(self, wait: float = _FIRST_REPEAT) -> None:
         """Send the request now, and again after ``wait`` seconds."""
-        timeline = self._timeline
+        timeline, session = self._timeline, self._history.session
+        shared = self._attempts[0].sock if self._attempts and self._history.measures_one_flow else None
         try:
-            sock = self._open_socket()
+            sock = shared or self._open_socket()
         except OSError as error:
             if self._attempts:
                 timeline.note(f"the request could not be sent again: {reason_of(error)}")
             else:
                 self._fail(error.errno or errno.EIO)
             return
+        stamp = time.time_ns()
+        request = self._request(len(timeline.attempts), stamp)
+        nonce = nonce_of(request)
         try:
             if self._remote is None:
-                sock.send(self._request)
+                sock.send(request)
             else:
-                sock.sendto(self._request, self._remote.sockaddr)
+                sock.sendto(request, self._remote.sockaddr)
         except OSError as error:
+            if session is not None:
+                session.unsent(nonce)
             number = errno.EADDRNOTAVAIL if no_port(sock, error.errno or 0) else error.errno or errno.EIO
             sock.close()
             if number in NO_BUFFER_ERRNOS:
@@ -212,18 +166,25 @@ class _DatagramProbe:
             else:
                 self._fail(number)
             return
-        attempt = _Attempt(self, sock, timeline.sent_request())
+        attempt = _Attempt(self, sock, timeline.sent_request(), nonce, stamp)
         self._attempts.append(attempt)
-        start = one_line(self._request[:25].decode("latin-1"))
+        start = one_line(request[:25].decode("latin-1"))
         again = ", again" if attempt.number else ""
-        timeline.trace(">", f"{start}… ({len(self._request)} bytes{again})")
-        self._reactor.addReader(attempt)
+        timeline.trace(">", f"{start}… ({len(request)} bytes{again})")
+        if shared is None:
+            self._reactor.addReader(attempt)
         if self._repeats:
             self._repeat = self._reactor.callLater(wait, self.send, 2 * wait)
-        if self._remote is not None:
-            remote = self._remote
-            attempt.sent = read_datagram(sock, remote.address, remote.sockaddr, nonce_of(self._request))
-            timeline.sent = attempt.sent
+        self._note_sent(attempt)
+
+    def _note_sent(self, attempt: _Attempt) -> None:
+        """Keep what our own side knows of a request."""
+        remote, session = self._remote, self._history.session
+        if remote is not None:
+            attempt.sent = read_datagram(attempt.sock, remote.address, remote.sockaddr, attempt.nonce)
+            self._timeline.sent = attempt.sent
+            if session is not None:
+                session.ttl = attempt.sent.ttl
 
     def watch(self, attempt: _Attempt) -> None:
         """Have the reactor watch a socket again, unless the probe is over or the socket is closed."""
@@ -234,13 +195,13 @@ class _DatagramProbe:
         """Take what came on the socket of one request."""
         timeline, limit = self._timeline, self._timeline.options.limit
         try:
-            data, _, flags, sender = attempt.sock.recvmsg(limit + 1)
+            data, ancillary, flags, sender = attempt.sock.recvmsg(limit + 1, ANCILLARY)
         except BlockingIOError:
             return
         except OSError as error:
             self.read_errors(attempt, error.errno or errno.EIO)
             return
-        if self._expected is not None and not _same(sender, self._expected):
+        if self._expected is not None and not same_address(sender, self._expected):
             timeline.note(f"{OTHER_ADDRESS}: {sender[0]} port {sender[1]}")
         elif len(data) > limit or flags & socket.MSG_TRUNC:
             self._finish(timeline.failed(errno.EMSGSIZE, f"the answer is longer than {limit} bytes"))
@@ -248,22 +209,39 @@ class _DatagramProbe:
             self._finish(timeline.failed(errno.ENODATA, EMPTY_ANSWER))
         elif data.startswith(MARK):
             self._finish(timeline.failed(errno.EPROTO, ECHO))
-        elif not answers_request(data, nonce_of(self._request)):
-            timeline.note("an answer to another request came")
+        elif self._asks and (measured := measured_in(data)) is not None:
+            self._take_measured(attempt, data, measured, read_header(ancillary))
+        elif not answers_request(data, attempt.nonce):
+            timeline.note(_OTHER_REQUEST)
         elif self._unsure is not None:
             self._second_answer()
         else:
             self._take(attempt, data)
 
-    def _take(self, attempt: _Attempt, data: bytes) -> None:
+    def _take_measured(self, attempt: _Attempt, data: bytes, measured: Measured, arrival: Arrival) -> None:
+        """Count a measured answer, and take it when it is the first to this request."""
+        session = self._history.session
+        assert session is not None
+        came = arrival.time or time.time_ns()
+        what = session.received(measured, came, arrival)
+        asked = next((one for one in self._attempts if one.nonce == measured.nonce), None)
+        if what != "answer" or asked is None or asked.sock is not attempt.sock:
+            self._timeline.note(_STRAYS.get(what, _OTHER_REQUEST))
+            return
+        attempt, one = asked, measured
+        times = (attempt.stamp, one.rx, one.tx, came, one.seen, one.seq, one.ttl, one.tos, one.size)
+        self._take(attempt, data, Exchange(*times, arrival.ttl, arrival.tos))
+
+    def _take(self, attempt: _Attempt, data: bytes, exchange: Exchange | None = None) -> None:
         """Take an answer; on a fixed port, one that may be to another request waits until that is refuted."""
         timeline = self._timeline
-        sent, now = timeline.answered(attempt.number)
+        sent, now = timeline.answered(attempt.number, exchange)
+        self._history.learn(data, None if exchange is None else now - sent)
         timeline.sent = attempt.sent
         if self._expected is not None:
             timeline.peer = SocketAddress(0, self._expected).address
         self._note_strays()
-        named = decode_record(data) is not None and nonce_of(self._request) is not None
+        named = attempt.nonce is not None and (exchange is not None or decode_record(data) is not None)
         doubt = 0.0 if self._repeats or named else self._history.doubt(sent, now)
         if not doubt:
             self._finish(data)
@@ -320,13 +298,24 @@ class _DatagramProbe:
         self._finish(timeline.failed(errno.ETIMEDOUT, f"no answer to {requests} {timeline.within}"))
 
     def _finish(self, result: bytes | Exception) -> None:
-        if self._keep:
-            answered = [attempt.seconds is not None for attempt in self._timeline.attempts]
-            # What comes to a request that was sent after the answered one is neither late nor a copy.
-            for attempt in self._attempts[: answered.index(True) + 1 if True in answered else None]:
+        history, attempts = self._history, self._attempts
+        if history.session is not None and self._asks and attempts:
+            for attempt in attempts:
+                history.session.over(attempt.nonce)
                 self._reactor.removeReader(attempt)
-                self._attempts.remove(attempt)
-                self._history.keep(_Kept(attempt.sock, answered[attempt.number], self._expected))
+            answered = [one.sock for one in attempts if self._timeline.attempts[one.number].seconds is not None]
+            flow = (answered or [attempts[-1].sock])[0] if history.one_flow or not self._repeats else None
+            for sock in {attempt.sock for attempt in attempts}:
+                opened = OpenSocket(sock, history.session, self._expected, self._reactor)
+                history.leave_open(opened, fixed=sock is flow)
+            attempts.clear()
+        elif self._keep:
+            was_answered = [attempt.seconds is not None for attempt in self._timeline.attempts]
+            # What comes to a request that was sent after the answered one is neither late nor a copy.
+            for attempt in attempts[: was_answered.index(True) + 1 if True in was_answered else None]:
+                self._reactor.removeReader(attempt)
+                attempts.remove(attempt)
+                history.keep(Kept(attempt.sock, was_answered[attempt.number], self._expected))
         self._close()
         if isinstance(result, Exception):
             self.answer.errback(result)
@@ -346,11 +335,6 @@ class _DatagramProbe:
         self._attempts.clear()
 
 
-def _same(sender: Any, remote: tuple[Any, ...]) -> bool:
-    """Whether an answer comes from the target's host and port, and for a link-local address from the same link."""
-    return tuple(sender[:2]) == remote[:2] and (len(remote) < 4 or remote[3] in (0, sender[3]))
-
-
 def _answering(remote: SocketAddress) -> tuple[Any, ...]:
     """The address that answers: what is sent to an unspecified one (0.0.0.0, ::) reaches this host itself."""
     host = ip_address(str(remote.sockaddr[0]).partition("%")[0])
@@ -368,7 +352,7 @@ def _answering(remote: SocketAddress) -> tuple[Any, ...]:
 async def probe_udp(
     timeline: Timeline,
     remote: SocketAddress,
-    request: bytes,
+    request: MakeRequest,
     reactor: DescriptorReactor,
     *,
     history: PortHistory | None = None,
@@ -386,10 +370,14 @@ async def probe_udp(
     timeline.enter("greet")
 
     def open_socket() -> socket.socket:
+        if history is not None and history.fixed is not None:
+            return history.take_fixed()
         sock = socket.socket(remote.family, socket.SOCK_DGRAM)
         sock.setblocking(False)
         try:
             prepare(sock, timeline.options)
+            if history is not None and history.session is not None:
+                ask_for_headers(sock)
             if queued:
                 error_queue.turn_on(sock)
             else:
@@ -417,7 +405,7 @@ async def probe_udp(
 async def probe_unixgram(
     timeline: Timeline,
     path: str,
-    request: bytes,
+    request: MakeRequest,
     reactor: DescriptorReactor,
     *,
     history: PortHistory | None = None,

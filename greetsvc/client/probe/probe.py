@@ -8,8 +8,10 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
+from greetsvc.client.direction import Direction, Session
 from greetsvc.client.options import DEFAULTS, Family, ProbeOptions, Talk
-from greetsvc.client.probe.datagram import PortHistory, probe_udp, probe_unixgram
+from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
+from greetsvc.client.probe.history import PortHistory
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.stream import probe_stream
@@ -21,6 +23,15 @@ from greetsvc.client.tls import ClientTls
 from greetsvc.wire import request
 
 __all__ = ["Probe", "greet", "greet_ex", "new_request"]
+
+_CLOSING = 8
+"""Requests at the end of a measured series; with half of them lost, one in 256 series ends without an answer."""
+
+_CLOSING_TIME = 1.0
+"""Seconds that these may take together, or one time-out if that is longer."""
+
+_LEAST_PATIENCE = 0.05
+"""The shortest wait for the answer to one of these, in seconds."""
 
 
 @frozen
@@ -43,9 +54,43 @@ class Probe:
 
             talking(self.target, self.options)  # loads what it needs now, so that no probe is timed with that
 
-    def from_port(self, port: int | None) -> Probe:
-        """The same for a series of probes from a source port; None leaves the port to the system."""
-        return evolve(self, options=evolve(self.options, source_port=port), history=PortHistory())
+    def from_port(self, port: int | None, *, measure: bool = False) -> Probe:
+        """The same for a series of probes from a source port; None leaves the port to the system.
+
+        With ``measure`` the series asks for measured answers, once it was greeted, and `direction` gives the figures.
+        """
+        history = PortHistory(Session() if measure else None)
+        return evolve(self, options=evolve(self.options, source_port=port), history=history)
+
+    @property
+    def direction(self) -> Direction | None:
+        """The figures of a measured series; None where they are not known, and `unmeasured` says why."""
+        session = self.history and self.history.session
+        return session.direction() if session else None
+
+    @property
+    def unmeasured(self) -> str:
+        """Why there are no figures of a series that was to be measured, in words; empty where there are."""
+        history = self.history
+        if history is None or self.direction is not None:
+            return ""
+        if history.session is None:
+            return history.unmeasured
+        return history.session.trouble if history.asks else "nothing answered"
+
+    async def settle(self, *, reactor: Any = None) -> None:
+        """End a measured series: ask until one more answer tells what had arrived by then, a few times."""
+        history = self.history
+        if history is None or not history.measures:
+            return
+        patience = min(self.options.timeout, max(_LEAST_PATIENCE, 2 * history.longest))
+        closing = evolve(self, options=evolve(self.options, timeout=patience))
+        for _ in range(min(_CLOSING, max(1, int(max(self.options.timeout, _CLOSING_TIME) / patience)))):
+            try:
+                await closing.run(reactor=reactor)
+            except GreetFailed:
+                continue
+            return
 
     def close(self) -> None:
         """Close the sockets that a series of datagram probes keeps."""
@@ -69,7 +114,7 @@ class Probe:
     async def _greeting(self, timeline: Timeline, reactor: Any) -> Greeting:
         target, options = self.target, self.options
         if target.transport == "unixgram":
-            data = await probe_unixgram(timeline, target.path, new_request(options), reactor, history=self.history)
+            data = await probe_unixgram(timeline, target.path, self._request, reactor, history=self.history)
             return timeline.greeted(data)
         run = probe_stream
         if options.talk is not None:
@@ -81,10 +126,15 @@ class Probe:
         tls = (options.tls or ClientTls()) if target.transport == "tls" else None
         remote = await resolve(timeline, reactor)
         if target.transport == "udp":
-            return timeline.greeted(
-                await probe_udp(timeline, remote, new_request(options), reactor, history=self.history)
-            )
+            return timeline.greeted(await probe_udp(timeline, remote, self._request, reactor, history=self.history))
         return timeline.greeted(*await run(timeline, remote, tls, reactor))
+
+    def _request(self, number: int, when: int) -> bytes:
+        """The request with this number of a probe, which leaves now; with the fields of a measured series."""
+        nonce, history = os.urandom(8).hex(), self.history
+        if history is None or history.session is None or not history.asks:
+            return request(nonce, self.options.size)
+        return request(nonce, self.options.size, history.session.sent(nonce, when, number, history.wanted_answer))
 
 
 def new_request(options: ProbeOptions) -> bytes:

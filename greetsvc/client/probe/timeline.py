@@ -9,7 +9,7 @@ from greetsvc.client.handshake import Handshake, judge
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import PathChanges, Sent, compare
-from greetsvc.client.result import Attempt, Closed, GreetFailed, Greeting, Phase, Seconds, Talked
+from greetsvc.client.result import Attempt, Closed, Exchange, GreetFailed, Greeting, Phase, Seconds, Talked
 from greetsvc.client.target import Target, format_address
 from greetsvc.printable import one_line, shortened
 from greetsvc.visit import Address
@@ -57,6 +57,8 @@ class Timeline:
         self.cut_short = ""
         self.talk: Talked | None = None
         self.now = now
+        self.time = time.time()
+        """When the probe began, by the system's clock."""
         self._trace = trace
         self._start = self._entered = now()
         self._ended: float | None = None
@@ -98,11 +100,11 @@ class Timeline:
         """When a request was sent, on our clock."""
         return self._start + self.attempts[number].time
 
-    def answered(self, number: int) -> tuple[float, float]:
+    def answered(self, number: int, exchange: Exchange | None = None) -> tuple[float, float]:
         """A request was answered, which ends the probe: when it was sent, and when its answer came."""
         self._ended, sent = self.now(), self.sent_at(number)
         self._took["first_byte"] = self._ended - sent
-        self.attempts[number] = Attempt(self.attempts[number].time, self._ended - sent)
+        self.attempts[number] = Attempt(self.attempts[number].time, self._ended - sent, exchange)
         return sent, self._ended
 
     def withdraw_answer(self) -> tuple[float, float]:
@@ -165,6 +167,7 @@ class Timeline:
             attempts=tuple(self.attempts),
             asked=self._asked(),
             icmp=icmp,
+            time=self.time,
             talk=self.talk,
         )
 
@@ -195,6 +198,7 @@ class Timeline:
             sent=self.sent,
             attempts=tuple(self.attempts),
             cut_short=self.cut_short,
+            time=self.time,
             talk=self.talk,
             handshake=handshake,
         )

@@ -6,11 +6,22 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Protocol
 
+from greetsvc.client.direction import Back, Direction, There
 from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
 from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.console import Lines
 
-__all__ = ["PERCENTILES", "Report", "counts", "decimal", "ending_notes", "json_seconds", "lost_requests", "spread"]
+__all__ = [
+    "PERCENTILES",
+    "Report",
+    "counts",
+    "decimal",
+    "direction_lines",
+    "ending_notes",
+    "json_seconds",
+    "lost_requests",
+    "spread",
+]
 
 PERCENTILES: dict[str, float] = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9}
 
@@ -45,6 +56,30 @@ def decimal(value: float, digits: int = 3) -> str:
 def counts(sent: int, greeted: int, lost: int) -> str:
     """What was sent, greeted and lost, in words."""
     return f"{sent} sent, {greeted} greeted, {lost} lost ({100 * lost / sent if sent else 0:.3g} %)"
+
+
+def direction_lines(found: Direction | None, unmeasured: str) -> list[str]:
+    """What is known of the way there and of the way back, a line each; or why it is not known."""
+    if found is None:
+        return [f"there, back: not known, {unmeasured}"]
+    lines = [
+        f"there: {_way(found.there, found.there.sent - found.unknown)}",
+        f"back: {_way(found.back, found.back.sent)}" + (f", {found.back.late} late" if found.back.late else ""),
+    ]
+    if found.unknown:
+        what = "request was" if found.unknown == 1 else f"{found.unknown} requests were"
+        lines.append(f"the last {what} not answered: lost there or back, that is not known")
+    return lines
+
+
+def _way(way: There | Back, sent: int) -> str:
+    """One direction; ``sent`` are the datagrams whose fate is known."""
+    words = [f"{sent} sent", f"{way.lost} lost ({100 * way.lost / sent if sent else 0:.3g} %)"]
+    words += [f"{way.duplicated} doubled", f"{way.reordered} reordered"]
+    if way.variation is not None:
+        words.append(f"variation {way.variation * 1000:.3f} ms")
+    known = (("hops", way.hops), ("DSCP", way.dscp), ("ECN", way.ecn))
+    return ", ".join([*words, *(f"{name} {value}" for name, value in known if value is not None)])
 
 
 def spread(seconds: Histogram) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from attrs import asdict, frozen
 
 from greetsvc.client.handshake import UNKNOWN
 from greetsvc.client.report.base import ending_notes, json_seconds, spread
-from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.client.result import Attempt, GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
 from greetsvc.client.target import Target, format_address
 from greetsvc.console import Lines
@@ -31,6 +31,7 @@ class JsonReport:
     def probe_object(self, result: Greeting | GreetFailed, flaws: list[str]) -> dict[str, Any]:
         """The probe object. ``error`` also says what is wrong with a greeting that came; ``ok`` is true then."""
         found: dict[str, Any] = {
+            "time": None if result.time is None else round(result.time, 6),
             "target": str(self.target),
             "transport": self.target.transport,
             "address": format_address(result.peer) if result.peer else None,
@@ -44,7 +45,7 @@ class JsonReport:
             found |= {"ok": True, "greeting": result.text, "error": error, "errno": code, "phase": phase}
         found |= {"closed": result.closed, "seconds": json_seconds(asdict(result.seconds))}
         if self.target.datagram:
-            found["attempts"] = [json_seconds(asdict(attempt)) for attempt in result.attempts]
+            found["attempts"] = [_attempt(attempt) for attempt in result.attempts]
         if result.talk is not None:
             found["talk"] = asdict(result.talk, value_serializer=_rounded)
         if self.target.transport in ("tcp", "tls"):
@@ -68,6 +69,8 @@ class JsonReport:
         }
         if self.target.datagram:
             summary["requests"] = {"sent": stats.requests, "lost": stats.requests_lost}
+        if self.target.transport == "udp":
+            summary["direction"] = stats.direction and stats.direction.as_json()
         if stats.round_trips.count:
             trips = {"count": stats.round_trips.count, "seconds": json_seconds(spread(stats.round_trips))}
             summary["round_trips"] = trips
@@ -76,9 +79,19 @@ class JsonReport:
         if stats.flows is not None:
             flows = zip(stats.flows.ports, stats.flows.sent, stats.flows.lost, strict=True)
             summary["flows"] = [{"source_port": port, "sent": sent, "lost": lost} for port, sent, lost in flows]
+            for flow, direction in zip(summary["flows"], stats.flows.directions, strict=False):
+                flow["direction"] = direction and direction.as_json()
         if stats.handshakes != UNKNOWN or stats.unexplained:
             summary["direction"] = stats.handshakes.as_json() | {"unexplained": stats.unexplained}
         return Lines([json.dumps({"summary": summary})])
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    """A request; with a measured answer also the time without the server's own, and the raw numbers."""
+    found: dict[str, Any] = json_seconds({"time": attempt.time, "seconds": attempt.seconds})
+    if attempt.exchange is not None:
+        found |= json_seconds({"round_trip": attempt.round_trip}) | {"measured": asdict(attempt.exchange)}
+    return found
 
 
 def _rounded(_: object, __: object, value: Any) -> Any:

@@ -9,7 +9,7 @@ from attrs import asdict
 
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.run import Run
-from greetsvc.client.report.base import counts, decimal, json_seconds, spread
+from greetsvc.client.report.base import counts, decimal, direction_lines, json_seconds, spread
 from greetsvc.client.result import CUT_SHORT
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
@@ -61,6 +61,8 @@ class TextLoadReport:
             out.append(f"{metrics.flawed} slow{', cut short' if cut_short else ''} or not as expected")
         out.extend(_times(metrics))
         out.extend(_connections(metrics))
+        if metrics.direction is not None or metrics.unmeasured:
+            out.extend(map(one_line, direction_lines(metrics.direction, metrics.unmeasured)))
         out.extend(
             f"{failure.phase}: {one_line(failure.words)} ({failure.name}): {failure.count}"
             for failure in metrics.failures
@@ -160,6 +162,8 @@ class JsonLoadReport(LoadReport):
         }
         if run.target.datagram:
             summary["answers"] = asdict(metrics.strays)
+        if run.target.transport == "udp":
+            summary["direction"] = metrics.direction and metrics.direction.as_json()
         if metrics.connections is not None:
             rate, seconds = metrics.connection_rate, json_seconds(spread(metrics.connections.seconds))
             counted = {"opened": metrics.connections.opened, "most": metrics.connections.most}

@@ -37,7 +37,10 @@ class NagiosReport:
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
         """Nothing yet; the words of the latest probe are kept for the line."""
-        self.latest[:] = [str(result), *flaws] if isinstance(result, GreetFailed) else flaws or [result.said]
+        if isinstance(result, GreetFailed):
+            self.latest[:] = [str(result), *flaws]
+        elif flaws or not result.measured:
+            self.latest[:] = flaws or [result.said]
         return Lines()
 
     def end(self, stats: RunStats) -> Lines:
@@ -52,7 +55,18 @@ class NagiosReport:
         count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"
         if stats.repeats:
             count = f"{count}, {stats.repeats}"
+        if stats.requests and stats.sent > 1:
+            perfdata += _share("request_loss", stats.requests_lost, stats.requests)
+        if stats.direction is not None:
+            there, back = stats.direction.there, stats.direction.back
+            if there.lost or back.lost:
+                count = f"{count}, {there.lost} lost there, {back.lost} answers lost back"
+            perfdata += _share("loss_there", there.lost, there.sent) + _share("loss_back", back.lost, back.sent)
         return perfdata_line(stats.status, ": ".join([count, *self.latest]), perfdata)
+
+
+def _share(name: str, lost: int, sent: int) -> str:
+    return f" {name}={100 * lost / sent if sent else 0:.3g}%;;;0;100"
 
 
 @frozen

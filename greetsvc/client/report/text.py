@@ -6,7 +6,15 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
-from greetsvc.client.report.base import PERCENTILES, counts, decimal, ending_notes, lost_requests, spread
+from greetsvc.client.report.base import (
+    PERCENTILES,
+    counts,
+    decimal,
+    direction_lines,
+    ending_notes,
+    lost_requests,
+    spread,
+)
 from greetsvc.client.report.causes import Earlier, explain, likely_cause
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import MAX_REPLICAS, OTHER_REPLICAS, FlowStats, RunStats
@@ -56,6 +64,8 @@ class TextReport:
             return printable(without_line_end(greeting.said))
         # A path record is for programs: of several probes it is enough to say which server it came from.
         said = greeting.said if greeting.path is None else f"a path record of {greeting.path.instance}"
+        if greeting.measured and greeting.path is None:
+            said = "measured"
         time = f"{greeting.seconds.total * 1000:.3f} ms"
         if greeting.talk is not None:
             trips = len(greeting.talk.round_trips)
@@ -70,6 +80,8 @@ class TextReport:
         out = ["", f"{counts(stats.sent, stats.greeted, stats.lost)}, {decimal(stats.rate)} a second"]
         if stats.repeats:
             out.append(stats.repeats)
+        if self.target.transport == "udp":
+            out += direction_lines(stats.direction, stats.unmeasured)
         if stats.seconds.count:
             times = spread(stats.seconds) | {"jitter": stats.jitter.value}
             out.append(_times(times, ("min", "mean", "max", "jitter")))

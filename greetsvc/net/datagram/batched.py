@@ -20,7 +20,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from greetsvc.net.datagram.port import IP_PKTINFO, BatchAnswers, DatagramPort, FreeAnswer, Own
-from greetsvc.net.linux.mmsg import CONTROL, NAME, Messages
+from greetsvc.net.linux.mmsg import CONTROL, NAME, OWN, Messages
 from greetsvc.net.linux.packets import TIME_STAMP, Arrival
 from greetsvc.net.sockets import reason
 
@@ -208,7 +208,9 @@ class BatchedPort(DatagramPort):
         answer = own(messages.data, start, end, seconds * 1_000_000_000 + nanoseconds, ttl, tos)
         if answer is None:
             return None
-        messages.own_answer(i, answer)
+        size, at = len(answer), i * OWN
+        messages.own[at : at + size] = answer
+        messages.own_lengths[i] = size
         return _OWN
 
     # The datagram that the protocol is handed

@@ -77,8 +77,9 @@ class Messages:
 
     After `receive`, datagram ``i`` lies in ``data`` (and its ``view``) at ``i * stride`` and is ``lengths[i]`` bytes
     long; its sender is in ``names`` at ``i * NAME``, and its ancillary data in ``controls`` at ``i * CONTROL``.
-    `send` answers a run of them with one answer, `send_own` each with its own; an answer leaves with
-    ``answer_control`` bytes of the ancillary data of its request, those from ``control_start``.
+    `send` answers a run of them with one answer, `send_own` each with its own, which lies in ``own`` at ``i * OWN``
+    and is ``own_lengths[i]`` bytes long. An answer leaves with ``answer_control`` bytes of the ancillary data of its
+    request, those from ``control_start``.
     """
 
     def __init__(
@@ -105,11 +106,11 @@ class Messages:
         self._parts = (_Part * MESSAGES)()
         self._answer_part = _Part()
         self._answer = b""
-        self._own = bytearray(MESSAGES * OWN)
+        self.own = bytearray(MESSAGES * OWN)
         self._own_parts = (_Part * MESSAGES)()
         self._own_out = (_Message * MESSAGES)()
         at_data, at_names, at_controls, at_own = (
-            _address(each) for each in (data, self.names, self.controls, self._own)
+            _address(each) for each in (data, self.names, self.controls, self.own)
         )
         for i in range(MESSAGES):
             self._parts[i] = _Part(at_data + i * self.stride, self.stride)
@@ -128,7 +129,7 @@ class Messages:
         words = memoryview(self._in).cast("B").cast("I")
         self.lengths = words[_Message.length.offset // 4 :: self._size // 4]
         sizes = memoryview(self._own_parts).cast("B").cast("L")  # size_t, on Linux
-        self._own_lengths = sizes[_Part.length.offset // sizes.itemsize :: ctypes.sizeof(_Part) // sizes.itemsize]
+        self.own_lengths = sizes[_Part.length.offset // sizes.itemsize :: ctypes.sizeof(_Part) // sizes.itemsize]
 
     def receive(self) -> int:
         """Read what has arrived, up to `MESSAGES` datagrams, and return how many. Raises `OSError`."""
@@ -145,12 +146,6 @@ class Messages:
         self._answer = answer  # the kernel is given its address, so it must stay alive
         self._answer_part.base = ctypes.cast(ctypes.c_char_p(answer), ctypes.c_void_p).value
         self._answer_part.length = len(answer)
-
-    def own_answer(self, i: int, answer: bytes) -> None:
-        """Set what `send_own` answers to datagram ``i``: at most `OWN` bytes."""
-        size = len(answer)
-        self._own[i * OWN : i * OWN + size] = answer
-        self._own_lengths[i] = size
 
     def send(self, first: int, count: int) -> int:
         """Answer ``count`` datagrams from the ``first``; return how many were, at least 1. Raises `OSError`."""

@@ -213,7 +213,7 @@ def _word(info: bytes, at: int) -> int | None:
     return int.from_bytes(info[at : at + 4], sys.byteorder) if len(info) >= at + 4 else None
 
 
-def ask_for_headers(sock: socket.socket, *, wanted: bool = True) -> None:
+def ask_for_headers(sock: socket.SocketType, *, wanted: bool = True) -> None:
     """Have the kernel deliver TTL, DSCP, ECN and a time stamp with each datagram, as ancillary data; or no longer."""
     if not _LINUX:
         return

@@ -196,6 +196,24 @@ def tls(scratch: Path) -> Run:
     return run
 
 
+def measured(_scratch: Path) -> Run:
+    """A request for a measured answer, and such an answer: read within bounds, or none."""
+    from greetsvc import wire
+    from greetsvc.server.sessions import Sessions
+
+    sessions = Sessions()
+
+    def run(data: bytes) -> None:
+        assert len(wire.fields_of(data)) <= wire.MAX_FIELDS
+        answer = sessions.answer(data, 0, len(data), None, None, None)
+        if answer is not None:
+            assert len(answer) < min(len(data), wire.MAX_MEASURED + 1)
+            assert wire.measured_in(answer) is not None
+        wire.measured_in(data)
+
+    return run
+
+
 TARGETS: dict[str, Callable[[Path], Run]] = {
     "proxy": proxy,
     "target": target,
@@ -203,6 +221,7 @@ TARGETS: dict[str, Callable[[Path], Run]] = {
     "template": template,
     "config": config,
     "record": record,
+    "measured": measured,
     "packet": packet,
     "tls": tls,
 }

@@ -27,6 +27,7 @@ from greetsvc.client.load.connections import GREETED, Connection, LoadResult, St
 from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, SelectorPoller, new_poller, short_sleep
+from greetsvc.client.load.requests import Requests
 from greetsvc.client.load.run import Run
 from greetsvc.client.load.tls import TlsStreams, _Session
 from greetsvc.client.probe.resolve import SocketAddress
@@ -390,7 +391,7 @@ def test_a_spurious_event_changes_nothing() -> None:
         watched.register(ours.fileno(), READ)
         remote = SocketAddress(socket.AF_INET, ("127.0.0.1", 1))
         assert Streams(remote, 10, watched).ready(Connection(ours), READ) is None
-        assert Datagrams(remote, b"", 10, watched).ready(Connection(ours), READ) is None
+        assert Datagrams(remote, Requests(0), 10, watched).ready(Connection(ours), READ) is None
         tls = ClientTls(insecure=True)
         connection = Connection(ours)
         connection.session = _Session(tls, "localhost")
@@ -435,7 +436,7 @@ def test_a_kept_socket_is_used_again_until_a_stray_answer_is_seen(monkeypatch: p
     watched = new_poller()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
         far.bind(("127.0.0.1", 0))
-        transport = Datagrams(SocketAddress(socket.AF_INET, far.getsockname()), b"ask", 10, watched, keep=2)
+        transport = Datagrams(SocketAddress(socket.AF_INET, far.getsockname()), Requests(3), 10, watched, keep=2)
 
         def greeted() -> tuple[Connection, Any]:
             connection = transport.open()

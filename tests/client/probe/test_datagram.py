@@ -27,10 +27,15 @@ from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.target import parse
 from greetsvc.net.linux import error_queue
+from greetsvc.server.sessions import Sessions
 from greetsvc.visit import Address
 
 reactor: Any = global_reactor
 OPTIONS = ProbeOptions(limit=100)
+
+
+def plain(number: int, when: int) -> bytes:
+    return b"x"
 
 
 def hello(sock: socket.socket, data: bytes, sender: Any) -> None:
@@ -86,7 +91,7 @@ async def test_the_request_carries_the_mark_a_nonce_and_the_size_asked_for(peers
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lost_request_is_sent_again_with_its_nonce_from_another_port(peers: Any) -> None:
+async def test_a_lost_request_is_sent_again_with_a_nonce_of_its_own_from_another_port(peers: Any) -> None:
     seen: list[tuple[Any, bytes]] = []
 
     def deaf_at_first(sock: socket.socket, data: bytes, sender: Any) -> None:
@@ -105,7 +110,7 @@ async def test_a_lost_request_is_sent_again_with_its_nonce_from_another_port(pee
     await greet(target)
     (port, request), (other_port, again), (_, next_request) = seen
     assert port != other_port
-    assert request == again != next_request
+    assert len({wire.nonce_of(each) for each in (request, again, next_request)}) == 3
 
 
 @pytest_twisted.ensureDeferred
@@ -121,7 +126,7 @@ async def test_an_answer_counts_for_the_request_that_it_answers(peers: Any) -> N
 @pytest.mark.parametrize("unix", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_a_late_answer_counts_for_no_probe_and_is_noted(peers: Any, unix: bool, tmp_path: Path) -> None:
-    target = peers.datagram(peers.later(0.6), path=tmp_path / "s" if unix else None)
+    target = peers.datagram(peers.later(0.45), path=tmp_path / "s" if unix else None)
     found = [result async for result in greet_many(target, count=3, interval=0, timeout=0.3)]
     assert [type(result) for result in found] == [GreetFailed] * 3
     assert found[2].notes == ("an answer to an earlier request came late",)
@@ -201,6 +206,153 @@ async def test_from_a_fixed_port_an_answer_that_names_its_request_counts(peers: 
     assert greeted.seconds.total < 0.2
 
 
+class Measuring:
+    """A far end that measures: it greets those who do not ask, and does to each request what ``fates`` say."""
+
+    def __init__(self, *fates: str) -> None:
+        self.fates = list(fates)
+        self.sessions = Sessions()
+        self.seen: list[bytes] = []
+        self.late: list[tuple[bytes, Any]] = []
+        """What is sent when the next request comes: after the probe is over."""
+
+    def __call__(self, sock: socket.socket, data: bytes, sender: Any) -> None:
+        self.seen.append(data)
+        if not wire.has_fields(data):
+            hello(sock, data, sender)
+            return
+        while self.late:
+            sock.sendto(*self.late.pop())
+        fate = self.fates.pop(0) if self.fates else ""
+        answers = [] if fate == "there" else [self.sessions.answer(data, 0, len(data), None, 61, 0)]
+        if fate == "twice there":
+            answers.append(self.sessions.answer(data, 0, len(data), None, 61, 0))
+        if fate == "twice back":
+            answers *= 2
+        for answer in answers:
+            assert answer is not None
+            if fate == "late":
+                self.late.append((answer, sender))
+            elif fate != "back":
+                sock.sendto(answer, sender)
+
+
+async def measured(target: str, count: int, port: int | None = None, **options: Any) -> tuple[Probe, list[Any]]:
+    """A series of measured probes, which has settled, and its results."""
+    probe = Probe(parse(target), ProbeOptions(**options)).from_port(port, measure=True)
+    pace: Any = {"count": count, "interval": 0.0, "clock": reactor, "now": reactor.seconds}
+    found = [result async for result in repeat(lambda: result_of(probe.run()), **pace)]
+    await probe.settle()
+    probe.close()
+    return probe, found
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_measured_series_says_which_way_requests_were_lost(peers: Any, free_port: int, fixed: bool) -> None:
+    fates = ["", "there", "", "back", "there", "twice there", "twice back", "late", *[""] * 4]
+    far = Measuring(*fates)
+    probe, found = await measured(peers.datagram(far), 13, free_port if fixed else None, timeout=0.1)
+    assert [isinstance(result, Greeting) for result in found] == [
+        fate not in {"there", "back", "late"} for fate in ["", *fates]
+    ]
+    direction = probe.direction
+    assert direction is not None
+    assert len(far.seen) == 1 + direction.there.sent
+    there, back = direction.there, direction.back
+    assert (there.lost, there.duplicated, there.hops) == (2, 1, 3)
+    assert (back.lost, back.duplicated, back.late) == (1, 1, 1)
+    assert direction.unknown == 0
+    assert len({wire.nonce_of(request) for request in far.seen}) == len(far.seen)
+    exchange = next(iter(found[1].attempts)).exchange
+    assert exchange is not None
+    assert exchange.sent < exchange.rx <= exchange.tx < exchange.received
+    assert found[1].took < found[1].seconds.total
+    assert found[1].measured
+    assert not found[0].measured
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_repeated_request_is_one_more_measured_request(peers: Any) -> None:
+    probe, found = await measured(peers.datagram(Measuring("there", "")), 2)
+    direction = probe.direction
+    assert direction is not None
+    assert [attempt.exchange is None for attempt in found[1].attempts] == [True, False]
+    assert (direction.there.sent, direction.there.lost, direction.back.lost) == (3, 1, 0)
+    assert found[1].took < 0.4, "the wait for the lost request is no time of the path"
+
+
+@pytest_twisted.ensureDeferred
+async def test_measured_requests_are_one_flow_so_that_one_of_several_servers_counts_them(peers: Any) -> None:
+    by_port: dict[int, Measuring] = {}
+
+    def balanced(sock: socket.socket, data: bytes, sender: Any) -> None:
+        by_port.setdefault(sender[1], Measuring("", "", "there", "late"))(sock, data, sender)
+
+    probe, found = await measured(peers.datagram(balanced), 6, timeout=0.7)
+    assert len(by_port) == 2, "the request for the greeting, and the others"
+    assert [len(result.attempts) for result in found] == [1, 1, 1, 2, 1, 1]
+    direction = probe.direction
+    assert direction is not None, probe.unmeasured
+    assert (direction.there.sent, direction.there.lost) == (7, 1)
+    assert (direction.back.lost, direction.back.late, direction.unknown) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+@pytest_twisted.ensureDeferred
+async def test_a_far_end_that_does_not_measure_is_greeted_all_the_same(peers: Any, answers: int) -> None:
+    def far(sock: socket.socket, data: bytes, sender: Any) -> None:
+        for _ in range(answers):
+            hello(sock, data, sender)
+
+    probe, found = await measured(peers.datagram(far), 4)
+    assert [result.text for result in found] == ["hello\r\n"] * 4
+    assert probe.direction is None
+    assert probe.unmeasured == "the far end gives no measured answers"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_far_end_is_not_said_to_measure_nothing(peers: Any) -> None:
+    probe, _ = await measured(peers.datagram(peers.hold), 1, timeout=0.05)
+    assert (probe.direction, probe.unmeasured) == (None, "nothing answered")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_far_end_that_measures_only_at_times_makes_nothing_certain(peers: Any) -> None:
+    far, seen = Measuring(), []
+
+    def at_times(sock: socket.socket, data: bytes, sender: Any) -> None:
+        seen.append(data)
+        (hello if len(seen) == 3 else far)(sock, data, sender)
+
+    probe, found = await measured(peers.datagram(at_times), 4)
+    assert all(isinstance(result, Greeting) for result in found)
+    assert (probe.direction, probe.unmeasured) == (None, "an answer was not measured")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hostile_far_end_makes_no_traceback_and_no_certainty(peers: Any) -> None:
+    lies: list[bytes] = []
+
+    def liar(sock: socket.socket, data: bytes, sender: Any) -> None:
+        if not wire.has_fields(data):
+            hello(sock, data, sender)
+            return
+        fields, nonce = wire.fields_of(data), wire.nonce_of(data)
+        honest = f"greeted 1 {nonce} s={fields['s']} n={fields['n']} a={fields['a']} seen={{}} seq={{}} rx={{}} tx=1"
+        others = f"greeted 1 {'0' * 16} s={fields['s']} n=0 a=0 seen=1 seq=1 rx=1 tx=1 ttl=1 tos=1 size=1"
+        lies[:] = [others.encode(), honest.format(5, 9, "9" * 19).encode() + b" ttl=255 tos=255 size=99999"]
+        for lie in lies:
+            sock.sendto(lie, sender)
+
+    probe, found = await measured(peers.datagram(liar), 4)
+    assert all(isinstance(result, Greeting) for result in found)
+    assert probe.direction is None
+    assert probe.unmeasured.startswith("the answers contradict each other")
+    assert found[1].notes == ("an answer to another request came",)
+    assert found[1].took == found[1].attempts[0].seconds, "a time that cannot be is not taken off"
+
+
 @pytest_twisted.ensureDeferred
 async def test_silence_times_out_and_the_number_of_requests_is_reported(peers: Any) -> None:
     failed = await failure(peers.datagram(peers.hold), timeout=0.7)
@@ -269,11 +421,11 @@ async def test_where_errors_are_not_queued_a_connected_socket_gets_them(peers: A
 
     timeline = Timeline(parse(f"udp:127.0.0.1:{free_port}"), OPTIONS)
     with pytest.raises(GreetFailed) as caught:
-        await probe_udp(timeline, remote(free_port), b"x", reactor, queued=False)
+        await probe_udp(timeline, remote(free_port), plain, reactor, queued=False)
     assert (caught.value.errno, caught.value.strerror) == (errno.ECONNREFUSED, "Connection refused")
     target = parse(peers.datagram(hello))
     assert (
-        await probe_udp(Timeline(target, OPTIONS), remote(target.port), b"x", reactor, queued=False) == b"hello\r\n"
+        await probe_udp(Timeline(target, OPTIONS), remote(target.port), plain, reactor, queued=False) == b"hello\r\n"
     )
 
 
@@ -281,7 +433,7 @@ async def test_where_errors_are_not_queued_a_connected_socket_gets_them(peers: A
 async def test_a_socket_that_cannot_be_connected_is_named() -> None:
     timeline = Timeline(parse("udp:255.255.255.255:9"), OPTIONS)
     with pytest.raises(GreetFailed):
-        await probe_udp(timeline, SocketAddress(socket.AF_INET, ("255.255.255.255", 9)), b"x", reactor, queued=False)
+        await probe_udp(timeline, SocketAddress(socket.AF_INET, ("255.255.255.255", 9)), plain, reactor, queued=False)
 
 
 @pytest_twisted.ensureDeferred
@@ -305,7 +457,9 @@ async def test_without_abstract_addresses_a_temporary_path_is_used_and_removed(
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     target = parse(peers.datagram(watch, path=tmp_path / "s"))
-    assert await probe_unixgram(Timeline(target, OPTIONS), target.path, b"x", reactor, abstract=False) == b"hello\r\n"
+    assert (
+        await probe_unixgram(Timeline(target, OPTIONS), target.path, plain, reactor, abstract=False) == b"hello\r\n"
+    )
     assert senders[0].startswith(str(tmp_path))
     assert list(tmp_path.iterdir()) == [tmp_path / "s"]
 
@@ -326,7 +480,7 @@ async def test_a_server_that_cannot_answer_to_an_abstract_address_answers_to_a_p
     lines: list[str] = []
     target = parse(peers.datagram(elsewhere, path=tmp_path / "s"))
     timeline = Timeline(target, OPTIONS, trace=lines.append)
-    assert await probe_unixgram(timeline, target.path, b"x", reactor) == b"hello\r\n"
+    assert await probe_unixgram(timeline, target.path, plain, reactor) == b"hello\r\n"
     assert [type(sender) for sender in senders] == [bytes, str]
     assert senders[1].startswith(f"{tmp_path}/s.")
     assert list(tmp_path.iterdir()) == [tmp_path / "s"], "the answer address is removed"
@@ -419,7 +573,7 @@ def started(clock: Reactor, port: int) -> tuple[Any, list[Any]]:
     result: list[Any] = []
     timeline = Timeline(parse(f"udp:127.0.0.1:{port}"), OPTIONS, now=clock.seconds)
     remote = SocketAddress(socket.AF_INET, ("127.0.0.1", port))
-    probing = Deferred.fromCoroutine(probe_udp(timeline, remote, b"x", cast("Any", clock)))
+    probing = Deferred.fromCoroutine(probe_udp(timeline, remote, plain, cast("Any", clock)))
     probing.addBoth(result.append)
     return clock.readers[0], result
 

@@ -8,23 +8,26 @@ import re
 from typing import Any
 
 import pytest
+from attrs import asdict, evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from greetsvc import GreetFailed, Greeting
+from greetsvc.client.direction import Back, Direction, There
 from greetsvc.client.handshake import Handshake
 from greetsvc.client.report.base import Report
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import HealthReport, NagiosReport
 from greetsvc.client.report.text import TextReport, summary_notes
-from greetsvc.client.result import Attempt, Closed, Seconds
-from greetsvc.client.stats import Expectations, RunStats
+from greetsvc.client.result import Attempt, Closed, Exchange, Seconds
+from greetsvc.client.stats import Expectations, FlowStats, RunStats
 from greetsvc.client.target import parse
 from greetsvc.visit import Address
 
 TARGET = parse("tcp:127.0.0.1:8088")
+UDP = parse("udp:127.0.0.1:8088")
 SECONDS = Seconds(connect=0.0004, first_byte=0.0001234567, total=0.002)
-KEYS = ["target", "transport", "address", "ok", "greeting", "error", "errno", "phase", "closed", "seconds"]
+KEYS = ["time", "target", "transport", "address", "ok", "greeting", "error", "errno", "phase", "closed", "seconds"]
 
 
 def greeting(text: str = "hello\r\n", closed: Closed | None = "fin", **more: Any) -> Greeting:
@@ -89,6 +92,7 @@ def test_json_has_exactly_the_keys_of_the_contract() -> None:
     told = json.loads(report.probe(1, greeting(), []).out[0])
     assert list(told) == [*KEYS, "direction"]
     assert told == {
+        "time": None,
         "target": "tcp:127.0.0.1:8088",
         "transport": "tcp",
         "address": "127.0.0.1:8088",
@@ -271,3 +275,69 @@ def test_no_greeting_gets_a_control_character_or_a_second_line_through(text: str
     for line in (*lines.out, *lines.err, *failed.out, *failed.err, *end.out):
         assert "\n" not in line
         assert all(char.isprintable() or char == "\x7f" for char in line)
+
+
+def test_nagios_shows_lost_requests_lost_probes_and_the_direction() -> None:
+    run = RunStats(sent=20, greeted=20, requests=29, requests_lost=9)
+    run.seconds.add(0.002)
+    run.direction = Direction(There(29, 5, 0, 0), Back(24, 4, 0, 0, 0))
+    report = NagiosReport(UDP, 5.0, None)
+    report.probe(1, evolve(greeting(), text="hello"), [])
+    report.probe(2, evolve(greeting(), text="greeted 1 …", attempts=(Attempt(0.0, 0.1, EXCHANGE),)), [])
+    assert report.end(run).out == [
+        "GREET OK - 20 of 20 greeted by udp:127.0.0.1:8088, 29 requests sent, 9 lost (31 %), 5 lost there,"
+        " 4 answers lost back: hello | time=0.002000s;;;0.000000;5.000000 loss=0%;;;0;100 request_loss=31%;;;0;100"
+        " loss_there=17.2%;;;0;100 loss_back=16.7%;;;0;100"
+    ]
+
+
+EXCHANGE = Exchange(10**9, 5 * 10**9, 5 * 10**9 + 40_000_000, 10**9 + 90_000_000, 1, 1, 64, 0, 1200, 64, 0)
+
+
+def test_a_measured_attempt_has_its_raw_numbers_in_json() -> None:
+    measured = evolve(greeting(), attempts=(Attempt(0.0), Attempt(0.5, 0.0905, EXCHANGE)))
+    attempts = json.loads(JsonReport(UDP, several=True).probe(1, measured, []).out[0])["attempts"]
+    assert attempts[0] == {"time": 0.0, "seconds": None}
+    assert attempts[1] == {"time": 0.5, "seconds": 0.0905, "round_trip": 0.05, "measured": asdict(EXCHANGE)}
+
+
+@pytest.mark.parametrize(
+    ("there", "back", "unknown", "told"),
+    [
+        (
+            There(510, 51, 2, 1, 0.0000125, 3, 46, 0),
+            Back(459, 9, 0, 4, 2, 0.002, 2, 0, 1),
+            10,
+            [
+                "there: 500 sent, 51 lost (10.2 %), 2 doubled, 1 reordered, variation 0.013 ms, hops 3, DSCP 46,"
+                " ECN 0",
+                "back: 459 sent, 9 lost (1.96 %), 0 doubled, 4 reordered, variation 2.000 ms, hops 2, DSCP 0, ECN 1,"
+                " 2 late",
+                "the last 10 requests were not answered: lost there or back, that is not known",
+            ],
+        ),
+        (
+            There(1, 0, 0, 0),
+            Back(0, 0, 0, 0, 0),
+            1,
+            [
+                "there: 0 sent, 0 lost (0 %), 0 doubled, 0 reordered",
+                "back: 0 sent, 0 lost (0 %), 0 doubled, 0 reordered",
+                "the last request was not answered: lost there or back, that is not known",
+            ],
+        ),
+    ],
+)
+def test_the_summary_tells_both_directions(there: There, back: Back, unknown: int, told: list[str]) -> None:
+    run = RunStats(sent=2, greeted=2, direction=Direction(there, back, unknown))
+    assert TextReport(UDP, several=True).end(run).out[2:] == told
+    run = RunStats(sent=2, greeted=2, unmeasured="nothing answered")
+    assert TextReport(UDP, several=True).end(run).out[2:] == ["there, back: not known, nothing answered"]
+    assert json.loads(JsonReport(UDP, several=True).end(run).out[0])["summary"]["direction"] is None
+
+
+def test_each_flow_has_its_direction_in_json() -> None:
+    flows = FlowStats([4000, 4001])
+    flows.directions = [Direction(There(5, 1, 0, 0), Back(4, 0, 0, 0, 0)), None]
+    told = json.loads(JsonReport(UDP, several=True).end(RunStats(sent=10, flows=flows)).out[0])["summary"]["flows"]
+    assert [flow["direction"] and flow["direction"]["there"]["lost"] for flow in told] == [1, None]
