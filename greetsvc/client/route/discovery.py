@@ -204,9 +204,9 @@ async def _back(prober: _Prober, there: int, link: int | None) -> Way:
 async def _find_back(prober: _Prober, there: int, link: int | None) -> Way:
     least, longest = _SHORTEST_ANSWER, wire.MAX_REQUEST - 1 + prober.headers
 
-    async def ask(answer: int, request: int = 0) -> bytes | TooLong:
-        """Ask for an answer of this size, in a request that is a byte longer or has the size that is given."""
-        request = request or answer + 1
+    async def ask(answer: int) -> bytes | TooLong:
+        """Ask for an answer of this size, in a request that is a byte longer."""
+        request = answer + 1
         if request > there and prober.v6:
             request = most + 1  # Linux sends whole what our own link takes
         found = await prober.ask(request, padded=answer, fragments=there if request > there else 0)
@@ -214,9 +214,12 @@ async def _find_back(prober: _Prober, there: int, link: int | None) -> Way:
         return TooLong() if wrong else found
 
     most = min(longest, link or longest)
-    if isinstance(await ask(least, there), TooLong):
+    answer = await prober.ask(there, padded=least, tries=_FIRST_TRIES)
+    if isinstance(answer, TooLong):
+        return Way(words="requests for padded answers get none")
+    if len(answer) + prober.headers != least:
         return Way(words="the server does not pad its answers: it is an older one, or does not measure")
-    if isinstance(await ask(least, most + 1), TooLong):
+    if isinstance(await prober.ask(most + 1, padded=least, fragments=there, tries=_FIRST_TRIES), TooLong):
         most = there - 1  # no fragments pass
     search = Search(least, most)
     if not await _search("back", search, prober.timeline, ask):

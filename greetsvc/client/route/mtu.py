@@ -10,6 +10,9 @@ __all__ = ["Mtu", "Search", "TooLong", "Way"]
 
 Bound = Literal["least", "most"]
 
+_CERTAIN = 3
+"""How often a size must fail in silence, where two packets are sent each time."""
+
 
 @frozen
 class TooLong:
@@ -27,17 +30,15 @@ class Search:
     """The search for the largest size from ``least``, which is known to pass, to ``most``.
 
     A packet that is lost by chance looks like one that is too long. So a size that failed in silence is asked again
-    when the search comes to an end just below it, `CONFIRMATIONS` times; where it passes then, the search goes on
-    above it.
+    when the search comes to an end just below it, until it has failed three times; where it passes then, the
+    search goes on above it.
     """
 
     least: int
     most: int
     failures: dict[int, TooLong] = field(factory=dict)
-    confirmed: dict[int, int] = field(factory=dict)
-    """How often a size failed in silence."""
-
-    CONFIRMATIONS = 2
+    silences: dict[int, int] = field(factory=dict)
+    """How often a size has failed."""
 
     @property
     def above(self) -> int:
@@ -64,7 +65,7 @@ class Search:
         if above - self.least > 1:
             return (self.least + above) // 2
         silent = self.failures[above].mtu is None and self.reason is not None and self.reason.mtu is None
-        return above if silent and self.confirmed[above] < self.CONFIRMATIONS else None
+        return above if silent and self.silences[above] < _CERTAIN else None
 
     def passes(self, size: int) -> None:
         """A packet of this size has passed."""
@@ -74,7 +75,7 @@ class Search:
     def fails(self, size: int, why: TooLong) -> None:
         """A packet of this size has not passed."""
         self.failures[size] = why
-        self.confirmed[size] = self.confirmed.get(size, 0) + 1
+        self.silences[size] = self.silences.get(size, 0) + 1
 
 
 @frozen

@@ -193,8 +193,8 @@ async def test_a_measured_answer_to_another_request_is_passed_over(peers: Peers)
 
     def answer(sock: socket.socket, request: bytes, to: Any) -> None:
         for nonce in ("0" * 16, nonce_of(request) or ""):
-            sock.sendto(encode_measured(f"{nonce} s={'0' * 16} n=1 a=0".encode(), 1, 1, 5, 6, 64, 0, 1200), to)
             seen.append(nonce)
+            sock.sendto(encode_measured(f"{nonce} s={'0' * 16} n=1 a=0".encode(), 1, 1, 5, 6, 64, 0, 1200), to)
 
     seen: list[str] = []
     reply = await asker(peers.datagram(answer)).ask(1, 5.0)
