@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import plot, report
+from bench import plot, report, talking
 from bench.gates import gates
 from bench.loadgen import HERE, Load, compiled
 from bench.machine import Cores, description
@@ -104,14 +104,19 @@ def main(words: Sequence[str] | None = None) -> int:
             "starts": starting_peers(),
         }
         notes = {part: {peer.name: peer.note for peer in peers} for part, peers in listed.items()}
-        results = Results(machine | {"load generator": load.language}, notes)
+        results = Results(machine | {"load generator": load.language}, notes, workers_apart=cores.third is not None)
         bench = Bench(plan, load, cores, folder, results)
         bench.run(*[chosen(peers, asked.only) for peers in listed.values()])
     out = asked.out or HERE / "results" / ("quick" if asked.quick else "")
     write(results, out)
     print(report.gate_table(results))
     print(f"\nThe whole report: {os.path.relpath(out / 'results.md')}")
-    return int(asked.gate and any(gate.kept is False for gate in gates(results)))
+    failed = any(gate.kept is False for gate in gates(results))
+    if not asked.only:
+        rounds, seconds = ("1", "0.2") if asked.quick else (str(plan.rounds), "0.5")
+        words = ["--rounds", rounds, "--seconds", seconds, "--out", str(out), "--gate"]
+        failed = bool(talking.main(words)) or failed
+    return int(asked.gate and failed)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from bench.peers import (
     LINGERING,
     STOCK,
     STOCK_WILDCARD,
+    TWO_WORKERS,
     UVLOOP,
     WATCHED,
 )
@@ -60,6 +61,13 @@ def gates(results: Results) -> list[Gate]:
             "TCP, watched by 200 on the admin site / not watched",
             1.05,
             results.ratio("tcp", WATCHED, GREETSVC, steady),
+        ),
+        Gate("TCP, two workers / one process", 1.10, results.ratio("tcp", TWO_WORKERS, GREETSVC, steady)),
+        Gate("UDP, two workers / one process", 1.10, results.ratio("udp", TWO_WORKERS, GREETSVC, steady)),
+        Gate(
+            "TCP greetings a second, one process / two workers with a core each",
+            round(1 / 1.8, 3),
+            results.rate_ratio("tcp", GREETSVC, TWO_WORKERS, steady) if results.workers_apart else None,
         ),
         Gate(
             "UDP server CPU per free answer, specific address / stock Twisted with no rule",

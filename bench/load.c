@@ -53,7 +53,8 @@ struct ring { /* peers in the order in which they came in */
 static struct {
     const char *mode, *expect, *request;
     struct sockaddr_in to;
-    int peers, pid, sources;
+    int peers, sources;
+    const char *pids;
     double seconds, warm, rate, stay;
 } set = {.expect = "", .request = "", .seconds = 1, .sources = SOURCES};
 
@@ -80,9 +81,15 @@ static int64_t clock_ns(clockid_t which) {
 static int64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
 static int64_t server_ns(void) {
-    clockid_t which;
-    if (!set.pid || clock_getcpuclockid(set.pid, &which)) return 0;
-    return clock_ns(which);
+    int64_t sum = 0;
+    char *next = (char *)set.pids;
+    while (next && *next) {
+        clockid_t which;
+        if (!clock_getcpuclockid((pid_t)strtol(next, &next, 10), &which)) sum += clock_ns(which);
+        if (*next == ',') next++;
+        else break;
+    }
+    return sum;
 }
 
 static void push(struct ring *ring, int item) {
@@ -267,7 +274,7 @@ static void hold(void) {
 
 static void parse(int count, char **words) {
     if (count < 5) {
-        fprintf(stderr, "usage: load tcp|udp|hold HOST PORT PEERS [--seconds S --warm S --rate R --stay S --pid N --expect T --request T]\n");
+        fprintf(stderr, "usage: load tcp|udp|hold HOST PORT PEERS [--seconds S --warm S --rate R --stay S --pid N,N --expect T --request T]\n");
         exit(2);
     }
     set.mode = words[1];
@@ -282,7 +289,7 @@ static void parse(int count, char **words) {
         else if (!strcmp(name, "--rate")) set.rate = atof(value);
         else if (!strcmp(name, "--stay")) set.stay = atof(value);
         else if (!strcmp(name, "--sources")) set.sources = atoi(value);
-        else if (!strcmp(name, "--pid")) set.pid = atoi(value);
+        else if (!strcmp(name, "--pid")) set.pids = value;
         else if (!strcmp(name, "--expect")) set.expect = value;
         else if (!strcmp(name, "--request")) set.request = value;
         else { fprintf(stderr, "load: unknown option %s\n", name); exit(2); }

@@ -40,7 +40,7 @@ def options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("peers", type=int)
     for name in ("seconds", "warm", "rate", "stay"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
-    parser.add_argument("--pid", type=int, default=0)
+    parser.add_argument("--pid", type=lambda text: [int(each) for each in text.split(",")], default=[])
     parser.add_argument("--sources", type=int, default=SOURCES)
     parser.add_argument("--expect", default="")
     parser.add_argument("--request", default="")
@@ -156,9 +156,12 @@ class Load:
             due += 1 / self.chosen.rate
         return due
 
+    def server_time(self) -> float:
+        """Processor time of the server so far, all its processes together."""
+        return sum(time.clock_gettime((~pid << 3) | 2) for pid in self.chosen.pid)
+
     def run(self) -> dict[str, object]:
         """The whole turn."""
-        server_clock = (~self.chosen.pid << 3) | 2
         due = checked = now = time.monotonic()
         starts = now + self.chosen.warm
         ends = starts + self.chosen.seconds
@@ -172,14 +175,14 @@ class Load:
             if not began and now >= starts:
                 self.seen.clear()
                 self.latency.clear()
-                server = time.clock_gettime(server_clock)
+                server = self.server_time()
                 self.idled = 0.0
                 began = time.monotonic()
         took = time.monotonic() - began
         return {
             "seconds": took,
             **{how: self.seen[how] for how in ("greeted", "reset", "lost", "wrong", "late")},
-            "server_cpu": time.clock_gettime(server_clock) - server,
+            "server_cpu": self.server_time() - server,
             "load_busy": took - self.idled,
             "latency": sorted(self.latency.items()),
         }

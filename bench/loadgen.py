@@ -73,7 +73,14 @@ class Load:
             server,
             scenario.peers,
             *("--seconds", str(scenario.seconds), "--warm", str(scenario.warm), "--rate", str(scenario.rate)),
-            *("--sources", str(scenario.sources), "--stay", str(scenario.stay), "--pid", str(server.pid)),
+            *(
+                "--sources",
+                str(scenario.sources),
+                "--stay",
+                str(scenario.stay),
+                "--pid",
+                ",".join(map(str, server.pids())),
+            ),
             *("--expect", GREETING.decode("ascii"), "--request", REQUEST),
         )
         answer, _ = process.communicate(timeout=scenario.seconds + scenario.warm + 30)

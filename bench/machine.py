@@ -15,16 +15,29 @@ from attrs import frozen
 
 @frozen
 class Cores:
-    """A core for the server, and another for the load generator and the bench, where there is another."""
+    """A core for the server, and another for the load generator and the bench, where there is another.
+
+    With a third one, two workers have a core each.
+    """
 
     server: int
     load: int
+    third: int | None = None
+
+    @property
+    def workers(self) -> set[int]:
+        """The cores of a server that consists of two workers."""
+        return {self.server} if self.third is None else {self.server, self.third}
 
     @classmethod
     def of_this_machine(cls) -> Cores:
         """The last two cores that this process may use: interrupts prefer the first."""
         usable = sorted(os.sched_getaffinity(0))
-        return cls(server=usable[-1], load=usable[-2] if len(usable) > 1 else usable[-1])
+        return cls(
+            server=usable[-1],
+            load=usable[-2] if len(usable) > 1 else usable[-1],
+            third=usable[-3] if len(usable) > 2 else None,
+        )
 
 
 def _processor() -> str:

@@ -62,7 +62,7 @@ class Bench:
         if name in missing:
             return None
         try:
-            return Server(peer, self._cores.server, self._folder / "server.log")
+            return Server(peer, self._cores, self._folder / "server.log")
         except (NotStartedError, OSError) as reason:
             progress(f"not measured: {name}: {reason}")
             missing[name] = str(reason)

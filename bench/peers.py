@@ -25,6 +25,7 @@ GREETSVC_WILDCARD = "greetsvc, wildcard"
 STOCK_WILDCARD = "stock Twisted, wildcard"
 GREETSVC_NET = "greetsvc.net, the same Protocol"
 GREETSVC_OWN = "greetsvc, own protocol"
+TWO_WORKERS = "greetsvc, two workers"
 WATCHED = "greetsvc, watched by 200"
 LINGERING = "greetsvc as shipped, lingering"
 EMPTY = "twistd, empty service"
@@ -36,7 +37,10 @@ ELSEWHERE = "127.0.0.2"
 
 @frozen(kw_only=True)
 class Peer:
-    """A server to measure. ``missing`` says why it cannot be; ``host`` is where it is asked."""
+    """A server to measure. ``missing`` says why it cannot be; ``host`` is where it is asked.
+
+    One of several ``workers`` consists of so many processes beside their parent.
+    """
 
     name: str
     transport: str
@@ -44,6 +48,7 @@ class Peer:
     note: str = ""
     host: str = HOST
     missing: str | None = None
+    workers: int = 1
 
 
 @frozen
@@ -69,13 +74,14 @@ def _twistd(*arguments: str) -> Sequence[str]:
     return [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", *arguments]
 
 
-def _greetsvc(name: str, listen: str, *, host: str = HOST, note: str = "") -> Peer:
+def _greetsvc(name: str, listen: str, *, host: str = HOST, note: str = "", workers: int = 1) -> Peer:
     return Peer(
         name=name,
         transport=listen[:3],
-        command=_twistd("greetsvc", "--listen", listen),
+        command=_twistd("greetsvc", "--listen", listen, "--workers", str(workers)),
         note=note,
         host=host,
+        workers=workers,
     )
 
 
@@ -107,6 +113,9 @@ def tcp_peers(tools: Tools, folder: Path) -> list[Peer]:
     """Those that greet and close. ``folder`` is for nginx's configuration."""
     return [
         _greetsvc(GREETSVC, f"tcp:0:interface={HOST}", note="as shipped: linger, limits, counters and log on"),
+        _greetsvc(
+            TWO_WORKERS, f"tcp:0:interface={HOST}", note="as shipped; on one core where there are only two", workers=2
+        ),
         Peer(
             name=WATCHED,
             transport="tcp",
@@ -144,6 +153,7 @@ def udp_peers(tools: Tools) -> list[Peer]:
     """Those that answer datagrams."""
     return [
         _greetsvc(GREETSVC, f"udp:0:interface={HOST}", note="as shipped: the UDP rule, counters and log on"),
+        _greetsvc(TWO_WORKERS, f"udp:0:interface={HOST}", note="as shipped, a socket for each worker", workers=2),
         _greetsvc(
             GREETSVC_WILDCARD, "udp:0", host=ELSEWHERE, note="the same; answers leave from the address that was asked"
         ),

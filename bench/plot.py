@@ -6,7 +6,19 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from bench.peers import ASYNCIO, BARE, FLOOR, GREETSVC, GREETSVC_OWN, NGINX, STOCK, TUTORIAL, UVLOOP, WATCHED
+from bench.peers import (
+    ASYNCIO,
+    BARE,
+    FLOOR,
+    GREETSVC,
+    GREETSVC_OWN,
+    NGINX,
+    STOCK,
+    TUTORIAL,
+    TWO_WORKERS,
+    UVLOOP,
+    WATCHED,
+)
 from bench.plan import AT_RATE, STEADY, name_of
 from bench.results import SHARES, Results
 from bench.sample import percentile
@@ -15,6 +27,7 @@ WIDTH = 860
 OURS, OTHERS = "#0072b2", "#b0b8c0"
 COLOURS = {
     GREETSVC: OURS,
+    TWO_WORKERS: "#56b4e9",
     WATCHED: "#8ab8d6",
     GREETSVC_OWN: "#f0e442",
     STOCK: "#d55e00",

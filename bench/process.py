@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from bench.machine import Cores
 from bench.peers import Peer
 
 PORT_LINE = re.compile(rb"Server start at port: (\d+)")
+WORKERS_LINE = re.compile(rb"workers serve")
 PATIENCE = 15.0
 ROOT = Path(__file__).parent.parent
 
@@ -41,9 +43,9 @@ def core_time(core: int) -> tuple[int, int]:
 class Server:
     """A running server. ``ready_after`` is how long its first line took, in seconds from the fork."""
 
-    def __init__(self, peer: Peer, core: int, log: Path) -> None:
+    def __init__(self, peer: Peer, cores: Cores, log: Path) -> None:
         self.peer = peer
-        self.core = core
+        self.core = cores.server
         self._log = log
         began = time.perf_counter()
         with log.open("wb") as output:
@@ -51,9 +53,11 @@ class Server:
                 peer.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         self.pid = self._process.pid
-        os.sched_setaffinity(self.pid, {core})
+        os.sched_setaffinity(self.pid, cores.workers if peer.workers > 1 else {self.core})
         try:
             self.port = self._port(began)
+            if peer.workers > 1:
+                self._wait_for(WORKERS_LINE, began)
             if peer.transport == "tcp" and self.port:
                 self._first_greeting(began)
         except BaseException:
@@ -62,10 +66,13 @@ class Server:
         self.ready_after = time.perf_counter() - began
 
     def _port(self, began: float) -> int:
+        return int(self._wait_for(PORT_LINE, began)[1])
+
+    def _wait_for(self, line: re.Pattern[bytes], began: float) -> re.Match[bytes]:
         while time.perf_counter() - began < PATIENCE:
-            found = PORT_LINE.search(self._log.read_bytes())
+            found = line.search(self._log.read_bytes())
             if found:
-                return int(found[1])
+                return found
             if self._process.poll() is not None:
                 break
             time.sleep(0.001)
@@ -84,10 +91,19 @@ class Server:
                 break
         raise NotStartedError("it greets nobody")
 
+    def pids(self) -> list[int]:
+        """Its processes: the workers too, if it has any."""
+        if self.peer.workers == 1:
+            return [self.pid]
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
+        return [self.pid, *map(int, children.split())]
+
     def times(self) -> tuple[int, int]:
-        """User and system time in clock ticks (10 ms), scaled by the kernel to what the process really ran."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return int(fields[11]), int(fields[12])
+        """User and system time in clock ticks (10 ms), scaled by the kernel to what the processes really ran."""
+        stats = [
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split() for pid in self.pids()
+        ]
+        return sum(int(fields[11]) for fields in stats), sum(int(fields[12]) for fields in stats)
 
     def memory(self) -> int:
         """Proportional set size, in bytes."""

@@ -54,6 +54,8 @@ class Results:
     starts: list[Start] = Factory(list)
     load_runs: list[LoadRun] = Factory(list)
     missing: dict[str, str] = Factory(dict)
+    workers_apart: bool = False
+    """Whether two workers had a core each."""
 
     def add(self, transport: str, sample: Sample) -> None:
         """Another turn."""
@@ -79,6 +81,12 @@ class Results:
     def ratio(self, transport: str, over: str, under: str, scenario: str) -> Spread | None:
         """Processor time of one server over another's."""
         return ratios(self.of(transport, over, scenario), self.of(transport, under, scenario))
+
+    def rate_ratio(self, transport: str, over: str, under: str, scenario: str) -> Spread | None:
+        """Greetings a second of one server over another's, round by round."""
+        theirs = {one.round: one.rate for one in self.of(transport, under, scenario)}
+        ours = self.of(transport, over, scenario)
+        return Spread.of(one.rate / theirs[one.round] for one in ours if theirs.get(one.round))
 
     def growth(self, transport: str, peer: str, few: str, many: str) -> Spread | None:
         """Processor time with many peers over that with few."""

@@ -180,11 +180,11 @@ def measure(cores: Cores, folder: Path, rounds: int, seconds: float) -> tuple[li
     for number in range(rounds):
         order = found[number % len(found) :] + found[: number % len(found)]
         with ExitStack() as running:
-            servers = [running.enter_context(Server(one, cores.server, folder / f"{one.name}.log")) for one in order]
+            servers = [running.enter_context(Server(one, cores, folder / f"{one.name}.log")) for one in order]
             for connections, in_flight in SCENARIOS:
                 turns += [talk(server, connections, in_flight, seconds) for server in servers]
         for one in order:  # anew: what a server has freed before would be used first
-            with Server(one, cores.server, folder / f"{one.name}.log") as server:
+            with Server(one, cores, folder / f"{one.name}.log") as server:
                 memory[one.name].append(held(server))
     return turns, memory
 

@@ -110,6 +110,7 @@ def _greetsvc() -> Command:
                 ("udp:PORT[:interface=ADDRESS]", "UDP."),
                 ("unix:PATH[:mode=660], unixgram:PATH[:mode=660]", "UNIX sockets, for streams and for datagrams."),
                 ("tls:DIR:port=PORT", "TLS, with the certificates and keys in the *.pem files of a folder."),
+                ("inherited:NAME, inherited:INDEX", "Sockets that the service manager passes."),
                 ("proxy:ENDPOINT", "A stream endpoint behind a load balancer that sends PROXY headers."),
             ),
             "SIGNALS": (
@@ -119,6 +120,7 @@ def _greetsvc() -> Command:
                 ),
                 ("SIGHUP", "Read the file of --config again and use it. If it cannot be used, nothing changes."),
                 ("SIGUSR1", "Rotate the log file of twistd -l, or open it again if it was moved away."),
+                ("SIGUSR2", "Start the installed version on the same sockets; end when it serves."),
             ),
             "EXIT STATUS": "0 after a stop; 1 if the service cannot start: then one line on standard error says why.",
             "ENVIRONMENT": (

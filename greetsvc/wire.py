@@ -50,7 +50,10 @@ MARKED_MINIMUM = len(MARK) + 16 + 1
 """The shortest request that carries the mark, a nonce and the space behind it, in bytes."""
 
 MAX_ANSWER = 1199
-"""The longest answer in one datagram, in bytes: one byte shorter than the client's request by default."""
+"""The longest answer in one datagram, in bytes: one byte shorter than the client's request by default.
+
+A measured answer that is padded as its request wants may be longer.
+"""
 
 MAX_PAID_ANSWER = 512
 """The longest answer to a request without the mark, in bytes (RFC 865 asks for fewer than 512 characters)."""

@@ -31,6 +31,7 @@ import re, sys, zipfile
 expected = (
     r"greetsvc/(\w+/)*\w+\.py",
     r"greetsvc/py\.typed",
+    r"greetsvc/admin/page\.html",
     r"greetsvc/daemon/units/greetsvc\.(service|socket)",
     r"greetsvc-[\w.]+\.data/data/share/(man|bash-completion|zsh|fish)/.*",
     r"twisted/plugins/greetsvc_plugin\.py",
@@ -39,6 +40,7 @@ expected = (
 required = {
     "greetsvc/__init__.py",
     "greetsvc/__main__.py",
+    "greetsvc/admin/page.html",
     "greetsvc/client/__init__.py",
     "greetsvc/greeters/__init__.py",
     "greetsvc/daemon/units/greetsvc.service",

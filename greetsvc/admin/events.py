@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.logger import Logger
 from zope.interface import implementer
 
 __all__ = ["MAX_WATCHERS", "PATIENCE", "PERIOD", "RATE", "Connection", "Events", "event"]
+
+_log = Logger(namespace="greetsvc")
 
 MAX_WATCHERS = 256
 """Watchers at a time."""
@@ -76,15 +79,17 @@ class Events:
     def __len__(self) -> int:
         return len(self._watchers)
 
-    def add(self, connection: Connection) -> bool:
-        """Send each message to ``connection`` from now on, until it is discarded. False: there are too many."""
-        if len(self._watchers) >= MAX_WATCHERS:
-            return False
+    @property
+    def full(self) -> bool:
+        """Whether there are `MAX_WATCHERS`."""
+        return len(self._watchers) >= MAX_WATCHERS
+
+    def add(self, connection: Connection) -> None:
+        """Send each message to ``connection`` from now on, until it is discarded."""
         self._watchers[connection] = watcher = _Watcher(self._clock)
         connection.registerProducer(watcher, True)
         if self._timer is None:
             self._next()
-        return True
 
     def discard(self, connection: Connection) -> None:
         """Its connection is over."""
@@ -110,7 +115,12 @@ class Events:
         self._timer = self._clock.callLater(max(PERIOD, len(self._watchers) / RATE), self._begin)
 
     def _begin(self) -> None:
-        self._message = self._news()
+        try:
+            self._message = self._news()
+        except Exception:  # noqa: BLE001 - the next message may be better
+            _log.failure("The admin site could not make a message for its watchers")
+            self._next()
+            return
         self._left = [*self._watchers]
         self._send()
 

@@ -89,7 +89,6 @@ class AdminFactory(Factory):
         self._page = Page.load()
         self._channels: set[_Channel] = set()
         self._waiting: Deadlines[_Channel] = Deadlines(clock, DEADLINE, methodcaller("abort"))
-        self._number = 0
         self._metrics: dict[str, tuple[float, bytes, str]] = {}
         self._told: SeenVisit | None = None  # the latest visit in the messages
         self._reloads: Mapping[str, int] = {}
@@ -177,19 +176,17 @@ class AdminFactory(Factory):
     # Events
 
     def _watch(self, request: _Request) -> None:
-        opening = b"retry: %d\n\n%b%b" % (
-            _RETRY,
-            self._start(),
-            self._state(self._shown.figures(), self._visits()[0]),
-        )
         if request.method == b"HEAD":
             request.answer(200, b"", _EVENTS)
-        elif self.events.add(request):
+        elif self.events.full:
+            request.answer(503, "there are too many watchers\n")
+        else:
+            state = self._state(self._shown.figures(), self._visits()[0])
+            opening = b"retry: %d\n\n%b%b" % (_RETRY, self._start(), state)
+            self.events.add(request)
             self._waiting.discard(request.channel)
             request.setHeader(b"Content-Type", _EVENTS.encode("ascii"))
             request.write(opening)
-        else:
-            request.answer(503, "there are too many watchers\n")
 
     def _news(self) -> bytes:
         """The state, and after a reload what the service is now."""

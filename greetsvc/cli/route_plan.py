@@ -77,6 +77,7 @@ class TracePlan:
         async def trace(timeline: Timeline) -> None:
             remote = await resolve(timeline, reactor)
             timeline.peer = remote.address
+            timeline.enter("greet" if self.target.datagram else "connect")
             asker = Asker(remote, self.options, self.target.datagram, reactor, now)
             flows = await trace_flows(asker, self.ports, each, timeline.remaining())
             stats.greeted = sum(flow.served for flow in flows)

@@ -44,6 +44,16 @@ class Handshake:
     ack_lost: int | None = None
     words: str = ""
 
+    def __add__(self, other: Handshake) -> Handshake:
+        """The sums of what is known of the two, without words."""
+        pairs = zip(self.as_json().values(), other.as_json().values(), strict=True)
+        return Handshake(*(one if two is None else (one or 0) + two for one, two in pairs))
+
+    @property
+    def lost(self) -> int:
+        """How many packets were lost, as far as that is known."""
+        return sum(filter(None, self.as_json().values()))
+
     def as_json(self) -> dict[str, Any]:
         """The object that `greet --json` gives as ``direction`` for TCP."""
         return asdict(self, filter=lambda attribute, _: attribute.name != "words")

@@ -189,7 +189,8 @@ class Greeting:
     answer that came from another address. ``path`` is what the path did to our packets, where the greeting is a path
     record; ``sent`` is what our own side knows, for TCP and UDP. ``attempts`` are the datagram requests.
     ``cut_short`` says why only part of the greeting came, and how much; it is empty for a whole one. ``talk`` is what
-    was said after it, where we talked. ``time`` is when the probe began, in seconds since 1970.
+    was said after it, where we talked. ``handshake`` says what was lost of the TCP handshake, as far as it is known.
+    ``time`` is when the probe began, in seconds since 1970.
     """
 
     target: Target

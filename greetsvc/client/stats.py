@@ -10,6 +10,7 @@ from math import ceil, comb, log
 from attrs import define, field, frozen
 
 from greetsvc.client.direction import Direction
+from greetsvc.client.handshake import UNKNOWN, Handshake
 from greetsvc.client.matching import Matcher, MatchingFailed
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.errors import ConfigError
@@ -243,7 +244,8 @@ class RunStats:
     losses by flow, where there are several. ``seconds`` and ``jitter`` have what each greeting `took`. ``requests``
     counts datagram requests, of which a probe may send several, and ``requests_lost`` those without an answer.
     ``direction`` says which way they were lost; where that is not known, ``unmeasured`` says why, in words.
-    ``round_trips`` has how long the messages of talking probes took, each to its reply.
+    ``handshakes`` are the sums of what was lost of TCP handshakes, and ``unexplained`` counts those of which it is
+    not known. ``round_trips`` has how long the messages of talking probes took, each to its reply.
     """
 
     sent: int = 0
@@ -260,6 +262,8 @@ class RunStats:
     direction: Direction | None = None
     unmeasured: str = ""
     round_trips: Histogram = field(factory=Histogram)
+    handshakes: Handshake = UNKNOWN
+    unexplained: int = 0
 
     @property
     def lost(self) -> int:
@@ -296,6 +300,8 @@ class RunStats:
         if result.path is not None:
             name = result.path.instance
             self.replicas[name if name in self.replicas or len(self.replicas) < MAX_REPLICAS else OTHER_REPLICAS] += 1
+        self.handshakes += result.handshake
+        self.unexplained += bool(result.handshake.words) and result.handshake.syn_lost is None
         syns = result.sent.syns if result.sent else None
         if syns is not None and syns > 1:
             self.retried_connects.setdefault(syns, Histogram()).add(result.seconds.connect or 0.0)

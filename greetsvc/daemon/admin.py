@@ -28,7 +28,6 @@ _log = Logger(namespace="greetsvc")
 SEND_BUFFER = 64 * 1024
 """Bytes that the kernel keeps for a watcher that does not read; by itself it would keep megabytes."""
 
-
 _KIND = "admin/"
 """How the kind of what its sockets are bound to begins outside."""
 

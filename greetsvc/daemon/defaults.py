@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from attrs import evolve, frozen
 
 from greetsvc.daemon.inherited import Inherited
-from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY, memory_limit
+from greetsvc.daemon.memory import PER_CONNECTION, PER_TALKING, SHARE_OF_MEMORY, memory_limit
 from greetsvc.daemon.settings import (
     DEFAULT_PROTOCOL,
     ONCE,
@@ -48,7 +48,9 @@ def limits_of(settings: Settings, workers: int = 1) -> tuple[Limits, list[str]]:
     else:
         most = int(raise_limit() * SHARE_OF_FILES)
         memory = memory_limit()
-        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // PER_CONNECTION // workers)
+        plugins = [settings.plugin, *(listener.plugin for listener in settings.listeners)]
+        talks = any(plugin is not ONCE for plugin in plugins)
+        by_memory = max(1, int(memory * SHARE_OF_MEMORY) // (PER_TALKING if talks else PER_CONNECTION) // workers)
         if by_memory < most:
             most = by_memory
             notes.append(f"At most {by_memory} connections may be open: {memory >> 20} MiB of memory allow no more")

@@ -145,6 +145,12 @@ class Generation:
         for one in self.listening:
             await one.stop()
 
+    def finish(self) -> None:
+        """End the connections that would go on."""
+        for one in self.listening:
+            if one.premises is self.premises and isinstance(one, StreamListening):
+                one.factory.finish()
+
     def abort(self) -> None:
         """Abort every open connection."""
         for one in self.listening:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
@@ -181,15 +182,15 @@ class OwnLogFile(LogFile):
     def follow(self) -> None:
         """Open the file at the path if ours was moved away or removed, as logrotate does; else rotate it."""
         old = self._file
-        try:
+        found = here = os.fstat(old.fileno())
+        moved = True
+        with suppress(OSError):
             found = os.stat(self.path)  # noqa: PTH116
-            moved = not os.path.samestat(found, os.fstat(old.fileno()))
-            self.defaultMode = stat.S_IMODE(found.st_mode)
-        except OSError:
-            moved = True
+            moved = not os.path.samestat(found, here)
         if not moved:
             self.rotate()
             return
+        self.defaultMode = stat.S_IMODE(found.st_mode)  # as logrotate made the new one, or that of the old one
         try:
             self._openFile()
         except OSError as error:
@@ -204,6 +205,7 @@ class OwnLogFile(LogFile):
             if not self._is_plain():
                 self.size = 0
             elif not obstacle:
+                self.defaultMode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode)
                 super().rotate()
         except OSError as error:
             obstacle = self._cannot(error.strerror)

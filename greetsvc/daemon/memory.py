@@ -6,12 +6,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PER_CONNECTION", "SHARE_OF_MEMORY", "memory_limit"]
+__all__ = ["PER_CONNECTION", "PER_TALKING", "SHARE_OF_MEMORY", "memory_limit"]
 
 PER_CONNECTION = 96 * 1024
 """Bytes that one connection may cost, in this process and in the kernel's buffers.
 
 A TLS handshake that stops half-way takes 90 KiB, and a peer that does not read a long greeting 76 KiB (measured).
+"""
+
+PER_TALKING = 256 * 1024
+"""The same of a protocol that goes on talking.
+
+A peer that sends and does not read takes up to 190 KiB in this process (measured): what was received, the messages
+in it, and answers.
 """
 
 SHARE_OF_MEMORY = 0.75

@@ -27,11 +27,11 @@ def differences(old: Settings, new: Settings) -> str:
         for settings in (old, new)
     )
     changed = [one.name for one in _changed(old, new)]
-    for name in ("greeter", "protocol"):
-        option = attrgetter(f"{name}_option")
-        changed += [name] * (option(old) != option(new))
+    for name, attribute in (("greeter", "greeter_option"), ("protocol", "protocol_option"), ("encoding", "encoding")):
+        value = attrgetter(attribute)
+        changed += [name] * (value(old) != value(new))
         both = [text for text in after if text in before]
-        changed += [f"{name} of {text}" for text in both if option(before[text]) != option(after[text])]
+        changed += [f"{name} of {text}" for text in both if value(before[text]) != value(after[text])]
     parts = {
         "changed": changed,
         "added": [text for text in after if text not in before],

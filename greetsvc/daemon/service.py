@@ -360,6 +360,8 @@ class GreetingService(Service):
     async def _stop(self) -> None:
         if self._generation is not None:
             await self._generation.stop()
+        for generation in filter(None, (*self._retired, self._generation)):
+            generation.finish()
         if self.admission.open:
             count, drain = self.admission.open, self.settings.drain
             _log.info(

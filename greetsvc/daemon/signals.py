@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,10 +25,7 @@ def handle_signals(
     """
     if reactor.running or threading.current_thread() is not threading.main_thread():
         return
-    # callFromThread: a handler may interrupt the reactor anywhere, and its queue is read once the reactor runs.
-    for number, call in ((signal.SIGUSR1, rotate), (signal.SIGUSR2, upgrade), (signal.SIGHUP, reload)):
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, lambda *_, call=call: reactor.callFromThread(call))
+    _queue_signals(reactor, {signal.SIGUSR1: rotate, signal.SIGUSR2: upgrade, signal.SIGHUP: reload})
     waiting: set[int] = set()
 
     def wait(number: int, _frame: object) -> None:
@@ -46,6 +43,28 @@ def handle_signals(
             signal.signal(signal.SIGINT, reactor.sigInt)
 
     reactor.callWhenRunning(hand_over)
+
+
+def _queue_signals(reactor: Any, calls: Mapping[int, Callable[[], object]]) -> None:
+    """Call what belongs to a signal in a turn of the reactor. Signals that come before that turn are one.
+
+    So a loop of SIGHUPs is not all that the service does.
+    """
+    waiting: set[int] = set()
+
+    def call(number: int) -> None:
+        waiting.discard(number)
+        calls[number]()
+
+    def queue(number: int, _frame: object) -> None:
+        if number not in waiting:
+            waiting.add(number)
+            # A handler may interrupt the reactor anywhere; this queue is read once the reactor runs.
+            reactor.callFromThread(call, number)
+
+    for number in calls:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, queue)
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -201,6 +202,7 @@ def makeService(options: Options) -> GreetingService:
         service.start_one_by_one(succession.tell_of_worker)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
+    gc.freeze()  # what exists now stays: a full collection need not look at it, which took 27 ms
     return service
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import sysconfig
 from pathlib import Path
 
 __all__ = ["UNITS", "unit"]
@@ -33,6 +32,8 @@ def unit(kind: str) -> str:
 
 def _command() -> list[str]:
     """How this installation is called, with absolute paths."""
+    import sysconfig  # a start of the service does not need it
+
     for path in (sys.argv[0], f"{sysconfig.get_path('scripts')}/greetsvc"):
         if os.path.basename(path) == "greetsvc" and os.access(path, os.X_OK):  # noqa: PTH119
             return [os.path.abspath(path)]  # noqa: PTH100 - keeps links, which an update may change

@@ -11,6 +11,7 @@ from greetsvc._lazy import lazy_names
 
 if TYPE_CHECKING:
     from greetsvc.protocols.framed import Int32Protocol, LinesProtocol, NetstringProtocol
+    from greetsvc.protocols.framing import Framing, Receiver
     from greetsvc.protocols.plain import DatagramService, StreamService
     from greetsvc.protocols.registry import (
         Context,
@@ -27,6 +28,7 @@ else:
         __name__,
         {
             "greetsvc.protocols.framed": ("Int32Protocol", "LinesProtocol", "NetstringProtocol"),
+            "greetsvc.protocols.framing": ("Framing", "Receiver"),
             "greetsvc.protocols.plain": ("DatagramService", "StreamService"),
             "greetsvc.protocols.registry": (
                 "Context",
@@ -46,10 +48,12 @@ __all__ = [
     "DatagramPlugin",
     "DatagramService",
     "Datagrams",
+    "Framing",
     "Int32Protocol",
     "LinesProtocol",
     "NetstringProtocol",
     "ProtocolFactory",
+    "Receiver",
     "StreamPlugin",
     "StreamService",
     "TalkingProtocol",

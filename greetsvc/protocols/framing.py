@@ -106,6 +106,7 @@ class Lines:
         self._encoding = encoding
         self._most = most
         self._lf, self._cr = line_end(encoding), line_end(encoding, "\r")
+        self._end = self._cr + self._lf
         self._receiver = _LineReceiver if len(self._lf) == 1 else _WideLineReceiver
 
     def receiver(self) -> Receiver:
@@ -114,10 +115,10 @@ class Lines:
 
     def frames(self, payloads: list[bytes]) -> bytes:
         """Each payload as one line that ends in CRLF. Line ends inside it become spaces."""
-        end, together = self._cr + self._lf, b"".join(payloads)
+        together = b"".join(payloads)
         if self._lf in together or self._cr in together:
             payloads = [self._as_one_line(payload) for payload in payloads]
-        return end.join([*payloads, b""])
+        return self._end.join(payloads) + self._end
 
     def _as_one_line(self, payload: bytes) -> bytes:
         lines = payload.decode(self._encoding, "replace").splitlines()

@@ -86,7 +86,9 @@ class TalkingProtocol(GreetingProtocol):
     """The text of a message, as the receiver has it, in an encoding. Raises `UnicodeDecodeError`."""
     options: ClassVar[Mapping[str, Callable[[str], object]]] = {}
 
-    _greeting_for: Callable[[str], bytes]
+    visit: Visit | None = None
+    """What all greetings of the connection are for; None where the greeter needs no more than a name."""
+    _greeting_for: Callable[[str], bytes] | None = None  # made for the first name: many peers only listen
     _receiver: Receiver | None = None
     _unread = b""  # received, and not taken apart yet
     _answered = 0
@@ -98,7 +100,7 @@ class TalkingProtocol(GreetingProtocol):
     _busy = False  # answering: what `reply` asks for happens when it has returned
     _blocked = False  # the transport has enough to send
     _stopped = False  # the transport was told not to read
-    _peer_left = False
+    _last = False  # nothing more is to come
     _leaving = False  # `close` was called
     _over = False  # no message is answered any more
 
@@ -125,6 +127,8 @@ class TalkingProtocol(GreetingProtocol):
         `close`. The base class returns the greeting for the name ``message``. If it raises, the peer gets an error
         and the connection ends.
         """
+        if self._greeting_for is None:
+            self._greeting_for = self.factory.naming(self)
         return self._greeting_for(message)
 
     # The life of a connection
@@ -137,7 +141,7 @@ class TalkingProtocol(GreetingProtocol):
     def begin(self) -> None:
         """Send the greeting."""
         try:
-            greeting, self._greeting_for = self.factory.begin(self)
+            greeting = self.factory.begin(self)
         except GreeterFailed:
             self.close()
             return
@@ -154,8 +158,12 @@ class TalkingProtocol(GreetingProtocol):
             self._answer()
 
     def readConnectionLost(self) -> None:
-        """The peer has sent its FIN: answer what it said, then close."""
-        self._peer_left = True
+        """The peer has sent its FIN."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Nothing more is to come: answer what was received, then close."""
+        self._last = True
         if not (self._over or self._blocked or self._resting or self._busy):
             self.close()
 
@@ -224,53 +232,45 @@ class TalkingProtocol(GreetingProtocol):
         self.transport.write(self.factory.framing.frames(payloads))
 
     def _answer(self) -> None:
-        """Answer what was received, as far as the bounds allow, and do what follows from it."""
+        """Answer what was received, until nothing is left or a bound is reached, and do what follows from it."""
+        answered, most, transport, fault = 0, self._allowed(), self.transport, None
         self._busy = True
-        try:
-            answered, fault = self._answer_some()
-        finally:
-            self._busy = False
-        if self._over:
-            return
-        if answered and self._now >= self._restart_at:
+        while not (fault or self._blocked or self._leaving or self._over or transport.disconnecting):
+            receiver = self._receiver
+            if receiver is None or not (receiver.messages or receiver.fault):
+                if not self._unread:
+                    break
+                piece, self._unread = self._unread[:CHUNK], self._unread[CHUNK:]
+                receiver = self.take_apart(piece)
+            if receiver.messages:
+                if answered >= most:
+                    fault = self._rest()
+                    break
+                done, fault = self._answer_batch(receiver.messages, most - answered)
+                answered += done
+            elif receiver.fault:
+                fault = receiver.fault, "framing"
+        self._busy = False
+        if answered and self._now >= self._restart_at and not self._over:
             self._restart_at = self._now + self.factory.slack
             self.factory.start_deadline(self)
+        if fault or self._leaving or self._last or self._stopped:
+            self._follow(fault)
+
+    def _follow(self, fault: _Fault | None) -> None:
+        """Do what is to be done after answers, which is rarely anything."""
+        if self._over:
+            return
         if fault is not None:
             self.fail(*fault)
         elif self._leaving:
             self.close()
         elif not (self._blocked or self._resting):
-            if self._peer_left:
+            if self._last:
                 self.close()
             elif self._stopped:
                 self._stopped = False
                 self.transport.resumeProducing()
-
-    def _answer_some(self) -> tuple[int, _Fault | None]:
-        """Answer until nothing is left or a bound is reached: how many messages, and why the connection ends."""
-        answered, most, transport = 0, self._allowed(), self.transport
-        while not (self._blocked or self._leaving or self._over or transport.disconnecting):
-            receiver = self._receiver
-            if receiver is None or not (receiver.messages or receiver.fault):
-                if not self._unread:
-                    break
-                if len(self._unread) <= CHUNK:
-                    piece, self._unread = self._unread, b""
-                else:
-                    piece, self._unread = self._unread[:CHUNK], self._unread[CHUNK:]
-                receiver = self.take_apart(piece)
-            if receiver.messages:
-                if answered >= most:
-                    if self._spent():
-                        return answered, (f"a connection has {self.factory.limits.total} messages", "total")
-                    break
-                done, fault = self._answer_batch(receiver.messages, most - answered)
-                answered += done
-                if fault is not None:
-                    return answered, fault
-            elif receiver.fault:
-                return answered, (receiver.fault, "framing")
-        return answered, None
 
     def _answer_batch(self, messages: list[Any], most: int) -> tuple[int, _Fault | None]:
         """Answer the first messages with one write, and remove them."""
@@ -323,15 +323,15 @@ class TalkingProtocol(GreetingProtocol):
         most = min(TURN, limits.rate - self._used)
         return min(most, limits.total - self._answered) if limits.total else most
 
-    def _spent(self) -> bool:
-        """Whether no more messages are answered. If not: go on in the next turn, or second, and do not read."""
+    def _rest(self) -> _Fault | None:
+        """Go on in the next turn, or the next second, and do not read until then; or why no more is answered."""
         limits, clock = self.factory.limits, self.factory.clock
         if limits.total and self._answered >= limits.total:
-            return True
+            return f"a connection has {limits.total} messages", "total"
         wait = self._second + 1 - clock.seconds() if self._used >= limits.rate else 0.0
         self._resting = clock.callLater(max(0.0, wait), self._rested)
         self._stop_reading()
-        return False
+        return None
 
     def _rested(self) -> None:
         self._resting = None
@@ -369,23 +369,29 @@ class TalkingFactory(GreetingFactory):
         self._line_ends = tuple(line_end(context.encoding, end) for end in ("\r\n", "\n"))
         self._quiet_until = 0.0
 
-    def begin(self, protocol: TalkingProtocol) -> tuple[bytes, Callable[[str], bytes]]:
-        """The greeting for a peer that has not given a name yet, and what makes the one for a name.
+    def begin(self, protocol: TalkingProtocol) -> bytes:
+        """The greeting for a peer that has not given a name yet. Raises `GreeterFailed`.
 
-        Both are without a line end, as the framing says where they end. Raise `GreeterFailed`.
+        This and the others are without a line end, as the framing says where they end.
         """
+        needs = self.greeter.needs
+        visit = self._visit(protocol) if needs else None
+        if any(need != "name" for need in needs):
+            protocol.visit = visit
+        rendering = self._rendering
+        return self._without_line_end(rendering.constant or rendering.of(lambda: cast(Visit, visit)))
+
+    def naming(self, protocol: TalkingProtocol) -> Callable[[str], bytes]:
+        """What makes the greetings for names on this connection. It may raise `GreeterFailed`."""
         greeter, rendering = self.greeter, self._rendering
-        visit = self._visit(protocol) if greeter.needs else None
-        first = self._without_line_end(rendering.constant or rendering.of(lambda: cast(Visit, visit)))
-        if visit is None:
-            return first, lambda _name: first
-        if hasattr(greeter, "naming") and (named := greeter.naming(visit)) is not None:
-            return first, named
-
-        def greeting_for(name: str) -> bytes:
-            return self._without_line_end(rendering.of(partial(self._named, protocol, visit, name)))
-
-        return first, greeting_for
+        if rendering.constant is not None:
+            constant = self._without_line_end(rendering.constant)
+            return lambda _name: constant
+        visit = protocol.visit or self._visit(protocol)
+        named = greeter.naming(visit) if hasattr(greeter, "naming") else None
+        return named or (
+            lambda name: self._without_line_end(rendering.of(partial(self._named, protocol, visit, name)))
+        )
 
     def _without_line_end(self, greeting: bytes) -> bytes:
         for end in self._line_ends:
@@ -401,6 +407,11 @@ class TalkingFactory(GreetingFactory):
             when=time.time() if "when" in needs else visit.when,
             path=path_facts(protocol.transport) if "path" in needs else None,
         )
+
+    def finish(self) -> None:
+        """The service stops: answer what was received, and close."""
+        for protocol in tuple(self._deadlines):
+            cast(TalkingProtocol, protocol).finish()
 
     def failed(self, error: Exception) -> None:
         """`TalkingProtocol.reply` raised."""

@@ -30,7 +30,7 @@ _HANDSHAKE = 16 * 1024
 _UPGRADE_REQUIRED = 426
 """The status of an answer to a request that is no handshake (RFC 9110 15.5.22)."""
 
-_NORMAL, _POLICY = 1000, 1008
+_NORMAL, _GOING_AWAY, _POLICY = 1000, 1001, 1008
 """Why a connection is closed (RFC 6455 7.4.1)."""
 
 
@@ -109,30 +109,32 @@ class WebSocketProtocol(TalkingProtocol):
         return cast(_TextMessages, self.factory.framing)
 
     def take_apart(self, data: bytes) -> Receiver:
-        """Give Twisted's part the bytes of one frame. What follows is answered after that."""
+        """Give Twisted's part one line of the handshake, or the bytes of one frame. What follows is for later."""
         receiver = cast(_Messages, self._receiver)
+        size = self._frame_left
         if not self._upgraded:
-            self._heard += len(data)
+            size = data.find(b"\n") + 1 or len(data)
+            self._heard += size
             if self._heard > _HANDSHAKE:
                 receiver.fault = "the handshake is too long"
-        elif not self._frame_left:
+        elif not size:
             data = self._header + data
             start, length = _frame(data)
             if length is None:
                 self._header = data
                 return receiver
             self._header = b""
+            size = start + length
             if not data[0] & _CONTROL:
                 self._length += length
                 if self._length > self._framing.longest:
                     receiver.fault = f"a message is longer than {self._framing.longest} bytes"
-            if data[0] & _FIN:
-                self._length = 0
-            self._frame_left = start + length
+                if data[0] & _FIN:
+                    self._length = 0
+        data, rest = data[:size], data[size:]
+        self._unread = rest + self._unread
         if self._upgraded:
-            data, rest = data[: self._frame_left], data[self._frame_left :]
-            self._frame_left -= len(data)
-            self._unread = rest + self._unread
+            self._frame_left = size - len(data)
         if not receiver.fault:
             try:
                 cast(IProtocol, self._http).dataReceived(data)
@@ -180,6 +182,11 @@ class WebSocketProtocol(TalkingProtocol):
         for payload in payloads:
             if self._web is not None:
                 self._web.sendTextMessage(payload.decode(self.factory.encoding, "replace"))
+
+    def finish(self) -> None:
+        """As inherited; the close says that the service goes away."""
+        self._code = _GOING_AWAY
+        super().finish()
 
     def fail(self, why: str, reason: str) -> None:
         """As inherited; the close says that the peer has broken a rule, too."""

@@ -232,6 +232,9 @@ class GreetingFactory(Factory):
         """Whether a connection is open, besides those whose socket lingers."""
         return any(True for _ in self._deadlines)
 
+    def finish(self) -> None:
+        """The service stops: end the connections that would go on. Those that only greet end by themselves."""
+
     def abort(self) -> None:
         """Abort every open connection, and leave no timer behind."""
         for protocol in tuple(self._deadlines):

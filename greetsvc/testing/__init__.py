@@ -14,14 +14,16 @@ from greetsvc._lazy import lazy_names
 
 if TYPE_CHECKING:
     from greetsvc.testing.conformance import Conformance
-    from greetsvc.testing.memory import MemoryPeer
+    from greetsvc.testing.memory import MemoryPeer, context
+    from greetsvc.testing.wires import Wire
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
             "greetsvc.testing.conformance": ("Conformance",),
-            "greetsvc.testing.memory": ("MemoryPeer",),
+            "greetsvc.testing.memory": ("MemoryPeer", "context"),
+            "greetsvc.testing.wires": ("Wire",),
         },
     )
 
-__all__ = ["Conformance", "MemoryPeer"]
+__all__ = ["Conformance", "MemoryPeer", "Wire", "context"]

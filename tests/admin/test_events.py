@@ -40,18 +40,22 @@ class Told:
 
     clock: Clock = field(factory=Clock)
     made: int = 0
+    faulty: bool = False
     events: Events = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.events = Events(self.news, self.clock)
 
     def news(self) -> bytes:
+        if self.faulty:
+            raise ValueError
         self.made += 1
         return b"%d" % self.made
 
     def watching(self, number: int = 1) -> list[Watching]:
         connections = [Watching() for _ in range(number)]
-        assert all(self.events.add(each) for each in connections)
+        for each in connections:
+            self.events.add(each)
         return connections
 
 
@@ -82,9 +86,21 @@ def test_many_watchers_get_fewer_messages() -> None:
 
 def test_there_is_a_most_of_watchers() -> None:
     told = Told()
-    told.watching(MAX_WATCHERS)
-    assert not told.events.add(Watching())
-    assert len(told.events) == MAX_WATCHERS
+    told.watching(MAX_WATCHERS - 1)
+    assert not told.events.full
+    told.watching()
+    assert told.events.full
+
+
+def test_a_message_that_cannot_be_made_is_logged_and_the_next_one_comes(logged_errors: Any) -> None:
+    told = Told()
+    (watcher,) = told.watching()
+    told.faulty = True
+    told.clock.advance(PERIOD)
+    told.faulty = False
+    told.clock.advance(PERIOD)
+    assert watcher.written == [b"1"]
+    assert len(logged_errors.flush(ValueError)) == 1
 
 
 def test_one_that_is_full_misses_messages_and_gets_later_ones() -> None:

@@ -330,6 +330,17 @@ async def test_connections_that_only_wait_keep_nobody_out(serve: Serve, visitor:
 
 
 @pytest_twisted.ensureDeferred
+async def test_one_watcher_too_many_is_told_so(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MAX_WATCHERS", 1)
+    port = serve("tcp:0", admin="tcp:0").admin_port
+    stream = Stream(port)
+    await stream.until("state")
+    assert (await asked(port, "/events")).status == 503
+    assert (await asked(port, "/livez")).status == 200
+    stream.sock.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_watcher_that_does_not_read_is_dropped_and_the_others_are_not(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

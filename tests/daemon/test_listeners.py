@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,43 @@ async def test_an_endpoint_that_fails_later_stops_the_reactor_with_one_line(
     assert reactor.stopped == 1
     critical = [line for line in log_lines if line.startswith("greetsvc: ")]
     assert critical == [f"greetsvc: --listen late:x: {says}"]
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reload_keeps_a_listener_whose_sockets_are_not_ours(late: list[Late], log_lines: list[str]) -> None:
+    service = _service("foreign:x")
+    service.startService()
+    late[0].succeed()
+    before = list(service._listening)
+    for number in range(2):
+        service.reread = partial(settings, {"greeting": f"{number}"}, ["foreign:x", UDP])
+        service.reload()
+        assert service._listening[0] is before[0]
+        assert "foreign:x keeps its settings until a restart" in log_lines
+    port = before[0].spots()[0].port
+    assert await deferToThread(_reads, port).addTimeout(5, real_reactor) == HELLO
+    service.reread = lambda: settings({}, [UDP])
+    service.reload()
+    assert service.last_reload_ok
+    await deferLater(real_reactor, 0, lambda: None)
+    with pytest.raises(ConnectionRefusedError):
+        await deferToThread(_reads, port).addTimeout(5, real_reactor)
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_of_a_reload_that_fails_later_does_not_stop_the_others(
+    late: list[Late], log_lines: list[str]
+) -> None:
+    reactor = Reactor()
+    service = _service(UDP, reactor=reactor)
+    service.startService()
+    service.reread = lambda: settings({}, [UDP, "late:x"])
+    service.reload()
+    late[0].answer.errback(OSError(99, "no tunnel"))
+    assert log_lines[-1] == "--listen late:x: no tunnel"
+    assert not reactor.stopped
     await service.stopService()
 
 

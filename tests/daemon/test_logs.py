@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -197,13 +198,20 @@ def test_a_file_that_was_moved_or_removed_is_opened_again(tmp_path: Path) -> Non
     file.follow()
     file.write("three\n")
     path.unlink()
-    file.follow()
-    file.write("four\n")
+    before = os.umask(0o077)  # as in a daemon
+    try:
+        file.follow()
+        file.write("four\n")
+        file.rotate()
+    finally:
+        os.umask(before)
+    file.write("five\n")
     file.close()
     assert (tmp_path / "old").read_text() == "one\ntwo\n"
-    assert path.read_text() == "four\n"
+    assert (tmp_path / "log.1").read_text() == "four\n"
+    assert path.read_text() == "five\n"
     assert path.stat().st_mode & 0o777 == 0o640
-    assert {each.name for each in tmp_path.iterdir()} == {"log", "old"}
+    assert {each.name for each in tmp_path.iterdir()} == {"log", "log.1", "old"}
 
 
 def test_a_file_that_was_cut_has_no_hole_and_is_not_rotated_early(tmp_path: Path, short: int) -> None:

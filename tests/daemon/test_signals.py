@@ -155,6 +155,18 @@ def test_a_stop_signal_before_the_reactor_runs_waits_for_it(number: signal.Signa
 
 
 @pytest.mark.usefixtures("defaults")
+def test_signals_that_wait_for_the_reactor_together_are_one() -> None:
+    reactor, reloads = _Reactor(), []
+    handle_signals(reactor, rotate=pytest.fail, reload=lambda: reloads.append(1), upgrade=pytest.fail)
+    for _ in range(2):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+        reactor.run()
+        reactor.queue.clear()
+    assert len(reloads) == 2
+
+
+@pytest.mark.usefixtures("defaults")
 def test_handlers_that_are_set_already_stay() -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -23,7 +23,10 @@ from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.internet.testing import StringTransport
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("greetsvc", "greetsvc.client", "greetsvc.greeters", "greetsvc.net", "greetsvc.server")
+PACKAGES = (
+    *("greetsvc", "greetsvc.client", "greetsvc.greeters", "greetsvc.net", "greetsvc.protocols", "greetsvc.server"),
+    "greetsvc.testing",
+)
 PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("extending.md", "python.md")}
 API = ast.parse((ROOT / "tests" / "typing" / "api.py").read_text())
 
@@ -103,6 +106,10 @@ def test_no_module_of_the_package_imports_from_a_public_package() -> None:
         ("greetsvc.net", "twisted.internet"),
         ("greetsvc.greeters", "greetsvc.net"),
         ("greetsvc.server", "greetsvc.client"),
+        ("greetsvc.protocols", "twisted"),
+        ("greetsvc.testing", "pytest"),
+        ("greetsvc.testing.conformance", "pytest"),
+        ("greetsvc.daemon.tap", "twisted.web"),
         ("greetsvc.client", "greetsvc.client.probe"),
         ("greetsvc.daemon.tap", "greetsvc.client"),
         ("greetsvc.daemon.tap", "twisted.internet.reactor"),

@@ -23,6 +23,10 @@ from greetsvc.net.proxy.header import encode_v1
 from tests.support.certificates import Papers
 from tests.support.service import Serving
 
+OPENING = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 TCP = "tcp:0:interface=127.0.0.1"
 NAMES = ["Ada", "Grace", "李雷"]
 ANSWERS = [f"Hello, {name}" for name in NAMES]
@@ -171,6 +175,20 @@ async def test_a_bad_websocket_message_gets_an_error_and_a_close(serve: Serve, s
     assert code == 1008
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_websocket_frame_is_refused_by_the_length_that_it_tells(serve: Serve) -> None:
+    serving = serve(TCP, protocol="websocket")
+
+    def talk() -> bytes:
+        with socket.create_connection(("127.0.0.1", serving.ports[0]), timeout=10) as sock:
+            sock.sendall(OPENING + b"\x81\xff" + b"\x7f" + b"\xff" * 7 + bytes(4))
+            return sock.makefile("rb").read()
+
+    heard = await _thread(talk)
+    assert b"error: a message is longer than 4096 bytes" in heard
+    assert serving.ledger.ended == {"framing": 1}
+
+
 @pytest.mark.parametrize(
     ("request_line", "status"),
     [
@@ -196,6 +214,22 @@ async def test_a_request_that_is_no_websocket_is_answered_and_logs_no_error(
 
     assert (await _thread(talk)).startswith(status)
     assert not serving.ledger.greeted
+
+
+@pytest.mark.parametrize(("protocol", "goodbye"), [("lines", b""), ("websocket", b"\x88\x02\x03\xe9")])
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_stops_ends_silent_connections_at_once_and_with_a_fin(
+    serve: Serve, protocol: str, goodbye: bytes
+) -> None:
+    serving = serve(TCP, protocol=protocol, drain=20, linger=0.1)
+    with socket.create_connection(("127.0.0.1", serving.ports[0]), timeout=10) as sock:
+        if protocol == "websocket":
+            sock.sendall(OPENING)
+        heard = await _thread(sock.recv, 1000)
+        await serving.service.stopService()
+        while piece := await _thread(sock.recv, 1000):
+            heard += piece
+    assert heard.endswith(goodbye or b"Thank you for connecting\r\n")
 
 
 CONNECTIONS, IN_FLIGHT = 1000, 100

@@ -197,4 +197,4 @@ def test_every_public_method_of_the_protocol_and_of_the_factory_is_in_these_test
         return {name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}
 
     assert public(GreetingProtocol) == {*PROTOCOL_HOOKS}
-    assert public(GreetingFactory) - {"protocol", "abort"} == {*FACTORY_HOOKS}
+    assert public(GreetingFactory) - {"protocol", "abort", "finish"} == {*FACTORY_HOOKS}

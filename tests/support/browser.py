@@ -116,7 +116,7 @@ def browser(folder: Path) -> Iterator[Tab]:
         port = address.split(":")[2].split("/")[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=PATIENCE) as answer:
             page = next(each for each in json.load(answer) if each["type"] == "page")
-        with connect(page["webSocketDebuggerUrl"], max_size=None, compression=None) as socket:
+        with connect(page["webSocketDebuggerUrl"], max_size=None, compression=None, ping_interval=None) as socket:
             yield Tab(socket)
     finally:
         with suppress(ProcessLookupError):

@@ -76,11 +76,13 @@ def shows(shown: str, output: str) -> bool:
 # A program in the background is ready when it listens; a look at /proc does not disturb it as a connection would.
 _READY = """
 ready() {
-    for _ in $(seq 600); do
-        grep -q ':1F98 0*:0000 0A' /proc/net/tcp /proc/net/tcp6 && return
-        sleep 0.05
+    for port; do
+        for _ in $(seq 600); do
+            grep -q ":$(printf %04X "$port") 0*:0000 0A" /proc/net/tcp /proc/net/tcp6 && continue 2
+            sleep 0.05
+        done
+        echo "nothing listens on port $port"
     done
-    echo 'nothing listens on port 8088'
 }
 """
 
@@ -115,20 +117,24 @@ def follow(page: Iterable[Block], namespace: Namespace, variables: Mapping[str, 
         elif block.kind == "console":
             for command, shown in block.commands():
                 expected.append((command, shown))
-                after = "ready" if command.endswith("&") else "wait 2>/dev/null" if "kill %" in command else ""
-                script += [command, "echo ====$?", after]
-    with (namespace.folder / "output").open("w") as output, suppress(subprocess.TimeoutExpired):
+                script += [command, "echo ====$?"]
+                if command.endswith("&"):
+                    script.append(" ".join(["ready 8088", *re.findall(r"tcp:(\d+)", command)]))
+                elif command.startswith("kill %"):
+                    script.append("wait 2>/dev/null")
+    with (namespace.folder / "output").open("w") as file, suppress(subprocess.TimeoutExpired):
         subprocess.run(
             namespace.command("bash", "-c", "\n".join(script)),
             cwd=namespace.folder,
             env={**variables, "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=file,
             stderr=subprocess.STDOUT,
             timeout=3 * PATIENCE,
             check=False,
         )
     said = (namespace.folder / "output").read_text(encoding="utf-8")
+    said = re.sub(r"^\[\d\][+ -] .*\n", "", said, flags=re.MULTILINE)  # the shell, of a program that has ended
     printed = re.split(r"^====(\d+)\n", said, flags=re.MULTILINE)
     assert len(printed) == 2 * len(expected) + 1, said
     for (command, shown), came, status in zip(expected, printed[::2], printed[1::2], strict=False):

@@ -6,8 +6,8 @@ Each public name is used once at least; `tests/docs/test_public_names.py` looks 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
@@ -63,6 +63,23 @@ from greetsvc.net import (
     unix_datagram_socket,
     unix_stream_socket,
 )
+from greetsvc.protocols import (
+    Context,
+    DatagramPlugin,
+    Datagrams,
+    DatagramService,
+    Framing,
+    Int32Protocol,
+    LinesProtocol,
+    NetstringProtocol,
+    ProtocolFactory,
+    Receiver,
+    StreamPlugin,
+    StreamService,
+    TalkingProtocol,
+    WebSocketProtocol,
+    find_protocol,
+)
 from greetsvc.server import (
     Admission,
     GreeterFailed,
@@ -73,6 +90,7 @@ from greetsvc.server import (
     Sessions,
     UdpPolicy,
 )
+from greetsvc.testing import Conformance, MemoryPeer, Wire, context
 
 if TYPE_CHECKING:
     # Type checkers know the names that are there, and only these.
@@ -235,6 +253,99 @@ def serve(reactor: Any) -> None:
     counts: dict[str, int] = {**ledger.greeted, **ledger.refused}
     print(ledger.visits, counts)
     factory.abort()
+
+
+# Plugins of the service
+
+
+class Shout(TalkingProtocol):
+    """Shouts."""
+
+    options: ClassVar[Mapping[str, Callable[[str], object]]] = {"times": int}
+
+    def reply(self, message: str) -> str:
+        if message == "quit":
+            self.close()
+        times = self.factory.options.get("times", 1)
+        assert isinstance(times, int)
+        return message.upper() * times
+
+
+class Raw(NetstringProtocol):
+    def reply(self, message: str) -> bytes:
+        return super().reply(message) if message else b"\xff"  # type: ignore[return-value]
+
+
+class Dots:
+    """A framing of its own: messages end with a dot."""
+
+    def __init__(self, encoding: str, longest: int, /) -> None:
+        self.longest = longest
+
+    def receiver(self) -> Receiver:
+        return DotReceiver()
+
+    def frames(self, payloads: list[bytes]) -> bytes:
+        return b"".join(payload + b"." for payload in payloads)
+
+
+class DotReceiver:
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.fault = ""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.messages += data.split(b".")
+
+
+class Dotted(TalkingProtocol):
+    framing: ClassVar[type[Framing]] = Dots
+
+
+talking: list[type[TalkingProtocol]] = [Shout, Raw, Dotted, LinesProtocol, Int32Protocol, WebSocketProtocol]
+
+
+class OwnPlugin:
+    def __init__(self, argument: str, encoding: str) -> None: ...
+
+    def stream(self, context: Context) -> GreetingFactory:
+        return GreetingFactory(
+            context.greeter,
+            ledger=context.ledger,
+            admission=context.admission,
+            deadline=context.deadline,
+            linger=context.linger,
+            transport=context.transport,
+            reactor=context.reactor,
+        )
+
+    def datagram(self, context: Context) -> Datagrams:
+        return Datagrams(GreetingDatagramProtocol(context.greeter, policy=context.policy), headers=True)
+
+
+def plain(argument: str, encoding: str) -> StreamService:
+    return StreamService(factory=Factory.forProtocol(Closing))
+
+
+def mirror(argument: str, encoding: str) -> DatagramService:
+    return DatagramService(make=Echo, loop_safe=True, headers=True)
+
+
+protocols: list[ProtocolFactory] = [OwnPlugin, Shout.from_argument, plain, mirror]
+
+
+class TestShout(Conformance):
+    plugin = "shout:times=2"
+    wire = Wire(messages=[b"a\n"], too_long=b"a" * 5000)
+
+
+def in_memory(clock: Any) -> bytes:
+    plugin: StreamPlugin | DatagramPlugin = find_protocol("shout", "times=2", "utf-8")
+    assert isinstance(plugin, StreamPlugin)
+    peer = MemoryPeer(plugin.stream(context(clock)), clock)
+    peer.say(b"a\n")
+    peer.leave()
+    return b"" if peer.reset else bytes(peer.heard)
 
 
 # The networking parts

@@ -81,6 +81,8 @@ class JsonReport:
             summary["flows"] = [{"source_port": port, "sent": sent, "lost": lost} for port, sent, lost in flows]
             for flow, direction in zip(summary["flows"], stats.flows.directions, strict=False):
                 flow["direction"] = direction and direction.as_json()
+        if stats.handshakes != UNKNOWN or stats.unexplained:
+            summary["direction"] = stats.handshakes.as_json() | {"unexplained": stats.unexplained}
         return Lines([json.dumps({"summary": summary})])
 
 

@@ -112,6 +112,10 @@ def summary_notes(stats: RunStats) -> list[str]:
     ]
     if retried:
         lines.append(f"connected late: {', '.join(retried)}: packets are lost or late")
+    if stats.handshakes.lost or stats.unexplained:
+        lost = stats.handshakes
+        counted = f"{lost.syn_lost or 0} SYNs, {lost.synack_lost or 0} SYN-ACKs, {lost.ack_lost or 0} ACKs lost"
+        lines.append(f"handshakes: {counted}, {stats.unexplained} not explained")
     if len(stats.replicas) > 1:
         total = stats.replicas.total()
         shares = [f"{name} {100 * count / total:.3g} % ({count})" for name, count in stats.replicas.most_common()]

@@ -12,21 +12,20 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc import wire
 from greetsvc.client.icmp import icmp_of
 from greetsvc.client.options import ProbeOptions
-from greetsvc.client.probe.probe import new_request
 from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.sockets import prepare
-from greetsvc.client.route.hops import Reply
+from greetsvc.client.route.hops import Reply, is_transit
 from greetsvc.net.linux import error_queue
 from greetsvc.visit import Address
-from greetsvc.wire import MARKED_MINIMUM
 
 __all__ = ["AskReactor", "Asker", "set_ttl", "something_happens"]
 
@@ -103,6 +102,8 @@ class Asker:
     datagram: bool
     reactor: AskReactor
     now: Callable[[], float]
+    session: str = field(factory=lambda: os.urandom(8).hex())
+    """Of the measured answers that datagrams want: one says which request it answers, a greeting does not."""
 
     async def ask(self, ttl: int | None, patience: float) -> Reply | None:
         """Send one request, which lives for ``ttl`` hops (None: the system's), and wait for an answer.
@@ -115,7 +116,7 @@ class Asker:
             error_queue.turn_on(sock)
             if ttl is not None:
                 set_ttl(sock, ttl)
-            request = new_request(self.options) if self.datagram else b""
+            request = self._request(ttl or 0) if self.datagram else b""
             sent = self.now()
             if not self.datagram:
                 # The side that closes first keeps its port in TIME_WAIT, where the next request needs it.
@@ -135,28 +136,38 @@ class Asker:
         """The reply that has come, if any."""
         took = self.now() - sent
         target = str(self.remote.sockaddr[0])
-        for error in error_queue.read(sock, min(len(request), MARKED_MINIMUM)):
-            # What quotes another request came late, for an earlier hop.
-            if error.errno != errno.EMSGSIZE and request.startswith(error.quoted):
-                if icmp := icmp_of(error, target, self._own(sock)):
-                    return Reply(icmp.address, took, icmp)
+        for error in error_queue.read(sock, min(len(request), wire.MARKED_MINIMUM)):
+            if error.errno == errno.EMSGSIZE:
+                continue
+            icmp = icmp_of(error, target, self._own())
+            if icmp is None:
                 raise OSError(error.errno, os.strerror(error.errno))
-        return self._read_datagram(sock, took) if self.datagram else self._read_stream(sock, took)
+            # What quotes another request came late, for an earlier hop. Any other message than "TTL exceeded" is
+            # about the path as a whole.
+            if request.startswith(error.quoted) or not is_transit(icmp):
+                return Reply(icmp.address, took, icmp)
+        return self._read_datagram(sock, request, took) if self.datagram else self._read_stream(sock, took)
 
-    def _own(self, sock: socket.socket) -> str | None:
+    def _request(self, ttl: int) -> bytes:
+        fields = {"s": self.session, "n": ttl, "a": 0, "w": "count"}
+        return wire.request(os.urandom(8).hex(), self.options.size, fields)
+
+    def _own(self) -> str | None:
         """Our own address towards the target."""
         with suppress(OSError), socket.socket(self.remote.family, socket.SOCK_DGRAM) as scout:
             scout.connect(self.remote.sockaddr)
             return str(scout.getsockname()[0])
         return None
 
-    def _read_datagram(self, sock: socket.socket, took: float) -> Reply | None:
+    def _read_datagram(self, sock: socket.socket, request: bytes, took: float) -> Reply | None:
         try:
-            _, sender = sock.recvfrom(1)
+            data, sender = sock.recvfrom(wire.MAX_ANSWER)
         except OSError:  # nothing is there, or the error of a message that was passed over
             return None
+        measured = wire.decode_measured(data)
+        late = measured is not None and measured.nonce != wire.nonce_of(request)
         same = tuple(sender[:2]) == tuple(self.remote.sockaddr[:2])
-        return Reply(Address.plain(sender[0]).host, took) if same else None
+        return Reply(Address.plain(sender[0]).host, took) if same and not late else None
 
     def _read_stream(self, sock: socket.socket, took: float) -> Reply | None:
         number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -144,8 +144,8 @@ async def find_mtu(remote: SocketAddress, timeline: Timeline, reactor: AskReacto
     except _OutOfTime:
         answer = TooLong()
     if isinstance(answer, TooLong):
-        words = f"no answer to {_FIRST_TRIES} requests in packets of {first} bytes"
-        raise timeline.failed(errno.ETIMEDOUT, words)
+        asked = "1 request" if prober.sent == 1 else f"{prober.sent} requests"
+        raise timeline.failed(errno.ETIMEDOUT, f"no answer to {asked} in packets of {first} bytes {timeline.within}")
     search = Search(first, wire.MAX_REQUEST + prober.headers)
     in_time = await _search("there", search, timeline, prober.ask)
     there = _there(search, in_time=in_time)

@@ -9,7 +9,10 @@ from attrs import define, field, frozen
 
 from greetsvc.client.icmp import Icmp
 
-__all__ = ["MAX_HOPS", "Flow", "Hop", "Reply", "is_transit", "partings"]
+__all__ = ["MAX_HOPS", "ROUNDS", "Flow", "Hop", "Reply", "is_transit", "partings"]
+
+ROUNDS = 3
+"""How often a router answers for a hop until it is a loop."""
 
 MAX_HOPS = 30
 """Hops that a trace asks for; the longest paths of the Internet have about as many."""
@@ -44,6 +47,11 @@ class Reply:
         return self.icmp is None or (self.icmp.sender == "target" and not self.transit)
 
     @property
+    def own(self) -> bool:
+        """Whether this host itself says that nothing leaves it."""
+        return self.icmp is not None and self.icmp.sender == "this host"
+
+    @property
     def served(self) -> bool:
         """Whether the target answered, and did not refuse."""
         return self.icmp is None and not self.error
@@ -58,7 +66,10 @@ class Reply:
 
 @frozen
 class Hop:
-    """One hop: its number from 1, and who answered there; ``reply`` is None where nobody did."""
+    """One hop: its number from 1, and who answered there; ``reply`` is None where nobody did.
+
+    Number 0 is this host itself, where it reports that nothing leaves it.
+    """
 
     number: int
     reply: Reply | None = None
@@ -117,11 +128,11 @@ class Flow:
         if self.end is not None:
             if self.end.served:
                 return ""
-            at = f"hop {len(self.hops)}"
+            number = self.hops[-1].number
             where = "the target answers" if self.end.reached else "packets stop"
-            return f"{where} at {at}: {self.end.words}"
-        if loop := self._loop():
-            return f"packets go round in a loop, by {loop}"
+            return f"{where} at {f'hop {number}' if number else 'this host'}: {self.end.words}"
+        if self.looping:
+            return f"packets go round in a loop, by {', '.join(self.looping)}"
         last = next((hop for hop in reversed(self.hops) if hop.reply is not None), None)
         after = f"hop {last.number}, {last.address}, is the last that answers" if last else "no hop answers"
         if self.out_of_time:
@@ -134,16 +145,20 @@ class Flow:
             start = f"nothing answers from hop {last.number + 1 if last else 1} on, and neither does the target"
         return f"{start}; {after}"
 
-    def _loop(self) -> str:
-        """The routers that packets come back to, in their order; empty where there is no loop."""
+    @property
+    def looping(self) -> list[str]:
+        """The routers that packets come to again and again, in their order; empty where there is no loop.
+
+        One that comes twice may be a router with two roles; `ROUNDS` times is a loop.
+        """
         seen: list[str] = []
         for hop in self.hops:
-            if hop.address is None or (seen and hop.address == seen[-1]):
-                continue
-            if hop.address in seen:
-                return ", ".join(seen[seen.index(hop.address) :])
-            seen.append(hop.address)
-        return ""
+            if hop.address is not None and hop.address not in seen[-1:]:
+                seen.append(hop.address)
+                if seen.count(hop.address) == ROUNDS:
+                    first = seen.index(hop.address)
+                    return seen[first : seen.index(hop.address, first + 1)]
+        return []
 
 
 def partings(flows: Sequence[Flow]) -> list[str]:

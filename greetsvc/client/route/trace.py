@@ -22,8 +22,12 @@ _LONGEST, _SHORTEST, _RTTS = 1.0, 0.3, 3.0
 _SILENT = 4
 """Silent hops in a row after which the target is asked with a full TTL."""
 
-_LAST_WAIT = 3.5
-"""Seconds to wait for that: a host that does not answer ARP is reported after 3 s."""
+_LAST_WAIT = 4.6
+"""Seconds to wait for that.
+
+A router reports a host that does not answer ARP after 3 s. It may have sent all the ICMP messages that it may for our
+earlier requests; then it reports the SYN that the kernel sends again after 1 s.
+"""
 
 _APART = 0.05
 """Seconds from the start of one flow to that of the next."""
@@ -45,10 +49,12 @@ class _Walk:
         """Walk until the target answers, or nothing does."""
         flow, told, silent = self.flow, 0, 0
         answer: Reply | None = None
-        while len(flow.hops) < MAX_HOPS and not flow.end:
+        while len(flow.hops) < MAX_HOPS and not flow.end and not flow.looping:
             reply = await self._ask(len(flow.hops) + 1)
             flow.hops.append(Hop(len(flow.hops) + 1, reply))
             silent = 0 if reply else silent + 1
+            if reply and reply.own and not told:
+                flow.hops = [Hop(0, reply)]
             if reply:
                 for hop in flow.hops[told:]:
                     self.each(hop)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from greetsvc import GreetFailed, Greeting
 from greetsvc.client.direction import Back, Direction, There
+from greetsvc.client.handshake import Handshake
 from greetsvc.client.report.base import Report
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import HealthReport, NagiosReport
-from greetsvc.client.report.text import TextReport
+from greetsvc.client.report.text import TextReport, summary_notes
 from greetsvc.client.result import Attempt, Closed, Exchange, Seconds
 from greetsvc.client.stats import Expectations, FlowStats, RunStats
 from greetsvc.client.target import parse
@@ -115,6 +116,17 @@ def test_json_has_exactly_the_keys_of_the_contract() -> None:
     assert JsonReport(TARGET, several=False).end(stats(greeting())).out == []
     nothing = json.loads(report.end(RunStats()).out[0])["summary"]["seconds"]
     assert set(nothing.values()) == {None}
+
+
+def test_a_run_sums_up_what_was_lost_of_handshakes() -> None:
+    slow = Handshake(0, 0, 0, "slow: nothing is lost")
+    lost = Handshake(2, 0, 0, "SYN: lost 2 times"), Handshake(0, 1, None, "SYN-ACK: lost once")
+    unknown = Handshake(words="SYN-ACKs are lost")
+    seen = stats(*(greeting(handshake=each) for each in (Handshake(0, 0, 0), slow, *lost, unknown)), refused())
+    summary = json.loads(JsonReport(TARGET, several=True).end(seen).out[0])["summary"]
+    assert summary["direction"] == {"syn_lost": 2, "synack_lost": 1, "ack_lost": 0, "unexplained": 1}
+    assert summary_notes(seen) == ["handshakes: 2 SYNs, 1 SYN-ACKs, 0 ACKs lost, 1 not explained"]
+    assert summary_notes(stats(greeting(handshake=slow))) == []
 
 
 def test_json_says_what_is_wrong_with_a_greeting_that_came() -> None:

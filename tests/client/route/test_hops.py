@@ -59,8 +59,12 @@ def flow(*replies: Reply | None, port: int = 40111, beyond: Reply | None = None,
             "the target is more than 30 hops away; hop 30, 10.0.29.2, is the last that answers",
         ),
         (
-            flow(passed("10.0.1.2"), *[passed(f"10.0.{2 + at % 2}.2") for at in range(29)]),
+            flow(passed("10.0.1.2"), *[passed(f"10.0.{2 + at % 2}.2") for at in range(5)]),
             "packets go round in a loop, by 10.0.2.2, 10.0.3.2",
+        ),
+        (
+            Flow(40111, [Hop(0, stopped("10.0.1.1", "this host", 1))]),
+            "packets stop at this host: host unreachable (ICMP type 3 code 1), reported by 10.0.1.1, this host",
         ),
     ],
 )

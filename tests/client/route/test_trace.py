@@ -22,7 +22,7 @@ from greetsvc.client.route.ask import Asker
 from greetsvc.client.route.hops import MAX_HOPS, Flow, Hop, Reply
 from greetsvc.client.route.trace import trace_flows
 from greetsvc.net.linux import error_queue
-from greetsvc.wire import request
+from greetsvc.wire import encode_measured, nonce_of, request
 from tests.support.peers import Peers
 
 reactor: Any = global_reactor
@@ -99,6 +99,19 @@ def test_a_message_for_a_full_request_is_kept() -> None:
     assert flow.beyond == down
 
 
+def test_a_loop_is_left_when_it_is_certain() -> None:
+    flow, _ = walked(Route([passed("10.0.1.2"), *[passed("10.0.2.2"), passed("10.0.3.2")] * 20]))
+    assert len(flow.hops) == 6
+    assert flow.looping == ["10.0.2.2", "10.0.3.2"]
+
+
+def test_what_this_host_reports_is_no_hop() -> None:
+    own = Reply("10.0.1.1", 0.05, Icmp(4, 3, 1, "10.0.1.1", "this host"))
+    flow, told = walked(Route([None, own]))
+    assert told == [Hop(0, own)]
+    assert not flow.served
+
+
 def test_a_target_beyond_silent_routers_is_found() -> None:
     route = Route([*[None] * 9, SERVED], full=SERVED)
     flow, _ = walked(route)
@@ -171,6 +184,23 @@ async def test_what_quotes_another_request_is_passed_over(peers: Peers, monkeypa
     reply = await asker(peers.datagram(answer)).ask(1, 5.0)
     assert reply is not None
     assert reply.address == "10.0.1.2"
+
+
+@linux
+@pytest_twisted.ensureDeferred
+async def test_a_measured_answer_to_another_request_is_passed_over(peers: Peers) -> None:
+    """It came late, to a request for an earlier hop; then the right one comes."""
+
+    def answer(sock: socket.socket, request: bytes, to: Any) -> None:
+        for nonce in ("0" * 16, nonce_of(request) or ""):
+            sock.sendto(encode_measured(f"{nonce} s={'0' * 16} n=1 a=0".encode(), 1, 1, 5, 6, 64, 0, 1200), to)
+            seen.append(nonce)
+
+    seen: list[str] = []
+    reply = await asker(peers.datagram(answer)).ask(1, 5.0)
+    assert reply is not None
+    assert reply.served
+    assert len(seen) == 2
 
 
 @linux
