@@ -71,7 +71,7 @@ MAX_FIELDS = 16
 """Fields of a request that are read; what comes behind them counts as padding."""
 
 _MARK_AND_NONCE = re.compile(MARK + b"([0-9A-Fa-f]{16})")
-_FIELD = re.compile(rb"([a-z][a-z0-9]{0,15})=([!-~]{0,32}) ")
+_FIELD = re.compile(rb"([!-<>-~]{1,16})=([!-~]{0,64}) ")
 _NO_FIELDS: Mapping[str, object] = {}
 
 
@@ -102,8 +102,8 @@ def has_fields(request: bytes) -> bool:
 def fields_of(request: bytes) -> dict[str, str]:
     """The fields of a marked request, known or not; empty where there are none.
 
-    A key has up to 16 letters and digits, a value up to 32 printable characters without a space. What has another
-    form ends the fields: it is padding. Of two fields with one key the first counts.
+    A key has up to 16 printable ASCII characters other than ``=``, a value up to 64. What has another form ends the
+    fields: it is padding. Of two fields with one key the first counts.
     """
     found: dict[str, str] = {}
     if _MARK_AND_NONCE.match(request) and request[MARKED_MINIMUM - 1 : MARKED_MINIMUM] == b" ":
@@ -139,7 +139,7 @@ def padding_of(request: bytes) -> int | None:
 def count_of(
     data: bytes | bytearray, start: int = 0, end: int = MAX_REQUEST, *, padded: bool = False, wanted: str = "count"
 ) -> tuple[bytes, bytes] | None:
-    """What a request for a measured answer carries; None for any other, and where a field is bad or missing.
+    """What a request for a measured answer carries; None for any other, where a field is bad, and without a session.
 
     The request is ``data[start:end]``; it has ``w=`` with what is ``wanted``. One that wants a ``padded`` answer is
     another one than one that does not.
@@ -151,7 +151,7 @@ def count_of(
         return found[1], found[2]
     request = bytes(data[start:end])
     fields = fields_of(request)
-    session, number, attempt = (fields.get(key, "") for key in "sna")
+    session, number, attempt = fields.get("s", ""), fields.get("n", "0"), fields.get("a", "0")
     if (
         fields.get("w") != wanted
         or ("p" in fields) != padded

@@ -94,6 +94,15 @@ def test_the_text_tells_both_directions(here: Namespace) -> None:
         assert abs(truth[way]["lose"] - int(found[2])) < 5
 
 
+def test_behind_workers_the_figures_stay_right(namespace: Namespace) -> None:
+    namespace.twistd("--listen", f"udp:{SERVER}", "--log-visits", "off", "--workers", "3")
+    lines, truth = relayed(namespace, f"lose:0.1,seed:{SEEDS[0]}", f"lose:0.1,seed:{SEEDS[1]}", *RUN, "--json")
+    told = json.loads(lines[-1])["summary"]["direction"]
+    first = truth["there"]["all"] - told["there"]["sent"]
+    for way in WAYS:
+        assert 0 <= truth[way]["lose"] - told[way]["lost"] <= told["unknown"] + first
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("fault", "name"), [("double", "duplicated"), ("hold", "reordered")])
 def test_one_fault_in_twenty_is_counted_exactly_in_its_direction(
