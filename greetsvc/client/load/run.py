@@ -8,6 +8,7 @@ import time
 from functools import lru_cache
 from typing import Any
 
+from greetsvc.client.basics import Family
 from greetsvc.client.load.connections import Streams
 from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.engine import EachSecond, Engine, GreetingCheck
@@ -15,7 +16,7 @@ from greetsvc.client.load.metrics import LoadMetrics
 from greetsvc.client.load.pacing import LoadOptions, Schedule
 from greetsvc.client.load.polling import Poller, new_poller
 from greetsvc.client.load.talk import Speech, TalkStreams
-from greetsvc.client.options import DEFAULTS, Family, ProbeOptions, Talk
+from greetsvc.client.options import DEFAULTS, ProbeOptions, Talk
 from greetsvc.client.probe.probe import Probe, new_request
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Protocol
 
-from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
+from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import Histogram, RunStats
+from greetsvc.client.words import ENDINGS
 from greetsvc.console import Lines
 
 __all__ = ["PERCENTILES", "Report", "counts", "decimal", "ending_notes", "json_seconds", "lost_requests", "spread"]

@@ -20,8 +20,8 @@ from zope.interface import implementer
 
 from greetsvc.client.icmp import icmp_of
 from greetsvc.client.options import ProbeOptions
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.probe import new_request
-from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.sockets import prepare
 from greetsvc.client.route.hops import Reply
 from greetsvc.net.linux import error_queue

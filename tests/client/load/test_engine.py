@@ -29,7 +29,7 @@ from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, SelectorPoller, new_poller, short_sleep
 from greetsvc.client.load.run import Run
 from greetsvc.client.load.tls import TlsStreams, _Session
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.tls import ClientTls
 from greetsvc.errors import ConfigError
 from greetsvc.net.linux import error_queue
