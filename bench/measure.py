@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from bench.loadgen import Load
 from bench.machine import Cores
-from bench.peers import Peer
+from bench.peers import GREETSVC, Peer, commands
 from bench.plan import ONE_ADDRESS, Plan, Scenario
-from bench.process import NotStartedError, Server
-from bench.results import Held, Results, Start
+from bench.process import NotStartedError, Server, cpu_of
+from bench.results import Command, Held, Results, Start
 
 T = TypeVar("T")
 
@@ -76,6 +76,9 @@ class Bench:
 
     def _started(self, server: Server, number: int) -> None:
         self._results.starts.append(Start(server.peer.name, number, server.ready_after))
+        if server.peer.name == GREETSVC:
+            for name, command in commands(server.port).items():
+                self._results.commands.append(Command(name, number, cpu_of(command)))
 
     def _held(self, server: Server, number: int) -> None:
         kept, each = self._load.held(server, self._plan.held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -195,6 +196,18 @@ def holding_peers(tools: Tools) -> list[Peer]:
         Peer(name=ASYNCIO, transport="tcp", command=_module("aio", "asyncio", "hold"), note="write and stay"),
         _uvloop("hold", tools),
     ]
+
+
+HEALTH_CHECK = "`greet --healthcheck` of a service that greets"
+REACTOR = "`import twisted.internet.reactor`"
+
+
+def commands(port: int) -> dict[str, list[str]]:
+    """Commands that run once, to be compared by their processor time; ``port`` is that of greetsvc."""
+    return {
+        HEALTH_CHECK: [f"{sysconfig.get_path('scripts')}/greet", "--healthcheck", f"127.0.0.1:{port}"],
+        REACTOR: [sys.executable, "-c", "import twisted.internet.reactor"],
+    }
 
 
 def starting_peers() -> list[Peer]:

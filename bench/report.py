@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from bench.gates import gates
-from bench.peers import FLOOR, GREETSVC, STOCK
+from bench.peers import FLOOR, GREETSVC, HEALTH_CHECK, REACTOR, STOCK
 from bench.plan import AT_RATE, ONE_ADDRESS, STAYING, STEADY, name_of
 from bench.results import SHARES, Results
 from bench.sample import Sample, Spread, percentile
@@ -237,6 +237,8 @@ def markdown(results: Results) -> str:
         _held(results),
         "## Ready after start",
         _starts(results),
+        "## A health check",
+        table(["", "ms of CPU"], [[name, spread(results.command(name), 1e3, 0)] for name in (HEALTH_CHECK, REACTOR)]),
         "## Does the load generator limit the servers?",
         _proof(results),
         f"## `greet` under load beside the generator: {GREETSVC} over TCP, {ONE_ADDRESS}",

@@ -32,6 +32,15 @@ class Start:
 
 
 @frozen
+class Command:
+    """The processor time of one run of a command, in seconds."""
+
+    name: str
+    round: int
+    cpu: float
+
+
+@frozen
 class LoadRun:
     """A load run of `greet` against a server, after the same by the generator in C. Times in seconds."""
 
@@ -52,6 +61,7 @@ class Results:
     samples: dict[str, list[Sample]] = Factory(lambda: {"tcp": [], "udp": []})
     held: list[Held] = Factory(list)
     starts: list[Start] = Factory(list)
+    commands: list[Command] = Factory(list)
     load_runs: list[LoadRun] = Factory(list)
     missing: dict[str, str] = Factory(dict)
     workers_apart: bool = False
@@ -118,6 +128,17 @@ class Results:
             {start.round: start.seconds for start in self.starts if start.peer == under},
         )
 
+    def command(self, name: str) -> Spread | None:
+        """Processor seconds of a command."""
+        return Spread.of(one.cpu for one in self.commands if one.name == name)
+
+    def command_ratio(self, over: str, under: str) -> Spread | None:
+        """Processor time of one command over another's, round by round."""
+        return _paired(
+            {one.round: one.cpu for one in self.commands if one.name == over},
+            {one.round: one.cpu for one in self.commands if one.name == under},
+        )
+
     def load_ratios(self, scenario: str) -> dict[str, Spread | None]:
         """Greetings a second, p50 and p99 of `greet`'s load runs over those of the generator, round by round."""
         generator = {(one.peer, one.round): one for one in self.samples["tcp"] if one.scenario == scenario}
@@ -138,6 +159,7 @@ class Results:
             },
             "held": [asdict(held) for held in self.held],
             "starts": [asdict(start) for start in self.starts],
+            "commands": [asdict(command) for command in self.commands],
             "load_runs": [asdict(run) for run in self.load_runs],
         }
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import select
 import sys
+from collections.abc import Sequence
 from typing import TextIO
-
-from attrs import field, frozen
 
 __all__ = ["CannotWrite", "Lines", "Output", "ReaderGone", "standard"]
 
@@ -20,12 +19,12 @@ _PATIENCE = 30.0
 """Seconds that a non-blocking stream may take nothing. A blocking one waits for ever, as the system has it."""
 
 
-@frozen
 class Lines:
     """Lines for standard output and for standard error."""
 
-    out: list[str] = field(factory=list)
-    err: list[str] = field(factory=list)
+    def __init__(self, out: Sequence[str] = (), err: Sequence[str] = ()) -> None:
+        self.out = [*out]
+        self.err = [*err]
 
 
 class ReaderGone(Exception):
@@ -75,7 +74,7 @@ class Output:
             self._err = None
 
 
-def _write(stream: TextIO | None, lines: list[str]) -> None:
+def _write(stream: TextIO | None, lines: Sequence[str]) -> None:
     if stream is None or not lines:
         return
     text = "".join(f"{line}\n" for line in lines)

@@ -19,9 +19,14 @@ def main() -> int:
     """Run the command; the exit status."""
     end_at_once()
     try:
-        from greetsvc.cli.command import main as run
+        if "--healthcheck" in sys.argv:
+            from greetsvc.cli.healthcheck import plain_form, run
 
-        return run()
+            if (plain := plain_form(sys.argv[1:])) is not None:
+                return run(*plain)
+        from greetsvc.cli.command import main as run_command
+
+        return run_command()
     except Exception as error:
         # There is no descriptor or no memory left for a module, or for the reactor. OpenSSL has its own words for it.
         reason = _reason(error)

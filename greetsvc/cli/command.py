@@ -12,6 +12,7 @@ import click
 from greetsvc._version import __version__
 from greetsvc.cli.options import TLS_OPTIONS, check_combinations, greet_options, is_given, wrong
 from greetsvc.cli.plan import Plan, ProbePlan, drive
+from greetsvc.client.basics import NOT_GREETED, WRONG_USAGE
 from greetsvc.client.options import (
     DEFAULT_ROUNDS,
     DEFAULT_SAY,
@@ -24,9 +25,9 @@ from greetsvc.client.options import (
 )
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.base import Report
-from greetsvc.client.stats import NOT_GREETED, WRONG_USAGE, Expectations
+from greetsvc.client.stats import Expectations
 from greetsvc.client.talk.protocols import LINES
-from greetsvc.client.target import DEFAULT_HOST, Target, parse
+from greetsvc.client.target import Target, default_host, parse
 from greetsvc.client.tls import ClientTls
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
 from greetsvc.errors import ConfigError
@@ -65,7 +66,7 @@ def _command(**given: Any) -> Plan:
     if given["warn"] is not None:
         given["warn"] /= 1000
     try:
-        target = parse(given["target"] if given["target"] is not None else "::1" if given["six"] else DEFAULT_HOST)
+        target = parse(given["target"] if given["target"] is not None else default_host(6 if given["six"] else None))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if given["flows"]:

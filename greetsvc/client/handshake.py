@@ -19,7 +19,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from greetsvc.client.path import Sent
-from greetsvc.net.linux.packets import TcpInfo
+from greetsvc.net.linux.tcp_info import TcpInfo
 
 __all__ = ["UNKNOWN", "Handshake", "judge"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from attrs import define, field, frozen
 
-from greetsvc.client.result import Closed, GreetFailed
+from greetsvc.client.result import GreetFailed
+from greetsvc.client.words import Closed
 from greetsvc.visit import Address
 
 __all__ = ["DEFAULT_MOST", "Held", "HoldResult", "Search"]

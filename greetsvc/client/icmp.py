@@ -6,12 +6,10 @@ a router on the way is a firewall's reject, and says nothing about the host; fro
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from attrs import frozen
-
+from greetsvc.address import Address
 from greetsvc.net.linux.error_queue import QueuedError
-from greetsvc.visit import Address
 
 __all__ = ["CAUSES", "MESSAGES", "Icmp", "Sender", "icmp_of"]
 
@@ -149,8 +147,7 @@ _IN_WORDS: dict[Sender, str] = {
 }
 
 
-@frozen
-class Icmp:
+class Icmp(NamedTuple):
     """One ICMP message: IP version, type, code, the address of its sender, and who that is."""
 
     version: Literal[4, 6]

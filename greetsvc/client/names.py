@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
-
-from attrs import frozen
+from typing import NamedTuple
 
 __all__ = ["AlternativeNames", "address_of", "alternative_names", "host_name", "is_for"]
 
@@ -72,8 +71,7 @@ def address_of(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-@frozen
-class AlternativeNames:
+class AlternativeNames(NamedTuple):
     """The DNS names and IP addresses that a certificate was issued for; entries of other kinds are left out."""
 
     dns: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from greetsvc.client.basics import BASICS, Family
 from greetsvc.client.talk.protocols import LINES, PROTOCOLS, WEBSOCKET
 from greetsvc.client.target import Target, format_address
 from greetsvc.client.tls import ClientTls
@@ -28,7 +29,6 @@ __all__ = [
     "MAX_SECONDS",
     "NO_TALK_FROM_A_PORT",
     "ROUTE_SECONDS",
-    "Family",
     "ProbeOptions",
     "ProxyClaim",
     "Talk",
@@ -36,8 +36,6 @@ __all__ = [
     "check_range",
     "parse_proxy_claim",
 ]
-
-Family = Literal[4, 6]
 
 DEFAULT_INTERVAL = 1.0
 DEFAULT_ROUNDS = 5
@@ -146,11 +144,11 @@ class ProbeOptions:
     :raises ConfigError: a `ValueError` that names the option.
     """
 
-    timeout: float = 5.0
-    family: Family | None = None
-    size: int = 1200
-    encoding: str = "utf-8"
-    limit: int = 65536
+    timeout: float = BASICS.timeout
+    family: Family | None = BASICS.family
+    size: int = BASICS.size
+    encoding: str = BASICS.encoding
+    limit: int = BASICS.limit
     tls: ClientTls | None = None
     dscp: int | None = None
     source_port: int | None = None

@@ -9,11 +9,12 @@ from typing import Any
 from attrs import asdict, evolve, frozen
 
 from greetsvc.client.target import format_address
-from greetsvc.net.linux.packets import Syn, TcpInfo
+from greetsvc.net.linux.packets import Syn
+from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.visit import Address
-from greetsvc.wire import PathRecord, decode_measured, decode_record
+from greetsvc.wire import PathRecord
 
-__all__ = ["TCP_OPTIONS", "Change", "PathChanges", "PathNote", "Sent", "answers_request", "compare"]
+__all__ = ["TCP_OPTIONS", "Change", "PathChanges", "PathNote", "Sent", "compare"]
 
 TCP_OPTIONS = ("timestamps", "sack", "wscale")
 """The options of a SYN that a path may strip."""
@@ -167,12 +168,6 @@ def _ended(sent: Sent, record: PathRecord) -> PathNote:
         text += f" to {format_address(record.me)}"
     text += "; NAT, hops, MSS, TCP options and DSCP of ours are not known"
     return PathNote(text, True, f"proxy {record.you.host}")
-
-
-def answers_request(data: bytes, nonce: str | None) -> bool:
-    """Whether a datagram answers the request with this nonce; of greetings only a few say which they answer."""
-    named = decode_record(data) if data.startswith(b"{") else decode_measured(data)
-    return named is None or named.nonce == nonce
 
 
 def _translation(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from typing import Literal
 
 from attrs import field, frozen
 
@@ -11,77 +10,18 @@ from greetsvc.client.handshake import UNKNOWN, Handshake
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.path import PathChanges, Sent
 from greetsvc.client.target import Target
+from greetsvc.client.words import ENDINGS, Closed, Phase, failed_words
 from greetsvc.visit import Address
 
 __all__ = [
-    "CUT_SHORT",
-    "ECHO",
-    "EMPTY_ANSWER",
-    "ENDED_EARLY",
-    "ENDINGS",
-    "LATE_ANSWER",
-    "NOT_WHOLE",
-    "NO_BUFFER_ERRNOS",
-    "NO_CLOSE_NOTIFY",
-    "NO_FREE_PORT",
-    "NO_GREETING",
-    "NO_IPV6",
-    "NO_ROUTE",
-    "NO_TALK",
-    "NO_THREAD",
-    "OTHER_ADDRESS",
-    "RESET_ERRNOS",
-    "STILL_COMING",
-    "TLS_RECORD",
-    "TWO_ANSWERS",
-    "UNASKED",
     "Attempt",
-    "Closed",
     "Exchange",
     "GreetFailed",
     "Greeting",
-    "Phase",
     "RoundTrip",
     "Seconds",
     "Talked",
 ]
-
-Phase = Literal["resolve", "connect", "tls", "greet", "talk", "close"]
-Closed = Literal["fin", "reset", "timeout"]
-
-ENDINGS: dict[Closed, tuple[int, str]] = {
-    "reset": (errno.ECONNRESET, "the connection was reset after the greeting"),
-    "timeout": (errno.ETIMEDOUT, "the server did not close in time"),
-}
-"""Errno and words for a greeting that was not followed by a FIN: phase ``close``, yet greeted."""
-
-NO_CLOSE_NOTIFY = "TLS ended without close_notify"
-CUT_SHORT = "cut short"
-"""Begins the words for a greeting of which only part came, by all we know."""
-STILL_COMING = "and more was still coming"
-
-NO_GREETING = "the connection was closed without a greeting"
-NO_TALK = "the server closed after its greeting: it does not talk"
-ENDED_EARLY = "the server closed the connection"
-NOT_WHOLE = "no whole greeting came"
-UNASKED = "the server said what answers nothing"
-EMPTY_ANSWER = "the answer is empty"
-TLS_RECORD = "a TLS record came in place of a greeting"
-OTHER_ADDRESS = "an answer came from another address"
-LATE_ANSWER = "an answer to an earlier request came late"
-TWO_ANSWERS = "an answer came twice"
-ECHO = "our own request came back"
-"""Said of an answer that begins with the mark (`greetsvc.wire.MARK`): no greeting does."""
-
-NO_FREE_PORT = "this host has no free source port"
-NO_IPV6 = "this host has no IPv6 address"
-NO_ROUTE = "this host has no route"
-NO_THREAD = "this host cannot start another thread"
-
-RESET_ERRNOS = frozenset([errno.ECONNRESET, errno.EPIPE])
-"""A reset: EPIPE where something was sent after it arrived. A refused connection has another errno."""
-NO_BUFFER_ERRNOS = frozenset([errno.EAGAIN, errno.ENOBUFS])
-"""The system had no buffer for a datagram, such as for a UNIX receiver with a full queue: send it again later."""
 
 _LOCAL_ERRNOS = frozenset(
     [
@@ -292,4 +232,4 @@ class GreetFailed(OSError):
         return self.phase == "resolve" or (self.errno in _LOCAL_ERRNOS and self.icmp is None)
 
     def __str__(self) -> str:
-        return f"{self.phase}: {self.strerror}" + (f" ({self.asked})" if self.asked else "")
+        return failed_words(self.phase, self.strerror or "", self.asked)

@@ -9,6 +9,7 @@ from math import ceil, comb, log
 
 from attrs import define, field, frozen
 
+from greetsvc.client.basics import FLAWED, GREETED, NOT_GREETED
 from greetsvc.client.direction import Direction
 from greetsvc.client.handshake import UNKNOWN, Handshake
 from greetsvc.client.matching import Matcher, MatchingFailed
@@ -18,21 +19,13 @@ from greetsvc.printable import one_line, without_line_end
 
 __all__ = [
     "MAX_REPLICAS",
-    "NOT_GREETED",
     "OTHER_REPLICAS",
-    "WRONG_USAGE",
     "Expectations",
     "FlowStats",
     "Histogram",
     "Jitter",
     "RunStats",
 ]
-
-GREETED = 0
-FLAWED = 1
-NOT_GREETED = 2
-WRONG_USAGE = 3
-"""The exit statuses of `greet`; 3 is also for output that cannot be written, as UNKNOWN is in monitoring."""
 
 _GROWTH = math.log1p(2 * 0.0099 / (1 - 0.0099))
 """The logarithm of the ratio between bucket limits; slightly less than 1 % needs, which leaves room for rounding."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import re
 from ipaddress import AddressValueError, IPv6Address
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from attrs import frozen
-
+from greetsvc.address import Address
 from greetsvc.client.names import host_name
-from greetsvc.visit import Address
 
-__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Target", "Transport", "format_address", "parse"]
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Target", "Transport", "default_host", "format_address", "parse"]
 
 Transport = Literal["tcp", "tls", "unix", "udp", "unixgram"]
 
@@ -28,8 +26,7 @@ _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
-@frozen
-class Target:
+class Target(NamedTuple):
     """One server to probe: a transport with a host and a port, or with the path of a UNIX socket.
 
     ``str`` gives the full spelling, which `parse` reads back.
@@ -52,6 +49,11 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.transport}:{self.path if self.local else _host_port(self.host, self.port)}"
+
+
+def default_host(family: int | None) -> str:
+    """The target where none is written."""
+    return "::1" if family == 6 else DEFAULT_HOST
 
 
 def format_address(address: Address) -> str:

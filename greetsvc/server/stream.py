@@ -18,7 +18,8 @@ from greetsvc.ledger import Ledger
 from greetsvc.net.deadlines import Deadlines
 from greetsvc.net.linger.half_close import LingeringClose
 from greetsvc.net.linger.watched import SILENCE
-from greetsvc.net.linux.packets import read_syn, read_tcp_info
+from greetsvc.net.linux.packets import read_syn
+from greetsvc.net.linux.tcp_info import read_tcp_info
 from greetsvc.net.tls.endpoint import facts
 from greetsvc.server.admission import Admission, Source
 from greetsvc.server.rendering import GreeterFailed, Rendering

@@ -13,9 +13,9 @@ from attrs import evolve
 from bench import plot, report
 from bench.gates import Gate, gates
 from bench.measure import rotated
-from bench.peers import EMPTY, FLOOR, GREETSVC, STOCK, Peer, Tools, tcp_peers, udp_peers
+from bench.peers import EMPTY, FLOOR, GREETSVC, HEALTH_CHECK, REACTOR, STOCK, Peer, Tools, tcp_peers, udp_peers
 from bench.plan import AT_RATE, ONE_ADDRESS, STEADY, Plan, name_of
-from bench.results import LoadRun, Results, Start
+from bench.results import Command, LoadRun, Results, Start
 from bench.sample import Sample, Spread, merged, percentile, ratios
 
 SAMPLE = Sample(
@@ -98,6 +98,7 @@ def test_a_promise_is_judged_by_its_median(measured: Spread | None, verdict: str
 
 def test_every_promise_is_in_the_table_measured_or_not() -> None:
     found = results()
+    found.commands = [Command(HEALTH_CHECK, 0, 0.1), Command(REACTOR, 0, 0.2)]
     found.starts = [Start(GREETSVC, 0, 0.3), Start(EMPTY, 0, 0.2)]
     verdicts = {gate.words: gate.verdict for gate in gates(found)}
     assert verdicts["TCP server CPU per greeting / stock Twisted without linger"] == "pass"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from greetsvc.client.handshake import UNKNOWN, Handshake, judge
 from greetsvc.client.path import Sent
-from greetsvc.net.linux.packets import TcpInfo
+from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.visit import Address
 
 INFO = TcpInfo(rtt_us=100, mss=1448, retransmits=0, advertised_mss=1448, timestamps=True, sack=True, wscale=True)
@@ -17,8 +17,8 @@ INFO = TcpInfo(rtt_us=100, mss=1448, retransmits=0, advertised_mss=1448, timesta
 
 def ours(rtt: float, repeats: int, early: int = 1, segments: int = 2, data: int = 1) -> Sent:
     """Our side: round trip in seconds, repeated SYNs, and segments that came until connected, and until greeted."""
-    info = evolve(INFO, rtt_us=round(rtt * 1e6), retransmits=repeats, segments_in=early, data_segments_in=0)
-    return Sent(Address("10.0.2.2", 8088), tcp=info, later=evolve(info, segments_in=segments, data_segments_in=data))
+    info = INFO._replace(rtt_us=round(rtt * 1e6), retransmits=repeats, segments_in=early, data_segments_in=0)
+    return Sent(Address("10.0.2.2", 8088), tcp=info, later=info._replace(segments_in=segments, data_segments_in=data))
 
 
 @pytest.mark.parametrize(

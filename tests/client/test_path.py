@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from greetsvc import Greeting, greet, wire
 from greetsvc.client.options import ProbeOptions
-from greetsvc.client.path import TCP_OPTIONS, PathChanges, Sent, answers_request, compare
+from greetsvc.client.path import TCP_OPTIONS, PathChanges, Sent, compare
 from greetsvc.client.probe.probe import Probe
+from greetsvc.client.probe.requests import answers_request
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.text import TextReport
 from greetsvc.client.target import format_address, parse
-from greetsvc.net.linux.packets import Syn, TcpInfo
+from greetsvc.net.linux.packets import Syn
+from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.visit import Address
 from greetsvc.wire import Datagram, PathRecord, Tcp
 

@@ -27,7 +27,7 @@ from greetsvc.client.load.polling import HANGUP, READ, WRITE, new_poller
 from greetsvc.client.load.run import Run
 from greetsvc.client.load.tls import TlsStreams, _Session
 from greetsvc.client.options import ProbeOptions
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.stream import _ProbeFactory, _TlsLayer
 from greetsvc.client.probe.stream_state import StreamState
 from greetsvc.client.probe.timeline import Timeline

@@ -14,7 +14,8 @@ from attrs import evolve
 from greetsvc.client.path import Sent, compare
 from greetsvc.client.report.text import summary_notes
 from greetsvc.client.stats import FlowStats, RunStats
-from greetsvc.net.linux.packets import Syn, TcpInfo
+from greetsvc.net.linux.packets import Syn
+from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.net.proxy.wrapper import Refusal
 from greetsvc.net.tls.transport import TlsFailure
 from greetsvc.visit import Address

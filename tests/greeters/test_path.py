@@ -6,7 +6,8 @@ import pytest
 
 from greetsvc import wire
 from greetsvc.greeters.path import INSTANCE, PathGreeter
-from greetsvc.net.linux.packets import Arrival, Syn, TcpInfo
+from greetsvc.net.linux.packets import Arrival, Syn
+from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.net.tls.endpoint import TlsFacts
 from greetsvc.visit import Address, PathFacts, Visit
 

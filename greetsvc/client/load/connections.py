@@ -11,9 +11,9 @@ import socket
 from typing import Any, NamedTuple
 
 from greetsvc.client.load.polling import ERROR, HANGUP, READ, Poller
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.system import read_icmp, system_words
-from greetsvc.client.result import CUT_SHORT, ENDINGS, NO_CLOSE_NOTIFY, NO_GREETING, RESET_ERRNOS, Closed, Phase
+from greetsvc.client.words import CUT_SHORT, ENDINGS, NO_CLOSE_NOTIFY, NO_GREETING, RESET_ERRNOS, Closed, Phase
 from greetsvc.net.linux import error_queue
 
 __all__ = ["GREETED", "RETRY", "TOO_LONG", "Connection", "LoadResult", "Streams", "Transport", "ended", "failed"]

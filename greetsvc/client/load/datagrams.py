@@ -10,10 +10,10 @@ from greetsvc.client.load.connections import GREETED, RETRY, TOO_LONG, Connectio
 from greetsvc.client.load.metrics import Strays
 from greetsvc.client.load.polling import READ, Poller
 from greetsvc.client.load.requests import Requests
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.history import ANCILLARY
-from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.system import no_port
-from greetsvc.client.result import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, Phase
+from greetsvc.client.words import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, Phase
 from greetsvc.errors import ConfigError
 from greetsvc.net.linux.packets import ask_for_headers
 from greetsvc.wire import MARK, MAX_MEASURED

@@ -11,8 +11,8 @@ from attrs import define, field, frozen
 
 from greetsvc.client.direction import Direction
 from greetsvc.client.load.pacing import LATE, Schedule
-from greetsvc.client.result import NO_IPV6, Phase
 from greetsvc.client.stats import Histogram, RunStats
+from greetsvc.client.words import NO_IPV6, Phase
 from greetsvc.printable import shortened
 
 __all__ = ["Connections", "FailureCount", "LoadMetrics", "SecondCounts", "Strays"]

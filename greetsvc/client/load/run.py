@@ -8,6 +8,7 @@ import time
 from functools import lru_cache
 from typing import Any
 
+from greetsvc.client.basics import Family
 from greetsvc.client.direction import Session
 from greetsvc.client.load.connections import Streams
 from greetsvc.client.load.datagrams import Datagrams
@@ -17,7 +18,7 @@ from greetsvc.client.load.pacing import LoadOptions, Schedule
 from greetsvc.client.load.polling import Poller, new_poller
 from greetsvc.client.load.requests import Requests
 from greetsvc.client.load.talk import Speech, TalkStreams
-from greetsvc.client.options import DEFAULTS, Family, ProbeOptions, Talk
+from greetsvc.client.options import DEFAULTS, ProbeOptions, Talk
 from greetsvc.client.probe.history import PortHistory
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.reactor import installed_reactor

@@ -12,8 +12,8 @@ from typing import NamedTuple, cast
 from greetsvc.client.load.connections import GREETED, Connection, LoadResult, Streams, failed
 from greetsvc.client.load.metrics import Connections
 from greetsvc.client.load.polling import HANGUP, READ, WRITE
-from greetsvc.client.result import ENDED_EARLY, NO_GREETING, NO_TALK, NOT_WHOLE, UNASKED
 from greetsvc.client.talk.framing import BadFrame, Framing
+from greetsvc.client.words import ENDED_EARLY, NO_GREETING, NO_TALK, NOT_WHOLE, UNASKED
 
 __all__ = ["Speech", "TalkStreams", "TalkingConnection"]
 

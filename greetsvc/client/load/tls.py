@@ -12,9 +12,9 @@ from greetsvc.client.alerts import TLS_CLOSED, tls_words
 from greetsvc.client.load.connections import GREETED, TOO_LONG, Connection, LoadResult, Streams, ended, failed
 from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, Poller
 from greetsvc.client.load.talk import TalkingConnection, TalkStreams
-from greetsvc.client.probe.resolve import SocketAddress
-from greetsvc.client.result import NO_GREETING, Phase
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.tls import ClientTls
+from greetsvc.client.words import NO_GREETING, Phase
 
 __all__ = ["TlsStreams", "TlsTalkStreams"]
 

@@ -10,16 +10,10 @@ counts are those of one server, also where a load balancer gives each flow to an
 from __future__ import annotations
 
 import errno
-import secrets
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from ipaddress import ip_address
-from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
@@ -27,35 +21,35 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.client.icmp import Icmp
-from greetsvc.client.path import Sent, answers_request
-from greetsvc.client.probe.history import ANCILLARY, DescriptorReactor, Kept, OpenSocket, PortHistory, same_address
-from greetsvc.client.probe.resolve import SocketAddress
-from greetsvc.client.probe.sockets import prepare, read_datagram
-from greetsvc.client.probe.system import no_port, read_icmp, system_failed
-from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import (
-    ECHO,
-    EMPTY_ANSWER,
-    LATE_ANSWER,
-    NO_BUFFER_ERRNOS,
-    OTHER_ADDRESS,
-    TWO_ANSWERS,
-    Exchange,
+from greetsvc.client.path import Sent
+from greetsvc.client.probe.addresses import SocketAddress
+from greetsvc.client.probe.history import ANCILLARY, DescriptorReactor, Kept, OpenSocket, PortHistory
+from greetsvc.client.probe.requests import (
+    FIRST_REPEAT,
+    NO_BUFFER_REPEAT,
+    UnixSockets,
+    answering,
+    answers_request,
+    fault_of,
+    no_answer,
+    not_sent_again,
+    other_sender,
+    same,
+    send_request,
+    udp_socket,
 )
-from greetsvc.errors import reason_of
+from greetsvc.client.probe.sockets import prepare, read_datagram
+from greetsvc.client.probe.system import read_icmp, system_failed
+from greetsvc.client.probe.timeline import Timeline
+from greetsvc.client.result import Exchange
+from greetsvc.client.words import LATE_ANSWER, NO_BUFFER_ERRNOS, OTHER_REQUEST, TWO_ANSWERS
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
-from greetsvc.wire import MARK, Measured, decode_record, measured_in, nonce_of
+from greetsvc.wire import Measured, decode_record, measured_in, nonce_of
 
 __all__ = ["probe_udp", "probe_unixgram"]
-
-_FIRST_REPEAT = 0.5
-"""Seconds until the request is sent again; each further wait is twice as long (RFC 8085 3.1.1 begins at 1 s)."""
-
-_NO_BUFFER_REPEAT = 0.05
-"""Seconds until a request is sent again for which the system had no buffer."""
 
 _MAX_TOO_LONG = 4
 """Requests from a fixed port, when ICMP says of each that it is too long."""
@@ -64,7 +58,6 @@ MakeRequest = Callable[[int, int], bytes]
 """Makes a request of a probe: that with this number, from 0, which leaves now (CLOCK_REALTIME, in nanoseconds)."""
 
 _STRAYS = {"late": LATE_ANSWER, "copy": TWO_ANSWERS}
-_OTHER_REQUEST = "an answer to another request came"
 
 
 @implementer(IReadDescriptor)
@@ -128,7 +121,7 @@ class _DatagramProbe:
         self._asks = self._history.asks
         self._keep = history is not None and repeats
         self._remote = remote
-        self._expected = None if remote is None else _answering(remote)
+        self._expected = None if remote is None else answering(remote)
         self._repeats = repeats
         self._repeat: IDelayedCall | None = None
         self._attempts: list[_Attempt] = []
@@ -136,7 +129,7 @@ class _DatagramProbe:
         """An answer that counts when no other one comes."""
         self._timer = reactor.callLater(timeline.remaining(), self._time_out)
 
-    def send(self, wait: float = _FIRST_REPEAT) -> None:
+    def send(self, wait: float = FIRST_REPEAT) -> None:
         """Send the request now, and again after ``wait`` seconds."""
         timeline, session = self._timeline, self._history.session
         shared = self._attempts[0].sock if self._attempts and self._history.measures_one_flow else None
@@ -144,25 +137,18 @@ class _DatagramProbe:
             sock = shared or self._open_socket()
         except OSError as error:
             if self._attempts:
-                timeline.note(f"the request could not be sent again: {reason_of(error)}")
+                timeline.note(not_sent_again(error))
             else:
                 self._fail(error.errno or errno.EIO)
             return
         stamp = time.time_ns()
         request = self._request(len(timeline.attempts), stamp)
         nonce = nonce_of(request)
-        try:
-            if self._remote is None:
-                sock.send(request)
-            else:
-                sock.sendto(request, self._remote.sockaddr)
-        except OSError as error:
+        if number := send_request(sock, request, self._remote):
             if session is not None:
                 session.unsent(nonce)
-            number = errno.EADDRNOTAVAIL if no_port(sock, error.errno or 0) else error.errno or errno.EIO
-            sock.close()
             if number in NO_BUFFER_ERRNOS:
-                self._repeat = self._reactor.callLater(_NO_BUFFER_REPEAT, self.send, wait)
+                self._repeat = self._reactor.callLater(NO_BUFFER_REPEAT, self.send, wait)
             else:
                 self._fail(number)
             return
@@ -201,18 +187,14 @@ class _DatagramProbe:
         except OSError as error:
             self.read_errors(attempt, error.errno or errno.EIO)
             return
-        if self._expected is not None and not same_address(sender, self._expected):
-            timeline.note(f"{OTHER_ADDRESS}: {sender[0]} port {sender[1]}")
-        elif len(data) > limit or flags & socket.MSG_TRUNC:
-            self._finish(timeline.failed(errno.EMSGSIZE, f"the answer is longer than {limit} bytes"))
-        elif not data:
-            self._finish(timeline.failed(errno.ENODATA, EMPTY_ANSWER))
-        elif data.startswith(MARK):
-            self._finish(timeline.failed(errno.EPROTO, ECHO))
+        if self._expected is not None and not same(sender, self._expected):
+            timeline.note(other_sender(sender))
+        elif fault := fault_of(data, limit, cut=bool(flags & socket.MSG_TRUNC)):
+            self._finish(timeline.failed(*fault))
         elif self._asks and (measured := measured_in(data)) is not None:
             self._take_measured(attempt, data, measured, read_header(ancillary))
         elif not answers_request(data, attempt.nonce):
-            timeline.note(_OTHER_REQUEST)
+            timeline.note(OTHER_REQUEST)
         elif self._unsure is not None:
             self._second_answer()
         else:
@@ -226,7 +208,7 @@ class _DatagramProbe:
         what = session.received(measured, came, arrival)
         asked = next((one for one in self._attempts if one.nonce == measured.nonce), None)
         if what != "answer" or asked is None or asked.sock is not attempt.sock:
-            self._timeline.note(_STRAYS.get(what, _OTHER_REQUEST))
+            self._timeline.note(_STRAYS.get(what, OTHER_REQUEST))
             return
         attempt, one = asked, measured
         times = (attempt.stamp, one.rx, one.tx, came, one.seen, one.seq, one.ttl, one.tos, one.size)
@@ -294,8 +276,7 @@ class _DatagramProbe:
         if not self._repeats:
             self._history.unanswered += [timeline.sent_at(attempt.number) for attempt in self._attempts]
         self._note_strays()
-        requests = "1 request" if count == 1 else f"{count} requests"
-        self._finish(timeline.failed(errno.ETIMEDOUT, f"no answer to {requests} {timeline.within}"))
+        self._finish(timeline.failed(errno.ETIMEDOUT, no_answer(count, timeline.within)))
 
     def _finish(self, result: bytes | Exception) -> None:
         history, attempts = self._history, self._attempts
@@ -335,20 +316,6 @@ class _DatagramProbe:
         self._attempts.clear()
 
 
-def _answering(remote: SocketAddress) -> tuple[Any, ...]:
-    """The address that answers: what is sent to an unspecified one (0.0.0.0, ::) reaches this host itself."""
-    host = ip_address(str(remote.sockaddr[0]).partition("%")[0])
-    if not (getattr(host, "ipv4_mapped", None) or host).is_unspecified:
-        return remote.sockaddr
-    try:
-        with socket.socket(remote.family, socket.SOCK_DGRAM) as scout:
-            scout.connect(remote.sockaddr)
-            found: tuple[Any, ...] = scout.getpeername()
-            return found
-    except OSError:
-        return remote.sockaddr
-
-
 async def probe_udp(
     timeline: Timeline,
     remote: SocketAddress,
@@ -360,34 +327,20 @@ async def probe_udp(
 ) -> bytes:
     """Send ``request`` and return the answer. ``history`` is shared by the probes of a series.
 
-    With ``queued`` (Linux) the sockets stay unconnected, so that answers from other addresses are seen and reported;
-    IP_RECVERR then queues the ICMP errors, which an unconnected socket would not get otherwise. Elsewhere only a
-    connected socket gets them.
-
     :raises GreetFailed: when there is no answer.
     """
     timeline.peer = remote.address
     timeline.enter("greet")
 
+    def set_options(sock: socket.socket) -> None:
+        prepare(sock, timeline.options)
+        if history is not None and history.session is not None:
+            ask_for_headers(sock)
+
     def open_socket() -> socket.socket:
         if history is not None and history.fixed is not None:
             return history.take_fixed()
-        sock = socket.socket(remote.family, socket.SOCK_DGRAM)
-        sock.setblocking(False)
-        try:
-            prepare(sock, timeline.options)
-            if history is not None and history.session is not None:
-                ask_for_headers(sock)
-            if queued:
-                error_queue.turn_on(sock)
-            else:
-                sock.connect(remote.sockaddr)
-        except OSError as error:
-            if no_port(sock, error.errno or 0):
-                error.errno = errno.EADDRNOTAVAIL
-            sock.close()
-            raise
-        return sock
+        return udp_socket(remote, set_options, queued=queued)
 
     probe = _DatagramProbe(
         timeline,
@@ -413,60 +366,15 @@ async def probe_unixgram(
 ) -> bytes:
     """Send ``request`` to a UNIX datagram socket and return the answer.
 
-    Our sockets need addresses to be answered: ``abstract`` ones on Linux; elsewhere paths in a temporary folder,
-    which is removed. They are connected, so that the system drops datagrams of other senders.
-
-    An abstract address exists in one network namespace only (unix(7)). A server in another one, as in two containers
-    that share the folder of the socket, cannot answer to it. So the request is repeated from a path beside the
-    socket of the server: the shared folder is the only one that both see. That works where both see it under the
-    same path.
-
     :raises GreetFailed: when there is no answer.
     """
     timeline.peer = Address(path, 0)
     timeline.enter("connect")
-    with ExitStack() as until_the_end:
+    with UnixSockets(path, timeline, abstract=abstract) as sockets:
 
         def open_socket() -> socket.socket:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            sock.setblocking(False)
-            try:
-                if not abstract:
-                    sock.bind(f"{until_the_end.enter_context(_folder())}/answer")
-                elif not (timeline.attempts and _bind_beside(sock, path, timeline, until_the_end)):
-                    sock.bind("")
-                sock.connect(path)
-            except OSError:
-                sock.close()
-                raise
-            if timeline.phase == "connect":
-                timeline.leave()
-                timeline.enter("greet")
-            return sock
+            return sockets.open(again=bool(timeline.attempts))
 
         probe = _DatagramProbe(timeline, request, reactor, open_socket, history=history)
         probe.send()
         return await probe.answer
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="greet-")
-
-
-def _bind_beside(sock: socket.socket, path: str, timeline: Timeline, until_the_end: ExitStack) -> bool:
-    """Bind to a path beside the socket of the server; False, with a note, where that is not allowed."""
-    beside = Path(f"{path}.{secrets.token_hex(4)}").absolute()
-
-    def remove() -> None:
-        with suppress(OSError):
-            beside.unlink()
-
-    try:
-        sock.bind(str(beside))
-    except OSError as error:
-        timeline.note(f"no answer address beside {one_line(path)}: {error.strerror or error}")
-        return False
-    until_the_end.callback(remove)
-    beside.chmod(0o666)  # the server may be another user; only its answers pass, as the socket is connected
-    timeline.trace("*", f"the answer address is now {one_line(str(beside))}")
-    return True

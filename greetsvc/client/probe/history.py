@@ -13,12 +13,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.client.direction import Session
-from greetsvc.client.result import LATE_ANSWER, TWO_ANSWERS
+from greetsvc.client.probe.requests import same
+from greetsvc.client.words import LATE_ANSWER, TWO_ANSWERS
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.packets import read_header
 from greetsvc.wire import MAX_ANSWER, decode_record, measured_in
 
-__all__ = ["ANCILLARY", "DescriptorReactor", "Kept", "OpenSocket", "PortHistory", "same_address"]
+__all__ = ["ANCILLARY", "DescriptorReactor", "Kept", "OpenSocket", "PortHistory"]
 
 _LONGEST_DELAY = 10.0
 """Seconds after which an unanswered request from a fixed port is taken for lost."""
@@ -35,11 +36,6 @@ ANCILLARY = 256
 
 class DescriptorReactor(IReactorTime, IReactorFDSet):
     """What a probe of datagrams, or a load run, needs of a reactor."""
-
-
-def same_address(sender: Any, remote: tuple[Any, ...]) -> bool:
-    """Whether an answer comes from the target's host and port, and for a link-local address from the same link."""
-    return tuple(sender[:2]) == remote[:2] and (len(remote) < 4 or remote[3] in (0, sender[3]))
 
 
 @frozen
@@ -77,7 +73,7 @@ class OpenSocket:
             data, ancillary, _, sender = self.sock.recvmsg(MAX_ANSWER + 1, ANCILLARY)
         except OSError:
             return
-        measured = measured_in(data) if self._expected is None or same_address(sender, self._expected) else None
+        measured = measured_in(data) if self._expected is None or same(sender, self._expected) else None
         if measured is not None:
             arrival = read_header(ancillary)
             self._session.received(measured, arrival.time or time.time_ns(), arrival)
@@ -165,7 +161,7 @@ class PortHistory:
             except OSError:
                 pass
             else:
-                if kept.expected is None or same_address(sender, kept.expected):
+                if kept.expected is None or same(sender, kept.expected):
                     found.append(TWO_ANSWERS if kept.answered else LATE_ANSWER)
             kept.sock.close()
         return found

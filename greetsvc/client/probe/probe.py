@@ -8,15 +8,17 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
+from greetsvc.client.basics import Family
 from greetsvc.client.direction import Direction, Session
-from greetsvc.client.options import DEFAULTS, Family, ProbeOptions, Talk
+from greetsvc.client.options import DEFAULTS, ProbeOptions, Talk
 from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
 from greetsvc.client.probe.history import PortHistory
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
+from greetsvc.client.probe.steps import Trace
 from greetsvc.client.probe.stream import probe_stream
 from greetsvc.client.probe.system import system_failed
-from greetsvc.client.probe.timeline import Timeline, Trace
+from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls

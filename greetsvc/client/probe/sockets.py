@@ -15,7 +15,7 @@ from attrs import evolve
 
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import TCP_OPTIONS, Sent
-from greetsvc.net.linux.packets import read_tcp_info, read_timestamp
+from greetsvc.net.linux.tcp_info import read_tcp_info, read_timestamp
 from greetsvc.visit import Address
 
 __all__ = ["offered_options", "prepare", "read_datagram", "read_stream"]

@@ -29,15 +29,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.client.icmp import Icmp
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.sockets import prepare, read_stream
+from greetsvc.client.probe.stream_rules import FULL_RETRY
 from greetsvc.client.probe.stream_state import StreamState
 from greetsvc.client.probe.system import read_icmp
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import Closed, GreetFailed
+from greetsvc.client.result import GreetFailed
 from greetsvc.client.tls import ClientTls
+from greetsvc.client.words import Closed
 from greetsvc.net.linux import error_queue
-from greetsvc.net.linux.packets import TcpInfo, read_tcp_info
+from greetsvc.net.linux.tcp_info import TcpInfo, read_tcp_info
 from greetsvc.visit import Address
 
 __all__ = ["StreamProbe", "StreamReactor", "probe_stream", "run_stream"]
@@ -156,6 +158,7 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         self._cancelled = False
         self.connector: IConnector | None = None
         self._probe: StreamProbe | None = None
+        self._retry: IDelayedCall | None = None
         self._errno = 0
         self._icmp: Icmp | None = None
         self._timer: IDelayedCall = reactor.callLater(state.timeline.remaining(), self._time_out)
@@ -243,7 +246,12 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
         return self._probe
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
-        if not self._cancelled:
+        if self._cancelled:
+            return
+        if self.state.timeline.target.local and not getattr(reason.value, "osError", None):
+            # EAGAIN: the queue is full. Twisted waits as for an IP connection, and then knows nothing.
+            self._retry = self.reactor.callLater(FULL_RETRY, connector.connect)
+        else:
             error = ConnectError(self._errno) if self._errno else cast("Exception", reason.value)
             self.result.errback(self.state.not_connected(error, self._icmp))
 
@@ -262,6 +270,10 @@ class _ProbeFactory(ClientFactory[StreamProbe]):
     def _give_up(self) -> None:
         if self._probe is not None:
             self._probe.close()
+        elif self._retry is not None and self._retry.active():
+            self._retry.cancel()
+            if not self._cancelled:
+                self.result.errback(self.state.not_connected(ConnectError(errno.EAGAIN)))
         elif self.connector is not None:
             self.connector.stopConnecting()
 

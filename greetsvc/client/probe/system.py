@@ -5,19 +5,40 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from greetsvc.client.icmp import Icmp, icmp_of
-from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import NO_FREE_PORT, NO_IPV6, NO_ROUTE, GreetFailed
+from greetsvc.client.words import NO_FREE_PORT, NO_IPV6, NO_ROUTE
 from greetsvc.net.linux import error_queue
+
+if TYPE_CHECKING:
+    from greetsvc.address import Address
+    from greetsvc.client.basics import Basics
+    from greetsvc.client.options import ProbeOptions
+    from greetsvc.client.words import Closed
 
 __all__ = ["no_port", "read_icmp", "system_failed", "system_words"]
 
 _UNREACHABLE = frozenset([errno.ENETUNREACH, errno.EHOSTUNREACH])
 
 
-def system_failed(timeline: Timeline, number: int, icmp: Icmp | None = None) -> GreetFailed:
+_Failed_co = TypeVar("_Failed_co", bound=Exception, covariant=True)
+
+
+class _Failing(Protocol[_Failed_co]):
+    """The steps of a probe, which say what a failure is."""
+
+    peer: Address | None
+
+    @property
+    def options(self) -> ProbeOptions | Basics: ...
+
+    def failed(
+        self, number: int, why: str, closed: Closed | None = None, *, icmp: Icmp | None = None
+    ) -> _Failed_co: ...
+
+
+def system_failed(timeline: _Failing[_Failed_co], number: int, icmp: Icmp | None = None) -> _Failed_co:
     """The result when a system call failed, or ``icmp`` ended the step."""
     host = timeline.peer.host if timeline.peer else ""
     words = system_words(number, icmp, host=host, port_is_ours=timeline.options.source_port is not None)

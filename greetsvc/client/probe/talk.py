@@ -15,16 +15,18 @@ from twisted.python.failure import Failure
 
 from greetsvc.client.alerts import tls_words
 from greetsvc.client.options import ProbeOptions, Talk
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.stream import StreamProbe, StreamReactor, run_stream
-from greetsvc.client.probe.stream_state import TLS_RECORDS, StreamState, is_tls
+from greetsvc.client.probe.stream_rules import TLS_RECORDS
+from greetsvc.client.probe.stream_state import StreamState, is_tls
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.result import ENDED_EARLY, NO_TALK, NOT_WHOLE, TLS_RECORD, UNASKED, Closed, RoundTrip, Talked
+from greetsvc.client.result import RoundTrip, Talked
 from greetsvc.client.talk.framing import BadFrame, Framing
 from greetsvc.client.talk.protocols import framing_maker
 from greetsvc.client.target import Target, format_address
 from greetsvc.client.tls import ClientTls
-from greetsvc.net.linux.packets import TcpInfo
+from greetsvc.client.words import ENDED_EARLY, NO_TALK, NOT_WHOLE, TLS_RECORD, UNASKED, Closed
+from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
 

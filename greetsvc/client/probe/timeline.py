@@ -1,4 +1,4 @@
-"""The timeline of one probe: its deadline, the step it is in, how long the steps took, and its trace."""
+"""The timeline of one probe: how long its steps took, what was sent, and the result."""
 
 from __future__ import annotations
 
@@ -9,20 +9,14 @@ from greetsvc.client.handshake import Handshake, judge
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import PathChanges, Sent, compare
-from greetsvc.client.result import Attempt, Closed, Exchange, GreetFailed, Greeting, Phase, Seconds, Talked
-from greetsvc.client.target import Target, format_address
+from greetsvc.client.probe.steps import LONGEST, Steps, Trace
+from greetsvc.client.result import Attempt, Exchange, GreetFailed, Greeting, Seconds, Talked
+from greetsvc.client.target import Target
+from greetsvc.client.words import Closed
 from greetsvc.printable import one_line, shortened
-from greetsvc.visit import Address
 from greetsvc.wire import PathRecord, decode_record
 
-__all__ = ["Timeline", "Trace"]
-
-Trace = Callable[[str], None]
-"""Takes a line for each step, in the manner of curl: ``* connected``, ``> request``, ``< answer``."""
-
-_MAX_NOTES = 8
-_LONGEST = 600
-"""Remarks about one probe, and characters of a remark, of an error and of a greeting in the trace."""
+__all__ = ["Timeline"]
 
 _CLOSINGS: dict[Closed, str] = {
     "fin": "closed by the server",
@@ -31,12 +25,10 @@ _CLOSINGS: dict[Closed, str] = {
 }
 
 
-_TOLD = 3
-"""Addresses of a name that are told as not asked."""
+class Timeline(Steps):
+    """What the resolver and the transports record of one probe, and its result."""
 
-
-class Timeline:
-    """What the resolver and the transports record of one probe, and its result. Pure: ``now`` is its only clock."""
+    options: ProbeOptions
 
     def __init__(
         self,
@@ -46,50 +38,13 @@ class Timeline:
         now: Callable[[], float] = time.monotonic,
         trace: Trace | None = None,
     ) -> None:
-        self.target = target
-        self.options = options
-        self.phase: Phase = "resolve"
-        self.peer: Address | None = None
+        super().__init__(target, options, now=now, trace=trace)
         self.sent: Sent | None = None
-        self.found: list[Address] = []
-        """The addresses of the name, where the target has one; only the first is asked."""
         self.attempts: list[Attempt] = []
-        self.cut_short = ""
         self.talk: Talked | None = None
-        self.now = now
         self.time = time.time()
         """When the probe began, by the system's clock."""
-        self._trace = trace
-        self._start = self._entered = now()
         self._ended: float | None = None
-        self._took: dict[str, float] = {}
-        self._notes: list[str] = []
-
-    @property
-    def within(self) -> str:
-        """The time-out in words."""
-        return f"within {self.options.timeout:g} s"
-
-    def remaining(self) -> float:
-        """Seconds left of the time-out; never negative."""
-        return max(0.0, self._start + self.options.timeout - self.now())
-
-    def in_phase(self) -> float:
-        """Seconds since the present step began."""
-        return self.now() - self._entered
-
-    def enter(self, phase: Phase) -> None:
-        """A step begins now."""
-        self.phase = phase
-        self._entered = self.now()
-
-    def leave(self) -> None:
-        """The step succeeded; it ends now."""
-        self._took[self.phase] = self.now() - self._entered
-
-    def first_byte(self) -> None:
-        """The first byte of the greeting has come; later calls change nothing."""
-        self._took.setdefault("first_byte", self.now() - self._entered)
 
     def sent_request(self) -> int:
         """A datagram request was sent; its number, from 0."""
@@ -115,48 +70,20 @@ class Timeline:
         self.attempts = [Attempt(attempt.time) for attempt in self.attempts]
         return self.sent_at(-1), came
 
-    def trace(self, mark: str, text: str) -> None:
-        """Report a step to the trace, if there is one."""
-        if self._trace is not None:
-            self._trace(f"{mark} {text}")
-
     def trace_greeting(self, text: str, size: int) -> None:
         """Report the greeting to the trace."""
-        self.trace("<", f"{shortened(one_line(text), _LONGEST)} ({size} bytes)")
-
-    def note(self, text: str) -> None:
-        """Keep a remark for the result, once."""
-        if len(self._notes) > _MAX_NOTES or text in self._notes:
-            return
-        text = shortened(text, _LONGEST) if len(self._notes) < _MAX_NOTES else "further remarks are left out"
-        self._notes.append(text)
-        self.trace("*", text)
+        self.trace("<", f"{shortened(one_line(text), LONGEST)} ({size} bytes)")
 
     def seconds(self) -> Seconds:
         """What the steps took so far."""
         end = self.now() if self._ended is None else self._ended
         return Seconds(**self._took, total=end - self._start)
 
-    def _asked(self) -> str:
-        """Which address of a name was asked, and which were not."""
-        if not self.found:
-            return ""
-        asked, *others = map(format_address, self.found)
-        if not others:
-            return f"asked {asked}"
-        more = f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
-        return (
-            f"asked {asked}, the first of {len(self.found)} addresses; not asked: {', '.join(others[:_TOLD])}{more}"
-        )
-
     def failed(self, number: int, why: str, closed: Closed | None = None, *, icmp: Icmp | None = None) -> GreetFailed:
         """The result when the present step failed."""
-        why = shortened(why, _LONGEST)
-        if self._notes:
-            why = f"{why} ({'; '.join(self._notes)})"
         return GreetFailed(
             number,
-            why,
+            self.reason(why),
             self.phase,
             target=self.target,
             peer=self.peer,
@@ -165,7 +92,7 @@ class Timeline:
             notes=tuple(self._notes),
             sent=self.sent,
             attempts=tuple(self.attempts),
-            asked=self._asked(),
+            asked=self.asked(),
             icmp=icmp,
             time=self.time,
             talk=self.talk,

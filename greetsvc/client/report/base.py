@@ -7,8 +7,9 @@ from decimal import Decimal
 from typing import Protocol
 
 from greetsvc.client.direction import Back, Direction, There
-from greetsvc.client.result import ENDINGS, GreetFailed, Greeting
+from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import Histogram, RunStats
+from greetsvc.client.words import ENDINGS
 from greetsvc.console import Lines
 
 __all__ = [

@@ -9,7 +9,8 @@ from attrs import define
 
 from greetsvc.client.alerts import alert_cause
 from greetsvc.client.certificates import certificate_cause
-from greetsvc.client.result import (
+from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.client.words import (
     LATE_ANSWER,
     NO_CLOSE_NOTIFY,
     NO_FREE_PORT,
@@ -21,8 +22,6 @@ from greetsvc.client.result import (
     STILL_COMING,
     TLS_RECORD,
     Closed,
-    GreetFailed,
-    Greeting,
 )
 from greetsvc.visit import Address
 

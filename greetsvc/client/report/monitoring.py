@@ -8,8 +8,9 @@ from greetsvc.client.report.base import Report
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
 from greetsvc.client.target import Target
+from greetsvc.client.words import health_line
 from greetsvc.console import Lines
-from greetsvc.printable import one_line, shortened
+from greetsvc.printable import one_line
 
 __all__ = ["HealthReport", "NagiosReport", "perfdata_line"]
 
@@ -78,5 +79,4 @@ class HealthReport(Report):
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
         """The failure, or the flaws."""
         notes = [str(result)] if isinstance(result, GreetFailed) else flaws
-        subject = one_line(str(self.target))
-        return Lines(err=[f"greet: {subject}: {one_line(shortened(note, 1000))}" for note in notes])
+        return Lines(err=[health_line(self.target, note) for note in notes])

@@ -21,7 +21,7 @@ from zope.interface import implementer
 from greetsvc import wire
 from greetsvc.client.icmp import icmp_of
 from greetsvc.client.options import ProbeOptions
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.sockets import prepare
 from greetsvc.client.route.hops import Reply, is_transit
 from greetsvc.net.linux import error_queue

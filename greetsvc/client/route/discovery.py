@@ -16,7 +16,7 @@ from attrs import define, field
 
 from greetsvc import wire
 from greetsvc.client.icmp import icmp_of
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.sockets import prepare
 from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline

@@ -10,9 +10,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
-from typing import Literal
-
-from attrs import frozen
+from typing import Literal, NamedTuple
 
 __all__ = ["AVAILABLE", "QueuedError", "option", "parse", "read", "turn_off", "turn_on"]
 
@@ -34,8 +32,7 @@ _MAX_ENTRIES = 256
 """Entries that `read` takes at once. A flood of ICMP must not keep it busy."""
 
 
-@frozen
-class QueuedError:
+class QueuedError(NamedTuple):
     """One entry: the errno that the kernel maps it to, and the address of the host that sent it, or None.
 
     ``icmp_version`` is 4 for ICMP and 6 for ICMPv6, with ``type`` and ``code``; None where it is not from ICMP.

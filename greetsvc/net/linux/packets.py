@@ -1,8 +1,7 @@
-"""What packets looked like when they arrived: the SYN of a connection, its state, the header of a datagram.
+"""What packets looked like when they arrived: the SYN of a connection, the header of a datagram.
 
-Linux gives all of it without privilege: the SYN, where the listening socket asked to keep it (``TCP_SAVE_SYN``, since
-4.2), the state of a connection (``TCP_INFO``, tcp(7)), and header fields of datagrams (ip(7), RFC 3542 4). On other
-systems the readings are None.
+Linux gives both without privilege: the SYN, where the listening socket asked to keep it (``TCP_SAVE_SYN``, since
+4.2), and header fields of datagrams (ip(7), RFC 3542 4). On other systems the readings are None.
 """
 
 from __future__ import annotations
@@ -10,34 +9,27 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from contextlib import suppress
 
 from attrs import frozen
+
+from greetsvc.net.linux.tcp_info import tcp_option
 
 __all__ = [
     "SO_TIMESTAMPNS",
     "TIME_STAMP",
     "Arrival",
     "Syn",
-    "TcpInfo",
     "ask_for_headers",
     "keep_syn",
     "parse_syn",
-    "parse_tcp_info",
     "read_header",
     "read_syn",
-    "read_tcp_info",
-    "read_timestamp",
 ]
 
 _LINUX = sys.platform == "linux"
 # linux/tcp.h and linux/in.h; Python's socket module does not have all of them everywhere.
 _TCP_SAVE_SYN = 27
 _TCP_SAVED_SYN = 28
-_TCP_INFO = 11
-_TCP_INFO_SIZE = 104  # bytes up to tcpi_total_retrans, the last field that every kernel has
-_TCP_INFO_LONG = 228  # bytes up to tcpi_rcv_ooopack (Linux 5.4)
-_TCP_TIMESTAMP = 24
 _IP_RECVTOS = 13
 _IP_RECVTTL = 12
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h, as on x86 and arm; also the kind of the message that it gives
@@ -69,30 +61,6 @@ class Syn:
 
 
 @frozen
-class TcpInfo:
-    """A connection as this end sees it: smoothed round trip in microseconds, MSS in bytes, retransmitted segments.
-
-    ``advertised_mss`` is the MSS in our SYN, less the 12 bytes of the timestamps option where both ends use it.
-    ``unacked`` counts our segments that were not acknowledged yet. ``path_mtu`` is the largest IP packet that the
-    kernel sends on this path. ``segments_in`` came so far, SYN-ACKs and ACKs too; ``data_segments_in`` of them had
-    data, and ``out_of_order`` came while an earlier one was missing. These three are None on an old kernel.
-    """
-
-    rtt_us: int
-    mss: int
-    retransmits: int
-    advertised_mss: int
-    timestamps: bool
-    sack: bool
-    wscale: bool
-    unacked: int = 0
-    path_mtu: int = 0
-    segments_in: int | None = None
-    data_segments_in: int | None = None
-    out_of_order: int | None = None
-
-
-@frozen
 class Arrival:
     """The header of a datagram: TTL or hop limit, DSCP and ECN; and when the kernel received it.
 
@@ -118,29 +86,7 @@ def keep_syn(listening: socket.socket) -> None:
 
 def read_syn(sock: socket.socket) -> Syn | None:
     """The SYN of an accepted connection; None where it was not kept. Reading it once makes the kernel forget it."""
-    return parse_syn(_tcp_option(sock, _TCP_SAVED_SYN, 512))
-
-
-def read_tcp_info(sock: socket.socket) -> TcpInfo | None:
-    """The state of a connection; None where the kernel does not tell it."""
-    return parse_tcp_info(_tcp_option(sock, _TCP_INFO, _TCP_INFO_LONG))
-
-
-def read_timestamp(sock: socket.socket) -> int | None:
-    """The time stamp that a TCP socket would send now (RFC 7323 4), in milliseconds from a start of its own.
-
-    The kernel gives each pair of addresses another start, and clears or sets the lowest bit (Linux 6.7).
-    """
-    value = _tcp_option(sock, _TCP_TIMESTAMP, 4)
-    return int.from_bytes(value, sys.byteorder) if value else None
-
-
-def _tcp_option(sock: socket.socket, option: int, size: int) -> bytes:
-    """The value of a socket option, at most ``size`` bytes; empty where there is none."""
-    if _LINUX and sock.family in {socket.AF_INET, socket.AF_INET6}:
-        with suppress(OSError):
-            return sock.getsockopt(socket.IPPROTO_TCP, option, size)
-    return b""
+    return parse_syn(tcp_option(sock, _TCP_SAVED_SYN, 512))
 
 
 def parse_syn(packet: bytes) -> Syn | None:
@@ -182,35 +128,6 @@ def _parse_tcp(header: bytes, ttl: int, traffic_class: int) -> Syn:
         timestamps=_TIMESTAMPS in values,
         tsval=int.from_bytes(values[_TIMESTAMPS][:4], "big") if _TIMESTAMPS in values else None,
     )
-
-
-def parse_tcp_info(info: bytes) -> TcpInfo | None:
-    """Reads ``struct tcp_info`` of linux/tcp.h. None where it is too short."""
-    if len(info) < _TCP_INFO_SIZE:
-        return None
-    # Eight single bytes, of which the sixth is tcpi_options, then 24 words in an order that is fixed: fields are only
-    # ever added behind. Word 2 is tcpi_snd_mss, 4 tcpi_unacked, 13 tcpi_pmtu, 15 tcpi_rtt, 19 tcpi_advmss, 23
-    # tcpi_total_retrans. Behind them, at these bytes: 140 tcpi_segs_in, 152 tcpi_data_segs_in, 224 tcpi_rcv_ooopack.
-    options = info[5]
-    words = struct.unpack_from("=24I", info, 8)
-    return TcpInfo(
-        rtt_us=words[15],
-        mss=words[2],
-        retransmits=words[23],
-        advertised_mss=words[19],
-        timestamps=bool(options & 1),
-        sack=bool(options & 2),
-        wscale=bool(options & 4),
-        unacked=words[4],
-        path_mtu=words[13],
-        segments_in=_word(info, 140),
-        data_segments_in=_word(info, 152),
-        out_of_order=_word(info, 224),
-    )
-
-
-def _word(info: bytes, at: int) -> int | None:
-    return int.from_bytes(info[at : at + 4], sys.byteorder) if len(info) >= at + 4 else None
 
 
 def ask_for_headers(sock: socket.SocketType, *, wanted: bool = True) -> None:

@@ -30,7 +30,7 @@ from greetsvc.client.load.polling import ERROR, HANGUP, READ, WRITE, SelectorPol
 from greetsvc.client.load.requests import Requests
 from greetsvc.client.load.run import Run
 from greetsvc.client.load.tls import TlsStreams, _Session
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.tls import ClientTls
 from greetsvc.errors import ConfigError
 from greetsvc.net.linux import error_queue

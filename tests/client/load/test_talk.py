@@ -16,7 +16,7 @@ from greetsvc.client.load.connections import GREETED
 from greetsvc.client.load.metrics import LoadMetrics
 from greetsvc.client.load.polling import HANGUP, new_poller
 from greetsvc.client.load.talk import Speech, TalkStreams
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.report.load import JsonLoadReport, TextLoadReport
 from greetsvc.client.talk.framing import Lines
 from tests.support.talkers import Rule, Talkers, fin, hang, reset

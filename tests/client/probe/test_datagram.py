@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from greetsvc import GreetFailed, Greeting, greet, greet_many, wire
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
 from greetsvc.client.probe.probe import Probe
-from greetsvc.client.probe.resolve import SocketAddress
 from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.target import parse

@@ -29,11 +29,12 @@ from greetsvc.client.probe.series import result_of
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import NagiosReport
 from greetsvc.client.report.text import TextReport, summary_notes
-from greetsvc.client.result import Attempt, GreetFailed, Greeting, Phase, Seconds
+from greetsvc.client.result import Attempt, GreetFailed, Greeting, Seconds
 from greetsvc.client.stats import Expectations, FlowStats, RunStats
 from greetsvc.client.target import parse
+from greetsvc.client.words import Phase
 from greetsvc.console import Output
-from greetsvc.net.linux.packets import TcpInfo
+from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.visit import Address
 
 TARGET = parse("127.0.0.1:1")

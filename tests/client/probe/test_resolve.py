@@ -15,7 +15,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
 from greetsvc import GreetFailed, greet
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.report.causes import likely_cause
 from greetsvc.visit import Address
 

@@ -32,9 +32,10 @@ from greetsvc.client.probe.stream_state import StreamState
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.report import causes
 from greetsvc.client.report.causes import Earlier, explain, likely_cause
-from greetsvc.client.result import Phase, Seconds
+from greetsvc.client.result import Seconds
 from greetsvc.client.target import parse
-from greetsvc.net.linux.packets import TcpInfo
+from greetsvc.client.words import Phase
+from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.visit import Address
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "verdicts.md"

@@ -180,7 +180,7 @@ def test_the_line_for_monitoring() -> None:
 
 def test_a_health_check_says_only_what_is_wrong() -> None:
     report = HealthHoldReport(TARGET, 5.0)
-    assert report.end(RESULT, []) == evolve(report.end(RESULT, []), out=[], err=[])
+    assert (report.end(RESULT, []).out, report.end(RESULT, []).err) == ([], [])
     assert report.end(bad(SILENT), []).err[0].startswith("greet: tcp:192.0.2.1:8088: did not survive 20 s of silence")
     assert report.failed(FAILED).err == ["greet: tcp:192.0.2.1:8088: connect: Connection refused"]
 

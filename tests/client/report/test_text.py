@@ -19,9 +19,10 @@ from greetsvc.client.report.base import Report
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import HealthReport, NagiosReport
 from greetsvc.client.report.text import TextReport, summary_notes
-from greetsvc.client.result import Attempt, Closed, Exchange, Seconds
+from greetsvc.client.result import Attempt, Exchange, Seconds
 from greetsvc.client.stats import Expectations, FlowStats, RunStats
 from greetsvc.client.target import parse
+from greetsvc.client.words import Closed
 from greetsvc.visit import Address
 
 TARGET = parse("tcp:127.0.0.1:8088")

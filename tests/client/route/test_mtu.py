@@ -27,7 +27,8 @@ from greetsvc.client.route.kernel_mtu import kernel_mtu
 from greetsvc.client.route.mtu import Mtu, Search, TooLong, Way
 from greetsvc.client.target import parse
 from greetsvc.net.linux import error_queue
-from greetsvc.net.linux.packets import Syn, TcpInfo
+from greetsvc.net.linux.packets import Syn
+from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.net.sockets import ipv6_works
 from greetsvc.visit import Address
 from tests.support.peers import Peers
@@ -240,7 +241,7 @@ def test_over_tcp_the_kernels_tell_what_they_send_at_most() -> None:
         "bound": {"there": "most", "back": "most"},
     }
     assert kernel_mtu(over_tcp(SENT)).back.mtu == 1500
-    six = evolve(SENT, local=Address("fd00::1", 5), tcp=evolve(INFO, advertised_mss=1428, mss=1328))
+    six = evolve(SENT, local=Address("fd00::1", 5), tcp=INFO._replace(advertised_mss=1428, mss=1328))
     assert [kernel_mtu(over_tcp(six)).there.mtu, kernel_mtu(over_tcp(six)).back.mtu] == [1400, 1500]
 
 
@@ -250,7 +251,7 @@ def test_the_mss_of_a_proxy_is_not_that_of_the_server() -> None:
 
 
 def test_long_packets_that_are_missing_are_a_black_hole() -> None:
-    late = evolve(SENT, later=evolve(INFO, out_of_order=2))
+    late = evolve(SENT, later=INFO._replace(out_of_order=2))
     found = kernel_mtu(GreetFailed(errno.ETIMEDOUT, "no greeting", sent=late))
     assert found.black_hole is True
     assert "a black hole" in found.back.words

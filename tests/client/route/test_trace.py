@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 
 from greetsvc.client.icmp import Icmp
 from greetsvc.client.options import DEFAULTS, ProbeOptions
-from greetsvc.client.probe.resolve import SocketAddress
+from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.route.ask import Asker
 from greetsvc.client.route.hops import MAX_HOPS, Flow, Hop, Reply
 from greetsvc.client.route.trace import trace_flows
@@ -171,7 +171,7 @@ async def test_a_refusal_is_told_with_who_refused(free_port: int, host: str) -> 
 async def test_what_quotes_another_request_is_passed_over(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The late answer for an earlier hop: both left from the same port."""
     late = error_queue.QueuedError(113, "10.0.9.2", 4, 11, 0, quoted=request("0" * 16, 25))
-    short = evolve(late, offender="10.0.1.2", quoted=b"")
+    short = late._replace(offender="10.0.1.2", quoted=b"")
     queue = [[late], [late, short]]
     monkeypatch.setattr(error_queue, "read", lambda *_: queue.pop(0))
 

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greetsvc.net.linux import packets as arrival
-from greetsvc.net.linux.packets import Arrival, Syn, parse_syn, parse_tcp_info
+from greetsvc.net.linux import tcp_info
+from greetsvc.net.linux.packets import Arrival, Syn, parse_syn
+from greetsvc.net.linux.tcp_info import parse_tcp_info, read_tcp_info
 from greetsvc.net.sockets import ipv6_works
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells")
@@ -100,7 +102,7 @@ def test_the_syn_of_a_connection_can_be_read_once(connected: tuple[socket.socket
     assert 0 < syn.ttl <= 255
     assert syn.mss is not None
     assert arrival.read_syn(server) is None
-    info = arrival.read_tcp_info(client)
+    info = read_tcp_info(client)
     assert info is not None
     assert syn.mss == info.advertised_mss + 12 * syn.timestamps
     assert (info.timestamps, info.sack) == (syn.timestamps, syn.sack)
@@ -136,15 +138,16 @@ def test_other_sockets_and_systems_give_none(monkeypatch: pytest.MonkeyPatch) ->
     with one, other:
         arrival.keep_syn(one)
         assert arrival.read_syn(one) is None
-        assert arrival.read_tcp_info(one) is None
+        assert read_tcp_info(one) is None
     with socket.socket() as closed:
         pass
     assert arrival.read_syn(closed) is None
-    assert arrival.read_tcp_info(closed) is None
+    assert read_tcp_info(closed) is None
     monkeypatch.setattr(arrival, "_LINUX", False)
+    monkeypatch.setattr(tcp_info, "_LINUX", False)
     with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
         arrival.keep_syn(tcp)
         arrival.ask_for_headers(udp)
         assert arrival.read_syn(tcp) is None
-        assert arrival.read_tcp_info(tcp) is None
+        assert read_tcp_info(tcp) is None
     assert arrival.read_header([]) == Arrival()
