@@ -15,7 +15,7 @@ from attrs import frozen
 
 from greetsvc._version import __version__
 from greetsvc.cli.command import _command as greet_command
-from greetsvc.daemon.settings import SETTINGS, Place
+from greetsvc.daemon.settings.table import SETTINGS, Place
 
 __all__ = ["files", "main"]
 

@@ -12,7 +12,7 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.python.failure import Failure
 
-from greetsvc.client.direction import combined
+from greetsvc.client.evidence.direction import combined
 from greetsvc.client.options import DEFAULT_INTERVAL
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.series import repeat, result_of

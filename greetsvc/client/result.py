@@ -6,8 +6,8 @@ import errno
 
 from attrs import field, frozen
 
-from greetsvc.client.handshake import UNKNOWN, Handshake
-from greetsvc.client.icmp import Icmp
+from greetsvc.client.evidence.handshake import UNKNOWN, Handshake
+from greetsvc.client.evidence.icmp import Icmp
 from greetsvc.client.path import PathChanges, Sent
 from greetsvc.client.target import Target
 from greetsvc.client.words import ENDINGS, Closed, Phase, failed_words

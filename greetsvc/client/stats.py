@@ -10,8 +10,8 @@ from math import ceil, comb, log
 from attrs import define, field, frozen
 
 from greetsvc.client.basics import FLAWED, GREETED, NOT_GREETED
-from greetsvc.client.direction import Direction
-from greetsvc.client.handshake import UNKNOWN, Handshake
+from greetsvc.client.evidence.direction import Direction
+from greetsvc.client.evidence.handshake import UNKNOWN, Handshake
 from greetsvc.client.matching import Matcher, MatchingFailed
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.errors import ConfigError

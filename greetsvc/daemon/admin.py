@@ -13,7 +13,7 @@ from greetsvc.admin.hosts import own_names
 from greetsvc.admin.site import DEADLINE, MAX_CONNECTIONS, AdminFactory, Shown
 from greetsvc.daemon.inherited import INHERITED
 from greetsvc.daemon.listeners import Premises, Spot, StreamListening, TakenError
-from greetsvc.daemon.settings import SETTINGS, Listener, Place, Settings
+from greetsvc.daemon.settings.table import SETTINGS, Listener, Place, Settings
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
 from greetsvc.net.bound import BoundSockets, BoundTo

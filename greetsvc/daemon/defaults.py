@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from attrs import evolve, frozen
 
 from greetsvc.daemon.inherited import Inherited
-from greetsvc.daemon.memory import PER_CONNECTION, PER_TALKING, SHARE_OF_MEMORY, memory_limit
-from greetsvc.daemon.settings import (
+from greetsvc.daemon.settings.memory import PER_CONNECTION, PER_TALKING, SHARE_OF_MEMORY, memory_limit
+from greetsvc.daemon.settings.table import (
     DEFAULT_PROTOCOL,
     ONCE,
     PER_SOURCE,

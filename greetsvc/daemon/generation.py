@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
-from greetsvc.daemon.settings import ONCE, Listener
-from greetsvc.daemon.start_checks import GreeterRaised, sample_greeting
+from greetsvc.daemon.settings.start_checks import GreeterRaised, sample_greeting
+from greetsvc.daemon.settings.table import ONCE, Listener
 from greetsvc.errors import ConfigError
 from greetsvc.net.bound import BoundSockets, BoundTo, NotHeldError
 from greetsvc.printable import escaped

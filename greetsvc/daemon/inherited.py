@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 from attrs import evolve, frozen
 
 from greetsvc.daemon import LISTEN_VARIABLES
-from greetsvc.daemon.settings import Listener
+from greetsvc.daemon.settings.table import Listener
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.bound import BoundTo
 from greetsvc.net.endpoint import Endpoint
@@ -26,7 +26,7 @@ _FIRST = 3
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 STARTED_AS = "GREETSVC_STARTED_AS"
-"""The variable that says what `greetsvc.daemon.kin` started this process as; not set where somebody else did."""
+"""The variable that says what `processes.kin` started this process as; not set where somebody else did."""
 
 INHERITED = "inherited"
 """The kind of `BoundTo` of a socket that the service manager passed; its host is the index."""

@@ -19,8 +19,8 @@ from zope.interface import implementer
 
 from greetsvc import wire
 from greetsvc.daemon.inherited import Inherited
-from greetsvc.daemon.settings import DEFAULT_GREETING, ONCE, Listener, Settings
-from greetsvc.daemon.start_checks import certificate_warnings
+from greetsvc.daemon.settings.start_checks import certificate_warnings
+from greetsvc.daemon.settings.table import DEFAULT_GREETING, ONCE, Listener, Settings
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.greeters.text import Thanks
 from greetsvc.ledger import Ledger

@@ -20,11 +20,11 @@ from greetsvc.daemon.defaults import admin_listener, limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited, stored_name
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
-from greetsvc.daemon.notify import ServiceManager
-from greetsvc.daemon.reload import differences, reloadable
-from greetsvc.daemon.settings import Settings
+from greetsvc.daemon.settings.reload import differences, reloadable
+from greetsvc.daemon.settings.start_checks import descriptor_warnings
+from greetsvc.daemon.settings.table import Settings
 from greetsvc.daemon.signals import taking_stop_signals
-from greetsvc.daemon.start_checks import descriptor_warnings
+from greetsvc.daemon.systemd.notify import ServiceManager
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
 from greetsvc.net.linger.sweep import Lingerers
@@ -268,7 +268,7 @@ class GreetingService(Service):
         if self._site is not None:
             self._site.leave()
 
-    # In an upgrade `greetsvc.daemon.workers.Workers` replaces workers one after another; a single process has none.
+    # In an upgrade `processes.workers.Workers` replaces workers one after another; a single process has none.
 
     def start_one_by_one(self, on_worker: Callable[[int], object]) -> None:
         """Start a worker only when the one before serves; ``on_worker`` is called with the number of each."""

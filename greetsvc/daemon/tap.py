@@ -21,22 +21,22 @@ from twisted.python import usage
 
 from greetsvc._version import __version__
 from greetsvc.console import CannotWrite, Lines, ReaderGone, standard
-from greetsvc.daemon.config import read_toml, settings
 from greetsvc.daemon.inherited import STARTED_AS, Inherited, from_manager
 from greetsvc.daemon.logs import Log, limited, open_log
-from greetsvc.daemon.notify import ServiceManager
 from greetsvc.daemon.owner import Owner, locked
 from greetsvc.daemon.service import GreetingService
-from greetsvc.daemon.settings import SETTINGS, Place, Setting, Settings
+from greetsvc.daemon.settings.config import read_toml, settings
+from greetsvc.daemon.settings.table import SETTINGS, Place, Setting, Settings
 from greetsvc.daemon.signals import handle_signals
-from greetsvc.daemon.unit import unit
+from greetsvc.daemon.systemd.notify import ServiceManager
+from greetsvc.daemon.systemd.unit import unit
 from greetsvc.errors import ConfigError, shortened
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
 from greetsvc.protocols.registry import known_protocols
 
 if TYPE_CHECKING:
-    from greetsvc.daemon.kin import Origin
+    from greetsvc.daemon.processes.kin import Origin
 
 __all__ = ["Options", "answer", "makeService", "refuse"]
 
@@ -114,7 +114,7 @@ class Options(usage.Options):
         except usage.UsageError as error:
             refuse(error)
         if self.parent is not None and STARTED_AS in os.environ:
-            from greetsvc.daemon.kin import adapt
+            from greetsvc.daemon.processes.kin import adapt
 
             adapt(self.parent)
 
@@ -194,7 +194,7 @@ def makeService(options: Options) -> GreetingService:
     upgrade = partial(_upgrade, service, _folder(), twistd)
     handle_signals(reactor, rotate=log.rotate, reload=service.reload, upgrade=upgrade)
     if origin is not None:
-        from greetsvc.daemon.upgrade import Succession
+        from greetsvc.daemon.processes.upgrade import Succession
 
         succession = Succession(service, origin, twistd)
         reactor.callWhenRunning(succession.join)
@@ -213,21 +213,21 @@ def _service(options: Options, inherited: Inherited) -> GreetingService:
         return GreetingService(settings, inherited=inherited)
     if options.parent is not None and options.parent.get("chroot"):
         raise ConfigError("--workers: cannot be combined with --chroot: no program can be started in that folder")
-    from greetsvc.daemon.kin import Command  # few services need these
-    from greetsvc.daemon.workers import Workers
+    from greetsvc.daemon.processes.kin import Command  # few services need these
+    from greetsvc.daemon.processes.workers import Workers
 
     return Workers(settings, Command.of_this_process(_folder()), lambda: options.file, inherited=inherited)
 
 
 def _nothing() -> None:
-    """What a signal does to a worker: `greetsvc.daemon.kin.adapt` has it ignored anyway."""
+    """What a signal does to a worker: `greetsvc.daemon.processes.kin.adapt` has it ignored anyway."""
 
 
 def _worker(options: Options, origin: Origin) -> GreetingService:
     """One worker: its parent has the log, the pid file, and the signals that a reload or an upgrade begins with."""
     from twisted.internet import reactor
 
-    from greetsvc.daemon.workers import Worker
+    from greetsvc.daemon.processes.workers import Worker
 
     worker = Worker(origin, options.settings_with)
     worker.bind()
@@ -242,14 +242,14 @@ def _origin() -> Origin | None:
     """What a process of this service gave to this one; None where somebody else started it. Raises `ConfigError`."""
     if STARTED_AS not in os.environ:
         return None
-    from greetsvc.daemon.kin import Origin  # as below: few processes need it
+    from greetsvc.daemon.processes.kin import Origin  # as below: few processes need it
 
     return Origin.of_this_process()
 
 
 def _upgrade(service: GreetingService, folder: str, twistd: MutableMapping[str, Any]) -> None:
-    from greetsvc.daemon.kin import Command
-    from greetsvc.daemon.upgrade import Upgrade
+    from greetsvc.daemon.processes.kin import Command
+    from greetsvc.daemon.processes.upgrade import Upgrade
 
     if service.upgrade is None:
         service.upgrade = Upgrade(service, Command.of_this_process(folder), twistd)

@@ -18,9 +18,9 @@ from twisted.internet.threads import deferToThread
 from greetsvc.admin import events, site
 from greetsvc.admin.events import event
 from greetsvc.admin.site import AdminFactory
-from greetsvc.daemon.config import settings
 from greetsvc.daemon.inherited import Inherited, Passed
 from greetsvc.daemon.service import GreetingService
+from greetsvc.daemon.settings.config import settings
 from greetsvc.errors import ConfigError
 from tests.support.certificates import issue
 from tests.support.service import Serving, Visitor

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from greetsvc.daemon.memory import PER_TALKING
+from greetsvc.daemon.settings.memory import PER_TALKING
 from tests.support.process import Program
 from tests.support.service import Visitor
 from tests.support.waiting import wait_until

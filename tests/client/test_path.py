@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from greetsvc import Greeting, greet, wire
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import TCP_OPTIONS, PathChanges, Sent, compare
+from greetsvc.client.probe.datagram.requests import answers_request
 from greetsvc.client.probe.probe import Probe
-from greetsvc.client.probe.requests import answers_request
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.text import TextReport
 from greetsvc.client.target import format_address, parse
@@ -364,7 +364,7 @@ async def test_a_busy_host_does_not_take_its_own_time_stamp_for_that_of_a_proxy(
         time.sleep(0.05)  # as long as this process waits for the processor
         return read(*of)
 
-    monkeypatch.setattr("greetsvc.client.probe.stream.read_stream", read_late)
+    monkeypatch.setattr("greetsvc.client.probe.stream.connection.read_stream", read_late)
     target = peers.stream(tell)
     keep_syn(peers.sockets[0])
     greeting = await greet(target)

@@ -28,8 +28,8 @@ from greetsvc.client.load.run import Run
 from greetsvc.client.load.tls import TlsStreams, _Session
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.probe.addresses import SocketAddress
-from greetsvc.client.probe.stream import _ProbeFactory, _TlsLayer
-from greetsvc.client.probe.stream_state import StreamState
+from greetsvc.client.probe.stream.connection import _ProbeFactory, _TlsLayer
+from greetsvc.client.probe.stream.state import StreamState
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.target import parse
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest_twisted
 
-from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
+from greetsvc.daemon.settings.config import settings
 
 
 @pytest_twisted.ensureDeferred

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from greetsvc.daemon.config import settings
 from greetsvc.daemon.inherited import Inherited, Passed, from_manager, stored_name
+from greetsvc.daemon.settings.config import settings
 from greetsvc.errors import ConfigError
 from greetsvc.net.bound import BoundTo
 from greetsvc.net.sockets import ipv6_works

@@ -19,8 +19,8 @@ from zope.interface import directlyProvides, providedBy
 
 from greetsvc import wire
 from greetsvc.daemon import listeners as listening_module
-from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
+from greetsvc.daemon.settings.config import settings
 from greetsvc.daemon.tap import Options, makeService
 from greetsvc.errors import ConfigError, reason_of
 

@@ -26,8 +26,8 @@ from twisted.internet.threads import deferToThread
 from greetsvc import wire
 from greetsvc.daemon import defaults
 from greetsvc.daemon import service as service_module
-from greetsvc.daemon.config import settings
 from greetsvc.daemon.service import GreetingService
+from greetsvc.daemon.settings.config import settings
 from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.errors import ConfigError
 from greetsvc.net.sockets import ipv6_works

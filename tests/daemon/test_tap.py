@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import twisted
 from greetsvc import __version__
 from greetsvc.daemon.service import GreetingService
-from greetsvc.daemon.settings import Settings
+from greetsvc.daemon.settings.table import Settings
 from greetsvc.daemon.tap import Options, makeService, refuse
 from greetsvc.errors import ConfigError
 

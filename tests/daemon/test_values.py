@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import twisted
-from greetsvc.daemon.settings import SETTINGS, shown
+from greetsvc.daemon.settings.table import SETTINGS, shown
 from greetsvc.errors import ConfigError
 from greetsvc.printable import escaped
 

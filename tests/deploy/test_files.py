@@ -13,8 +13,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from greetsvc.cli.command import _command as greet_command
-from greetsvc.daemon.config import settings
-from greetsvc.daemon.memory import PER_CONNECTION, SHARE_OF_MEMORY
+from greetsvc.daemon.settings.config import settings
+from greetsvc.daemon.settings.memory import PER_CONNECTION, SHARE_OF_MEMORY
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

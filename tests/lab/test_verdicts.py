@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from greetsvc.client.icmp import CAUSES
+from greetsvc.client.evidence.icmp import CAUSES
 
 if TYPE_CHECKING:
-    from greetsvc.client.icmp import Sender
+    from greetsvc.client.evidence.icmp import Sender
     from tests.lab.conftest import Namespace, Network
 
 Make = Callable[[int], "Network"]

@@ -14,8 +14,8 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel, globalLogPublisher
 
-from greetsvc.daemon.config import settings
-from greetsvc.daemon.settings import ONCE
+from greetsvc.daemon.settings.config import settings
+from greetsvc.daemon.settings.table import ONCE
 from greetsvc.errors import ConfigError
 from greetsvc.greeters.text import TextGreeter
 from greetsvc.protocols.registry import Context, DatagramPlugin, find_protocol, known_protocols

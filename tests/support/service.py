@@ -56,8 +56,8 @@ class Serving:
 def serve() -> Iterator[Callable[..., Serving]]:
     """Starts services in this process; they are stopped at the end."""
     # Here, because this module is loaded before coverage begins to measure.
-    from greetsvc.daemon.config import settings
     from greetsvc.daemon.service import GreetingService
+    from greetsvc.daemon.settings.config import settings
 
     started: list[GreetingService] = []
 

@@ -11,7 +11,7 @@ from greetsvc.client.load.metrics import Strays
 from greetsvc.client.load.polling import READ, Poller
 from greetsvc.client.load.requests import Requests
 from greetsvc.client.probe.addresses import SocketAddress
-from greetsvc.client.probe.history import ANCILLARY
+from greetsvc.client.probe.datagram.history import ANCILLARY
 from greetsvc.client.probe.system import no_port
 from greetsvc.client.words import ECHO, EMPTY_ANSWER, NO_BUFFER_ERRNOS, Phase
 from greetsvc.errors import ConfigError

@@ -23,7 +23,7 @@ from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.pacing import LATE
 from greetsvc.client.load.polling import Poller, short_sleep
-from greetsvc.client.probe.history import DescriptorReactor
+from greetsvc.client.probe.datagram.history import DescriptorReactor
 
 __all__ = ["EachSecond", "Engine", "GreetingCheck"]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from attrs import define, field, frozen
 
-from greetsvc.client.direction import Direction
+from greetsvc.client.evidence.direction import Direction
 from greetsvc.client.load.pacing import LATE, Schedule
 from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.client.words import NO_IPV6, Phase

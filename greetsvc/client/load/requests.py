@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from greetsvc.client.direction import Session
+from greetsvc.client.evidence.direction import Session
 from greetsvc.net.linux.packets import read_header
 from greetsvc.wire import MARK, MARKED_MINIMUM, PADDING, decode_measured, request
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from greetsvc.client.basics import Family
-from greetsvc.client.direction import Session
+from greetsvc.client.evidence.direction import Session
 from greetsvc.client.load.connections import Streams
 from greetsvc.client.load.datagrams import Datagrams
 from greetsvc.client.load.engine import EachSecond, Engine, GreetingCheck
@@ -19,12 +19,12 @@ from greetsvc.client.load.polling import Poller, new_poller
 from greetsvc.client.load.requests import Requests
 from greetsvc.client.load.talk import Speech, TalkStreams
 from greetsvc.client.options import DEFAULTS, ProbeOptions, Talk
-from greetsvc.client.probe.history import PortHistory
+from greetsvc.client.probe.datagram.history import PortHistory
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
+from greetsvc.client.probe.stream.talk import talking
 from greetsvc.client.probe.system import system_failed
-from greetsvc.client.probe.talk import talking
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.stats import Expectations, Histogram
 from greetsvc.client.target import DEFAULT_HOST, Target, parse

@@ -16,9 +16,9 @@ from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.steps import Trace
-from greetsvc.client.probe.stream import run_stream
+from greetsvc.client.probe.stream.connection import run_stream
+from greetsvc.client.probe.stream.talk import AnyState, TalkProbe, TalkState, Turn, new_state, turns_of
 from greetsvc.client.probe.system import system_failed
-from greetsvc.client.probe.talk import AnyState, TalkProbe, TalkState, Turn, new_state, turns_of
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import GreetFailed
 from greetsvc.client.tls import ClientTls

@@ -9,14 +9,14 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from greetsvc.client.basics import Family
-from greetsvc.client.direction import Direction, Session
+from greetsvc.client.evidence.direction import Direction, Session
 from greetsvc.client.options import DEFAULTS, ProbeOptions, Talk
-from greetsvc.client.probe.datagram import probe_udp, probe_unixgram
-from greetsvc.client.probe.history import PortHistory
+from greetsvc.client.probe.datagram.attempts import probe_udp, probe_unixgram
+from greetsvc.client.probe.datagram.history import PortHistory
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.steps import Trace
-from greetsvc.client.probe.stream import probe_stream
+from greetsvc.client.probe.stream.connection import probe_stream
 from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import GreetFailed, Greeting
@@ -52,7 +52,7 @@ class Probe:
     def __attrs_post_init__(self) -> None:
         self.options.check_target(self.target)
         if self.options.talk is not None:
-            from greetsvc.client.probe.talk import talking
+            from greetsvc.client.probe.stream.talk import talking
 
             talking(self.target, self.options)  # loads what it needs now, so that no probe is timed with that
 
@@ -120,7 +120,7 @@ class Probe:
             return timeline.greeted(data)
         run = probe_stream
         if options.talk is not None:
-            from greetsvc.client.probe.talk import probe_talk
+            from greetsvc.client.probe.stream.talk import probe_talk
 
             run = probe_talk
         if target.transport == "unix":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from greetsvc.address import Address
 from greetsvc.client.probe.addresses import FAMILIES, SocketAddress, addresses, ask_resolver, failure_of
-from greetsvc.client.probe.requests import (
+from greetsvc.client.probe.datagram.requests import (
     FIRST_REPEAT,
     NO_BUFFER_REPEAT,
     UnixSockets,
@@ -29,7 +29,7 @@ from greetsvc.client.probe.requests import (
     udp_socket,
 )
 from greetsvc.client.probe.steps import Steps
-from greetsvc.client.probe.stream_rules import FULL_RETRY, StreamRules
+from greetsvc.client.probe.stream.rules import FULL_RETRY, StreamRules
 from greetsvc.client.probe.system import read_icmp, system_failed
 from greetsvc.client.words import (
     NO_BUFFER_ERRNOS,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from greetsvc.client.basics import Basics
-    from greetsvc.client.icmp import Icmp
+    from greetsvc.client.evidence.icmp import Icmp
     from greetsvc.client.target import Target
 
 __all__ = ["NotGreeted", "probe"]

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from greetsvc.client.options import DEFAULT_INTERVAL, MAX_SECONDS, ProbeOptions, check_range
-from greetsvc.client.probe.history import PortHistory
+from greetsvc.client.probe.datagram.history import PortHistory
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.reactor import installed_reactor
 from greetsvc.client.result import GreetFailed, Greeting

@@ -15,7 +15,7 @@ from greetsvc.printable import shortened
 
 if TYPE_CHECKING:
     from greetsvc.client.basics import Basics
-    from greetsvc.client.icmp import Icmp
+    from greetsvc.client.evidence.icmp import Icmp
     from greetsvc.client.options import ProbeOptions
     from greetsvc.client.words import Closed, Phase
 

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from greetsvc.client.icmp import Icmp, icmp_of
+from greetsvc.client.evidence.icmp import Icmp, icmp_of
 from greetsvc.client.words import NO_FREE_PORT, NO_IPV6, NO_ROUTE
 from greetsvc.net.linux import error_queue
 

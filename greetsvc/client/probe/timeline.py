@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from greetsvc.client.handshake import Handshake, judge
-from greetsvc.client.icmp import Icmp
+from greetsvc.client.evidence.handshake import Handshake, judge
+from greetsvc.client.evidence.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.path import PathChanges, Sent, compare
 from greetsvc.client.probe.steps import LONGEST, Steps, Trace

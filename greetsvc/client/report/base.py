@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Protocol
 
-from greetsvc.client.direction import Back, Direction, There
+from greetsvc.client.evidence.direction import Back, Direction, There
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import Histogram, RunStats
 from greetsvc.client.words import ENDINGS

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from greetsvc.client.handshake import UNKNOWN
+from greetsvc.client.evidence.handshake import UNKNOWN
 from greetsvc.client.report.base import ending_notes, json_seconds, spread
 from greetsvc.client.result import Attempt, GreetFailed, Greeting
 from greetsvc.client.stats import RunStats

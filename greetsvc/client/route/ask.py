@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc import wire
-from greetsvc.client.icmp import icmp_of
+from greetsvc.client.evidence.icmp import icmp_of
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.sockets import prepare

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from attrs import define, field
 
 from greetsvc import wire
-from greetsvc.client.icmp import icmp_of
+from greetsvc.client.evidence.icmp import icmp_of
 from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.sockets import prepare
 from greetsvc.client.probe.system import system_failed

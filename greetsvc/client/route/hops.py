@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from greetsvc.client.icmp import Icmp
+from greetsvc.client.evidence.icmp import Icmp
 
 __all__ = ["MAX_HOPS", "ROUNDS", "Flow", "Hop", "Reply", "is_transit", "partings"]
 

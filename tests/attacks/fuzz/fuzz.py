@@ -112,7 +112,7 @@ def template(_scratch: Path) -> Run:
 
 def config(scratch: Path) -> Run:
     """TOML files: settings, or one line that says what is wrong."""
-    from greetsvc.daemon.config import read_toml, settings
+    from greetsvc.daemon.settings.config import read_toml, settings
     from greetsvc.errors import ConfigError
 
     path = scratch / "fuzz.toml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from greetsvc import wire
-from greetsvc.client.direction import Session
+from greetsvc.client.evidence.direction import Session
 from greetsvc.client.load.requests import Requests
 from greetsvc.server.sessions import Sessions
 

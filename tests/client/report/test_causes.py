@@ -27,8 +27,8 @@ from greetsvc.client.certificates import VERIFY_ERRORS
 from greetsvc.client.options import ProbeOptions, ProxyClaim
 from greetsvc.client.path import Sent
 from greetsvc.client.probe.probe import Probe
-from greetsvc.client.probe.stream import _ProbeFactory
-from greetsvc.client.probe.stream_state import StreamState
+from greetsvc.client.probe.stream.connection import _ProbeFactory
+from greetsvc.client.probe.stream.state import StreamState
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.report import causes
 from greetsvc.client.report.causes import Earlier, explain, likely_cause

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greetsvc import GreetFailed, Greeting
-from greetsvc.client.direction import Back, Direction, There
-from greetsvc.client.handshake import Handshake
+from greetsvc.client.evidence.direction import Back, Direction, There
+from greetsvc.client.evidence.handshake import Handshake
 from greetsvc.client.report.base import Report
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import HealthReport, NagiosReport

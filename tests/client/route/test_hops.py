@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from greetsvc.client.icmp import Icmp, Sender
+from greetsvc.client.evidence.icmp import Icmp, Sender
 from greetsvc.client.report.route import JsonTraceReport, TextTraceReport
 from greetsvc.client.route.hops import MAX_HOPS, Flow, Hop, Reply, numbers, partings
 from greetsvc.client.target import parse

@@ -15,7 +15,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from greetsvc.client.icmp import Icmp
+from greetsvc.client.evidence.icmp import Icmp
 from greetsvc.client.options import DEFAULTS, ProbeOptions
 from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.route.ask import Asker

@@ -1,0 +1,1 @@
+"""More than one process: workers, and the next version beside this one."""

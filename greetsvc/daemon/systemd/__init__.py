@@ -1,0 +1,1 @@
+"""What a service manager hands over and is told: sockets, readiness, units."""
