@@ -9,11 +9,11 @@ of files, folder and standard streams, and ends as the forked process ends. What
 from __future__ import annotations
 
 import array
-import atexit
 import gc
 import marshal
 import os
 import resource
+import runpy
 import selectors
 import signal
 import socket
@@ -128,15 +128,6 @@ def _stream(descriptor: int, like: TextIO | None, mode: str) -> Any:
     return open(descriptor, mode, 1 if lines else -1, errors=errors, closefd=False)
 
 
-def measure_coverage(folder: str) -> None:
-    """Measure what this process runs, in a file that pytest-cov in ``folder`` adds to its own."""
-    import coverage
-
-    measured = coverage.Coverage(f"{folder}/.coverage", data_suffix=True, config_file=f"{folder}/pyproject.toml")
-    measured.start()
-    atexit.register(measured.save)
-
-
 def main() -> None:
     """Import both programs, listen, and run one in each forked process."""
     import twisted.internet.default
@@ -153,8 +144,7 @@ def main() -> None:
     request = serve(sys.argv[1])
     if request is None:
         return
-    if "GREETSVC_TESTS_COVERAGE" in os.environ and request.files[0] > 64:
-        measure_coverage(os.environ["GREETSVC_TESTS_COVERAGE"])
+    runpy.run_path(os.path.join(os.path.dirname(__file__), "measured.py"))  # noqa: PTH118, PTH120
     sys.exit(programs[os.path.basename(request.argv[0])]())  # noqa: PTH119
 
 

@@ -119,6 +119,8 @@ def install_dependencies(venv: Path, *options: str) -> Path:
     purelib = next(venv.glob("lib/python*/site-packages"))
     own = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     (purelib / "dependencies.pth").write_text("".join(f"{path}\n" for path in own))
+    measured = Path(__file__).with_name("measured.py")
+    (purelib / "measured.pth").write_text(f"import runpy; runpy.run_path({str(measured)!r})\n")
     for script in ("twistd", "twist"):
         (point,) = entry_points(group="console_scripts", name=script)
         _script(bin_ / script, bin_ / "python", point.value)
