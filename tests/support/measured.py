@@ -1,4 +1,4 @@
-"""Run by the programs that tests start (`runpy`, or a ``.pth`` file): measures their branch coverage for ``make cover``.
+"""Run by programs that tests start (`runpy`, or a ``.pth`` file): measures their coverage for ``make cover``.
 
 pytest-cov measures its own processes only. A program writes into a folder that each user may write to (see
 `tests.support.shared`); at the end the files move to where pytest-cov adds them to its own.
