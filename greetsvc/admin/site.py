@@ -139,7 +139,7 @@ class AdminFactory(Factory):
                 request.answer(500, "the site could not answer; the log of the service says why\n")
 
     def _respond(self, request: _Request) -> None:
-        host = request.getHeader("host")
+        host = request.header("host")
         # Without the header it is no browser: health checks of HAProxy speak HTTP/1.0 like that.
         if host is None and request.clientproto == b"HTTP/1.1":
             request.answer(400, "a request needs a Host header\n")
@@ -164,7 +164,7 @@ class AdminFactory(Factory):
         request.answer(503 if reason else 200, f"{reason or 'ready'}\n")
 
     def _metrics_page(self, request: _Request) -> None:
-        accept = request.getHeader("accept") or ""
+        accept = request.header("accept") or ""
         now = self._clock.seconds()
         kind = "openmetrics" if "openmetrics" in accept else ""
         made, body, content_type = self._metrics.get(kind, (-FRESH, b"", ""))
@@ -230,6 +230,11 @@ class _Request(Request):
     def process(self) -> None:
         """Answer."""
         self.channel.factory.respond(self)
+
+    def header(self, name: str) -> str | None:
+        """A header of the request, whatever bytes it has: Twisted's own decoding fails for what is not UTF-8."""
+        value = self.getHeader(name.encode("ascii"))
+        return None if value is None else value.decode("latin-1")
 
     def answer(self, code: int, body: str | bytes, content_type: str = _TEXT) -> None:
         """Send the whole answer, and finish."""

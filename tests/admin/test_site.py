@@ -290,6 +290,41 @@ async def test_a_request_has_bounds(
     assert answer.count(b"HTTP/1.") == bool(says)
 
 
+@pytest.mark.parametrize(
+    ("line", "host", "accept", "status"),
+    [
+        (b"GET /readyz HTTP/1.1", b"localhost\xff", b"*/*", b"421"),
+        (b"GET /readyz HTTP/1.1", b"\xc3\xbc.example", b"*/*", b"421"),
+        (b"GET /readyz HTTP/1.1", b"\x80[::1]", b"*/*", b"421"),
+        (b"GET /metrics HTTP/1.1", b"localhost", b"\xff", b"200"),
+        (b"GET /metrics HTTP/1.1", b"localhost", b"application/openmetrics-text\xfe", b"200"),
+        (b"GET /\xff HTTP/1.1", b"localhost", b"*/*", b"400"),
+        (b"GET /readyz?\xff\xfe=\x80 HTTP/1.1", b"localhost", b"*/*", b"400"),
+        (b"G\xffT /readyz HTTP/1.1", b"localhost", b"*/*", b"400"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_bytes_that_are_no_utf_8_are_no_fault_of_ours(
+    serve: Serve, line: bytes, host: bytes, accept: bytes, status: bytes
+) -> None:
+    serving = serve("tcp:0", admin="tcp:0")
+    answer = await sent(serving.admin_port, b"%b\r\nHost: %b\r\nAccept: %b\r\n\r\n" % (line, host, accept))
+    assert answer.split(b" ")[:2] == [b"HTTP/1.1", status]
+
+
+@pytest_twisted.ensureDeferred
+async def test_any_byte_anywhere_in_a_request_gives_an_answer(serve: Serve) -> None:
+    """In the request line, in the name and in the value of a header that is read, and of one that is not."""
+    port = serve("tcp:0", admin="tcp:0").admin_port
+    usual = (b"GET", b"/metrics", b"Host", b"localhost", b"Accept", b"*/*", b"X", b"y")
+    for place in range(len(usual)):
+        for byte in (*range(0x00, 0x30), *range(0x7B, 0x84), 0xC3, 0xFF):
+            odd = [part + bytes([byte]) * (number == place) for number, part in enumerate(usual)]
+            answer = await sent(port, b"%b %b HTTP/1.1\r\n%b: %b\r\n%b: %b\r\n%b: %b\r\n\r\n" % tuple(odd))
+            assert answer[:5] in {b"HTTP/", b""}, (odd, answer)
+            assert b" 500 " not in answer, (odd, answer)
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_second_request_on_a_connection_is_not_answered(serve: Serve) -> None:
     answer = await sent(
