@@ -10,6 +10,8 @@ from attrs import field, frozen
 from twisted.internet.defer import CancelledError
 
 from greetsvc.client.options import ProbeOptions
+from greetsvc.client.probe.addresses import SocketAddress
+from greetsvc.client.probe.datagram.requests import answering
 from greetsvc.client.probe.flows import free_ports
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.resolve import resolve
@@ -75,7 +77,7 @@ class TracePlan:
             output.write(report.hop(flow, hop))
 
         async def trace(timeline: Timeline) -> None:
-            remote = await resolve(timeline, reactor)
+            remote = await _resolve(timeline, reactor)
             timeline.peer = remote.address
             timeline.enter("greet" if self.target.datagram else "connect")
             asker = Asker(remote, self.options, self.target.datagram, reactor, now)
@@ -84,6 +86,12 @@ class TracePlan:
             output.write(report.end(flows))
 
         await _within(self, output, now, trace)
+
+
+async def _resolve(timeline: Timeline, reactor: Any) -> SocketAddress:
+    """The address that is asked, and that answers."""
+    remote = await resolve(timeline, reactor)
+    return SocketAddress(remote.family, answering(remote))
 
 
 @frozen
@@ -101,7 +109,7 @@ class MtuPlan:
 
         async def find(timeline: Timeline) -> None:
             if self.target.datagram:
-                found = await find_mtu(await resolve(timeline, reactor), timeline, reactor)
+                found = await find_mtu(await _resolve(timeline, reactor), timeline, reactor)
             else:
                 result = await result_of(Probe(self.target, self.options).run(reactor=reactor))
                 if isinstance(result, GreetFailed) and result.phase not in ("greet", "tls"):

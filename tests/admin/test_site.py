@@ -318,7 +318,7 @@ async def test_any_byte_anywhere_in_a_request_gives_an_answer(serve: Serve) -> N
     port = serve("tcp:0", admin="tcp:0").admin_port
     usual = (b"GET", b"/metrics", b"Host", b"localhost", b"Accept", b"*/*", b"X", b"y")
     for place in range(len(usual)):
-        for byte in (*range(0x00, 0x30), *range(0x7B, 0x84), 0xC3, 0xFF):
+        for byte in (*range(0x30), *range(0x7B, 0x84), 0xC3, 0xFF):
             odd = [part + bytes([byte]) * (number == place) for number, part in enumerate(usual)]
             answer = await sent(port, b"%b %b HTTP/1.1\r\n%b: %b\r\n%b: %b\r\n%b: %b\r\n\r\n" % tuple(odd))
             assert answer[:5] in {b"HTTP/", b""}, (odd, answer)

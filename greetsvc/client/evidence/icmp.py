@@ -6,6 +6,7 @@ a router on the way is a firewall's reject, and says nothing about the host; fro
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any, Literal, NamedTuple
 
 from greetsvc.address import Address
@@ -187,12 +188,13 @@ def icmp_of(error: QueuedError, target: str, own: str | None) -> Icmp | None:
     if error.icmp_version is None:
         return None
     address = None if error.offender is None else Address.plain(error.offender).host
+    is_ours = own is not None and address == _bare(own)
     sender: Sender = "router"
     if address is None:
         sender = "this host"
-    elif address == _bare(target):
-        sender = "target"
-    elif own is not None and address == _bare(own):
+    elif address == _bare(target) or (ip_address(_bare(target)).is_unspecified and is_ours):
+        sender = "target"  # what is sent to an unspecified address (0.0.0.0, ::) reaches this host itself
+    elif is_ours:
         sender = "this host"
     return Icmp(error.icmp_version, error.type, error.code, address, sender)
 

@@ -95,7 +95,7 @@ class Transport:
         self._limit = limit
         self._poller = poller
         has_queue = error_queue.AVAILABLE and self._family != socket.AF_UNIX
-        self._error_queue = error_queue.option(self._family) if has_queue else None
+        self._error_queue = error_queue.options(self._family) if has_queue else []
 
     def open(self) -> Connection:
         """A connection with a socket: bare, because ``socket.socket``, the class around it, takes twice as long.
@@ -106,13 +106,13 @@ class Transport:
         if not _FLAGS:
             sock.setblocking(False)
             os.set_inheritable(sock.fileno(), False)
-        if self._error_queue is not None:
-            sock.setsockopt(*self._error_queue, 1)
+        for option in self._error_queue:
+            sock.setsockopt(*option, 1)
         return Connection(sock)
 
     def _failed(self, connection: Connection, phase: Phase, number: int) -> LoadResult:
         """The result when the system reported an errno; with the ICMP message behind it, if there is one."""
-        if self._error_queue is None:
+        if not self._error_queue:
             return failed(phase, number)
         queued, icmp = read_icmp(connection.sock, self._to)
         number = queued or number

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from greetsvc.client.options import ProbeOptions
     from greetsvc.client.words import Closed
 
-__all__ = ["no_port", "read_icmp", "system_failed", "system_words"]
+__all__ = ["no_port", "own_host", "read_icmp", "system_failed", "system_words"]
 
 _UNREACHABLE = frozenset([errno.ENETUNREACH, errno.EHOSTUNREACH])
 
@@ -84,11 +84,11 @@ def read_icmp(sock: socket.SocketType, sockaddr: tuple[Any, ...]) -> tuple[int, 
         return 0, None
     for error in error_queue.read(sock):
         if error.errno != errno.EMSGSIZE:
-            return error.errno, icmp_of(error, sockaddr[0], _own_host(sock, sockaddr))
+            return error.errno, icmp_of(error, sockaddr[0], own_host(sock, sockaddr))
     return 0, None
 
 
-def _own_host(sock: socket.SocketType, sockaddr: tuple[Any, ...]) -> str | None:
+def own_host(sock: socket.SocketType, sockaddr: tuple[Any, ...]) -> str | None:
     """The source address of a socket; one that is not connected does not know it, so another is connected."""
     own = str(sock.getsockname()[0])
     if own not in ("0.0.0.0", "::"):

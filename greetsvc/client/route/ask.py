@@ -23,6 +23,7 @@ from greetsvc.client.evidence.icmp import icmp_of
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.sockets import prepare
+from greetsvc.client.probe.system import own_host
 from greetsvc.client.route.hops import Reply, is_transit
 from greetsvc.net.linux import error_queue
 from greetsvc.visit import Address
@@ -139,7 +140,7 @@ class Asker:
         for error in error_queue.read(sock, min(len(request), wire.MARKED_MINIMUM)):
             if error.errno == errno.EMSGSIZE:
                 continue
-            icmp = icmp_of(error, target, self._own())
+            icmp = icmp_of(error, target, own_host(sock, self.remote.sockaddr))
             if icmp is None:
                 raise OSError(error.errno, os.strerror(error.errno))
             # What quotes another request came late, for an earlier hop. Any other message than "TTL exceeded" is
@@ -151,13 +152,6 @@ class Asker:
     def _request(self, ttl: int) -> bytes:
         fields = {"s": self.session, "n": ttl, "a": 0, "w": "count"}
         return wire.request(os.urandom(8).hex(), self.options.size, fields)
-
-    def _own(self) -> str | None:
-        """Our own address towards the target."""
-        with suppress(OSError), socket.socket(self.remote.family, socket.SOCK_DGRAM) as scout:
-            scout.connect(self.remote.sockaddr)
-            return str(scout.getsockname()[0])
-        return None
 
     def _read_datagram(self, sock: socket.socket, request: bytes, took: float) -> Reply | None:
         try:

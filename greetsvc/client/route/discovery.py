@@ -18,7 +18,7 @@ from greetsvc import wire
 from greetsvc.client.evidence.icmp import icmp_of
 from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.sockets import prepare
-from greetsvc.client.probe.system import system_failed
+from greetsvc.client.probe.system import own_host, system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.route.ask import AskReactor, something_happens
 from greetsvc.client.route.mtu import Mtu, Search, TooLong, Way
@@ -117,15 +117,15 @@ class _Prober:
         :raises GreetFailed: for any other ICMP message, and what this host reports.
         """
         for error in error_queue.read(sock):
-            icmp = icmp_of(error, self.remote.sockaddr[0], None)
+            icmp = icmp_of(error, self.remote.sockaddr[0], own_host(sock, self.remote.sockaddr))
             if error.errno == errno.EMSGSIZE:
-                return TooLong(error.mtu, icmp.address if icmp else None)
+                return TooLong(error.mtu, icmp.address if icmp and icmp.sender != "this host" else None)
             raise system_failed(self.timeline, error.errno, icmp)
         try:
             data, sender = sock.recvfrom(65535)
         except OSError:  # nothing is there
             return None
-        measured = wire.decode_measured(data.rstrip(b" "))
+        measured = _measured(data)
         ours = tuple(sender[:2]) == tuple(self.remote.sockaddr[:2]) and (measured is None or measured.nonce == nonce)
         return data if ours else None
 
@@ -148,10 +148,12 @@ async def find_mtu(remote: SocketAddress, timeline: Timeline, reactor: AskReacto
         raise timeline.failed(errno.ETIMEDOUT, f"no answer to {asked} in packets of {first} bytes {timeline.within}")
     search = Search(first, wire.MAX_REQUEST + prober.headers)
     in_time = await _search("there", search, timeline, prober.ask)
-    there = _there(search, in_time=in_time)
+    reads_all = _measured(answer) is not None
+    there = _there(search, in_time=in_time, reads_all=reads_all)
     reason = search.reason
     icmp_from = None if reason is None else reason.by
-    black_hole = None if not in_time else reason is not None and reason.mtu is None
+    silent = reason is not None and reason.mtu is None
+    black_hole = None if not in_time or (silent and not reads_all) else silent
     link = next((why.mtu for why in search.failures.values() if why.mtu and not why.by), None)
     back = await _back(prober, search.least, link) if in_time else Way(words=_TIME)
     return Mtu(there, back, icmp_from, black_hole)
@@ -159,6 +161,9 @@ async def find_mtu(remote: SocketAddress, timeline: Timeline, reactor: AskReacto
 
 _TIME = "the time-out (-t) ended the search"
 _LIMIT = "the server reads no longer requests"
+_UNCLEAR = (
+    "longer ones get no answer: a black hole, or this service reads no longer requests; its answers do not tell"
+)
 
 
 async def _search(
@@ -180,7 +185,16 @@ async def _search(
     return True
 
 
-def _there(search: Search, *, in_time: bool) -> Way:
+def _measured(answer: bytes) -> wire.Measured | None:
+    """The measured answer, without what it is padded with; None for a greeting.
+
+    What gives measured answers reads requests of any size that is tried here. Another service may read shorter ones
+    only, and then it says no more about the path.
+    """
+    return wire.decode_measured(answer.rstrip(b" "))
+
+
+def _there(search: Search, *, in_time: bool, reads_all: bool) -> Way:
     reason = search.reason
     if not in_time:
         return Way(search.least, _TIME, "least")
@@ -190,6 +204,8 @@ def _there(search: Search, *, in_time: bool) -> Way:
         return Way(search.least, f"{reason.by} reports that longer ones need to be fragmented")
     if reason.mtu is not None:
         return Way(search.least, "our own link takes no more")
+    if not reads_all:
+        return Way(search.least, _UNCLEAR, "least")
     return Way(search.least, "longer ones are lost, and no ICMP message says so: a black hole")
 
 

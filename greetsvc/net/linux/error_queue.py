@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-__all__ = ["AVAILABLE", "QueuedError", "option", "parse", "read", "turn_off", "turn_on"]
+__all__ = ["AVAILABLE", "QueuedError", "options", "parse", "read", "turn_off", "turn_on"]
 
 AVAILABLE = sys.platform == "linux"
 
-_IP_RECVERR = 11  # linux/in.h
-_IPV6_RECVERR = 25  # linux/in6.h
+# IP_RECVERR (linux/in.h) and IPV6_RECVERR (linux/in6.h).
+_V4, _V6 = (socket.IPPROTO_IP, 11), (socket.IPPROTO_IPV6, 25)
 _EXTENDED = struct.Struct("=IBBBBII")
 """``struct sock_extended_err`` (linux/errqueue.h): errno, origin, type, code, pad, info, data.
 
@@ -51,7 +51,7 @@ class QueuedError(NamedTuple):
 
 def turn_on(sock: socket.SocketType) -> None:
     """Have errors queued. They are then reported to an unconnected socket too, which otherwise hears of none."""
-    sock.setsockopt(*option(sock.family), 1)
+    _set(sock, 1)
 
 
 def turn_off(sock: socket.SocketType) -> None:
@@ -59,14 +59,20 @@ def turn_off(sock: socket.SocketType) -> None:
 
     A TCP socket with a queue takes an ICMP error for final even when it is connected, against RFC 1122 4.2.3.9.
     """
-    sock.setsockopt(*option(sock.family), 0)
+    _set(sock, 0)
 
 
-def option(family: int) -> tuple[int, int]:
-    """The level and the name of the socket option that turns the queue of this family on."""
-    if family == socket.AF_INET6:
-        return socket.IPPROTO_IPV6, _IPV6_RECVERR
-    return socket.IPPROTO_IP, _IP_RECVERR
+def _set(sock: socket.SocketType, value: int) -> None:
+    for each in options(sock.family):
+        sock.setsockopt(*each, value)
+
+
+def options(family: int) -> list[tuple[int, int]]:
+    """The level and the name of each socket option that turns the queue on.
+
+    What an IPv6 socket sends to an IPv4-mapped address has the options of IPv4.
+    """
+    return [_V4] if family == socket.AF_INET else [_V6, _V4]
 
 
 def read(sock: socket.SocketType, quoted: int = 0) -> list[QueuedError]:
@@ -86,8 +92,7 @@ def parse(ancillary: Iterable[tuple[int, int, bytes]], quoted: bytes = b"") -> l
     return [
         _entry(data, quoted)
         for level, kind, data in ancillary
-        if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR))
-        and len(data) >= _EXTENDED.size
+        if (level, kind) in {_V4, _V6} and len(data) >= _EXTENDED.size
     ]
 
 

@@ -185,6 +185,24 @@ async def test_of_a_server_that_does_not_pad_the_way_back_is_not_known(peers: Pe
 
 @linux
 @pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda _: b"Thank you for connecting\r\n", id="greets"),
+        pytest.param(lambda asked: asked[8:], id="echoes"),
+        pytest.param(lambda asked: b"greeted 1 " + b"0" * 50, id="says something like it"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_may_read_shorter_requests_only_is_no_black_hole(peers: Peers, answer: Any) -> None:
+    found = await find(peers.datagram(only_up_to(1372, answer)))
+    assert (found.there.mtu, found.there.bound, found.black_hole, found.icmp_from) == (1400, "least", None, None)
+    assert "a black hole, or this service reads no longer requests" in found.there.words
+    assert 'black_hole": null' in mtu_lines(found, as_json=True).out[0]
+
+
+@linux
+@pytest.mark.usefixtures("hurried")
 @pytest_twisted.ensureDeferred
 async def test_an_answer_to_another_request_counts_for_nothing(peers: Peers) -> None:
     def lie(request: bytes) -> bytes:
@@ -196,12 +214,14 @@ async def test_an_answer_to_another_request_counts_for_nothing(peers: Peers) -> 
 
 
 @linux
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "0.0.0.0", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]"])
 @pytest_twisted.ensureDeferred
-async def test_a_port_that_nothing_listens_on_is_a_failure(free_port: int) -> None:
+async def test_a_port_that_nothing_listens_on_is_a_failure(free_port: int, host: str) -> None:
     with pytest.raises(GreetFailed) as failed:
-        await find(f"udp:127.0.0.1:{free_port}")
+        await find(f"udp:{host}:{free_port}")
     assert failed.value.errno == errno.ECONNREFUSED
     assert failed.value.icmp is not None
+    assert failed.value.icmp.sender == "target"
 
 
 @linux
