@@ -67,7 +67,7 @@ def listeners_of(settings: Settings, inherited: Inherited) -> tuple[tuple[Listen
     if settings.listeners:
         return _servable(inherited.resolve(settings.listeners)), []
     six = ipv6_works()
-    admin = settings.admin.inherited if settings.admin is not None else None
+    admin = settings.admin.endpoint.inherited if settings.admin is not None else None
     texts = [f"inherited:{index}" for index, one in enumerate(inherited.passed) if admin not in {index, one.name}]
     texts = texts or [*_ENDPOINTS, *(_IPV6_ENDPOINTS if six else ())]
     listeners = tuple(_default(settings, text) for text in texts)
@@ -83,11 +83,9 @@ def admin_listener(settings: Settings, inherited: Inherited, others: Sequence[Li
     """
     if settings.admin is None:
         return []
-    where = f"admin {settings.admin}"
-    listener = Listener(settings.admin, settings.greeter, settings.greeter_option, where)
-    found = inherited.resolve([*others, listener])[len(others) :]
+    found = inherited.resolve([*others, settings.admin])[len(others) :]
     if len(found) > 1 or found[0].endpoint.is_datagram:
-        raise ConfigError(f"{where}: must be one stream socket")
+        raise ConfigError(f"{settings.admin.where}: must be one stream socket")
     return [*found]
 
 

@@ -27,7 +27,7 @@ from greetsvc.ledger import Ledger
 from greetsvc.net.bound import BoundSockets, BoundTo
 from greetsvc.net.datagram.choice import udp_port
 from greetsvc.net.datagram.port import DatagramPort
-from greetsvc.net.endpoint import Endpoint
+from greetsvc.net.endpoint import Endpoint, check_kind
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.linux.packets import keep_syn
 from greetsvc.net.proxy.wrapper import ProxiedFactory, Refusal
@@ -222,7 +222,11 @@ class StreamListening:
                 self.contexts = tls_contexts(premises.reactor, endpoint, client_ca=premises.settings.client_ca)
             refuse = premises.ledger.refuse
             return tls_endpoint(self._facade, endpoint, contexts=self.contexts, failed=refuse, below=below)
-        return cast(IStreamServerEndpoint, serverFromString(self._facade, endpoint.text))
+        try:
+            return cast(IStreamServerEndpoint, serverFromString(self._facade, endpoint.text))
+        except ValueError:
+            check_kind(endpoint)  # names the known ones
+            raise
 
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
         """The factory behind PROXY headers, which count when trusted networks send them."""

@@ -115,7 +115,7 @@ def unix_stream_socket(
     """A UNIX stream socket that listens on ``path`` with file permissions ``mode``.
 
     With ``replace`` the file of a socket that no process holds is replaced. Raises `CannotListenError`, with EEXIST
-    for such a file that is not replaced, and EADDRINUSE for one that is held.
+    for such a file that is not replaced, EADDRINUSE for one that is held, and ENOTSOCK for any other file.
     """
     sock = _unix_socket(socket.SOCK_STREAM, path, mode, replace)
     return _or_closed(sock, "unix", path, lambda: sock.listen(backlog))
@@ -258,7 +258,11 @@ def _bind_unix(sock: socket.socket, path: str, mode: int, replace: bool) -> None
     try:
         sock.bind(path)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE or not _is_stale(path, sock.type):
+        if error.errno != errno.EADDRINUSE or path.startswith("\0"):
+            raise
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.ENOTSOCK, "a file, folder or link that is no socket is there") from error
+        if not _is_stale(path, sock.type):
             raise
         if not replace:
             raise OSError(errno.EEXIST, "a socket file that no process holds is there") from error
@@ -269,9 +273,7 @@ def _bind_unix(sock: socket.socket, path: str, mode: int, replace: bool) -> None
 
 
 def _is_stale(path: str, kind: socket.SocketKind) -> bool:
-    """Whether ``path`` is the file of a UNIX socket that no process holds."""
-    if path.startswith("\0") or not stat.S_ISSOCK(os.lstat(path).st_mode):
-        return False
+    """Whether no process holds the UNIX socket at ``path``."""
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) == errno.ECONNREFUSED and not _is_bound(path)

@@ -106,9 +106,14 @@ class TalkingProtocol(GreetingProtocol):
     @classmethod
     def from_argument(cls, argument: str, encoding: str) -> TalkingPlugin:
         """The plugin, from ``NAME=VALUE:NAME=VALUE`` with ``max``, ``rate``, ``total`` and the ``options``."""
-        limits, own = dict.fromkeys(_HIGHEST, None), {}
-        for part in filter(None, argument.split(":")):
+        limits: dict[str, int | None] = dict.fromkeys(_HIGHEST)
+        own: dict[str, Any] = {}
+        seen = set[str]()
+        for part in argument.split(":") if argument else ():
             name, _, value = part.partition("=")
+            if name in seen:
+                raise ValueError(f"{name}= is given twice")
+            seen.add(name)
             if name in cls.options:
                 own[name] = cls.options[name](value)
             elif name in limits:

@@ -95,7 +95,7 @@ def test_the_settings_of_the_cluster_are_right_and_use_the_ports_of_the_pods(
     found = settings({}, (), tomllib.loads(text), name)
     ports = {one["name"]: one["containerPort"] for one in container["ports"]}
     assert found.admin is not None
-    assert found.admin.port == ports["admin"]
+    assert found.admin.endpoint.port == ports["admin"]
     assert not found.listeners  # the default ones, which are for port 8088
     assert {ports["tcp"], ports["udp"]} == {8088}
 
@@ -177,7 +177,7 @@ def test_the_settings_behind_haproxy_are_right() -> None:
     (listener,) = found.listeners
     assert listener.endpoint.proxied
     assert found.admin is not None
-    assert f"check port {found.admin.port} " in text
+    assert f"check port {found.admin.endpoint.port} " in text
     assert re.findall(r"^    server \w+ \S+:(\d+)$", text, re.MULTILINE) == [str(listener.endpoint.port)] * 2
     (timeout,) = re.findall(r"timeout server (\d+)s", text)
     assert float(timeout) > found.deadline + found.linger

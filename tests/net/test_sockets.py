@@ -224,8 +224,9 @@ def test_a_file_that_is_not_a_socket_is_never_removed(make: Make, tmp_path: Path
     with socket.socket(socket.AF_UNIX) as gone:
         gone.bind(str(tmp_path / "stale"))
     (tmp_path / "link").symlink_to(tmp_path / "stale")
-    for name in ("file", "folder", "link"):
-        with pytest.raises(CannotListenError, match="in use"):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    for name in ("file", "folder", "link", "dangling"):
+        with pytest.raises(CannotListenError, match="that is no socket is there"):
             make(str(tmp_path / name))
     assert (tmp_path / "file").read_text() == "precious"
     assert (tmp_path / "link").is_symlink()

@@ -80,6 +80,8 @@ def settings(
         if one.name in _IN_FILE - _IN_LISTEN
     }
     greeter, protocol = _greeter(given, filed, defaults), _protocol(given, filed, defaults)
+    if (admin := plain["admin"]) is not None:
+        plain["admin"] = Listener(admin, *greeter, f"{values['admin'].where} {admin}")
     listeners = tuple(_listener(where, table, [given, table, filed, defaults]) for where, table in tables)
     _check_served(given, filed, listeners, *protocol)
     return Settings(listeners, *greeter, *protocol, values["encoding"].read(), **plain)

@@ -162,9 +162,13 @@ def _authorities(value: object) -> str:
     return path
 
 
+def _endpoint(value: object) -> Endpoint:
+    return parse_endpoint(_text(value))
+
+
 def _admin(value: object) -> Endpoint:
     """The endpoint of the admin site: without an address it is for this machine alone."""
-    endpoint = parse_endpoint(_text(value))
+    endpoint = _endpoint(value)
     if endpoint.is_datagram or endpoint.proxied:
         raise _not("a stream endpoint without proxy:, as in tcp:9090", value)
     if endpoint.host is None or "interface" in endpoint.options:
@@ -224,7 +228,7 @@ class Settings:
     udp_budget: float
     trust_proxy: tuple[IPv4Network | IPv6Network, ...]
     client_ca: str | None
-    admin: Endpoint | None
+    admin: Listener | None
     admin_host: tuple[str, ...]
     workers: int
     log_visits: str
@@ -269,7 +273,11 @@ class Setting:
             return given
         if re.fullmatch(r"-?[0-9]+", given):
             return int(given)
-        return float(given) if re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given) else given
+        return (
+            float(given)
+            if self.read.kind is float and re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", given)
+            else given
+        )
 
     @property
     def words(self) -> tuple[str, ...]:
