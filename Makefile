@@ -56,7 +56,7 @@ types: $(VENV)/.lint ## mypy, strict; the public API from outside the package to
 
 lab: $(VENV)/.test $(VENV)/.fuzz ## tests with real programs: needs root and Debian packages, which it installs
 	sh tests/lab/install.sh
-	$(VENV)/bin/python -m pytest -m lab -rs $(ARGS)
+	$(VENV)/bin/python -m pytest -m lab -rs --numprocesses 3 --dist loadfile $(ARGS)
 
 bench: $(VENV)/.bench ## measure side by side with others, into bench/results/
 	$(VENV)/bin/python -m bench $(ARGS)

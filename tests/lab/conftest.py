@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import subprocess
@@ -22,6 +23,17 @@ from tests.support.waiting import PATIENCE
 
 CLONE_NEWNET = 0x40000000
 BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(autouse=True)
+def machine(request: pytest.FixtureRequest, shared_folder: Path) -> Iterator[None]:
+    """Let tests run side by side, as most of them wait for something; one with the mark `alone` has all cores."""
+    alone = request.node.get_closest_marker("alone") is not None
+    with (shared_folder / "turn").open("w") as turn, (shared_folder / "machine").open("w") as cores:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # who waits for all cores is not overtaken
+        fcntl.flock(cores, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
 
 
 @frozen
@@ -200,6 +212,8 @@ def network(tmp_path: Path) -> Iterator[Callable[[int], Network]]:
                 pytest.skip(f"network namespaces are not allowed here: {done.stderr.decode().strip()}")
             made.append(node)
             _ip("-n", node.name, "link", "set", "lo", "up")
+            # Without duplicate address detection: until that is over, after a second, IPv6 neighbours do not answer.
+            node.run("sysctl", "-q", "-w", "net.ipv6.conf.default.accept_dad=0")
         there = Network(tuple(made))
         there.wire()
         return there

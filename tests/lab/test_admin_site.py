@@ -21,6 +21,8 @@ from tests.lab.conftest import BIN
 from tests.support.process import Program
 from tests.support.waiting import PATIENCE
 
+pytestmark = pytest.mark.alone
+
 ADMIN = "Admin site at port: "
 LISTEN = ("--listen", "tcp:0:interface=127.0.0.1", "--log-visits", "off")
 WATCHERS = 200

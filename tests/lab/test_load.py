@@ -27,6 +27,7 @@ SECONDS = "0.7"
 ROUNDS = 3
 SLOW = f"""
 import asyncio, itertools
+
 number = itertools.count()
 async def greet(_, writer):
     await asyncio.sleep(0.12 if next(number) % 20 == 0 else 0.04)

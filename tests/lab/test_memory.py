@@ -5,6 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.alone
+
 GREETING = b"Thank you for connecting\r\n"
 
 
