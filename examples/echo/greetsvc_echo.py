@@ -5,9 +5,9 @@ The old echo service (RFC 862) sends back whatever comes, for ever. Here `Talkin
 
 from __future__ import annotations
 
-from greetsvc.protocols import StreamPlugin, TalkingProtocol
+from greetsvc.protocols import Limits, TalkingProtocol
 
-__all__ = ["TOTAL", "EchoProtocol", "echo"]
+__all__ = ["TOTAL", "EchoProtocol"]
 
 TOTAL = 1000
 """Lines that one connection gets back, unless ``total`` says otherwise: two echoes that were connected to each other
@@ -15,13 +15,10 @@ by mistake must not talk for ever."""
 
 
 class EchoProtocol(TalkingProtocol):
-    """Sends each line back."""
+    """Greets, then sends each line back."""
+
+    default_limits = Limits(total=TOTAL)
 
     def reply(self, message: str) -> str:
         """The line."""
         return message
-
-
-def echo(argument: str, encoding: str) -> StreamPlugin:
-    """Greets, then sends each line back."""
-    return EchoProtocol.from_argument(f"total={TOTAL}:{argument}", encoding)

@@ -46,8 +46,8 @@ class Seconds:
     total: float = 0.0
 
 
-_SENDING = 0.001
-"""Seconds that the system may take to send a request: ``sent`` is read before that, `Attempt.time` after it."""
+_APART = 0.001
+"""Seconds by which our two clocks, CLOCK_REALTIME and the monotonic one, may differ about the time of an answer."""
 
 
 @frozen
@@ -93,7 +93,7 @@ class Attempt:
         if took is None or exchange is None:
             return took
         whole, served = exchange.received - exchange.sent, exchange.tx - exchange.rx
-        return (whole - served) / 1e9 if 0 <= served <= whole <= (took + _SENDING) * 1e9 else took
+        return (whole - served) / 1e9 if 0 <= served <= whole <= (took + _APART) * 1e9 else took
 
 
 @frozen

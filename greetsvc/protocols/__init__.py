@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         StreamPlugin,
         find_protocol,
     )
-    from greetsvc.protocols.talking import TalkingProtocol
+    from greetsvc.protocols.talking import Limits, TalkingProtocol
     from greetsvc.protocols.websocket import WebSocketProtocol
 else:
     __getattr__, __dir__ = lazy_names(
@@ -38,7 +38,7 @@ else:
                 "StreamPlugin",
                 "find_protocol",
             ),
-            "greetsvc.protocols.talking": ("TalkingProtocol",),
+            "greetsvc.protocols.talking": ("Limits", "TalkingProtocol"),
             "greetsvc.protocols.websocket": ("WebSocketProtocol",),
         },
     )
@@ -50,6 +50,7 @@ __all__ = [
     "Datagrams",
     "Framing",
     "Int32Protocol",
+    "Limits",
     "LinesProtocol",
     "NetstringProtocol",
     "ProtocolFactory",

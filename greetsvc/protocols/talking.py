@@ -62,7 +62,7 @@ _Fault = tuple[str, str]
 class Limits:
     """The bounds of a connection: bytes in a message, messages a second, and messages in all (0: any number)."""
 
-    longest: int = LONGEST
+    max: int = LONGEST
     rate: int = RATE
     total: int = 0
 
@@ -76,7 +76,8 @@ class TalkingProtocol(GreetingProtocol):
     bounds and the order of the answers.
 
     ``options`` are those of the subclass: by name, the function that makes a value of the text behind ``NAME=``. It
-    raises `ValueError` for a wrong one. ``self.factory.options`` has the values that were given.
+    raises `ValueError` for a wrong one. ``self.factory.options`` has the values that were given. ``default_limits``
+    holds where the options say nothing.
     """
 
     factory: TalkingFactory
@@ -85,6 +86,7 @@ class TalkingProtocol(GreetingProtocol):
     text_of: Callable[[Any, str], str] = staticmethod(line_text)
     """The text of a message, as the receiver has it, in an encoding. Raises `ValueError`."""
     options: ClassVar[Mapping[str, Callable[[str], object]]] = {}
+    default_limits: ClassVar[Limits] = Limits()
 
     _visit: Visit | None = None  # for all greetings of the connection; not kept for greeters that need only a name
     _greeting_for: Callable[[str], bytes] | None = None  # made for the first name: many peers only listen
@@ -106,23 +108,21 @@ class TalkingProtocol(GreetingProtocol):
     @classmethod
     def from_argument(cls, argument: str, encoding: str) -> TalkingPlugin:
         """The plugin, from ``NAME=VALUE:NAME=VALUE`` with ``max``, ``rate``, ``total`` and the ``options``."""
-        limits: dict[str, int | None] = dict.fromkeys(_HIGHEST)
+        limits: dict[str, int] = {}
         own: dict[str, Any] = {}
-        seen = set[str]()
         for part in argument.split(":") if argument else ():
             name, _, value = part.partition("=")
-            if name in seen:
+            if name in limits or name in own:
                 raise ValueError(f"{name}= is given twice")
-            seen.add(name)
             if name in cls.options:
                 own[name] = cls.options[name](value)
-            elif name in limits:
+            elif name in _HIGHEST:
                 limits[name] = _number(name, value)
             else:
-                known = " ".join(f"{one}=" for one in (*limits, *cls.options))
+                known = " ".join(f"{one}=" for one in (*_HIGHEST, *cls.options))
                 raise ValueError(f"{part!r} is not an option; there are {known}")
-        given = Limits(limits["max"] or LONGEST, limits["rate"] or RATE, limits["total"] or 0)
-        return TalkingPlugin(cls, cls.framing(encoding, given.longest), given, own)
+        given = evolve(cls.default_limits, **limits)
+        return TalkingPlugin(cls, cls.framing(encoding, given.max), given, own)
 
     def reply(self, message: str) -> str | bytes:
         """The answer to one message, both without their framing. Text is written in the encoding of the listener.

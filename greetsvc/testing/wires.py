@@ -44,7 +44,7 @@ def wire_of(plugin: Any, encoding: str) -> Wire:
     """The wire of a talking protocol on one of the framings of the service."""
     if not isinstance(plugin, TalkingPlugin):
         raise TypeError(f"{plugin!r} has a framing of its own: set `wire` to what its peers send")
-    longest, framing = plugin.limits.longest, plugin.framing
+    longest, framing = plugin.limits.max, plugin.framing
     names = [name.encode(encoding) for name in _NAMES if _writes(encoding, name)]
     names = [name for name in names if len(name) <= longest]
     long = ("x" * longest).encode(encoding) + line_end(encoding, "x")

@@ -70,6 +70,7 @@ from greetsvc.protocols import (
     DatagramService,
     Framing,
     Int32Protocol,
+    Limits,
     LinesProtocol,
     NetstringProtocol,
     ProtocolFactory,
@@ -261,6 +262,7 @@ def serve(reactor: Any) -> None:
 class Shout(TalkingProtocol):
     """Shouts."""
 
+    default_limits: ClassVar[Limits] = Limits(max=512, total=100)
     options: ClassVar[Mapping[str, Callable[[str], object]]] = {"times": int}
 
     def reply(self, message: str) -> str:

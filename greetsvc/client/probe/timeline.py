@@ -46,9 +46,12 @@ class Timeline(Steps):
         """When the probe began, by the system's clock."""
         self._ended: float | None = None
 
-    def sent_request(self) -> int:
-        """A datagram request was sent; its number, from 0."""
-        self.attempts.append(Attempt(self.now() - self._start))
+    def sent_request(self, began: float) -> int:
+        """A datagram request was sent; ``began`` is our clock before that. Its number, from 0.
+
+        After that, a busy system may have let us wait, and the answer would seem to have come too soon.
+        """
+        self.attempts.append(Attempt(began - self._start))
         return len(self.attempts) - 1
 
     def sent_at(self, number: int) -> float:

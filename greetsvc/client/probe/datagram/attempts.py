@@ -141,7 +141,7 @@ class _DatagramProbe:
             else:
                 self._fail(error.errno or errno.EIO)
             return
-        stamp = time.time_ns()
+        began, stamp = timeline.now(), time.time_ns()
         request = self._request(len(timeline.attempts), stamp)
         nonce = nonce_of(request)
         if number := send_request(sock, request, self._remote):
@@ -152,7 +152,7 @@ class _DatagramProbe:
             else:
                 self._fail(number)
             return
-        attempt = _Attempt(self, sock, timeline.sent_request(), nonce, stamp)
+        attempt = _Attempt(self, sock, timeline.sent_request(began), nonce, stamp)
         self._attempts.append(attempt)
         start = one_line(request[:25].decode("latin-1"))
         again = ", again" if attempt.number else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import tempfile
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,9 @@ from greetsvc import GreetFailed, Greeting, greet, greet_many, wire
 from greetsvc.client.evidence.icmp import Icmp
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.probe.addresses import SocketAddress
+from greetsvc.client.probe.datagram import attempts
 from greetsvc.client.probe.datagram.attempts import probe_udp, probe_unixgram
+from greetsvc.client.probe.datagram.requests import send_request
 from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.probe.timeline import Timeline
@@ -40,6 +43,27 @@ def plain(number: int, when: int) -> bytes:
 
 def hello(sock: socket.socket, data: bytes, sender: Any) -> None:
     sock.sendto(b"hello\r\n", sender)
+
+
+@pytest_twisted.ensureDeferred
+async def test_time_that_passes_while_a_request_is_sent_is_part_of_its_round_trip(
+    peers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy system may run others between the sending and the next line of ours."""
+    waited = 0.0
+
+    def sends_and_waits(*arguments: Any) -> int:
+        nonlocal waited
+        waited += 2.0
+        return send_request(*arguments)
+
+    monkeypatch.setattr(attempts, "send_request", sends_and_waits)
+    target = parse(peers.datagram(hello))
+    timeline = Timeline(target, OPTIONS, now=lambda: time.monotonic() + waited)
+    await probe_udp(timeline, SocketAddress(socket.AF_INET, ("127.0.0.1", target.port)), plain, reactor)
+    (attempt,) = timeline.attempts
+    assert attempt.seconds is not None
+    assert 2.0 <= attempt.seconds < 4.0
 
 
 async def failure(target: str, **options: Any) -> GreetFailed:
