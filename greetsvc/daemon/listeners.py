@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, execute, maybeDeferred
-from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
@@ -34,7 +33,6 @@ from greetsvc.net.proxy.wrapper import ProxiedFactory, Refusal
 from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.stream.listener import StreamPort
-from greetsvc.net.tls.endpoint import tls_contexts, tls_endpoint
 from greetsvc.plugins import tell_failure
 from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin
 from greetsvc.server.admission import Admission
@@ -148,16 +146,14 @@ class Premises:
 
 @implementer(IStreamServerEndpoint)
 @frozen
-class _InheritedEndpoint:
-    """A listening socket that is passed to this process."""
+class _Endpoint:
+    """Listens by one call. The module of Twisted's own endpoints imports all of TLS, a tenth of a start."""
 
-    facade: ListeningReactor
-    inherited: Inherited
-    index: int | str
+    call: Callable[[IProtocolFactory], IListeningPort]
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """See `IStreamServerEndpoint`."""
-        return execute(self.facade.listenOn, *self.inherited.binding(self.index), protocolFactory)
+        return execute(self.call, protocolFactory)
 
 
 class StreamListening:
@@ -209,21 +205,28 @@ class StreamListening:
         self._report = late
 
     def _endpoint(self) -> IStreamServerEndpoint:
-        endpoint, premises = self.listener.endpoint, self.premises
-        below = None
-        if endpoint.inherited is not None:
-            below = _InheritedEndpoint(self._facade, premises.inherited, endpoint.inherited)
-            if endpoint.transport != "tls":
-                return below
-        if endpoint.path is not None:
-            return UNIXServerEndpoint(self._facade, endpoint.path, mode=endpoint.mode, wantPID=False)
+        endpoint, premises, facade = self.listener.endpoint, self.premises, self._facade
+        ours = None
+        if (passed := endpoint.inherited) is not None:
+            ours = _Endpoint(lambda factory: facade.listenOn(*premises.inherited.binding(passed), factory))
+        elif (path := endpoint.path) is not None:
+            ours = _Endpoint(lambda factory: facade.listenUNIX(path, factory, mode=endpoint.mode))
+        elif endpoint.transport == "tcp":
+            where = endpoint.port or 0, endpoint.host or ""
+            ours = _Endpoint(lambda factory: facade.listenTCP(where[0], factory, interface=where[1]))
         if endpoint.transport == "tls":
+            from greetsvc.net.tls.endpoint import tls_contexts, tls_endpoint  # as below: few listeners need it
+
             if self.contexts is None:
                 self.contexts = tls_contexts(premises.reactor, endpoint, client_ca=premises.settings.client_ca)
             refuse = premises.ledger.refuse
-            return tls_endpoint(self._facade, endpoint, contexts=self.contexts, failed=refuse, below=below)
+            return tls_endpoint(facade, endpoint, contexts=self.contexts, failed=refuse, below=ours)
+        if ours is not None:
+            return ours
+        from twisted.internet.endpoints import serverFromString
+
         try:
-            return cast(IStreamServerEndpoint, serverFromString(self._facade, endpoint.text))
+            return cast(IStreamServerEndpoint, serverFromString(facade, endpoint.text))
         except ValueError:
             check_kind(endpoint)  # names the known ones
             raise

@@ -20,7 +20,6 @@ from greetsvc.net.linger.half_close import LingeringClose
 from greetsvc.net.linger.watched import SILENCE
 from greetsvc.net.linux.packets import read_syn
 from greetsvc.net.linux.tcp_info import read_tcp_info
-from greetsvc.net.tls.endpoint import facts
 from greetsvc.server.admission import Admission, Source
 from greetsvc.server.rendering import GreeterFailed, Rendering
 from greetsvc.visit import NOBODY, Address, PathFacts, Visit
@@ -224,7 +223,7 @@ class GreetingFactory(Factory):
             number=self.ledger.visits + 1 if "number" in needs else 0,
             when=time.time() if "when" in needs else 0.0,
             via=via and address_of(via),
-            tls=facts(transport) if "tls" in needs else None,
+            tls=_tls_facts(transport) if "tls" in needs else None,
             path=path_facts(transport) if "path" in needs else None,
         )
 
@@ -241,6 +240,12 @@ class GreetingFactory(Factory):
         for protocol in tuple(self._deadlines):
             protocol.expire()
         self._deadlines.stop()
+
+
+def _tls_facts(transport: Any) -> Any:
+    from greetsvc.net.tls.endpoint import facts  # few greeters need it, and it imports all of TLS
+
+    return facts(transport)
 
 
 def path_facts(transport: Any) -> PathFacts:

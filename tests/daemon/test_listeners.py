@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from attrs import define, evolve, field
+from twisted.internet import endpoints
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -18,7 +19,6 @@ from twisted.internet.threads import deferToThread
 from zope.interface import directlyProvides, providedBy
 
 from greetsvc import wire
-from greetsvc.daemon import listeners as listening_module
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings.config import settings
 from greetsvc.daemon.tap import Options, makeService
@@ -80,7 +80,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[Late]:
         made.append(Late(reactor, foreign=text.startswith("foreign")))
         return made[-1]
 
-    monkeypatch.setattr(listening_module, "serverFromString", from_string)
+    monkeypatch.setattr(endpoints, "serverFromString", from_string)
     return made
 
 
@@ -198,7 +198,7 @@ async def test_an_endpoint_that_raises_is_refused(late: list[Late], monkeypatch:
     def fails(_reactor: Any, text: str) -> Any:
         raise KeyError(text)
 
-    monkeypatch.setattr(listening_module, "serverFromString", fails)
+    monkeypatch.setattr(endpoints, "serverFromString", fails)
     with pytest.raises(ConfigError, match=r"^--listen late:x: 'late:x'$"):
         _service("late:x")
 

@@ -21,7 +21,6 @@ from twisted.internet.interfaces import (
     IReactorUNIX,
 )
 from twisted.internet.tcp import makeBinding
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import directlyProvides, providedBy
 
 from greetsvc.net.bound import BoundSockets, BoundTo
@@ -121,6 +120,8 @@ class ListeningReactor:
         interface: str = "",
     ) -> StreamPort:
         """See `IReactorSSL`. Raises `CannotListenError`."""
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # few listeners need it
+
         made = self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
         made.kind = "TLS"
         return made
