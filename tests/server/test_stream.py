@@ -108,7 +108,7 @@ def test_a_visit_has_only_the_fields_that_the_greeter_needs(monkeypatch: pytest.
     greeter = Counting("peer")
     factory, _ = _factory(greeter)
     with monkeypatch.context() as patch:
-        for module in ("time.time", "greetsvc.server.stream.facts", "greetsvc.server.stream.read_syn"):
+        for module in ("time.time", "greetsvc.server.stream._tls_facts", "greetsvc.server.stream.read_syn"):
             patch.delattr(module)
         patch.delattr(Ledger, "visits")
         _connected(factory, transport=Untouchable(peerAddress=PEER))
