@@ -24,6 +24,7 @@ from bench.results import SHARES, Results
 from bench.sample import percentile
 
 WIDTH = 860
+LEFT, RIGHT = 60, WIDTH - 30
 OURS, OTHERS = "#0072b2", "#b0b8c0"
 COLOURS = {
     GREETSVC: OURS,
@@ -41,22 +42,22 @@ COLOURS = {
 """Okabe and Ito's, which colour-blind readers can tell apart."""
 
 
-def _text(x: float, y: float, words: str, *, anchor: str = "start", bold: bool = False, size: int = 13) -> str:
+def text(x: float, y: float, words: str, *, anchor: str = "start", bold: bool = False, size: int = 13) -> str:
     weight = ' font-weight="600"' if bold else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{weight}>{escape(words)}</text>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str = "#d8dde2", width: float = 1) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, colour: str = "#d8dde2", width: float = 1) -> str:
     return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" stroke-width="{width}" fill="none"/>'
 
 
-def _document(title: str, height: float, parts: Sequence[str]) -> str:
+def document(title: str, height: float, parts: Sequence[str]) -> str:
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
         f'font-family="system-ui, sans-serif" fill="#1f2328"><title>{escape(title)}</title>'
         f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>'
     )
-    return "\n".join([head, _text(16, 26, title, bold=True, size=16), *parts, "</svg>"]) + "\n"
+    return "\n".join([head, text(16, 26, title, bold=True, size=16), *parts, "</svg>"]) + "\n"
 
 
 def cpu(results: Results) -> str:
@@ -70,19 +71,19 @@ def cpu(results: Results) -> str:
             continue
         scale = (WIDTH - 300) / max(value.high for _, value in bars)
         y += 14
-        parts.append(_text(16, y, transport.upper(), bold=True))
+        parts.append(text(16, y, transport.upper(), bold=True))
         for peer, value in bars:
             y += 24
             end = 200 + value.median * scale
             parts += [
-                _text(192, y, peer, anchor="end", bold=peer.startswith(GREETSVC)),
+                text(192, y, peer, anchor="end", bold=peer.startswith(GREETSVC)),
                 f'<rect x="200" y="{y - 12:.1f}" width="{end - 200:.1f}" height="16" '
                 f'fill="{OURS if peer.startswith(GREETSVC) else OTHERS}"/>',
-                _line(200 + value.low * scale, y - 4, 200 + value.high * scale, y - 4, "#1f2328", 1.5),
-                _text(max(end, 200 + value.high * scale) + 8, y, f"{value.median * 1e6:.1f} µs"),
+                line(200 + value.low * scale, y - 4, 200 + value.high * scale, y - 4, "#1f2328", 1.5),
+                text(max(end, 200 + value.high * scale) + 8, y, f"{value.median * 1e6:.1f} µs"),
             ]
         y += 22
-    return _document("Server CPU for one greeting: less is better", y + 6, parts)
+    return document("Server CPU for one greeting: less is better", y + 6, parts)
 
 
 class _Log:
@@ -113,23 +114,23 @@ def latency(results: Results) -> str:
             if buckets:
                 rows.append((transport, peer, [percentile(buckets, share) for share in SHARES.values()]))
     if not rows:
-        return _document("Latency: not measured", 50, [])
+        return document("Latency: not measured", 50, [])
     marks = [mark for _, _, found in rows for mark in found if mark > 0]
     axis = _Log(min(marks) * 0.8, max(marks) * 1.25, 240, WIDTH - 30)
     height = 76 + 22 * len(rows) + 20
-    parts = [_text(16, 46, "at 5,000 a second; dots: p50, p90, p99, p99.9")]
+    parts = [text(16, 46, "at 5,000 a second; dots: p50, p90, p99, p99.9")]
     for decade in axis.decades:
         parts += [
-            _line(axis(decade), 58, axis(decade), height - 24),
-            _text(axis(decade), height - 8, _unit(decade), anchor="middle"),
+            line(axis(decade), 58, axis(decade), height - 24),
+            text(axis(decade), height - 8, _unit(decade), anchor="middle"),
         ]
     for number, (transport, peer, found) in enumerate(rows):
         y = 76 + 22 * number
         colour = OURS if peer.startswith(GREETSVC) else "#6e7781"
-        parts.append(_text(232, y, f"{peer}, {transport.upper()}", anchor="end", bold=peer.startswith(GREETSVC)))
-        parts.append(_line(axis(found[0]), y - 4, axis(found[-1]), y - 4, colour, 2))
+        parts.append(text(232, y, f"{peer}, {transport.upper()}", anchor="end", bold=peer.startswith(GREETSVC)))
+        parts.append(line(axis(found[0]), y - 4, axis(found[-1]), y - 4, colour, 2))
         parts += [f'<circle cx="{axis(mark):.1f}" cy="{y - 4}" r="4" fill="{colour}"/>' for mark in found]
-    return _document("How long a peer waits", height, parts)
+    return document("How long a peer waits", height, parts)
 
 
 def growth(results: Results) -> str:
@@ -142,7 +143,7 @@ def growth(results: Results) -> str:
         if known:
             lines.append((peer, known))
     if not lines or len(levels) < 2:
-        return _document("Growth: not measured", 50, [])
+        return document("Growth: not measured", 50, [])
     across = _Log(1, 10_000, 60, WIDTH - 210)
     top = max(value for _, known in lines for _, value in known) * 1.05
     bottom, height = 380.0, 420.0
@@ -154,10 +155,10 @@ def growth(results: Results) -> str:
     step = 10 ** math.floor(math.log10(top * 1e6 / 2)) / 1e6
     for number in range(int(top / step) + 1):
         parts += [
-            _line(60, down(number * step), WIDTH - 210, down(number * step)),
-            _text(52, down(number * step) + 4, f"{number * step * 1e6:g} µs", anchor="end"),
+            line(60, down(number * step), WIDTH - 210, down(number * step)),
+            text(52, down(number * step) + 4, f"{number * step * 1e6:g} µs", anchor="end"),
         ]
-    parts += [_text(across(decade), bottom + 20, f"{decade:,.0f}", anchor="middle") for decade in across.decades]
+    parts += [text(across(decade), bottom + 20, f"{decade:,.0f}", anchor="middle") for decade in across.decades]
     taken: list[float] = []
     for peer, known in sorted(lines, key=lambda line: -line[1][-1][1]):
         colour = COLOURS[peer]
@@ -168,10 +169,10 @@ def growth(results: Results) -> str:
         y = max([down(known[-1][1]) + 4, *[other + 17 for other in taken]])
         taken.append(y)
         parts += [
-            _line(across(known[-1][0]), down(known[-1][1]), WIDTH - 196, y - 4, colour),
-            _text(WIDTH - 192, y, peer, bold=peer == GREETSVC),
+            line(across(known[-1][0]), down(known[-1][1]), WIDTH - 196, y - 4, colour),
+            text(WIDTH - 192, y, peer, bold=peer == GREETSVC),
         ]
-    return _document(
+    return document(
         "Server CPU for one TCP greeting, from 1 to 10,000 concurrent peers",
         max(height, *[y + 20 for y in taken]),
         parts,
