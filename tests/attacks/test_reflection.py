@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.forger import BUDGET, BURST, HEADERS, PREFIXES, Forger, attack, one_prefix, start
+from tests.support.service import bind_beside
 
 NOISE = 12_000
 
@@ -66,7 +67,7 @@ def test_a_flood_without_the_mark_does_not_silence_a_person_without_the_mark(
         for _ in range(12):
             took += forger.flood(itertools.islice(source, total // 4))
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as person:
-                person.bind(("127.200.0.1", 0))
+                bind_beside(person, "127.200.0.1", port)
                 person.sendto(b"hello", ("127.0.0.1", port))
                 took += forger.flood([])  # returns when the service has read all there was before
                 try:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from greetsvc import wire
-from tests.support.service import ask
+from tests.support.service import ask, bind_beside
 from tests.support.waiting import PATIENCE
 
 BUDGET = 1024
@@ -76,7 +76,7 @@ class Honest:
 
     def run(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind(("127.200.0.1", 0))
+            bind_beside(sock, "127.200.0.1", self.port)
             sock.connect(("127.0.0.1", self.port))
             sock.settimeout(2)
             while self.going:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -129,6 +130,14 @@ def visitor() -> Iterator[Visitor]:
         sock.close()
 
 
+def bind_beside(sock: socket.socket, source: str, port: int) -> None:
+    """Bind to any port of another address of this host but ``port``, from which the service never answers."""
+    with socket.socket(sock.family, sock.type) as taken:
+        with suppress(OSError):  # somebody has that port: neither do we get it
+            taken.bind((source, port))
+        sock.bind((source, 0))
+
+
 def ask(
     host: str,
     port: int,
@@ -140,7 +149,7 @@ def ask(
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         if source:
-            sock.bind((source, 0))
+            bind_beside(sock, source, port)
         sock.connect((host, port))
         sock.send(request)
         return sock.recv(2000)
