@@ -122,6 +122,19 @@ def peers() -> Iterator[Peers]:
 
 
 @pytest.fixture
+def greets_once() -> Says:
+    """Greet and close with a FIN: a close with unread data would send a RST."""
+
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(b"Thank you\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1000):
+            pass
+
+    return greet
+
+
+@pytest.fixture
 def reset() -> Says:
     """Close with a RST."""
 

@@ -135,8 +135,8 @@ async def test_a_search_holds_several_connections_at_once(talkers: Talkers) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_does_not_talk_is_no_verdict_on_silence(peers: Any) -> None:
-    run = holding(peers.stream(lambda sock: sock.sendall(b"Thank you\r\n")), 5)
+async def test_a_server_that_does_not_talk_is_no_verdict_on_silence(peers: Any, greets_once: Any) -> None:
+    run = holding(peers.stream(greets_once), 5)
     with pytest.raises(GreetFailed, match="it does not talk") as caught:
         await run.run()
     assert (caught.value.phase, caught.value.errno) == ("talk", errno.ENODATA)

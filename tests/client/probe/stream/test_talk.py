@@ -75,8 +75,8 @@ async def test_messages_and_replies_have_the_encoding_of_the_probe(talkers: Talk
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_closes_after_its_greeting_does_not_talk(peers: Any) -> None:
-    failed = await failure(peers.stream(lambda sock: sock.sendall(b"Thank you\r\n")), Talk("lines"))
+async def test_a_server_that_closes_after_its_greeting_does_not_talk(peers: Any, greets_once: Any) -> None:
+    failed = await failure(peers.stream(greets_once), Talk("lines"))
     assert (failed.phase, failed.errno, failed.closed) == ("talk", errno.ENODATA, "fin")
     assert failed.strerror == "the server closed after its greeting: it does not talk"
     assert "greets and closes (--protocol once)" in likely_cause(failed)[0]
