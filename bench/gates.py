@@ -19,7 +19,7 @@ from bench.peers import (
     UVLOOP,
     WATCHED,
 )
-from bench.plan import MANY, ONE_ADDRESS, STEADY, name_of
+from bench.plan import AT_RATE, MANY, ONE_ADDRESS, STEADY, name_of
 from bench.results import Results
 from bench.sample import Spread
 
@@ -54,11 +54,28 @@ def gates(results: Results) -> list[Gate]:
         return results.ratio("udp", over, under, steady)
 
     load = results.load_ratios(ONE_ADDRESS)
+    ends = [
+        gate
+        for scenario in (name_of(1), AT_RATE)
+        for transport, other in (("tcp", UVLOOP), ("udp", STOCK))
+        for gate in (
+            Gate(
+                f"{transport.upper()}, {scenario}: CPU per greeting / {other}",
+                1.0,
+                results.ratio(transport, GREETSVC, other, scenario),
+            ),
+            Gate(
+                f"{transport.upper()}, {scenario}: p50 / {other}",
+                1.0,
+                results.p50_ratio(transport, GREETSVC, other, scenario),
+            ),
+        )
+    ]
 
     return [
         Gate("TCP server CPU per greeting / stock Twisted without linger", 0.60, tcp(STOCK)),
-        Gate("TCP, the same / uvloop without linger", 1.30, tcp(UVLOOP)),
-        Gate("TCP, the same / C floor", 2.0, tcp(FLOOR)),
+        Gate("TCP, the same / uvloop without linger", 0.85, tcp(UVLOOP)),
+        Gate("TCP, the same / C floor", 1.20, tcp(FLOOR)),
         Gate(
             "TCP, watched by 200 on the admin site / not watched",
             1.05,
@@ -76,7 +93,8 @@ def gates(results: Results) -> list[Gate]:
             0.70,
             udp(GREETSVC, STOCK),
         ),
-        Gate("UDP, the same / uvloop with no rule", 1.10, udp(GREETSVC, UVLOOP)),
+        Gate("UDP, the same / uvloop with no rule", 0.75, udp(GREETSVC, UVLOOP)),
+        Gate("UDP, the same / C floor", 1.14, udp(GREETSVC, FLOOR)),
         Gate("UDP, wildcard / stock Twisted's (wrong source)", 0.95, udp(GREETSVC_WILDCARD, STOCK_WILDCARD)),
         Gate(
             "Memory per held connection, the same Protocol / stock Twisted",
@@ -86,8 +104,9 @@ def gates(results: Results) -> list[Gate]:
         Gate(
             "Memory per lingering connection, as shipped / stock Twisted", 1.0, results.memory_ratio(LINGERING, STOCK)
         ),
+        *ends,
         Gate(f"{STEADY} to {MANY:,} peers, CPU per greeting", 1.3, results.growth("tcp", GREETSVC, steady, many)),
-        Gate("Ready to greet / bare `twistd -n` with an empty service", 1.5, results.start_ratio(GREETSVC, EMPTY)),
+        Gate("Ready to greet / bare `twistd -n` with an empty service", 1.25, results.start_ratio(GREETSVC, EMPTY)),
         Gate(f"CPU of {HEALTH_CHECK} / of {REACTOR}", 0.35, results.command_ratio(HEALTH_CHECK, REACTOR)),
         Gate("Greetings a second of the generator in C / of `greet` under load", 2.0, _inverse(load["rate"])),
         Gate("p50 of `greet` under load, apart from the generator's in C", 0.10, _apart(load["p50"])),

@@ -98,6 +98,12 @@ class Results:
         ours = self.of(transport, over, scenario)
         return Spread.of(one.rate / theirs[one.round] for one in ours if theirs.get(one.round))
 
+    def p50_ratio(self, transport: str, over: str, under: str, scenario: str) -> Spread | None:
+        """Median latency of one server over another's, round by round."""
+        theirs = {one.round: one.times[0] for one in self.of(transport, under, scenario)}
+        ours = self.of(transport, over, scenario)
+        return Spread.of(one.times[0] / theirs[one.round] for one in ours if theirs.get(one.round))
+
     def growth(self, transport: str, peer: str, few: str, many: str) -> Spread | None:
         """Processor time with many peers over that with few."""
         return ratios(self.of(transport, peer, many), self.of(transport, peer, few))

@@ -99,10 +99,13 @@ def test_a_promise_is_judged_by_its_median(measured: Spread | None, verdict: str
 def test_every_promise_is_in_the_table_measured_or_not() -> None:
     found = results()
     found.commands = [Command(HEALTH_CHECK, 0, 0.1), Command(REACTOR, 0, 0.2)]
-    found.starts = [Start(GREETSVC, 0, 0.3), Start(EMPTY, 0, 0.2)]
+    found.starts = [Start(GREETSVC, 0, 0.24), Start(EMPTY, 0, 0.2)]
     verdicts = {gate.words: gate.verdict for gate in gates(found)}
     assert verdicts["TCP server CPU per greeting / stock Twisted without linger"] == "pass"
     assert verdicts["TCP, the same / uvloop without linger"] == "not measured"
+    assert verdicts["TCP, the same / C floor"] == "FAIL"
+    assert verdicts["UDP, 1 peer: CPU per greeting / stock Twisted"] == "pass"
+    assert verdicts["UDP, fixed rate: p50 / stock Twisted"] == "pass"
     assert verdicts["Ready to greet / bare `twistd -n` with an empty service"] == "pass"
     table = report.gate_table(found)
     assert all(words in table for words in verdicts)
