@@ -13,9 +13,9 @@ from tests.support.forger import BUDGET, BURST, PREFIXES, Forger, attack, one_pr
 
 @pytest.mark.parametrize("sources", [one_prefix, thousand_prefixes])
 def test_a_hundred_thousand_datagrams_get_no_more_than_the_budget(child: Any, sources: Any) -> None:
-    took, drawn, honest = attack(start(child), sources(100_000), 25_000)
+    took, drawn, honest = attack(start(child), sources(100_000))
     assert drawn <= (1 if sources is one_prefix else PREFIXES) * (BURST + BUDGET * took)
-    assert honest.answered >= honest.asked * 0.95
+    assert honest.answered == honest.asked > 0
 
 
 def test_a_walk_over_a_million_addresses_grows_no_memory(child: Any) -> None:
@@ -26,7 +26,7 @@ def test_a_walk_over_a_million_addresses_grows_no_memory(child: Any) -> None:
     with forger.sock:
 
         def wander(number: int) -> None:
-            forger.flood((f"127.{chance.randrange(256)}.{chance.randrange(256)}.9" for _ in range(number)), 40_000)
+            forger.flood(f"127.{chance.randrange(256)}.{chance.randrange(256)}.9" for _ in range(number))
 
         wander(5_000)
         before = server.rss()

@@ -44,26 +44,23 @@ class Forger:
             except BlockingIOError:
                 return
 
-    def flood(self, sources: Iterable[str], rate: float | None = None) -> float:
+    def flood(self, sources: Iterable[str]) -> float:
         """Send an unmarked datagram from each source; the seconds that took.
 
-        At most ``rate`` a second; without a rate, as fast as the service reads them, so that none is lost on the way.
+        As fast as the service reads them, so that none is lost on the way.
         """
         begun = time.monotonic()
         for number, source in enumerate(sources, 1):
             self.send(source, b"hello")
             if number % 64 == 0:
-                self.hear()
-                if rate is None:
-                    ask("127.0.0.1", self.to[1], source="127.201.0.1", request=MARKED)
-                else:
-                    time.sleep(max(0.0, begun + number / rate - time.monotonic()))
-        if rate is not None:
-            time.sleep(0.2)  # so that there is room for one more request
-        # Whoever asks now is answered after all others.
+                self._catch_up()
+        self._catch_up()
+        return time.monotonic() - begun
+
+    def _catch_up(self) -> None:
+        """Wait until the service has read all there was: whoever asks now is answered after all others."""
         ask("127.0.0.1", self.to[1], source="127.201.0.1", request=MARKED)
         self.hear()
-        return time.monotonic() - begun
 
 
 class Honest:
@@ -90,14 +87,14 @@ class Honest:
                 time.sleep(0.01)
 
 
-def attack(server: Any, sources: Iterable[str], rate: float | None = None) -> tuple[float, int, Honest]:
+def attack(server: Any, sources: Iterable[str]) -> tuple[float, int, Honest]:
     """Seconds, bytes drawn, and how the honest client fared."""
     (port,) = server.ports()
     forger, honest = Forger(port), Honest(port)
     with forger.sock, ThreadPoolExecutor(1) as pool:
         done = pool.submit(honest.run)
         try:
-            took = forger.flood(sources, rate)
+            took = forger.flood(sources)
         finally:
             honest.going = False
         done.result(PATIENCE)
