@@ -31,7 +31,7 @@ run: $(VENV)/.run ## set up and serve in the foreground (ARGS="--listen tcp:8088
 	$(VENV)/bin/twistd --nodaemon --pidfile= greetsvc $(ARGS)
 
 test: $(VENV)/.test ## set up and run every test that needs nothing but Python (ARGS="-k name" selects)
-	$(VENV)/bin/python -m pytest -m 'not lab' --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+	$(VENV)/bin/python -m pytest --ignore tests/lab --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 cover: override ARGS += --cov
 cover: export GREETSVC_TESTS_COVERAGE = $(CURDIR)

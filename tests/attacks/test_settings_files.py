@@ -25,7 +25,7 @@ def test_the_socket_of_a_program_that_does_not_listen_yet_is_not_removed(
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as starting, socket.socket(socket.AF_UNIX) as client:
         starting.bind(name.format(dir=tmp_path))
-        done = installed.once(tmp_path, *options, "--listen", f"unix:{tmp_path}/x")
+        done = installed.run(tmp_path, "greetsvc", *options, "--listen", f"unix:{tmp_path}/x")
         assert done.returncode == (0 if options else 1)
         assert "Address already in use" in done.stdout + done.stderr
         starting.listen()
@@ -49,7 +49,7 @@ def test_a_settings_file_that_is_made_to_do_harm_is_one_short_line(
     installed: Installed, tmp_path: Path, content: str
 ) -> None:
     (tmp_path / "x.toml").write_text(content)
-    done = installed.once(tmp_path, "--config", "x.toml")
+    done = installed.run(tmp_path, "greetsvc", "--config", "x.toml")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "x.toml" in done.stderr
     assert "Traceback" not in done.stderr
@@ -60,7 +60,7 @@ def test_a_settings_file_that_is_made_to_do_harm_is_one_short_line(
     "option", ["--frobnicate{}", "--listen={}", "--listen=tcp:{}", "--encoding={}", "--config={}"]
 )
 def test_an_option_of_any_length_is_one_short_line(installed: Installed, tmp_path: Path, option: str) -> None:
-    done = installed.once(tmp_path, option.format("9" * 100_000))
+    done = installed.run(tmp_path, "greetsvc", option.format("9" * 100_000))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert len(done.stderr) <= 811
 
@@ -109,7 +109,7 @@ def test_a_kind_in_capitals_is_no_way_around_client_certificates(
     made = issue("localhost", "localhost")
     (tmp_path / "DEFAULT.pem").write_bytes(made.both_pem)
     options = ("--client-ca", "DEFAULT.pem", "--listen")
-    done = installed.once(tmp_path, *options, f"{kind}:{tmp_path}:port=0:{LOOPBACK}")
+    done = installed.run(tmp_path, "greetsvc", *options, f"{kind}:{tmp_path}:port=0:{LOOPBACK}")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert f"must be written 'tls', not '{kind}'" in done.stderr
     server = installed.twistd(tmp_path, *options, f"tls:{tmp_path}:port=0:{LOOPBACK}")

@@ -15,7 +15,7 @@ LOOPBACK = "interface=127.0.0.1"
 
 
 def test_the_blocking_client_gets_its_greeting(installed: Installed, tmp_path: Path, tutorial: Path) -> None:
-    server = installed.twistd(tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
+    server = installed.twistd(tmp_path, "--listen", f"tcp:0:{LOOPBACK}", fresh=True)
     port = server.ports()[0]
     done = installed.run(tmp_path, "python", "-I", str(tutorial / "client.py"), "127.0.0.1", str(port))
     assert (done.returncode, done.stdout, done.stderr) == (0, "Thank you for connecting\n", "")
@@ -24,7 +24,7 @@ def test_the_blocking_client_gets_its_greeting(installed: Installed, tmp_path: P
 def test_greet_is_greeted_by_the_blocking_server(installed: Installed, tmp_path: Path, tutorial: Path) -> None:
     server = installed.start(tmp_path, "python", "-I", str(tutorial / "server.py"))
     target = f"127.0.0.1:{server.ports()[0]}"
-    done = installed.run(tmp_path, "greet", target)
+    done = installed.run(tmp_path, "greet", target, fresh=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Thank you for connecting\n", "")
     probe = json.loads(installed.run(tmp_path, "greet", "--json", target).stdout)
     assert (probe["ok"], probe["greeting"], probe["closed"]) == (True, "Thank you for connecting", "fin")

@@ -67,12 +67,13 @@ def test_the_installed_wheel_is_tested(installed: Installed, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("script", ["twistd", "twist"])
 def test_the_plugin_is_listed_from_any_folder(installed: Installed, tmp_path: Path, script: str) -> None:
-    done = installed.run(tmp_path, script, "--help")
+    done = installed.run(tmp_path, script, "--help", fresh=True)
     assert any(line.split()[:1] == ["greetsvc"] for line in done.stdout.splitlines())
 
 
 def test_in_the_foreground_tcp_and_udp_are_greeted_and_sigterm_stops(installed: Installed, tmp_path: Path) -> None:
-    server = installed.twistd(tmp_path, "--listen", f"tcp:0:{LOOPBACK}", "--listen", f"udp:0:{LOOPBACK}")
+    listen = ("--listen", f"tcp:0:{LOOPBACK}", "--listen", f"udp:0:{LOOPBACK}")
+    server = installed.twistd(tmp_path, *listen, fresh=True)
     tcp, udp = server.ports(2)
     assert read(("127.0.0.1", tcp)) == GREETING
     assert ask(("127.0.0.1", udp)) == GREETING
@@ -84,7 +85,7 @@ def test_in_the_foreground_tcp_and_udp_are_greeted_and_sigterm_stops(installed: 
 
 
 def test_daemonized_it_greets_and_sigterm_leaves_only_the_log(installed: Installed, tmp_path: Path) -> None:
-    server = installed.daemon(tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
+    server = installed.daemon(tmp_path, "--listen", f"tcp:0:{LOOPBACK}", fresh=True)
     (port,) = server.ports()
     assert read(("127.0.0.1", port)) == GREETING
     server.stop()
@@ -178,7 +179,8 @@ def test_twist_serves_and_a_wrong_option_is_status_1(installed: Installed, tmp_p
 def test_the_command_greetsvc_exits_0_on_sigterm_and_sigint(
     installed: Installed, tmp_path: Path, number: signal.Signals
 ) -> None:
-    server = installed.start(tmp_path, "greetsvc", "--listen", f"tcp:0:{LOOPBACK}", "--greeting", "hello")
+    listen = ("--listen", f"tcp:0:{LOOPBACK}")
+    server = installed.start(tmp_path, "greetsvc", *listen, "--greeting", "hello", fresh=True)
     assert read(("127.0.0.1", server.ports()[0])) == b"hello"
     assert server.stop(number) == 0
     assert files(tmp_path) == {server.log.name}

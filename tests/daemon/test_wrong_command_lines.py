@@ -46,7 +46,7 @@ def test_a_wrong_setting_is_one_line_with_status_1_and_leaves_nothing(installed:
         # Every other one daemonized.
         how = ["--pidfile=pid", "-l", "log"] if number % 2 else ["-n", "--pidfile=pid"]
         try:
-            done = installed.run(folder, "twistd", *how, "greetsvc", *options)
+            done = installed.run(folder, "twistd", *how, "greetsvc", *options, fresh=number < 2)
         except subprocess.TimeoutExpired as expired:
             return f"{options} {text!r}: does not end, {expired.output!r}"
         left = {path.name for path in folder.iterdir()} - {"wrong.toml"}

@@ -1,9 +1,9 @@
-"""A Python that has imported greetsvc already, and forks itself for each `greet` or `greetsvc` that a test runs.
+"""A Python that has imported greetsvc already, and forks itself for each program of ours that a test runs.
 
 To start one costs 0.3 s of processor time, nearly all of it imports, and hundreds of tests do it. This way it costs
 a tenth. `tests/support/stand_in` takes the place of the script: it passes on its arguments, environment, limit
 of files, folder and standard streams, and ends as the forked process ends. What depends on how Python itself starts
-(imports, memory, text encoding, closed streams) needs the script.
+(imports, text encoding, closed streams), or starts itself again (workers, upgrades), needs the script.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import selectors
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple, TextIO
 
 
@@ -131,7 +132,10 @@ def _stream(descriptor: int, like: TextIO | None, mode: str) -> Any:
 def main() -> None:
     """Import both programs, listen, and run one in each forked process."""
     import twisted.internet.default
-    import twisted.internet.endpoints  # noqa: F401
+    import twisted.internet.endpoints
+    import twisted.scripts.twistd
+    from twisted.application.service import IServiceMaker
+    from twisted.plugin import getPlugins
 
     import greetsvc.__main__
     import greetsvc.cli.command
@@ -140,7 +144,12 @@ def main() -> None:
     import greetsvc.daemon.command
     import greetsvc.daemon.service
 
-    programs = {"greet": greetsvc.cli.main, "greetsvc": greetsvc.__main__.main}
+    list(getPlugins(IServiceMaker))  # imports them
+    programs: dict[str, Callable[[], Any]] = {
+        "greet": greetsvc.cli.main,
+        "greetsvc": greetsvc.__main__.main,
+        "twistd": twisted.scripts.twistd.run,
+    }
     request = serve(sys.argv[1])
     if request is None:
         return

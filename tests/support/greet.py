@@ -22,20 +22,23 @@ FORKED = str(FOLDER / "forked" / "greet")
 FORKED_SERVICE = str(FOLDER / "forked" / "greetsvc")
 """The same for the service, for what ends by itself (`--check`, a wrong option)."""
 
+PROGRAMS = ("greet", "greetsvc", "twistd")
+"""What the fork server runs."""
+
 _server = pytest.StashKey[subprocess.Popen[bytes]]()
 
 
 def fork_server_at(
     folder: Path, python: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a fork server with this Python, and write its stand-ins for both commands into ``folder``.
+    """Start a fork server with this Python, and write its stand-ins for the commands into ``folder``.
 
     It ends when the folder is removed.
     """
     folder.mkdir()
     place = folder / "socket"
     source = Path(stand_in.__file__).read_text()
-    for name in ("greet", "greetsvc"):
+    for name in PROGRAMS:
         script = folder / name
         script.write_text(f"#!{python} -IS\n{source}\n\nmain({str(place)!r})\n")
         script.chmod(0o755)

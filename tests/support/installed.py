@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from attrs import field, frozen
 
-from tests.support.greet import fork_server_at
+from tests.support.greet import PROGRAMS, fork_server_at
 from tests.support.process import STARTED, Program, Programs
 from tests.support.waiting import PATIENCE
 
@@ -37,10 +37,14 @@ class Installed:
         lent = ("PYTHON", "LISTEN_", "COV_", "COVERAGE_", "NOTIFY_SOCKET")
         return {name: value for name, value in os.environ.items() if not name.startswith(lent)} | dict(extra or {})
 
-    def run(self, folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a script to its end."""
+    def run(
+        self, folder: Path, *command: str, fresh: bool = False, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script to its end; started fast unless ``fresh``, see `tests.support.fork_server`."""
+        name, *arguments = command
+        forked = self._forks(name, variables) and not fresh
         return subprocess.run(
-            self.command(*command),
+            [str(self._forked / name), *arguments] if forked else self.command(name, *arguments),
             cwd=folder,
             env=self.environment(variables),
             capture_output=True,
@@ -49,24 +53,33 @@ class Installed:
             check=False,
         )
 
-    def once(self, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-        """Run ``greetsvc`` to its end, started fast; see `tests.support.fork_server` for what needs `run`."""
-        return self.run(folder, str(self.bin.parent.parent / "forked" / "greetsvc"), *options)
+    def start(self, folder: Path, *command: str, fresh: bool = False, **variables: str) -> Program:
+        """Start a script that stays in the foreground and logs to its standard output; see `run`."""
+        environment = self.environment(variables)
+        if self._forks(command[0], variables) and not fresh:
+            return self.programs.fork(self._forked / "socket", command, folder, environment)
+        return self.programs.start(self.command(*command), folder, env=environment)
 
-    def start(self, folder: Path, *command: str, **variables: str) -> Program:
-        """Start a script that stays in the foreground and logs to its standard output."""
-        return self.programs.start(self.command(*command), folder, env=self.environment(variables))
+    @property
+    def _forked(self) -> Path:
+        """The folder of the fork server of this environment."""
+        return self.bin.parent.parent / "forked"
 
-    def twistd(self, folder: Path, *options: str) -> Program:
+    @staticmethod
+    def _forks(name: str, variables: Mapping[str, str]) -> bool:
+        """Whether the fork server runs this: Python reads variables of its own only at its start."""
+        return name in PROGRAMS and not any(variable.startswith("PYTHON") for variable in variables)
+
+    def twistd(self, folder: Path, *options: str, fresh: bool = False) -> Program:
         """``twistd`` in the foreground, once it has started."""
-        program = self.start(folder, "twistd", "-n", "--pidfile=", "greetsvc", *options)
+        program = self.start(folder, "twistd", "-n", "--pidfile=", "greetsvc", *options, fresh=fresh)
         program.wait_for(STARTED)
         return program
 
-    def daemon(self, folder: Path, *options: str) -> Program:
+    def daemon(self, folder: Path, *options: str, fresh: bool = False) -> Program:
         """``twistd`` daemonized, with ``pid`` and ``log`` in the folder."""
         command = ("twistd", f"--pidfile={folder / 'pid'}", "-l", str(folder / "log"), "greetsvc", *options)
-        done = self.run(folder, *command)
+        done = self.run(folder, *command, fresh=fresh)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         program = self.programs.add(Program(int((folder / "pid").read_text()), folder / "log"))
         program.wait_for(STARTED)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 from attrs import define, field
 
+from tests.support.forked import Forked
+from tests.support.shared import FOLDER
 from tests.support.waiting import PATIENCE, wait_until
 
 STARTED = "Server start at "
+FORK_SERVER = FOLDER / "forked" / "socket"
 
 
 @define
@@ -30,7 +33,7 @@ class Program:
 
     pid: int
     log: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
 
     @classmethod
     def start(cls, command: Sequence[str], log: Path, **options: Any) -> Program:
@@ -38,6 +41,15 @@ class Program:
         with log.open("wb") as output:
             given = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT, **options}
             process = subprocess.Popen(command, **given)
+        return cls(process.pid, log, process)
+
+    @classmethod
+    def fork(
+        cls, server: Path, command: Sequence[str], log: Path, folder: Path, environment: Mapping[str, str]
+    ) -> Program:
+        """The same, by the fork server that listens at ``server``."""
+        with log.open("wb") as output:
+            process = Forked(server, command, folder, environment, output)
         return cls(process.pid, log, process)
 
     def said(self) -> str:
@@ -138,8 +150,14 @@ class Programs:
 
     def start(self, command: Sequence[str], folder: Path, **options: Any) -> Program:
         """Start a program in ``folder``."""
-        log = folder / f"output-{len(self.started)}"
-        return self.add(Program.start(command, log, **{"cwd": folder, **options}))
+        return self.add(Program.start(command, self._log(folder), **{"cwd": folder, **options}))
+
+    def fork(self, server: Path, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Program:
+        """The same, by the fork server that listens at ``server``."""
+        return self.add(Program.fork(server, command, self._log(folder), folder, environment))
+
+    def _log(self, folder: Path) -> Path:
+        return folder / f"output-{len(self.started)}"
 
     def add(self, program: Program) -> Program:
         """Count a program that was started elsewhere among these."""
@@ -154,11 +172,16 @@ class Programs:
 
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[Callable[..., Program]]:
-    """Starts services with this Python, and kills what is left of them; none may have logged a traceback."""
+    """Starts services with this Python, and kills what is left of them; none may have logged a traceback.
+
+    The fork server does, but for another ``command`` or with options of `subprocess.Popen`.
+    """
     programs = Programs()
 
-    def start(*options: str, command: tuple[str, ...] = ("-m", "greetsvc"), **popen: Any) -> Program:
-        return programs.start([sys.executable, *command, *options], tmp_path, **popen)
+    def start(*options: str, command: tuple[str, ...] = (), **popen: Any) -> Program:
+        if command or popen:
+            return programs.start([sys.executable, *(command or ("-m", "greetsvc")), *options], tmp_path, **popen)
+        return programs.fork(FORK_SERVER, ["greetsvc", *options], tmp_path, os.environ)
 
     yield start
     programs.kill()

@@ -15,7 +15,10 @@ from resource import RLIMIT_NOFILE, getrlimit
 PASSED_ON = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR1)
 
 
-def main(path: str) -> None:
+def begin(
+    path: str, argv: list[str], environment: dict[str, str], folder: str, streams: list[int]
+) -> tuple[_socket.socket, int]:
+    """Have the program started with these standard streams; the connection on which its status comes, and its pid."""
     server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     for _ in range(3000):
         try:
@@ -27,18 +30,22 @@ def main(path: str) -> None:
     umask = os.umask(0)
     os.umask(umask)
     asked = {
-        "argv": sys.argv,
-        "environment": dict(os.environ),
-        "folder": os.getcwd(),  # noqa: PTH109
+        "argv": argv,
+        "environment": environment,
+        "folder": folder,
         "umask": umask,
         "files": getrlimit(RLIMIT_NOFILE),
     }
     body = marshal.dumps(asked)
     request = len(body).to_bytes(4, "big") + body
-    sent = server.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", [0, 1, 2]))])
+    sent = server.sendmsg([request], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", streams))])
     while sent < len(request):
         sent += server.send(request[sent:])
-    pid = int.from_bytes(server.recv(4), "big")
+    return server, int.from_bytes(server.recv(4), "big")
+
+
+def main(path: str) -> None:
+    server, pid = begin(path, sys.argv, dict(os.environ), os.getcwd(), [0, 1, 2])  # noqa: PTH109
     for number in PASSED_ON:
         if _signal.getsignal(number) != _signal.SIG_IGN:
             _signal.signal(number, lambda number, _: os.kill(pid, number))

@@ -33,7 +33,8 @@ PERFDATA = re.compile(r" \| time=\S+ loss=\S+;;;0;100\n")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    program = GREET if environment else FORKED  # the encoding of text is chosen when Python starts
+    # The encoding of text is chosen when Python starts.
+    program = GREET if any(name.startswith("PYTHON") for name in environment) else FORKED
     variables = {**os.environ, **environment}
     return subprocess.run([program, *arguments], capture_output=True, timeout=60, check=False, env=variables)
 
@@ -49,7 +50,8 @@ def greeting(text: str, **more: Any) -> Greeting:
 def test_perfdata_arrives_within_a_kilobyte(peers: Any, text: bytes, locale: str) -> None:
     target = peers.stream(lambda connection: connection.sendall(text))
     ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"} if locale == "C" else {}
-    for more, status in (([], 0), (["--expect", "nothing of it"], 1), (["-c", "2", "-i", "0"], 0)):
+    ways = [([], 0), (["--expect", "nothing of it"], 1), (["-c", "2", "-i", "0"], 0)]
+    for more, status in ways[:1] if ascii_only else ways:
         done = run("--nagios", *more, target, LC_ALL=locale, **ascii_only)
         assert done.returncode == status
         assert len(done.stdout) < 1024

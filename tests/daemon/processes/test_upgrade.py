@@ -44,7 +44,7 @@ def test_a_successor_has_the_same_sockets_and_files(installed: Installed, tmp_pa
     path = tmp_path / "greet.sock"
     listen = [f"tcp:0:{LOOPBACK}", f"udp:0:{LOOPBACK}", f"unix:{path}", f"unixgram:{path}-dgram"]
     options = [word for endpoint in listen for word in ("--listen", endpoint)]
-    first = installed.start(tmp_path, "greetsvc", *options, "--linger", "20", "--deadline", "20")
+    first = installed.start(tmp_path, "greetsvc", *options, "--linger", "20", "--deadline", "20", fresh=True)
     tcp, udp = first.ports(2)
     first.wait_for("Server start at path: ", 2)
     with socket.create_connection(("127.0.0.1", tcp), 10) as held:
@@ -70,7 +70,7 @@ def test_a_successor_has_the_same_sockets_and_files(installed: Installed, tmp_pa
 
 
 def test_a_daemon_hands_over_its_pid_file(installed: Installed, tmp_path: Path) -> None:
-    server = installed.daemon(tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
+    server = installed.daemon(tmp_path, "--listen", f"tcp:0:{LOOPBACK}", fresh=True)
     (port,) = server.ports()
     successor = installed.programs.add(_upgrade(server))
     wait_until(lambda: not server.alive())
@@ -89,7 +89,10 @@ def test_a_successor_that_cannot_start_leaves_the_old_one_serving(
     settings = tmp_path / "greetsvc.toml"
     settings.write_text("deadline = 5")
     options = ("--config", str(settings), "--listen", f"tcp:0:{LOOPBACK}")
-    server = installed.daemon(tmp_path, *options) if daemon else installed.start(tmp_path, "greetsvc", *options)
+    if daemon:
+        server = installed.daemon(tmp_path, *options, fresh=True)
+    else:
+        server = installed.start(tmp_path, "greetsvc", *options, fresh=True)
     (port,) = server.ports()
     settings.write_text("deadline = -1")
     server.send_signal(signal.SIGUSR2)
@@ -103,7 +106,7 @@ def test_a_successor_that_cannot_start_leaves_the_old_one_serving(
 
 
 def test_a_stop_during_an_upgrade_stops_both(installed: Installed, tmp_path: Path) -> None:
-    server = installed.start(tmp_path, "greetsvc", "--listen", f"tcp:0:{LOOPBACK}")
+    server = installed.start(tmp_path, "greetsvc", "--listen", f"tcp:0:{LOOPBACK}", fresh=True)
     server.ports()
     server.send_signal(signal.SIGUSR2)
     pid = int(server.wait_for("Upgrade: process ")[0].split()[0])

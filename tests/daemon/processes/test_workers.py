@@ -74,7 +74,9 @@ def test_two_workers_serve_every_socket_and_have_one_log(installed: Installed, t
     path = tmp_path / "greet.sock"
     listen = [f"tcp:0:{LOOPBACK}", f"udp:0:{LOOPBACK}", f"unix:{path}", f"unixgram:{path}-dgram"]
     options = [word for endpoint in listen for word in ("--listen", endpoint)]
-    server = installed.start(tmp_path, "greetsvc", "--workers", "2", "--admin", f"tcp:0:{LOOPBACK}", *options)
+    server = installed.start(
+        tmp_path, "greetsvc", "--workers", "2", "--admin", f"tcp:0:{LOOPBACK}", *options, fresh=True
+    )
     (admin,) = (int(rest.split()[0]) for rest in server.wait_for("Admin site at port: "))
     tcp, udp = server.ports(2)
     processes = _processes(server)
@@ -102,7 +104,7 @@ def test_a_worker_that_is_killed_is_replaced_and_goes_on_with_its_udp_socket(
     installed: Installed, tmp_path: Path
 ) -> None:
     """Each of 16 flows is answered before and after; what is sent in between waits."""
-    server = installed.start(tmp_path, "greetsvc", "--workers", "2", "--listen", f"udp:0:{LOOPBACK}")
+    server = installed.start(tmp_path, "greetsvc", "--workers", "2", "--listen", f"udp:0:{LOOPBACK}", fresh=True)
     (port,) = server.ports()
     flows = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(16)]
     try:
@@ -123,7 +125,7 @@ def test_a_worker_that_is_killed_is_replaced_and_goes_on_with_its_udp_socket(
 
 
 def test_workers_end_with_their_parent(installed: Installed, tmp_path: Path) -> None:
-    server = installed.start(tmp_path, "greetsvc", "--workers", "2", "--listen", f"tcp:0:{LOOPBACK}")
+    server = installed.start(tmp_path, "greetsvc", "--workers", "2", "--listen", f"tcp:0:{LOOPBACK}", fresh=True)
     processes = _processes(server)
     server.kill()
     for pid in processes:
@@ -135,7 +137,7 @@ def test_a_reload_reaches_every_worker(installed: Installed, tmp_path: Path) -> 
     file = tmp_path / "greetsvc.toml"
     listen = '[[listen]]\nendpoint = "{}:0:interface=127.0.0.1"\n'
     file.write_text('greeting = "old"\nworkers = 2\n' + listen.format("tcp") + listen.format("udp"))
-    server = installed.start(tmp_path, "greetsvc", "--config", str(file))
+    server = installed.start(tmp_path, "greetsvc", "--config", str(file), fresh=True)
     tcp, _ = server.ports(2)
     processes = _processes(server)
     file.write_text("greeting = 7")

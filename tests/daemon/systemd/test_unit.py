@@ -25,7 +25,7 @@ analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs 
 
 @pytest.mark.parametrize("kind", UNITS)
 def test_the_wheel_prints_the_unit_that_is_in_deploy(installed: Installed, tmp_path: Path, kind: str) -> None:
-    done = installed.run(tmp_path, "greetsvc", "--print-unit", kind)
+    done = installed.run(tmp_path, "greetsvc", "--print-unit", kind, fresh=True)
     assert (done.returncode, done.stderr) == (0, "")
     expected = (DEPLOY / f"greetsvc.{kind}").read_text("utf-8")
     assert done.stdout.endswith(expected.replace("/opt/greetsvc/bin/greetsvc", str(installed.bin / "greetsvc")))
