@@ -120,11 +120,16 @@ class Messages:
             control = answer_control and control + control_start
             for out, part in ((self._out, self._answer_part), (self._own_out, self._own_parts[i])):
                 out[i].header = _Header(name, name_length, ctypes.addressof(part), 1, control, answer_control)
-        self._in_address = ctypes.addressof(self._in)
-        self._out_address = ctypes.addressof(self._out)
-        self._own_address = ctypes.addressof(self._own_out)
+        # Pointers to each message: to make one for each call would cost a tenth of a microsecond.
         self._size = ctypes.sizeof(_Message)
-        self._fresh = bytes(self._in)
+        self._in_at = ctypes.c_void_p(ctypes.addressof(self._in))
+        self._out_at, self._own_at = (
+            [ctypes.c_void_p(ctypes.addressof(messages) + i * self._size) for i in range(MESSAGES)]
+            for messages in (self._out, self._own_out)
+        )
+        self._headers = memoryview(self._in).cast("B")
+        self._fresh = memoryview(bytes(self._in))
+        self._used = 0
         # A view of the msg_len of each message, which is cheaper to read than the attributes of the structures.
         words = memoryview(self._in).cast("B").cast("I")
         self.lengths = words[_Message.length.offset // 4 :: self._size // 4]
@@ -135,10 +140,14 @@ class Messages:
         """Read what has arrived, up to `MESSAGES` datagrams, and return how many. Raises `OSError`."""
         # The kernel reads the sizes of the buffers for names and ancillary data where it then writes the lengths it
         # used (msg_namelen, msg_controllen): restore them, or the next batch would be cut to the lengths of this one.
-        ctypes.memmove(self._in_address, self._fresh, len(self._fresh))
-        count: int = self._receive(self._fileno(), ctypes.c_void_p(self._in_address), MESSAGES, 0, None)
+        used = self._used * self._size
+        self._headers[:used] = self._fresh[:used]
+        count: int = self._receive(self._fileno(), self._in_at, MESSAGES, 0, None)
         if count < 0:
+            # A failed call may have written to the first message.
+            self._used = 1
             raise _error()
+        self._used = count
         return count
 
     def answer_with(self, answer: bytes) -> None:
@@ -149,15 +158,14 @@ class Messages:
 
     def send(self, first: int, count: int) -> int:
         """Answer ``count`` datagrams from the ``first``; return how many were, at least 1. Raises `OSError`."""
-        return self._send_from(self._out_address, first, count)
+        return self._send_from(self._out_at[first], count)
 
     def send_own(self, first: int, count: int) -> int:
         """As `send`, with the own answer of each."""
-        return self._send_from(self._own_address, first, count)
+        return self._send_from(self._own_at[first], count)
 
-    def _send_from(self, messages: int, first: int, count: int) -> int:
-        at = ctypes.c_void_p(messages + first * self._size)
-        sent: int = self._send(self._fileno(), at, count, 0)
+    def _send_from(self, first: ctypes.c_void_p, count: int) -> int:
+        sent: int = self._send(self._fileno(), first, count, 0)
         if sent < 0:
             raise _error()
         return sent
