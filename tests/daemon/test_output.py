@@ -84,8 +84,8 @@ def test_an_endpoint_that_fails_late_ends_the_program_with_status_1(
     plugins = tmp_path / "twisted" / "plugins"
     plugins.mkdir(parents=True)
     (plugins / "late_plugin.py").write_text(PLUGIN)
-    command = installed.command(program[0], *program[1:], "--listen", "late:x")
-    done = installed.run(tmp_path, *command, PYTHONPATH=str(tmp_path))
+    # Twisted looks for the folders of its plugins at its start.
+    done = installed.run(tmp_path, *program, "--listen", "late:x", fresh=True, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1, done.stdout + done.stderr
     assert "greetsvc: --listen late:x: Address already in use" in done.stdout
     assert sys.platform != "linux" or "Traceback" not in done.stdout + done.stderr

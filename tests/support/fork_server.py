@@ -116,6 +116,7 @@ def become(request: Request, streams: list[int]) -> None:
     os.chdir(request.folder)
     os.umask(request.umask)
     resource.setrlimit(resource.RLIMIT_NOFILE, request.files)
+    sys.path[:0] = filter(None, request.environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = request.argv
     sys.stdin = _stream(0, sys.__stdin__, "r")
     sys.stdout = _stream(1, sys.__stdout__, "w")

@@ -67,8 +67,9 @@ class Installed:
 
     @staticmethod
     def _forks(name: str, variables: Mapping[str, str]) -> bool:
-        """Whether the fork server runs this: Python reads variables of its own only at its start."""
-        return name in PROGRAMS and not any(variable.startswith("PYTHON") for variable in variables)
+        """Whether the fork server runs this: Python reads most variables of its own only at its start."""
+        own = {each for each in variables if each.startswith("PYTHON")} - {"PYTHONPATH"}
+        return name in PROGRAMS and not own
 
     def twistd(self, folder: Path, *options: str, fresh: bool = False) -> Program:
         """``twistd`` in the foreground, once it has started."""
