@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -231,7 +232,7 @@ Sources = Callable[[random.Random, int], str]
 
 
 def _anywhere(chance: random.Random, number: int = 0) -> str:
-    return f"{chance.randrange(1, 224)}.{chance.randrange(256)}.{chance.randrange(256)}.{chance.randrange(1, 255)}"
+    return socket.inet_ntoa(chance.randbytes(4))
 
 
 def _again(chance: random.Random, number: int) -> str:
@@ -240,7 +241,8 @@ def _again(chance: random.Random, number: int) -> str:
 
 
 def _one_of(number_of: int) -> Sources:
-    return lambda chance, number: _anywhere(random.Random(10_000 + number % number_of))
+    addresses = [_anywhere(random.Random(10_000 + number)) for number in range(number_of)]
+    return lambda chance, number: addresses[number % number_of]
 
 
 def _of_one_v4_16(chance: random.Random, number: int) -> str:
