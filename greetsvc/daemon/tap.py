@@ -202,7 +202,7 @@ def makeService(options: Options) -> GreetingService:
     service.on_reload = lambda settings: log.use_format(settings.log_format)
     twistd = options.parent if options.parent is not None else {}
     upgrade = partial(_upgrade, service, _folder(), twistd)
-    handle_signals(reactor, rotate=log.rotate, reload=service.reload, upgrade=upgrade)
+    handle_signals(reactor, rotate=log.rotate, reload=service.begin_reload, upgrade=upgrade)
     if origin is not None:
         from greetsvc.daemon.processes.upgrade import Succession
 
