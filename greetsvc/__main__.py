@@ -1,8 +1,8 @@
-"""The command ``greetsvc``. Importing this imports next to nothing, so that Ctrl-C is harmless from the start."""
+"""The command ``greetsvc``. Importing this imports next to nothing, so that signals are harmless from the start."""
 
 from __future__ import annotations
 
-from greetsvc.interrupts import end_at_once
+from greetsvc.interrupts import end_at_once, hold_signals
 
 __all__ = ["main"]
 
@@ -10,6 +10,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command."""
     end_at_once()
+    hold_signals()
     from greetsvc.daemon.command import main as run
 
     run()

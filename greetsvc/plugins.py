@@ -38,7 +38,7 @@ class Door:
             return getattr(named, "from_argument", named)(*arguments)
         except (OSError, ValueError):
             raise
-        except Exception as error:  # a third party's factory may raise anything
+        except (Exception, SystemExit) as error:  # a third party's factory may raise anything
             tell_failure(self.kind, name)
             raise ValueError(f"the {self.kind} {name!r} cannot be made: {error!r}") from error
 
@@ -55,9 +55,10 @@ class Door:
     def _load(self, point: EntryPoint) -> Any:
         try:
             return point.load()
-        except Exception as error:  # a third party's module may raise anything
+        except (Exception, SystemExit) as error:  # a third party's module may raise anything
             tell_failure(self.kind, point.name)
-            raise ValueError(f"the {self.kind} {point.name!r} ({point.value}) does not load: {error}") from error
+            why = error if isinstance(error, Exception) else repr(error)
+            raise ValueError(f"the {self.kind} {point.name!r} ({point.value}) does not load: {why}") from error
 
     def _described(self, points: Collection[EntryPoint]) -> str:
         try:

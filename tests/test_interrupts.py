@@ -1,4 +1,4 @@
-"""Ctrl-C while a command starts: no traceback, and the shell sees the signal."""
+"""Signals while a command starts: Ctrl-C ends it without a traceback, and those that never end the service do not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Sends SIGINT at the moment that a module is first imported.
+# Sends a signal at the moment that a module is first imported.
 START = """
 import os, signal, sys
 class Interrupt:
@@ -26,8 +26,10 @@ LOAD = ("greetsvc.cli", ["greet", "--duration", "1", "127.0.0.1:1"])
 SERVER = ("greetsvc.__main__", ["greetsvc", "--listen", "tcp:0:interface=127.0.0.1"])
 
 
-def start(place: str, arguments: list[str], module: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
-    code = START.format(place=place, arguments=arguments, module=module, number=int(signal.SIGINT))
+def start(
+    place: str, arguments: list[str], module: str, folder: Path, number: int = signal.SIGINT
+) -> subprocess.CompletedProcess[bytes]:
+    code = START.format(place=place, arguments=arguments, module=module, number=int(number))
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=folder, capture_output=True, timeout=30, check=False)
 
@@ -52,6 +54,22 @@ def test_an_interrupt_at_any_import_ends_the_command_by_the_signal_and_says_noth
 ) -> None:
     done = start(*command, module, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("number", "module"),
+    [
+        (signal.SIGHUP, "twisted.python.usage"),
+        (signal.SIGUSR1, "greetsvc.daemon.service"),
+        (signal.SIGUSR2, "greetsvc.net.stream.listener"),
+    ],
+)
+def test_what_never_ends_the_service_does_not_end_it_while_it_starts(
+    number: int, module: str, tmp_path: Path
+) -> None:
+    place, arguments = SERVER
+    done = start(place, [*arguments, "--check"], module, tmp_path, number)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:

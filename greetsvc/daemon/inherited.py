@@ -109,8 +109,12 @@ class Inherited:
                 if wrong:
                     raise ValueError(f"descriptor {passed.descriptor}, which was passed, is {wrong}")
                 is_unix, is_stream = sock.family == socket.AF_UNIX, sock.type == socket.SOCK_STREAM
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{listener.where}: {reason_of(error)}") from error
+        except OSError as error:
+            raise ConfigError(
+                f"{listener.where}: descriptor {passed.descriptor}, which was passed: {reason_of(error)}"
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"{listener.where}: {error}") from error
         if endpoint.transport == "tls":
             return "tls"
         return ("unix" if is_stream else "unixgram") if is_unix else ("tcp" if is_stream else "udp")

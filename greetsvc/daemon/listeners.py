@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc import wire
+from greetsvc.daemon.certificates import Certificates
 from greetsvc.daemon.inherited import Inherited
-from greetsvc.daemon.settings.start_checks import certificate_warnings
 from greetsvc.daemon.settings.table import DEFAULT_GREETING, ONCE, Listener, Settings
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.greeters.text import Thanks
@@ -124,6 +124,8 @@ class Premises:
     """Whether the file of a UNIX socket that no process holds is replaced."""
     sockets: BoundSockets = field(factory=BoundSockets)
     inherited: Inherited = field(factory=Inherited)
+    certificates: dict[str, Certificates] = field(factory=dict)
+    """Those that were read already, by the text of the endpoint; a listener takes its own out."""
 
     def context(self, listener: Listener) -> Context:
         """What a listener gives its protocol."""
@@ -168,9 +170,9 @@ class StreamListening:
         self.listener = listener
         self.premises: Premises = premises
         self.contexts: Any = None
-        self._inherits = False
-        if isinstance(before, StreamListening) and before.premises.settings.client_ca == premises.settings.client_ca:
-            self.contexts, self._inherits = before.contexts, before.contexts is not None
+        self._warnings: list[str] = []
+        if isinstance(before, StreamListening) and before.shows(listener.endpoint, premises.settings.client_ca):
+            self.contexts = before.contexts
         self.factory = _made(listener, cast(StreamPlugin, listener.plugin).stream, premises)
         self._facade = ListeningReactor(
             premises.reactor,
@@ -215,10 +217,12 @@ class StreamListening:
             where = endpoint.port or 0, endpoint.host or ""
             ours = _Endpoint(lambda factory: facade.listenTCP(where[0], factory, interface=where[1]))
         if endpoint.transport == "tls":
-            from greetsvc.net.tls.endpoint import tls_contexts, tls_endpoint  # as below: few listeners need it
+            from greetsvc.net.tls.endpoint import tls_endpoint  # as below: few listeners need it
 
             if self.contexts is None:
-                self.contexts = tls_contexts(premises.reactor, endpoint, client_ca=premises.settings.client_ca)
+                read = premises.certificates.pop(endpoint.text, None)
+                read = read or Certificates.read(premises.reactor, endpoint, premises.settings.client_ca)
+                self.contexts, self._warnings = read.contexts, read.warnings
             refuse = premises.ledger.refuse
             return tls_endpoint(facade, endpoint, contexts=self.contexts, failed=refuse, below=ours)
         if ours is not None:
@@ -307,10 +311,13 @@ class StreamListening:
         return Spot.of(self.listener.endpoint, address_of(port.getHost()))
 
     def warnings(self) -> list[str]:
-        """What is wrong with its certificates."""
-        if self.listener.endpoint.transport != "tls" or self._inherits:
-            return []
-        return list(certificate_warnings(self.listener.endpoint, self.premises.settings.client_ca))
+        """What is wrong with its certificates, if it read them."""
+        return self._warnings
+
+    def shows(self, endpoint: Endpoint, client_ca: str | None) -> bool:
+        """Whether it has the certificates of this endpoint, and asks for those of ``client_ca``."""
+        same = self.listener.endpoint == endpoint and self.premises.settings.client_ca == client_ca
+        return same and self.contexts is not None
 
 
 class DatagramListening:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import asdict
 from twisted.application.service import Service
 from twisted.internet import defer
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 
+from greetsvc.daemon.certificates import Certificates, read_ahead
 from greetsvc.daemon.defaults import admin_listener, limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited, stored_name
@@ -27,6 +29,7 @@ from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.daemon.systemd.notify import ServiceManager
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
+from greetsvc.net.endpoint import Endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import kernel_backlog
 from greetsvc.server.admission import Admission
@@ -106,6 +109,8 @@ class GreetingService(Service):
         self._retired: list[Generation] = []
         self._visits: _Visits | None = None
         self._sessions = Sessions()
+        self._one_reload = DeferredLock()
+        self._read_ahead: dict[str, Certificates] = {}
 
     def bind(self, *, check: bool = False) -> None:
         """Bind every listener, or none. Raises `ConfigError`.
@@ -184,6 +189,7 @@ class GreetingService(Service):
             lingerers,
             replace=not check,
             inherited=self.inherited,
+            certificates=self._read_ahead,
         )
         generation = Generation(premises, listeners, self._generation)
         generation.bind(late, check=check)
@@ -192,6 +198,38 @@ class GreetingService(Service):
         self.admission.limit(**asdict(limits))
         self.policy.own_ports = generation.udp_ports
         return generation
+
+    def begin_reload(self) -> Deferred[None]:
+        """`reload`, when a thread has read the certificates that are new to it: many would hold up all visitors.
+
+        One reload is done after the other.
+        """
+        done = self._one_reload.run(self._read_and_reload)
+        return done.addErrback(lambda failure: _log.failure("The settings could not be reloaded", failure))
+
+    def _read_and_reload(self) -> Deferred[None]:
+        def reload(found: dict[str, Certificates]) -> None:
+            self._read_ahead = found
+            self.reload()
+            self._read_ahead = {}
+
+        try:
+            client_ca, wanted = self._new_certificates()
+        except ConfigError:  # `reload` tells
+            client_ca, wanted = None, []
+        if not wanted:
+            return maybeDeferred(reload, {})
+        pool = self.reactor.getThreadPool()
+        reading = deferToThreadPool(self.reactor, pool, read_ahead, self.reactor, wanted, client_ca)
+        return reading.addCallback(reload)
+
+    def _new_certificates(self) -> tuple[str | None, list[Endpoint]]:
+        """The TLS endpoints whose certificates a reload has to read, and the ``client_ca`` that goes with them."""
+        settings, _ = reloadable(self.settings, self.reread())
+        client_ca = settings.client_ca
+        old = [one for one in self._listening if isinstance(one, StreamListening)]
+        new = [one.endpoint for one in listeners_of(settings, self.inherited)[0] if one.endpoint.transport == "tls"]
+        return client_ca, [each for each in new if not any(one.shows(each, client_ca) for one in old)]
 
     def reload(self) -> None:
         """Use the settings that ``reread`` returns from now on; or log in one line why not, and change nothing.

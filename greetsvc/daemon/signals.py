@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from greetsvc.interrupts import hold, release_signals
+
 __all__ = ["handle_signals", "taking_stop_signals"]
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -18,7 +20,8 @@ def handle_signals(
 ) -> None:
     """Handle the signals of a program whose reactor will run.
 
-    SIGUSR1 calls ``rotate``, SIGUSR2 ``upgrade``, and SIGHUP ``reload``. A handler that is set already stays.
+    SIGUSR1 calls ``rotate``, SIGUSR2 ``upgrade``, and SIGHUP ``reload``, also for one that `interrupts` held since
+    the program started. A handler that is set already stays.
 
     The reactor handles SIGTERM and SIGINT only when it runs, a moment after the log says that the service serves. One
     that comes earlier waits for that. Without effect where the reactor runs already: the program is not ours then.
@@ -63,8 +66,10 @@ def _queue_signals(reactor: Any, calls: Mapping[int, Callable[[], object]]) -> N
             reactor.callFromThread(call, number)
 
     for number in calls:
-        if signal.getsignal(number) == signal.SIG_DFL:
+        if signal.getsignal(number) in {signal.SIG_DFL, hold}:
             signal.signal(number, queue)
+    for number in release_signals():
+        queue(number, None)
 
 
 @contextmanager

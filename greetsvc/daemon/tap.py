@@ -7,12 +7,14 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import shutil
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import chdir, nullcontext
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -112,7 +114,7 @@ class Options(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            refuse(error)
+            refuse(f"{error}{_near(str(error))}")
         if self.parent is not None and STARTED_AS in os.environ:
             from greetsvc.daemon.processes.kin import adapt
 
@@ -127,6 +129,13 @@ class Options(usage.Options):
     def settings_with(self, file: Mapping[str, Any] | None) -> Settings:
         """The settings from the command line and this content of the file. Raises `ConfigError`."""
         return settings(self.given, self.given.get("listen", ()), file, self.given.get("config") or "")
+
+
+def _near(error: str) -> str:
+    """The option that was probably meant, where the base class does not know one."""
+    unknown = re.fullmatch("option --(.*) not recognized", error)
+    near = get_close_matches(unknown[1], [setting.name for setting in _OPTIONS], 1) if unknown else []
+    return f"; did you mean --{near[0]}?" if near else ""
 
 
 def _read(setting: Setting, value: str) -> Any:
@@ -156,6 +165,7 @@ def _handler(setting: Setting) -> Callable[..., None]:
 
 for _setting in _OPTIONS:
     setattr(Options, f"opt_{_setting.attribute}", _handler(_setting))
+Options.opt_h = Options.opt_help  # type: ignore[attr-defined]
 
 
 def makeService(options: Options) -> GreetingService:
@@ -192,7 +202,7 @@ def makeService(options: Options) -> GreetingService:
     service.on_reload = lambda settings: log.use_format(settings.log_format)
     twistd = options.parent if options.parent is not None else {}
     upgrade = partial(_upgrade, service, _folder(), twistd)
-    handle_signals(reactor, rotate=log.rotate, reload=service.reload, upgrade=upgrade)
+    handle_signals(reactor, rotate=log.rotate, reload=service.begin_reload, upgrade=upgrade)
     if origin is not None:
         from greetsvc.daemon.processes.upgrade import Succession
 

@@ -51,7 +51,11 @@ class GreeterFactory(Protocol):
 def find_greeter(kind: str, argument: str, encoding: str) -> Greeter:
     """The greeter ``kind``, made from its argument. Raises `ValueError` or `OSError` with one line."""
     made = _DOOR.make(kind, argument, text_encoding(encoding))
-    if not (hasattr(made, "greet") and hasattr(made, "needs")):
+    try:
+        complete = hasattr(made, "greet") and hasattr(made, "needs")
+    except Exception as error:  # needs may be a property
+        raise ValueError(f"the greeter {kind!r} cannot tell its needs: {error!r}") from error
+    if not complete:
         raise ValueError(f"the greeter {kind!r} is {made!r}, which has no greet() or no needs")
     _check_needs(kind, made.needs)
     return cast(Greeter, made)

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from twisted.logger import Logger
 
+from greetsvc.errors import ConfigError
 from greetsvc.files import read_plain
 
 __all__ = ["WatchedFile"]
@@ -56,9 +57,10 @@ class WatchedFile(Generic[Content]):
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 self._refused = None  # such an error may go away without a change of the file
-            if str(error) != self._problem:
-                self._problem = str(error)
-                self._log.warn("{path}: {error}; the last good content is kept", path=str(self.path), error=error)
+            why = error.why if isinstance(error, ConfigError) else getattr(error, "strerror", None) or str(error)
+            if why != self._problem:
+                self._problem = why
+                self._log.warn("{path}: {why}; the last good content is kept", path=str(self.path), why=why)
         return self._content
 
     def _read(self) -> tuple[_Identity | None, Content]:

@@ -262,7 +262,7 @@ def _bind_unix(sock: socket.socket, path: str, mode: int, replace: bool) -> None
             raise
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.ENOTSOCK, "a file, folder or link that is no socket is there") from error
-        if not _is_stale(path, sock.type):
+        if not _is_stale(path):
             raise
         if not replace:
             raise OSError(errno.EEXIST, "a socket file that no process holds is there") from error
@@ -272,32 +272,13 @@ def _bind_unix(sock: socket.socket, path: str, mode: int, replace: bool) -> None
         os.umask(before)
 
 
-def _is_stale(path: str, kind: socket.SocketKind) -> bool:
-    """Whether no process holds the UNIX socket at ``path``."""
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(path) == errno.ECONNREFUSED and not _is_bound(path)
+def _is_stale(path: str) -> bool:
+    """Whether no process holds the UNIX socket at ``path``.
 
-
-def _is_bound(path: str) -> bool:
-    """Whether a process has bound ``path``, as far as that can be known.
-
-    A stream socket that is bound and does not listen yet refuses connections like an unused one. Linux lists
-    the bound sockets of this network namespace with the paths that they were bound with. A relative path may be
-    anywhere: it counts if the name of the file is the same.
+    Asked with a datagram socket: the kernel refuses it where nothing is bound to the file, and says that the type is
+    wrong (EPROTOTYPE) where a stream is. So one that does not listen yet is seen too, and one of another network
+    namespace, and a file that was renamed or linked after the bind.
     """
-    try:
-        rows = Path("/proc/net/unix").read_bytes().splitlines()[1:]
-    except OSError:
-        return False
-    found, name = os.lstat(path), os.path.basename(path)  # noqa: PTH119 - as the kernel keeps it
-    for row in rows:
-        # proc_net(5): the path is the eighth field, if there is one; an abstract name begins with "@".
-        bound = os.fsdecode(b"".join(row.split(None, 7)[7:]))
-        if bound.startswith("/"):
-            with suppress(OSError):
-                if os.path.samestat(os.lstat(bound), found):
-                    return True
-        elif os.path.basename(bound) == name and not bound.startswith("@"):  # noqa: PTH119
-            return True
-    return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED

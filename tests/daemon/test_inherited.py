@@ -168,6 +168,21 @@ def test_another_socket_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda _: os.pipe()[0], "Socket operation on non-socket"),
+        (lambda path: os.open(path, os.O_RDONLY), "Socket operation on non-socket"),
+        (lambda _: 987_654, "Bad file descriptor"),
+    ],
+)
+def test_what_is_no_socket_is_refused_in_one_line(make: Callable[[Path], int], says: str, tmp_path: Path) -> None:
+    descriptor = make(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        Inherited((Passed(descriptor),)).resolve(settings({}, ["inherited:0"]).listeners)
+    assert str(caught.value) == f"--listen inherited:0: descriptor {descriptor}, which was passed: {says}"
+
+
+@pytest.mark.parametrize(
     ("endpoint", "says"),
     [
         ("inherited:1", "passed no such socket, only 0 (web)"),

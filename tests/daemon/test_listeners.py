@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from functools import partial
 from pathlib import Path
@@ -277,7 +278,7 @@ class Saying:
 
     def greet(self, visit: Any) -> Any:
         self.visits.append(visit)
-        if isinstance(self.what, Exception):
+        if isinstance(self.what, BaseException):
             raise self.what
         return self.what
 
@@ -289,9 +290,10 @@ def _greeted_by(greeter: Saying, *listen: str) -> GreetingService:
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("by zero"), KeyError("x"), OSError(2, "gone", "/x"), ValueError("a\nb")]
+    "error",
+    [ZeroDivisionError("by zero"), KeyError("x"), OSError(2, "gone", "/x"), ValueError("a\nb"), SystemExit(3)],
 )
-def test_a_greeter_that_raises_at_the_start_has_a_warning_and_is_no_error(error: Exception) -> None:
+def test_a_greeter_that_raises_at_the_start_has_a_warning_and_is_no_error(error: BaseException) -> None:
     service = _greeted_by(greeter := Saying(error), UDP, "tcp:0:interface=127.0.0.1")
     service.bind()
     assert service.describe()[-1] == f"--listen {UDP}: the greeter failed for a made-up visit: {reason_of(error)}"
@@ -305,6 +307,17 @@ def test_a_greeter_that_returns_no_bytes_is_refused_and_nothing_is_bound(said: A
     with pytest.raises(ConfigError, match=r"the greeter 'saying' returned .*, not bytes"):
         service.bind()
     assert not list(tmp_path.iterdir())
+
+
+async def _later() -> bytes:
+    return b"hello"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_greeter_that_is_a_coroutine_is_refused_without_a_warning_of_python() -> None:
+    with pytest.raises(ConfigError, match=r"returned <coroutine .*, not bytes"):
+        _greeted_by(Saying(_later()), UDP).bind()
+    gc.collect()
 
 
 @pytest_twisted.ensureDeferred

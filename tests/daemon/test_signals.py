@@ -13,6 +13,7 @@ import pytest
 from attrs import evolve
 
 from greetsvc.daemon.signals import handle_signals
+from greetsvc.interrupts import hold_signals
 
 if TYPE_CHECKING:
     from tests.support.installed import Installed
@@ -167,11 +168,30 @@ def test_signals_that_wait_for_the_reactor_together_are_one() -> None:
 
 
 @pytest.mark.usefixtures("defaults")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_came_while_the_program_started_is_done_when_the_reactor_runs(number: signal.Signals) -> None:
+    reactor, done = _Reactor(), []
+    hold_signals()
+    for _ in range(2):
+        signal.raise_signal(number)
+    handle_signals(
+        reactor,
+        rotate=lambda: done.append(signal.SIGUSR1),
+        reload=lambda: done.append(signal.SIGHUP),
+        upgrade=lambda: done.append(signal.SIGUSR2),
+    )
+    assert not done
+    reactor.run()
+    assert done == [number]
+
+
+@pytest.mark.usefixtures("defaults")
 def test_handlers_that_are_set_already_stay() -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup(1) does
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hold_signals()
     handle_signals(_Reactor(), rotate=pytest.fail, reload=pytest.fail, upgrade=pytest.fail)
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM):
         assert signal.getsignal(number) == signal.SIG_IGN

@@ -172,9 +172,19 @@ def test_version_prints_the_version_of_greetsvc(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == f"greetsvc {__version__}\n"
 
 
-def test_help_is_answered_whatever_else_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("--hlep", "--help"), ("--lisen=tcp:0", "--listen"), ("--max-conections", "--max-connections")],
+)
+def test_an_option_that_is_nearly_right_is_answered_with_the_right_one(given: str, meant: str) -> None:
+    with pytest.raises(SystemExit, match=rf"^greetsvc: option --[^ =]+ not recognized; did you mean {meant}\?$"):
+        Options().parseOptions([given])
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_is_answered_whatever_else_is_given(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        _settings("--help", "8088", "--deadline", "soon")
+        _settings(option, "8088", "--deadline", "soon")
     assert not caught.value.code
     assert "  --deadline S " in capsys.readouterr().out
 

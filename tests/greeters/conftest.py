@@ -32,12 +32,22 @@ class Needing(Shouter):
 
     def __init__(self, argument, encoding):
         self.needs = eval(argument)
+
+
+class Unsure(Shouter):
+    """Does what its argument names when it is asked for its needs."""
+
+    @property
+    def needs(self):
+        return eval(self.words.lower())
 '''
 _ENTRY_POINTS = """[greetsvc.greeters]
 shout = acme_greeters:Shouter
 gone = acme_not_there:Greeter
 nameless = acme_greeters:Nobody
 broken = acme_broken:Greeter
+leaving = acme_leaving:Greeter
+unsure = acme_greeters:Unsure
 needing = acme_greeters:Needing
 daytime = acme_greeters:Shouter
 """
@@ -45,9 +55,9 @@ daytime = acme_greeters:Shouter
 
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Greeters: ``shout`` works, ``gone``, ``nameless`` and ``broken`` do not load, ``needing`` needs its argument.
+    """Greeters: ``shout`` works, ``needing`` and ``unsure`` need what their argument says.
 
-    ``daytime`` has the name of one of ours.
+    ``gone``, ``nameless``, ``broken`` and ``leaving`` do not load, and ``daytime`` has the name of one of ours.
     """
     info = tmp_path / "acme_greeters-1.0.dist-info"
     info.mkdir()
@@ -55,8 +65,9 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     (info / "entry_points.txt").write_text(_ENTRY_POINTS)
     (tmp_path / "acme_greeters.py").write_text(_MODULE)
     (tmp_path / "acme_broken.py").write_text("this is no Python\n")
+    (tmp_path / "acme_leaving.py").write_text("raise SystemExit(5)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
     yield tmp_path
-    for name in ("acme_greeters", "acme_broken"):
+    for name in ("acme_greeters", "acme_broken", "acme_leaving"):
         sys.modules.pop(name, None)

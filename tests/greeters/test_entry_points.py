@@ -44,7 +44,12 @@ def test_a_third_party_greeter_works_like_ours() -> None:
 @pytest.mark.usefixtures("third_party")
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [("gone", "acme_not_there"), ("nameless", "Nobody"), ("broken", "invalid syntax")],
+    [
+        ("gone", "acme_not_there"),
+        ("nameless", "Nobody"),
+        ("broken", "invalid syntax"),
+        ("leaving", r"SystemExit\(5\)"),
+    ],
 )
 def test_a_greeter_that_does_not_load_is_refused_by_name_and_others_work(kind: str, says: str) -> None:
     with pytest.raises(ValueError, match=f"the greeter {kind!r} .* does not load: .*{says}"):
@@ -77,6 +82,22 @@ def test_needs_that_are_no_fields_of_a_visit_are_refused(needs: str, says: str) 
     with pytest.raises(ValueError, match=f"the greeter 'needing' {says}"):
         find_greeter("needing", needs, "utf-8")
     assert find_greeter("needing", "{'peer', 'tls', 'path'}", "utf-8")
+
+
+@pytest.mark.usefixtures("third_party")
+@pytest.mark.parametrize(
+    ("needs", "says"), [("1/0", "ZeroDivisionError"), ("{}[1]", "KeyError"), ("exit_", "NameError")]
+)
+def test_a_greeter_that_cannot_tell_its_needs_is_refused(needs: str, says: str) -> None:
+    with pytest.raises(ValueError, match=f"the greeter 'unsure' cannot tell its needs: {says}"):
+        find_greeter("unsure", needs, "utf-8")
+
+
+@pytest.mark.usefixtures("third_party")
+@pytest.mark.parametrize("argument", ["__import__('sys').exit(3)", "__import__('os').listdir(3.5)"])
+def test_a_factory_that_raises_anything_is_refused(argument: str) -> None:
+    with pytest.raises(ValueError, match=r"the greeter 'needing' cannot be made: (SystemExit|TypeError)"):
+        find_greeter("needing", argument, "utf-8")
 
 
 @pytest.mark.usefixtures("third_party")

@@ -138,16 +138,20 @@ def test_the_file_of_a_socket_that_a_process_holds_is_left_alone(make: Make, hel
         assert path.stat().st_ino == before
 
 
-@pytest.mark.skipif(not Path("/proc/net/unix").exists(), reason="only Linux lists what is bound")
 @UNIX
-@pytest.mark.parametrize("bound_as", ["{folder}/x", "x", "./x", "../{name}/x"])
+@pytest.mark.parametrize(
+    ("bound_as", "name"),
+    [("{folder}/x", "x"), ("x", "x"), ("./x", "x"), ("../{parent}/x", "x"), ("x.new", "x"), ("x\ny", "x\ny")],
+)
 def test_the_file_of_a_socket_that_is_bound_and_does_not_listen_yet_is_left_alone(
-    make: Make, bound_as: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, bound_as: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "x"
+    path = tmp_path / name
     with socket.socket(socket.AF_UNIX) as starting:
-        starting.bind(bound_as.format(folder=tmp_path, name=tmp_path.name))
+        bound = bound_as.format(folder=tmp_path, parent=tmp_path.name)
+        starting.bind(bound)
+        Path(bound).rename(path)
         before = path.stat().st_ino
         with pytest.raises(CannotListenError, match="in use"):
             make(str(path))

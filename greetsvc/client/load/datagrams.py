@@ -22,6 +22,9 @@ __all__ = ["Datagrams"]
 
 _EMPTY = LoadResult(False, "greet", errno.ENODATA, EMPTY_ANSWER)
 _ECHO = LoadResult(False, "greet", errno.EPROTO, ECHO)
+_SILENCE = "no answer in time"
+_UNIX_SILENCE = f"{_SILENCE}; none can come from a server in another network namespace"
+"""A single probe has an answer address beside the socket of the server; the many of a run have abstract ones."""
 _NOTHING: list[tuple[int, int, bytes]] = []
 _ANSWERED, _LATE = "answered", "late"
 """What `Connection.session` says of a socket that is kept; a socket that is not connected yet has none."""
@@ -116,7 +119,7 @@ class Datagrams(Transport):
         """No answer came; one that comes late is counted."""
         connection.session = _LATE
         self._requests.over(connection.nonce)
-        return failed("greet", errno.ETIMEDOUT, "no answer in time")
+        return failed("greet", errno.ETIMEDOUT, _SILENCE if self._family != socket.AF_UNIX else _UNIX_SILENCE)
 
     def release(self, connection: Connection, *, greeted: bool) -> None:
         """Keep the socket when its answer came or may still come."""

@@ -413,16 +413,25 @@ class Worker(GreetingService):
 
     def _told_by_parent(self, message: Message, descriptors: list[int]) -> None:
         if "reload" in message:
-            self._given = message
-            given = sockets_in(message, descriptors)
-            self.inherited = evolve(self.inherited, held=given.held)
-            self.relay.least = LogLevel.error  # the parent has told the rest
-            self.reload()
-            self.relay.least = LogLevel.info
+            done = self._one_reload.run(self._reload_as_told, message, sockets_in(message, descriptors))
+            done.addErrback(lambda failure: _log.failure("The settings could not be reloaded", failure))
+
+    def _reload_as_told(self, message: Message, given: Inherited) -> Deferred[None]:
+        def reloaded(_done: None) -> None:
             for _, sock in given.held:
                 sock.close()
             if not self.last_reload_ok:
                 self.reactor.stop()  # one that starts anew may fare better
+
+        self._given = message
+        self.inherited = evolve(self.inherited, held=given.held)
+        return self._read_and_reload().addCallback(reloaded)
+
+    def reload(self) -> None:
+        """See `GreetingService`. The parent has told what is no error."""
+        self.relay.least = LogLevel.error
+        super().reload()
+        self.relay.least = LogLevel.info
 
     def _alone(self) -> None:
         self.reactor.callWhenRunning(lambda: self.running and self.reactor.stop())

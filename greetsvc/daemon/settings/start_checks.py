@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,11 +42,13 @@ def sample_greeting(listener: Listener) -> bytes:
         visit = evolve(visit, tls=TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", "localhost", None, None))
     try:
         greeting = listener.greeter.greet(visit)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise GreeterRaised(
             f"{listener.where}: the greeter failed for a made-up visit: {reason_of(error)}"
         ) from error
     if not isinstance(greeting, bytes):
+        if isinstance(greeting, Coroutine):
+            greeting.close()  # else Python warns that nobody awaited it
         raise ConfigError(
             f"{listener.where}: the greeter {listener.greeter_option!r} returned {shown(greeting)}, not bytes"
         )

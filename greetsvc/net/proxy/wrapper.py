@@ -182,6 +182,11 @@ class ProxiedFactory:
         self.awaiting: set[_AwaitingHeader] = set()
         self._trusted = trusted
 
+    @property
+    def noisy(self) -> bool:
+        """Whether the log tells when the port starts and closes: as the factory below would have it."""
+        return bool(getattr(self.wrapped, "noisy", True))
+
     def doStart(self) -> None:
         """Start the wrapped factory."""
         self.wrapped.doStart()

@@ -165,7 +165,9 @@ class CertificateDirectory:
         refused: list[OSError] = []
         found = {}
         for folder, folders, files in os.walk(self._path, onerror=refused.append):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            # A folder in place of a file that was read is a file that cannot be read.
+            files += [name for name in folders if Path(folder, name) in self._read]
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in files)
             for name in sorted(files):
                 if name.endswith(".pem") and not name.startswith("."):
                     path = Path(folder, name)

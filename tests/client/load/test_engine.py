@@ -242,6 +242,18 @@ async def test_every_way_to_fail_has_its_phase_and_errno(peers: Any, reset: Any,
         assert bool(run.metrics.greeted) == greeted, target
 
 
+@pytest.mark.parametrize("unix", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_silence_over_unix_datagrams_may_be_that_of_another_network_namespace(
+    unix: bool, peers: Any, tmp_path: Path
+) -> None:
+    target = peers.datagram(lambda *_: None, path=tmp_path / "s" if unix else None)
+    run = await Run(target, duration=0.02, concurrency=1, timeout=0.05).go()
+    (failure,) = run.metrics.failures
+    assert failure.words.startswith("no answer in time")
+    assert ("another network namespace" in failure.words) == unix
+
+
 @pytest_twisted.ensureDeferred
 async def test_silence_is_a_time_out_in_the_step_that_did_not_end(peers: Any, papers: Any) -> None:
     def hold_after(connection: socket.socket) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from greetsvc.daemon import certificates
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings.config import settings
 from greetsvc.daemon.settings.reload import differences, reloadable
@@ -349,3 +351,67 @@ def _unix(path: Path) -> bytes:
         peer.connect(str(path))
         with peer.makefile("rb") as stream:
             return stream.read()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each time that the certificates of an endpoint were read, whether that was in the reactor's thread."""
+    found: list[bool] = []
+
+    def warnings(_endpoint: Any, _client_ca: Any) -> list[str]:
+        found.append(threading.current_thread() is threading.main_thread())
+        return ["one has expired"]
+
+    monkeypatch.setattr(certificates, "certificate_warnings", warnings)
+    return found
+
+
+@pytest.mark.parametrize("what", ["a new listener", "another client-ca", "nothing"])
+@pytest_twisted.ensureDeferred
+async def test_a_reload_reads_new_certificates_in_a_thread(
+    start: Callable[..., Reloading], tmp_path: Path, reads: list[bool], log_lines: list[str], what: str
+) -> None:
+    (tmp_path / "DEFAULT.pem").write_bytes(issue("a", "a.example").both_pem)
+    tls = rf"tls:{tmp_path}:port=0:interface=\:\:ffff\:127.0.0.1"
+    ours = start(*([TCP] if what == "a new listener" else [tls]))
+    reads.clear()
+    log_lines.clear()
+    options = {"client-ca": str(tmp_path / "DEFAULT.pem")} if what == "another client-ca" else {}
+    ours.service.reread = lambda: settings(_named(options), [tls])
+    await ours.service.begin_reload()
+    assert (ours.service.reloads, ours.service.failed_reloads) == (1, 0)
+    assert reads == ([] if what == "nothing" else [False])
+    assert any("one has expired" in line for line in log_lines) == bool(reads)
+    assert ours.port()
+
+
+@pytest_twisted.ensureDeferred
+async def test_reloads_that_come_while_one_reads_certificates_are_done_after_it(
+    start: Callable[..., Reloading], tmp_path: Path, reads: list[bool]
+) -> None:
+    (tmp_path / "DEFAULT.pem").write_bytes(issue("a", "a.example").both_pem)
+    tls = rf"tls:{tmp_path}:port=0:interface=\:\:ffff\:127.0.0.1"
+    ours = start(TCP)
+    answers = iter([[TCP, tls], [TCP, tls], [UDP], [UDP], ["tls:/nowhere:port=0"], ["tls:/nowhere:port=0"]])
+    ours.service.reread = lambda: settings(_named({}), next(answers))
+    done = [ours.service.begin_reload() for _ in range(3)]
+    assert ours.service.reloads == 0
+    for each in done:
+        await each
+    assert (ours.service.reloads, ours.service.failed_reloads) == (3, 1)
+    assert reads == [False]
+    assert [one.endpoint.text for one in ours.service.settings.listeners] == [UDP]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_stopped_while_certificates_were_read_stays_stopped(
+    start: Callable[..., Reloading], tmp_path: Path
+) -> None:
+    (tmp_path / "DEFAULT.pem").write_bytes(issue("a", "a.example").both_pem)
+    ours = start(TCP)
+    ours.service.reread = lambda: settings(_named({}), [rf"tls:{tmp_path}:port=0"])
+    done = ours.service.begin_reload()
+    await ours.service.stopService()
+    await done
+    assert ours.service.reloads == 0
+    assert not ours.service._listening

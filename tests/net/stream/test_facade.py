@@ -39,6 +39,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from greetsvc.net.linger.sweep import ILingers, Lingerers
+from greetsvc.net.proxy.wrapper import ProxiedFactory
 from greetsvc.net.sockets import ipv6_works
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.stream.listener import StreamPort
@@ -367,8 +368,10 @@ async def test_a_noisy_factory_has_the_log_lines_of_twisted_when_its_port_starts
 async def test_a_port_of_a_factory_that_is_not_noisy_logs_nothing(
     facade: ListeningReactor, log_lines: list[str], tmp_path: Path, server_tls: Any
 ) -> None:
-    for factory in (Greeting(), WrappingFactory(Greeting())):
-        factory.noisy = False
+    quiet: Any = Greeting()
+    wrapping = WrappingFactory(quiet)
+    wrapping.noisy = False
+    for factory in (quiet, wrapping, ProxiedFactory(quiet, trusted=bool, refused=bool)):
         assert await life(facade, factory, str(tmp_path / "greet.sock"), server_tls, log_lines) == []
 
 

@@ -558,6 +558,25 @@ def test_a_dangling_link_leaves_the_old_certificate_in_use(tmp_path: Path, root:
     assert len(warnings) == 1
 
 
+@pytest.mark.parametrize("inside", ["", "b.txt", "b.pem"])
+def test_a_folder_in_place_of_a_file_leaves_the_old_certificate_in_use(
+    tmp_path: Path, root: Issued, warnings: list[str], inside: str
+) -> None:
+    clock = Reactor()
+    old, other = (root.issue(name, "a.example") for name in "12")
+    path = put(tmp_path / "a.pem", old.key_pem, old.pem)
+    put(tmp_path / "z.pem", other.key_pem, other.pem)
+    contexts = directory(tmp_path, clock)
+    before = served(contexts)
+    path.unlink()
+    path.mkdir()
+    if inside:
+        put(path / inside, other.key_pem, other.pem)
+    clock.pump([0.5, 0.5])
+    assert served(contexts) == before
+    assert warnings == [f"TLS keeps the old certificate: {path}: is not a plain file"]
+
+
 def test_the_same_fault_in_another_version_of_a_file_is_not_reported_again(
     tmp_path: Path, root: Issued, warnings: list[str]
 ) -> None:
