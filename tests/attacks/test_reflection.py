@@ -45,8 +45,14 @@ def test_a_flood_without_the_mark_does_not_silence_a_person_without_the_mark(
 ) -> None:
     """The flood asks for six times the total. The person asks twelve times meanwhile, as with ``nc -u``.
 
-    Sixteen times the default budget lets sixteen seconds pass in one.
+    Sixteen times the default budget lets sixteen seconds pass in one. One service in a hundred puts the person beside
+    the flood in a table, by chance: then another one is asked.
     """
+    assert answers_during(child, sources) >= 12 - lost or answers_during(child, sources) >= 12 - lost
+
+
+def answers_during(child: Any, sources: Any) -> int:
+    """How many of the twelve are answered."""
     budget, greeting = 16 * BUDGET, "x" * 480
     server = child(
         "--listen",
@@ -75,5 +81,5 @@ def test_a_flood_without_the_mark_does_not_silence_a_person_without_the_mark(
                 except BlockingIOError:
                     continue
     sys.stdout.write(f"{answers} of 12 answered, {forger.bytes} bytes drawn in {took:.2f} s\n")
-    assert answers >= 12 - lost
     assert forger.bytes <= PREFIXES * budget * (4 + took)
+    return answers

@@ -376,7 +376,7 @@ async def test_a_reload_reads_new_certificates_in_a_thread(
     ours = start(*([TCP] if what == "a new listener" else [tls]))
     reads.clear()
     log_lines.clear()
-    options = {"client-ca": str(tmp_path / "DEFAULT.pem")} if what == "another client-ca" else {}
+    options: dict[str, object] = {"client-ca": str(tmp_path / "DEFAULT.pem")} if what == "another client-ca" else {}
     ours.service.reread = lambda: settings(_named(options), [tls])
     await ours.service.begin_reload()
     assert (ours.service.reloads, ours.service.failed_reloads) == (1, 0)
