@@ -146,6 +146,7 @@ def main() -> None:
     import greetsvc.daemon.service
 
     list(getPlugins(IServiceMaker))  # imports them
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
     programs: dict[str, Callable[[], Any]] = {
         "greet": greetsvc.cli.main,
         "greetsvc": greetsvc.__main__.main,
