@@ -270,7 +270,7 @@ async def test_records_of_any_kind_cut_anywhere_end_in_a_count(
 def test_connections_that_do_not_finish_their_handshake_take_little_memory(
     child: Callable[..., Any], visitor: Any, folder: Path, said: Callable[[], bytes], most: int
 ) -> None:
-    server = child("--listen", endpoint(folder), "--log-visits", "summary", "--deadline", "60")
+    server = child("--listen", endpoint(folder), "--log-visits", "summary", "--deadline", "60", "--drain", "0.1")
     (port,) = server.ports()
     number = 150
 

@@ -159,7 +159,7 @@ def script(*arguments: str, program: str = FORKED, **options: Any) -> subprocess
 
 
 def test_the_installed_script_says_so_too() -> None:
-    some = WRONG[::16]  # it calls the same function, and takes a third of a second to start
+    some = WRONG[::32]  # it calls the same function, and takes a third of a second to start
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda row: script(*row[0], program=GREET), some)
     for (arguments, line), done in zip(some, results, strict=True):
