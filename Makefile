@@ -2,9 +2,9 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 ARGS    ?=
-# How many processes run the tests at the same time: two for each core, as half of the tests wait for something.
+# How many processes run the tests at the same time: three for each core, as most tests wait for something.
 # With 0, pytest itself runs them (-s and --pdb work).
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
 PIP      = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
