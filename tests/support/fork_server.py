@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple, TextIO
 
 
@@ -81,8 +82,8 @@ def serve(path: str) -> Request | None:
                 elif key.fileobj is woken:
                     woken.recv(4096)
                     for pid, status in ended():
-                        selector.unregister(running[pid])
-                        with running.pop(pid) as connection:
+                        with running.pop(pid) as connection, suppress(KeyError, OSError):  # its stand-in has gone
+                            selector.unregister(connection)
                             code = os.waitstatus_to_exitcode(status)
                             connection.sendall(code.to_bytes(4, "big", signed=True))
                 elif key.data in running:  # the stand-in was killed

@@ -171,15 +171,17 @@ class Programs:
 
 
 @pytest.fixture
-def child(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+def child(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Program]]:
     """Starts services with this Python, and kills what is left of them; none may have logged a traceback.
 
-    The fork server does, but for another ``command`` or with options of `subprocess.Popen`.
+    The fork server does, but in the lab, for another ``command`` and with options of `subprocess.Popen`: services of
+    the lab are measured, and start themselves again.
     """
     programs = Programs()
+    fresh = request.node.get_closest_marker("lab") is not None
 
     def start(*options: str, command: tuple[str, ...] = (), **popen: Any) -> Program:
-        if command or popen:
+        if fresh or command or popen:
             return programs.start([sys.executable, *(command or ("-m", "greetsvc")), *options], tmp_path, **popen)
         return programs.fork(FORK_SERVER, ["greetsvc", *options], tmp_path, os.environ)
 
