@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -130,8 +131,8 @@ def test_it_keeps_up_with_a_generator_in_c_and_agrees_with_its_percentiles(
     # How close they are is a measurement, and the machine is part of it: it is told, and only what no busy machine
     # explains fails. Where the server makes the times (below) the bounds are the strict ones.
     sys.stdout.write(f"{server}: {ours.differs(theirs) or 'within 10 % at p50 and 20 % at p99'}\n")
-    assert min(ours.p50) < 2 * min(theirs.p50)
-    assert min(ours.p99) < 2 * min(theirs.p99)
+    assert median(ours.p50) < 2 * median(theirs.p50)
+    assert median(ours.p99) < 2 * median(theirs.p99)
 
 
 def test_it_agrees_with_the_generator_in_c_on_what_a_slow_server_takes(namespace: Namespace, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ class Installed:
     """The environment that the wheel is installed in."""
 
     bin: Path
+    forks: bool = False
+    """Whether its fork server may start programs: not in the lab, where services start themselves again."""
     programs: Programs = field(factory=Programs)
 
     def command(self, name: str, *arguments: str) -> list[str]:
@@ -42,7 +44,7 @@ class Installed:
     ) -> subprocess.CompletedProcess[str]:
         """Run a script to its end; started fast unless ``fresh``, see `tests.support.fork_server`."""
         name, *arguments = command
-        forked = self._forks(name, variables) and not fresh
+        forked = not fresh and self._forks(name, variables)
         return subprocess.run(
             [str(self._forked / name), *arguments] if forked else self.command(name, *arguments),
             cwd=folder,
@@ -56,7 +58,7 @@ class Installed:
     def start(self, folder: Path, *command: str, fresh: bool = False, **variables: str) -> Program:
         """Start a script that stays in the foreground and logs to its standard output; see `run`."""
         environment = self.environment(variables)
-        if self._forks(command[0], variables) and not fresh:
+        if not fresh and self._forks(command[0], variables):
             return self.programs.fork(self._forked / "socket", command, folder, environment)
         return self.programs.start(self.command(*command), folder, env=environment)
 
@@ -65,11 +67,10 @@ class Installed:
         """The folder of the fork server of this environment."""
         return self.bin.parent.parent / "forked"
 
-    @staticmethod
-    def _forks(name: str, variables: Mapping[str, str]) -> bool:
+    def _forks(self, name: str, variables: Mapping[str, str]) -> bool:
         """Whether the fork server runs this: Python reads most variables of its own only at its start."""
         own = {each for each in variables if each.startswith("PYTHON")} - {"PYTHONPATH"}
-        return name in PROGRAMS and not own
+        return self.forks and name in PROGRAMS and not own
 
     def twistd(self, folder: Path, *options: str, fresh: bool = False) -> Program:
         """``twistd`` in the foreground, once it has started."""
@@ -148,9 +149,9 @@ def _quietly(command: Sequence[str], cwd: Path) -> None:
 
 
 @pytest.fixture
-def installed(environment: Installed) -> Iterator[Installed]:
+def installed(environment: Installed, request: pytest.FixtureRequest) -> Iterator[Installed]:
     """The environment; what a test started there and did not stop is killed."""
-    ours = Installed(environment.bin)
+    ours = Installed(environment.bin, forks=request.node.get_closest_marker("lab") is None)
     yield ours
     ours.programs.kill()
 
