@@ -79,6 +79,7 @@ An entry that sees another source every few seconds is never silent, fills up, a
 """
 
 _RECENT_WORDS = 1 << 18
+_ZEROS = array("Q", bytes(8 << 11))
 _LOWEST_PORT = 1024
 _NO_PORT = 65536  # stands for the port of a UNIX socket, which no rule about ports forbids
 
@@ -155,15 +156,22 @@ class _Recent:
         age = now - self._turned
         if age >= RECENT:
             self._newer, self._older = self._older, self._newer
-            memoryview(self._newer).cast("B")[:] = bytes(8 * _RECENT_WORDS)
+            _empty(self._newer)
             if age >= 2 * RECENT:
-                memoryview(self._older).cast("B")[:] = bytes(8 * _RECENT_WORDS)
+                _empty(self._older)
             self._turned = now
         index, rest = hashed % _RECENT_WORDS, hashed // _RECENT_WORDS
         bits = 1 << (rest & 63) | 1 << (rest >> 6 & 63) | 1 << (rest >> 12 & 63) | 1 << (rest >> 18 & 63)
         word = self._newer[index]
         self._newer[index] = word | bits
         return word & bits == bits or self._older[index] & bits == bits
+
+
+def _empty(words: array[int]) -> None:
+    """Set all to 0, piece by piece: as many zeros at once would stay in memory as a third table."""
+    view = memoryview(words)
+    for start in range(0, len(words), len(_ZEROS)):
+        view[start : start + len(_ZEROS)] = _ZEROS
 
 
 class UdpPolicy:

@@ -33,5 +33,4 @@ def test_a_walk_over_a_million_addresses_grows_no_memory(child: Any) -> None:
         wander(1_000_000)
         grown = server.rss() - before
     sys.stdout.write(f"{before} bytes resident, then {grown} more\n")
-    # The tables have a fixed size. A table of known sources that is emptied takes its 2 MiB once more, for a moment.
-    assert grown < 4 << 20
+    assert grown < 256 * 1024
