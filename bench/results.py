@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, asdict, define, frozen
@@ -94,15 +94,19 @@ class Results:
 
     def rate_ratio(self, transport: str, over: str, under: str, scenario: str) -> Spread | None:
         """Greetings a second of one server over another's, round by round."""
-        theirs = {one.round: one.rate for one in self.of(transport, under, scenario)}
-        ours = self.of(transport, over, scenario)
-        return Spread.of(one.rate / theirs[one.round] for one in ours if theirs.get(one.round))
+        return self._round_by_round(transport, over, under, scenario, lambda one: one.rate)
 
     def p50_ratio(self, transport: str, over: str, under: str, scenario: str) -> Spread | None:
         """Median latency of one server over another's, round by round."""
-        theirs = {one.round: one.times[0] for one in self.of(transport, under, scenario)}
-        ours = self.of(transport, over, scenario)
-        return Spread.of(one.times[0] / theirs[one.round] for one in ours if theirs.get(one.round))
+        return self._round_by_round(transport, over, under, scenario, lambda one: one.times[0])
+
+    def _round_by_round(
+        self, transport: str, over: str, under: str, scenario: str, figure: Callable[[Sample], float]
+    ) -> Spread | None:
+        ours, theirs = (
+            {one.round: figure(one) for one in self.of(transport, peer, scenario)} for peer in (over, under)
+        )
+        return _paired(ours, theirs)
 
     def growth(self, transport: str, peer: str, few: str, many: str) -> Spread | None:
         """Processor time with many peers over that with few."""
@@ -170,7 +174,7 @@ class Results:
         }
 
 
-def _paired(over: dict[int, float], under: dict[int, float]) -> Spread | None:
+def _paired(over: Mapping[Any, float], under: Mapping[Any, float]) -> Spread | None:
     return Spread.of(value / under[number] for number, value in over.items() if under.get(number))
 
 
