@@ -58,7 +58,7 @@ class Forger:
         return time.monotonic() - begun
 
     def _catch_up(self) -> None:
-        """Wait until the service has read all there was: whoever asks now is answered after all others."""
+        """Wait until the service has read all that was sent: it answers a request that comes now last."""
         ask("127.0.0.1", self.to[1], source="127.201.0.1", request=MARKED)
         self.hear()
 

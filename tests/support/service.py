@@ -133,7 +133,7 @@ def visitor() -> Iterator[Visitor]:
 def bind_beside(sock: socket.socket, source: str, port: int) -> None:
     """Bind to any port of another address of this host but ``port``, from which the service never answers."""
     with socket.socket(sock.family, sock.type) as taken:
-        with suppress(OSError):  # somebody has that port: neither do we get it
+        with suppress(OSError):  # another program has that port, so we do not get it
             taken.bind((source, port))
         sock.bind((source, 0))
 

@@ -48,7 +48,7 @@ def sample_greeting(listener: Listener) -> bytes:
         ) from error
     if not isinstance(greeting, bytes):
         if isinstance(greeting, Coroutine):
-            greeting.close()  # else Python warns that nobody awaited it
+            greeting.close()  # else Python warns that it was never awaited
         raise ConfigError(
             f"{listener.where}: the greeter {listener.greeter_option!r} returned {shown(greeting)}, not bytes"
         )

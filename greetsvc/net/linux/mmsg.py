@@ -129,7 +129,7 @@ class Messages:
         )
         self._headers = memoryview(self._in).cast("B")
         self._fresh = memoryview(bytes(self._in))
-        self._used = 0
+        self._used = 1  # of `_in` in the last call: one that fails leaves it, and may have used the first
         # A view of the msg_len of each message, which is cheaper to read than the attributes of the structures.
         words = memoryview(self._in).cast("B").cast("I")
         self.lengths = words[_Message.length.offset // 4 :: self._size // 4]
@@ -144,8 +144,6 @@ class Messages:
         self._headers[:used] = self._fresh[:used]
         count: int = self._receive(self._fileno(), self._in_at, MESSAGES, 0, None)
         if count < 0:
-            # A failed call may have written to the first message.
-            self._used = 1
             raise _error()
         self._used = count
         return count
