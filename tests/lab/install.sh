@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that `make lab` needs and that are missing; asks the index only when one is.
+# Prepares the machine for `make lab`: installs the Debian packages that are missing (and asks the index only when one
+# is), and lets no flood of one test lose the packets of another.
 set -eu
 
 packages="chromium fish haproxy iproute2 irtt libnginx-mod-stream mandoc netcat-openbsd nftables nginx-light procps
@@ -12,6 +13,12 @@ fi
 if ! command -v apt-get >/dev/null; then
     echo "make lab: needs Debian or a relative of it: there is no apt-get here" >&2
     exit 1
+fi
+
+# The packets of all namespaces wait in one queue of each processor, which holds 1000 by default.
+queue=/proc/sys/net/core/netdev_max_backlog
+if [ "$(cat "$queue")" -lt 30000 ] && ! echo 30000 >"$queue"; then
+    echo "make lab: cannot write to $queue: a flood of one test may lose packets of another" >&2
 fi
 
 missing=
