@@ -12,6 +12,7 @@ from bench.peers import (
     GREETSVC_WILDCARD,
     HEALTH_CHECK,
     LINGERING,
+    MEASURED,
     REACTOR,
     STOCK,
     STOCK_WILDCARD,
@@ -95,6 +96,7 @@ def gates(results: Results) -> list[Gate]:
         ),
         Gate("UDP, the same / uvloop with no rule", 0.75, udp(GREETSVC, UVLOOP)),
         Gate("UDP, the same / C floor", 1.14, udp(GREETSVC, FLOOR)),
+        Gate("UDP, measured answer / free answer", 1.5, udp(MEASURED, GREETSVC)),
         Gate("UDP, wildcard / stock Twisted's (wrong source)", 0.95, udp(GREETSVC_WILDCARD, STOCK_WILDCARD)),
         Gate(
             "Memory per held connection, the same Protocol / stock Twisted",

@@ -54,6 +54,7 @@ static struct {
     const char *mode, *expect, *request;
     struct sockaddr_in to;
     int peers, sources;
+    bool begins; /* an answer may go on behind what is expected */
     const char *pids;
     double seconds, warm, rate, stay;
 } set = {.expect = "", .request = "", .seconds = 1, .sources = SOURCES};
@@ -179,7 +180,9 @@ static void readable(int number, uint32_t events, int64_t now) {
         return;
     }
     while ((got = recv(peer->fd, data, sizeof data, 0)) > 0) {
-        bool right = peer->length + (size_t)got <= strlen(set.expect) && !memcmp(set.expect + peer->length, data, (size_t)got);
+        size_t expected = strlen(set.expect);
+        if (set.begins && (size_t)got > expected) got = (ssize_t)expected;
+        bool right = peer->length + (size_t)got <= expected && !memcmp(set.expect + peer->length, data, (size_t)got);
         if (!peer->first) record(now - peer->since);
         peer->first = true;
         peer->length = right ? peer->length + (size_t)got : sizeof data;
@@ -274,7 +277,7 @@ static void hold(void) {
 
 static void parse(int count, char **words) {
     if (count < 5) {
-        fprintf(stderr, "usage: load tcp|udp|hold HOST PORT PEERS [--seconds S --warm S --rate R --stay S --pid N,N --expect T --request T]\n");
+        fprintf(stderr, "usage: load tcp|udp|hold HOST PORT PEERS [--seconds S --warm S --rate R --stay S --pid N,N --expect T|--begins T --request T]\n");
         exit(2);
     }
     set.mode = words[1];
@@ -291,6 +294,7 @@ static void parse(int count, char **words) {
         else if (!strcmp(name, "--sources")) set.sources = atoi(value);
         else if (!strcmp(name, "--pid")) set.pids = value;
         else if (!strcmp(name, "--expect")) set.expect = value;
+        else if (!strcmp(name, "--begins")) set.begins = true, set.expect = value;
         else if (!strcmp(name, "--request")) set.request = value;
         else { fprintf(stderr, "load: unknown option %s\n", name); exit(2); }
     }

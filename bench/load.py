@@ -43,6 +43,7 @@ def options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--pid", type=lambda text: [int(each) for each in text.split(",")], default=[])
     parser.add_argument("--sources", type=int, default=SOURCES)
     parser.add_argument("--expect", default="")
+    parser.add_argument("--begins", default="")
     parser.add_argument("--request", default="")
     return parser.parse_args(words)
 
@@ -52,7 +53,7 @@ class Load:
 
     def __init__(self, chosen: argparse.Namespace) -> None:
         self.chosen = chosen
-        self.expected = chosen.expect.encode("ascii")
+        self.expected = (chosen.expect or chosen.begins).encode("ascii")
         self.datagrams = chosen.mode == "udp"
         self.seen: Counter[str] = Counter()
         self.latency: Counter[int] = Counter()
@@ -105,6 +106,10 @@ class Load:
             visit.peer.close()
         self.idle.append(visit.peer if self.datagrams else None)
 
+    def is_right(self, got: bytes) -> bool:
+        """Whether an answer is what was expected; it may go on behind what it has to begin with."""
+        return got.startswith(self.expected) if self.chosen.begins else got == self.expected
+
     def readable(self, number: int, now: float) -> None:
         """Something came, or the server closed."""
         visit = self.visits.get(number)
@@ -121,7 +126,7 @@ class Load:
             self.latency[int((now - visit.since) * 1e6) * 1000] += 1
         visit.got += data
         if self.datagrams or not data:
-            self.finish(visit, "greeted" if visit.got == self.expected else "wrong", now)
+            self.finish(visit, "greeted" if self.is_right(visit.got) else "wrong", now)
 
     def turn(self) -> float:
         """Handle what has happened, without sleeping; returns the time."""

@@ -18,12 +18,9 @@ from bench.plan import Scenario
 from bench.process import ROOT, Server, core_time
 from bench.results import LoadRun
 from bench.sample import Sample
-from bench.servers import GREETING
-from greetsvc.wire import request
 
 HERE = Path(__file__).parent
 FAILURES = ("reset", "lost", "wrong", "late")
-REQUEST = request("0123456789abcdef", 64).decode("ascii")
 
 
 def compiled(source: Path, folder: Path) -> Path | None:
@@ -81,7 +78,7 @@ class Load:
                 "--pid",
                 ",".join(map(str, server.pids())),
             ),
-            *("--expect", GREETING.decode("ascii"), "--request", REQUEST),
+            *server.peer.asks,
         )
         answer, _ = process.communicate(timeout=scenario.seconds + scenario.warm + 30)
         if process.returncode:

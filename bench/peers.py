@@ -12,6 +12,7 @@ from pathlib import Path
 from attrs import frozen
 
 from bench.servers import GREETING, HOST
+from greetsvc.wire import request
 
 GREETSVC = "greetsvc"
 STOCK = "stock Twisted"
@@ -27,6 +28,7 @@ STOCK_WILDCARD = "stock Twisted, wildcard"
 GREETSVC_NET = "greetsvc.net, the same Protocol"
 GREETSVC_OWN = "greetsvc, own protocol"
 TWO_WORKERS = "greetsvc, two workers"
+MEASURED = "greetsvc, measured answers"
 WATCHED = "greetsvc, watched by 200"
 LINGERING = "greetsvc as shipped, lingering"
 EMPTY = "twistd, empty service"
@@ -36,9 +38,21 @@ ELSEWHERE = "127.0.0.2"
 """What wildcard listeners are asked at: a connected client sees only an answer that leaves from there."""
 
 
+NONCE = "0123456789abcdef"
+GREETED = ("--request", request(NONCE, 64).decode("ascii"), "--expect", GREETING.decode("ascii"))
+_SESSION = {"s": "fedcba9876543210", "n": 1, "a": 0, "w": "count"}
+COUNTED = (
+    "--request",
+    request(NONCE, 200, _SESSION).decode("ascii"),
+    "--begins",
+    f"greeted 1 {NONCE} s={_SESSION['s']}",
+)
+"""What the load generator asks for (over UDP), and what the answer has to be."""
+
+
 @frozen(kw_only=True)
 class Peer:
-    """A server to measure. ``missing`` says why it cannot be; ``host`` is where it is asked.
+    """A server to measure. ``missing`` says why it cannot be; ``host`` is where it is asked, for what ``asks`` says.
 
     One of several ``workers`` consists of so many processes beside their parent.
     """
@@ -48,6 +62,7 @@ class Peer:
     command: Sequence[str]
     note: str = ""
     host: str = HOST
+    asks: Sequence[str] = GREETED
     missing: str | None = None
     workers: int = 1
 
@@ -75,13 +90,16 @@ def _twistd(*arguments: str) -> Sequence[str]:
     return [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", *arguments]
 
 
-def _greetsvc(name: str, listen: str, *, host: str = HOST, note: str = "", workers: int = 1) -> Peer:
+def _greetsvc(
+    name: str, listen: str, *, host: str = HOST, asks: Sequence[str] = GREETED, note: str = "", workers: int = 1
+) -> Peer:
     return Peer(
         name=name,
         transport=listen[:3],
         command=_twistd("greetsvc", "--listen", listen, "--workers", str(workers)),
         note=note,
         host=host,
+        asks=asks,
         workers=workers,
     )
 
@@ -155,6 +173,12 @@ def udp_peers(tools: Tools) -> list[Peer]:
     return [
         _greetsvc(GREETSVC, f"udp:0:interface={HOST}", note="as shipped: the UDP rule, counters and log on"),
         _greetsvc(TWO_WORKERS, f"udp:0:interface={HOST}", note="as shipped, a socket for each worker", workers=2),
+        _greetsvc(
+            MEASURED,
+            f"udp:0:interface={HOST}",
+            asks=COUNTED,
+            note="as shipped; what runs of `greet` over UDP ask for",
+        ),
         _greetsvc(
             GREETSVC_WILDCARD, "udp:0", host=ELSEWHERE, note="the same; answers leave from the address that was asked"
         ),

@@ -118,6 +118,18 @@ def test_a_request_may_leave_out_its_number_and_attempt_but_not_its_session() ->
 
 
 HEX = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
+
+
+@given(HEX, st.integers(0, 10**11), st.integers(0, 1100), st.sampled_from(["count", "path", "counts", ""]))
+def test_both_ways_to_read_a_request_for_a_measured_answer_agree(session: str, n: int, a: int, wanted: str) -> None:
+    request = wire.request(NONCE, 200, {"s": session, "n": n, "a": a, "w": wanted})
+    found = wire.COUNTED.match(request)
+    assert (found and found.groups()) == wire.count_of(request)
+    padded = wire.request(NONCE, 200, {"s": session, "n": n, "a": a, "w": wanted, "p": 100})
+    assert wire.COUNTED.match(padded) is None
+    assert wire.count_of(padded) is None
+
+
 BYTES = st.none() | st.integers(0, 255)
 TIMES = st.integers(0, 2**63 - 1)
 COUNTS = st.integers(0, wire.WRAP - 1)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from greetsvc.server.sources import Hasher
-from greetsvc.wire import WRAP, count_of, encode_measured
+from greetsvc.wire import COUNTED, WRAP, count_of, encode_measured
 
 __all__ = ["ENTRIES", "IDLE", "WAYS", "Sessions"]
 
@@ -27,6 +28,7 @@ IDLE = 60
 """A session that was silent this long, in seconds, gives way to a new one when its set is full. No other does."""
 
 _SECOND = 1_000_000_000
+_as_greet_asks = COUNTED.match
 _MAX_KNOWN = 4096
 _NAME = 8  # bytes of the hash that names a session
 _FREE = bytes(_NAME)
@@ -72,7 +74,10 @@ class Sessions:
         is. A request that gets none is not counted. One that wants its answer ``padded`` to a number of bytes gets it
         only where that is given.
         """
-        asked = count_of(data, start, end, padded=padded > 0, wanted=wanted)
+        found = None if padded or wanted != "count" else _as_greet_asks(data, start, end)
+        asked: Any = (
+            count_of(bytes(data[start:end]), padded=padded > 0, wanted=wanted) if found is None else found.groups()
+        )
         if asked is None:
             return None
         repeated, session = asked

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from greetsvc.net.datagram.port import IP_PKTINFO, BatchAnswers, DatagramPort, FreeAnswer, Own
+from greetsvc.net.datagram.port import IP_PKTINFO, BatchAnswers, DatagramPort, FreeAnswer
 from greetsvc.net.linux.mmsg import CONTROL, NAME, OWN, Messages
 from greetsvc.net.linux.packets import TIME_STAMP, Arrival
 from greetsvc.net.sockets import reason
@@ -167,6 +167,7 @@ class BatchedPort(DatagramPort):
         """
         messages, longest, tells_destination = self._messages, self._longest, self.tells_destination
         data, view, controls, stride = messages.data, messages.view, messages.controls, messages.stride
+        own_data, own_lengths, facts = messages.own, messages.own_lengths, self._facts
         v6, peer_of = self._is_v6, self._peer_of
         answer, covers, own, own_at, plain = free or FreeAnswer(b"", None)  # type: ignore[arg-type]
         size, group, start = len(answer), False, -stride
@@ -181,7 +182,13 @@ class BatchedPort(DatagramPort):
                 if covers(size, data, start, end, name[0], group):
                     said: bytes | None = answer
                     if own is not None and data[start + own_at] != plain:
-                        said = self._prepare_own(own, i, start, end)
+                        seconds, nanoseconds, ttl, tos = facts(controls, i * CONTROL)
+                        said = own(data, start, end, seconds * 1_000_000_000 + nanoseconds, ttl, tos)
+                        if said is not None:
+                            at, own_length = i * OWN, len(said)
+                            own_data[at : at + own_length] = said
+                            own_lengths[i] = own_length
+                            said = _OWN
                     if said is not None:
                         if said is not self._answer:
                             self._flush()
@@ -200,18 +207,6 @@ class BatchedPort(DatagramPort):
             if not self._listening:
                 break
         return answered
-
-    def _prepare_own(self, own: Own, i: int, start: int, end: int) -> bytes | None:
-        """Make the own answer to a request; `_OWN`, or None where the protocol is to be called."""
-        messages = self._messages
-        seconds, nanoseconds, ttl, tos = self._facts(messages.controls, i * CONTROL)
-        answer = own(messages.data, start, end, seconds * 1_000_000_000 + nanoseconds, ttl, tos)
-        if answer is None:
-            return None
-        size, at = len(answer), i * OWN
-        messages.own[at : at + size] = answer
-        messages.own_lengths[i] = size
-        return _OWN
 
     # The datagram that the protocol is handed
 

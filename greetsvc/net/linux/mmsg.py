@@ -106,12 +106,11 @@ class Messages:
         self._parts = (_Part * MESSAGES)()
         self._answer_part = _Part()
         self._answer = b""
-        self.own = bytearray(MESSAGES * OWN)
+        own = bytearray(MESSAGES * OWN)
+        self.own = memoryview(own)  # bytes are copied to a view at half the cost of copying them to the bytearray
         self._own_parts = (_Part * MESSAGES)()
         self._own_out = (_Message * MESSAGES)()
-        at_data, at_names, at_controls, at_own = (
-            _address(each) for each in (data, self.names, self.controls, self.own)
-        )
+        at_data, at_names, at_controls, at_own = (_address(each) for each in (data, self.names, self.controls, own))
         for i in range(MESSAGES):
             self._parts[i] = _Part(at_data + i * self.stride, self.stride)
             name, control = at_names + i * NAME, at_controls + i * CONTROL
