@@ -135,7 +135,10 @@ def check_kind(endpoint: Endpoint) -> None:
 
 
 def split_endpoint(text: str) -> tuple[list[str], dict[str, str]]:
-    """The kind and the arguments, and the ``key=value`` options. Raises `ValueError` for a backslash at the end."""
+    """The kind and the arguments, and the ``key=value`` options.
+
+    Raises `ValueError` for a backslash at the end, and for an option that is given twice.
+    """
     parts = [[""]]
     characters = iter(text)
     for character in characters:
@@ -151,7 +154,16 @@ def split_endpoint(text: str) -> tuple[list[str], dict[str, str]]:
         else:
             parts[-1][-1] += character
     arguments = [part[0] for part in parts if len(part) == 1]
-    return arguments or [""], {part[0]: part[1] for part in parts if len(part) == 2}
+    options: dict[str, str] = {}
+    for name, value in (part for part in parts if len(part) == 2):
+        if name in options:
+            raise _twice(arguments[0] if arguments else "", name, options[name], value)
+        options[name] = value
+    return arguments or [""], options
+
+
+def _twice(kind: str, name: str, first: str, second: str) -> ValueError:
+    return ValueError(f"{kind}: {name} is given twice, {first!r} and {second!r}{_COLONS}")
 
 
 def port_number(text: str) -> int:
@@ -169,7 +181,7 @@ def _named(kind: str, arguments: Sequence[str], options: Mapping[str, str]) -> d
         raise ValueError(f"{kind}: too many arguments: {arguments[len(names)]!r}; allowed are {allowed}{_COLONS}")
     named = dict(zip(names, arguments, strict=False))
     for name in filter(options.__contains__, named):
-        raise ValueError(f"{kind}: {name} is given twice, {named[name]!r} and {options[name]!r}{_COLONS}")
+        raise _twice(kind, name, named[name], options[name])
     named.update(options)
     for name, value in named.items():
         if name in _NOT_SUPPORTED:
