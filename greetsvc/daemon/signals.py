@@ -24,7 +24,8 @@ def handle_signals(
     the program started. A handler that is set already stays.
 
     The reactor handles SIGTERM and SIGINT only when it runs, a moment after the log says that the service serves. One
-    that comes earlier waits for that. Without effect where the reactor runs already: the program is not ours then.
+    that comes earlier waits for that. It gets only the first: to stop it twice is an error, and some programs, as
+    timeout(1), send two at once. Without effect where the reactor runs already: the program is not ours then.
     """
     if reactor.running or threading.current_thread() is not threading.main_thread():
         return
@@ -42,8 +43,18 @@ def handle_signals(
 
     def hand_over() -> None:
         # The reactor takes SIGTERM from any handler, but SIGINT only from Python's own.
-        if signal.getsignal(signal.SIGINT) is wait:
-            signal.signal(signal.SIGINT, reactor.sigInt)
+        handlers = {signal.SIGTERM: reactor.sigTerm, signal.SIGINT: reactor.sigInt}
+        stopping = False
+
+        def stop(number: int, frame: object) -> None:
+            nonlocal stopping
+            if not stopping:
+                stopping = True
+                handlers[signal.Signals(number)](number, frame)
+
+        for number, handler in handlers.items():
+            if signal.getsignal(number) in {wait, handler}:
+                signal.signal(number, stop)
 
     reactor.callWhenRunning(hand_over)
 

@@ -104,6 +104,19 @@ def test_a_signal_at_the_first_line_of_the_log_drains_too(
     assert not path.exists()
 
 
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("start", [_twistd, _greetsvc, _twist])
+def test_two_signals_at_once_are_no_error(
+    installed: Installed, tmp_path: Path, start: Any, second: signal.Signals
+) -> None:
+    server = start(installed, tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
+    server.wait_for("Server start at port: ")
+    for number in (signal.SIGTERM, second):
+        server.send_signal(number)
+    server.wait()
+    assert "Traceback" not in server.said()
+
+
 class _Reactor:
     """A reactor that does not run yet, and calls what it was given when the test says so."""
 
@@ -121,8 +134,10 @@ class _Reactor:
     def sigInt(self, number: int, _frame: object = None) -> None:
         self.stops.append(number)
 
+    sigTerm = sigInt
+
     def run(self) -> None:
-        signal.signal(signal.SIGTERM, self.sigInt)
+        signal.signal(signal.SIGTERM, self.sigTerm)
         for call in self.queue:
             call()
 
@@ -152,7 +167,19 @@ def test_a_stop_signal_before_the_reactor_runs_waits_for_it(number: signal.Signa
     reactor.run()
     assert reactor.stops == [number]
     signal.raise_signal(signal.SIGINT)
-    assert reactor.stops == [number, signal.SIGINT]
+    assert reactor.stops == [number], "it stops already"
+
+
+@pytest.mark.usefixtures("defaults")
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_of_several_stop_signals_the_reactor_gets_the_first(first: signal.Signals, second: signal.Signals) -> None:
+    reactor = _Reactor()
+    handle_signals(reactor, rotate=pytest.fail, reload=pytest.fail, upgrade=pytest.fail)
+    reactor.run()
+    for number in (first, second, second):
+        signal.raise_signal(number)
+    assert reactor.stops == [first]
 
 
 @pytest.mark.usefixtures("defaults")
