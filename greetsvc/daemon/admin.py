@@ -142,6 +142,8 @@ def settings_shown(settings: Settings) -> Mapping[str, str]:
 def _text(value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(str, value))
+    if isinstance(value, Listener):
+        return value.endpoint.text
     return "" if value is None else str(value)
 
 

@@ -164,6 +164,7 @@ async def test_events_begin_with_what_the_service_is_and_go_on_with_what_happens
     (about,) = await stream.until("start")
     assert about["listeners"][0].startswith(f"tcp port: {serving.ports[0]} (127.0.0.1)")
     assert about["settings"]["deadline"] == "10.0"
+    assert about["settings"]["admin"] == r"tcp:0:interface=127.0.0.1"
     await deferToThread(visitor.visit, serving.ports[0])
     states = await stream.until("state", 3)
     seen = [visit for state in states for visit in state["visits"]]

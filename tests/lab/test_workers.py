@@ -56,6 +56,19 @@ def test_an_upgrade_replaces_workers_one_after_another(installed: Installed, tmp
     assert "Traceback" not in server.said()
 
 
+def test_a_worker_that_hangs_is_replaced(installed: Installed, tmp_path: Path) -> None:
+    options = ("--listen", f"udp:0:{LOOPBACK}", "--workers", "2")
+    server = installed.start(tmp_path, "greetsvc", *options, fresh=True)
+    (port,) = server.ports()
+    for pid in _processes(server):
+        os.kill(pid, signal.SIGSTOP)
+    server.wait_for(" hangs: it said nothing for 10 s", 2)
+    server.wait_for("serves: process ", 2)
+    for _ in range(16):
+        assert ask("127.0.0.1", port, request=MARKED)
+    server.stop()
+
+
 def test_workers_that_cannot_start_end_the_service_with_a_line(installed: Installed, tmp_path: Path) -> None:
     """The plugin works for the parent only."""
     package = tmp_path / "plugin"

@@ -51,6 +51,12 @@ _GRACE = 5.0
 _PERIOD = 1.0
 """Seconds between two messages of a worker about its figures."""
 
+_SILENT = 10
+"""So many times `_PERIOD` without a message, and a worker that serves hangs, and is killed.
+
+The parent counts its own turns, not seconds: after a pause of its own it first hears what the workers said meanwhile.
+"""
+
 _File = Mapping[str, Any] | None
 """The content of the settings file; None where there is none."""
 
@@ -250,6 +256,8 @@ class _Slot(ProcessProtocol):
         self._channel = Channel(lambda _message, _descriptors: None)
         self._process: IProcessTransport | None = None
         self._timer: IDelayedCall | None = None
+        self._watch: IDelayedCall | None = None
+        self._silent = 0
         self._since = 0.0
         self._stopped: Deferred[None] | None = None
 
@@ -289,6 +297,7 @@ class _Slot(ProcessProtocol):
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            self._watch_no_longer()
             self._channel.close()
             self._gone()
         return self._stopped
@@ -311,6 +320,7 @@ class _Slot(ProcessProtocol):
             self._process.signalProcess(name)
 
     def _told(self, message: Message, descriptors: list[int]) -> None:
+        self._silent = 0
         relay.receive(message, self._parent.ledger)
         self.open = message.get("open", self.open)
         if "figures" in message:
@@ -319,7 +329,24 @@ class _Slot(ProcessProtocol):
             self._figures = Figures.from_json(message["figures"])
         if message.get("serves") == self.pid:
             self.serves = True
+            self._watch_no_longer()
+            self._watch_it()
             self._parent.worker_serves(self)
+
+    def _watch_it(self) -> None:
+        """Kill the worker when it hangs. Nobody else does: it is the parent that answers the service manager."""
+        self._watch = None
+        self._silent += 1
+        if self._silent > _SILENT:
+            _log.warn("Worker {number} hangs: it said nothing for {silent} s", number=self.number + 1, silent=_SILENT)
+            self.signal("KILL")
+        else:
+            self._watch = self._parent.reactor.callLater(_PERIOD, self._watch_it)
+
+    def _watch_no_longer(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """What the worker wrote on standard output or standard error, past the log."""
@@ -329,6 +356,7 @@ class _Slot(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         """The worker has ended."""
         self._process, self.serves, self.open = None, False, 0
+        self._watch_no_longer()
         if self._figures is not None:
             ended = self._figures.ended()
             self._before = ended if self._before is None else self._before + ended
@@ -375,7 +403,6 @@ class Worker(GreetingService):
         self.reread = lambda: settings_of(self._given["file"])
         self.on_serving = self._tell
         self._timer: IDelayedCall | None = None
-        self._told_last: Message = {}
         self._channel = Channel(self._told_by_parent, self._alone)
         self._channel.join(self.reactor, origin.channel)
         self.relay = relay.RelayObserver(self._channel)
@@ -402,13 +429,11 @@ class Worker(GreetingService):
         self._tell_figures()
 
     def _tell_figures(self) -> None:
-        """Tell the parent, once a second, what it shows to others."""
+        """Tell the parent, once a second, what it shows to others, and that this process does not hang."""
         told: Message = {"open": self.admission.open}
         if self.settings.admin is not None:
             told["figures"] = self.figures().as_json()
-        if told != self._told_last:
-            self._channel.say(told, may_wait=False)
-            self._told_last = told
+        self._channel.say(told, may_wait=False)
         self._timer = self.reactor.callLater(_PERIOD, self._tell_figures)
 
     def _told_by_parent(self, message: Message, descriptors: list[int]) -> None:

@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from attrs import evolve
 
-from greetsvc.daemon.settings.table import SETTINGS, Place, Setting, Settings
+from greetsvc.daemon.settings.table import SETTINGS, Listener, Place, Setting, Settings
 
 __all__ = ["differences", "reloadable"]
 
@@ -41,8 +41,10 @@ def differences(old: Settings, new: Settings) -> str:
 
 
 def _changed(old: Settings, new: Settings) -> list[Setting]:
-    return [
-        one
-        for one in _IN_SETTINGS
-        if one.name != "listen" and getattr(old, one.attribute) != getattr(new, one.attribute)
-    ]
+    return [one for one in _IN_SETTINGS if one.name != "listen" and _value(old, one) != _value(new, one)]
+
+
+def _value(settings: Settings, one: Setting) -> object:
+    """What is compared: of a listener its endpoint, as the greeter that it got with each reading equals no other."""
+    value = getattr(settings, one.attribute)
+    return value.endpoint if isinstance(value, Listener) else value

@@ -246,6 +246,37 @@ def test_the_parent_counts_what_its_workers_count() -> None:
     assert not ours.watchers
 
 
+class _Process:
+    """A worker's process, which counts the signals that it gets."""
+
+    pid = 7
+
+    def __init__(self) -> None:
+        self.signals: list[str] = []
+
+    def signalProcess(self, name: str) -> None:
+        self.signals.append(name)
+
+
+def test_a_worker_that_says_nothing_for_ten_seconds_is_killed(log_lines: list[str]) -> None:
+    clock, process = Clock(), _Process()
+    service = Workers(settings({"workers": 2}), _Cannot(), dict, clock)  # type: ignore[arg-type]
+    slot = service._slots[1]
+    slot._process = process  # type: ignore[assignment]
+    clock.pump([5.0] * 9)
+    assert not clock.getDelayedCalls(), "it does not serve yet"
+    slot._told({"serves": 7}, [])
+    for _ in range(9):
+        clock.pump([1.0] * 9)
+        slot._told({"open": 3}, [])
+    clock.advance(100.0)  # a pause of the parent itself: it hears afterwards what was said meanwhile
+    assert not process.signals
+    clock.pump([1.0] * 10)
+    assert process.signals == ["KILL"]
+    assert not clock.getDelayedCalls()
+    assert sum("Worker 2 hangs: it said nothing for 10 s" in line for line in log_lines) == 1
+
+
 class _Cannot:
     """A command that cannot be started."""
 

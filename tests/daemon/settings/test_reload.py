@@ -293,6 +293,16 @@ def test_what_only_a_restart_changes_stays_and_is_told(monkeypatch: pytest.Monke
     assert lines == ["drain stays as it is: only a restart changes it"]
 
 
+def test_an_admin_site_that_was_not_changed_is_not_told() -> None:
+    old, same, other = (settings({"admin": text}) for text in ("tcp:9090", "tcp:9090", "tcp:9091"))
+    assert reloadable(old, same)[1] == []
+    assert differences(old, same) == ""
+    kept, lines = reloadable(old, other)
+    assert kept.admin is old.admin
+    assert lines == ["admin stays as it is: only a restart changes it"]
+    assert reloadable(old, settings({}))[1] == lines
+
+
 def test_the_log_says_what_changed() -> None:
     old = settings({"drain": 1.0, "greeting": "a"}, ["tcp:1", "tcp:2"])
     new = settings({"drain": 2.0, "greeting": "b"}, ["tcp:2", "proxy:tcp:1"])
