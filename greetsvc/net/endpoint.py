@@ -14,6 +14,8 @@ from pathlib import Path
 
 from attrs import evolve, field, frozen
 
+from greetsvc.printable import escaped
+
 __all__ = ["DEFAULT_MODE", "Endpoint", "check_kind", "parse_endpoint", "port_number", "split_endpoint"]
 
 DEFAULT_MODE = 0o666
@@ -163,7 +165,7 @@ def split_endpoint(text: str) -> tuple[list[str], dict[str, str]]:
 
 
 def _twice(kind: str, name: str, first: str, second: str) -> ValueError:
-    return ValueError(f"{kind}: {name} is given twice, {first!r} and {second!r}{_COLONS}")
+    return ValueError(f"{escaped(kind)}: {escaped(name)} is given twice, {first!r} and {second!r}{_COLONS}")
 
 
 def port_number(text: str) -> int:

@@ -105,6 +105,7 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("udp:port=1:port=1", "port is given twice, '1' and '1'"),
         ("unix:/tmp/x:mode=660:mode=600", "mode is given twice, '660' and '600'"),
         ("later:option=1:option=2", "later: option is given twice, '1' and '2'"),
+        ("\v:a\n=1:a\n=2", r"\x0b: a\n is given twice, '1' and '2'"),
         ("tcp:1:a:2:b", "'b'"),
         ("tcp:1:color=red", "'color'"),
         ("tcp:1:backlog=0", "'0'"),
