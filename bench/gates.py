@@ -82,6 +82,11 @@ def gates(results: Results) -> list[Gate]:
             1.05,
             results.ratio("tcp", WATCHED, GREETSVC, steady),
         ),
+        Gate(
+            f"TCP, {AT_RATE}: p99, watched by 200 / not watched",
+            1.20,
+            results.p99_ratio("tcp", WATCHED, GREETSVC, AT_RATE),
+        ),
         Gate("TCP, two workers / one process", 1.10, results.ratio("tcp", TWO_WORKERS, GREETSVC, steady)),
         Gate("UDP, two workers / one process", 1.10, results.ratio("udp", TWO_WORKERS, GREETSVC, steady)),
         Gate(

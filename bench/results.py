@@ -100,6 +100,10 @@ class Results:
         """Median latency of one server over another's, round by round."""
         return self._round_by_round(transport, over, under, scenario, lambda one: one.times[0])
 
+    def p99_ratio(self, transport: str, over: str, under: str, scenario: str) -> Spread | None:
+        """The same for the 99th percentile."""
+        return self._round_by_round(transport, over, under, scenario, lambda one: one.times[1])
+
     def _round_by_round(
         self, transport: str, over: str, under: str, scenario: str, figure: Callable[[Sample], float]
     ) -> Spread | None:
