@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from twisted.internet.threads import deferToThread
 
 from greetsvc.files import LONGEST
 from greetsvc.net.tls import contexts
-from tests.support.certificates import issue, with_doubled_extension, with_odd_name
+from tests.support.certificates import Issued, issue, with_doubled_extension, with_odd_name
 from tests.support.greet import FORKED, FORKED_SERVICE
 from tests.support.waiting import until
 
@@ -92,12 +93,18 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contexts, "POLL", 0.05)
 
 
+@cache
+def other() -> Issued:
+    """What is in a.pem at first."""
+    return issue("a", "a.example")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two certificates, for a.example and, in DEFAULT.pem, for b.example."""
     place = tmp_path / "tls"
     place.mkdir()
-    (place / "a.pem").write_bytes(issue("a", "a.example").both_pem)
+    (place / "a.pem").write_bytes(other().both_pem)
     (place / "DEFAULT.pem").write_bytes(issue("b", "b.example").both_pem)
     return place
 
@@ -142,6 +149,12 @@ async def test_a_bad_file_is_named_and_the_others_are_renewed(
         pytest.param(lambda new: new.both_pem[:-20], id="all but the end"),
         pytest.param(lambda new: new.key_pem[:100], id="half the key"),
         pytest.param(lambda new: new.key_pem + issue("c", "c.example").pem, id="another certificate"),
+        pytest.param(lambda new: other().key_pem + new.pem, id="the key of a.pem"),
+        pytest.param(lambda new: new.pem + other().key_pem, id="the key of a.pem after the certificate"),
+        pytest.param(
+            lambda new: other().key_pem + new.pem + issue("root", authority=True).pem,
+            id="the key of a.pem, and a chain",
+        ),
     ],
 )
 @pytest_twisted.ensureDeferred

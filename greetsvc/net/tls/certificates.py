@@ -113,7 +113,8 @@ class CertificateDirectory:
     folders are ignored.
 
     While a file is there, what was served from it stays in use: also when the file becomes empty, unreadable or
-    invalid, and when its new key has no certificate. Remove a file to end the use of what it held.
+    invalid, when its new key has no certificate, and when it holds a certificate without its key beside the key of
+    another file's. Remove a file to end the use of what it held.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,13 +186,18 @@ class CertificateDirectory:
                 by_key[public_key(certificate)].append((pem.path, certificate))
                 if certificate.subject != certificate.issuer:
                     by_subject[certificate.subject].append((pem.path, certificate))
+        keys = {public_key(key) for pem in self._read.values() for key in pem.keys}
         for pem in self._read.values():
+            alone = any(public_key(each) not in keys and not _is_authority(each) for each in pem.certificates)
             for key in pem.keys:
                 candidates = by_key.get(public_key(key))
                 if not candidates:
                     problems.append(f"{pem.path}: no certificate in {self._path} belongs to the private key in it")
                     continue
                 where, leaf = max(candidates, key=lambda each: each[1].not_valid_after_utc)
+                if alone and pem.path not in {path for path, _ in candidates}:
+                    problems.append(f"{pem.path}: the private key in it belongs to the certificate in {where} only")
+                    continue
                 try:
                     yield Pair(pem.path, key, leaf, _chain(leaf, where, by_subject))
                 except ConfigError as error:
@@ -220,6 +226,13 @@ def _chain(
         if issuer is None or issuer in (leaf, *chain):
             return tuple(chain)
         chain.append(last := issuer)
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):  # it has none, or extensions that cannot be read
+        return False
 
 
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
