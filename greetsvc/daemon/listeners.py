@@ -223,8 +223,7 @@ class StreamListening:
                 read = premises.certificates.pop(endpoint.text, None)
                 read = read or Certificates.read(premises.reactor, endpoint, premises.settings.client_ca)
                 self.contexts, self._warnings = read.contexts, read.warnings
-            refuse = premises.ledger.refuse
-            return tls_endpoint(facade, endpoint, contexts=self.contexts, failed=refuse, below=ours)
+            return tls_endpoint(facade, endpoint, contexts=self.contexts, failed=self._tls_failed, below=ours)
         if ours is not None:
             return ours
         from twisted.internet.endpoints import serverFromString
@@ -234,6 +233,9 @@ class StreamListening:
         except ValueError:
             check_kind(endpoint)  # names the known ones
             raise
+
+    def _tls_failed(self, reason: str, peer: IAddress) -> None:
+        self.premises.ledger.refuse_peer(reason, peer, self.listener.endpoint.transport)
 
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
         """The factory behind PROXY headers, which count when trusted networks send them."""

@@ -137,14 +137,16 @@ PEERS: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 @pytest.mark.parametrize("peer", PEERS)
 @pytest_twisted.ensureDeferred
-async def test_whatever_a_peer_sends_is_counted_once_by_reason(
-    serve: Any, visitor: Any, folder: Path, peer: str
+async def test_whatever_a_peer_sends_is_counted_once_by_reason_and_logged_with_the_peer(
+    serve: Any, visitor: Any, folder: Path, peer: str, log_lines: list[str]
 ) -> None:
     reason, said = PEERS[peer]
-    ours = serve(endpoint(folder), linger=0.3)
+    ours = serve(endpoint(folder), linger=0.3, log_visits="all")
     data = said()
+    told = []
     for pieces in ([data], [data[:3], data[3:7], data[7:]]):
         sock = visitor.connect(ours.ports[0])
+        told.append(f"Refused {sock.getsockname()}: {reason} (tls)")
         for piece in pieces:
             with suppress(ConnectionError):
                 sock.sendall(piece)
@@ -154,6 +156,7 @@ async def test_whatever_a_peer_sends_is_counted_once_by_reason(
     await until(lambda: not ours.service.admission.open)
     assert ours.ledger.refused == {reason: 2}
     assert not ours.ledger.visits
+    assert [line for line in log_lines if line.startswith("Refused")] == told
 
 
 @pytest_twisted.ensureDeferred

@@ -22,7 +22,7 @@ from greetsvc.printable import escaped
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
 
     from greetsvc.net.endpoint import Endpoint
 
@@ -96,7 +96,7 @@ def tls_endpoint(
     endpoint: Endpoint,
     *,
     client_ca: str | None = None,
-    failed: Callable[[TlsFailure], object] = lambda _reason: None,
+    failed: Callable[[TlsFailure, IAddress], object] = lambda _reason, _peer: None,
     contexts: ReloadingContexts | None = None,
     below: IStreamServerEndpoint | None = None,
 ) -> IStreamServerEndpoint:
@@ -105,8 +105,8 @@ def tls_endpoint(
     ``endpoint`` comes from `greetsvc.net.endpoint.parse_endpoint`: ``tls:DIR:port=443:backlog=50:interface=\:\:`` or
     ``ssl:PORT:privateKey=server.pem:certKey=...:extraCertChain=...:interface=...:backlog=50``. PROXY headers are the
     concern of the reactor's ``listenTCP``. With ``client_ca``, a PEM file, clients must send a certificate.
-    ``failed`` is called with the reason for each connection on which TLS fails. ``contexts`` are those that
-    `tls_contexts` made, if they exist already. ``below`` listens in place of a new TCP socket.
+    ``failed`` is called with the reason and the peer of each connection on which TLS fails. ``contexts`` are those
+    that `tls_contexts` made, if they exist already. ``below`` listens in place of a new TCP socket.
 
     Raises `ValueError` and `OSError` with one line that says what is wrong, before anything is bound.
     """
@@ -123,7 +123,7 @@ def tls_endpoint(
 class _TlsEndpoint:
     tcp: IStreamServerEndpoint
     contexts: ReloadingContexts
-    failed: Callable[[TlsFailure], object]
+    failed: Callable[[TlsFailure, IAddress], object]
     reactor: Any
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:

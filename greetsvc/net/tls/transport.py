@@ -27,7 +27,12 @@ from greetsvc.net.tls.hello import LONGEST, HelloBuffer, HelloTooLong
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory, IReactorTime
+    from twisted.internet.interfaces import (
+        IAddress,
+        IOpenSSLServerConnectionCreator,
+        IProtocolFactory,
+        IReactorTime,
+    )
 
 __all__ = ["TlsFactory", "TlsFailure", "TlsTransport"]
 
@@ -183,11 +188,11 @@ class TlsTransport(BufferingTLSTransport):
     def _report(self, reason: TlsFailure) -> None:
         if not self._reported:
             self._reported = True
-            self.factory.failed(reason)
+            self.factory.failed(reason, self.getPeer())
 
 
 class TlsFactory(TLSMemoryBIOFactory):
-    """Puts TLS below the protocols of ``wrapped``. ``failed`` is called with a reason when TLS fails."""
+    """Puts TLS below the protocols of ``wrapped``. ``failed`` is called with a reason and the peer when TLS fails."""
 
     protocol = TlsTransport
 
@@ -195,7 +200,7 @@ class TlsFactory(TLSMemoryBIOFactory):
         self,
         contexts: IOpenSSLServerConnectionCreator,
         wrapped: IProtocolFactory,
-        failed: Callable[[TlsFailure], object],
+        failed: Callable[[TlsFailure, IAddress], object],
         reactor: IReactorTime,
     ) -> None:
         super().__init__(contexts, False, wrapped, reactor)

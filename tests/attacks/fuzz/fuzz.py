@@ -177,7 +177,11 @@ def tls(scratch: Path) -> Run:
     def run(data: bytes) -> None:
         for size in (len(data) or 1, 1 if len(data) < 2000 else 61):
             reasons: list[str] = []
-            factory = TlsFactory(contexts, Factory.forProtocol(Protocol), reasons.append, clock)
+
+            def failed(reason: TlsFailure, _peer: object, reasons: list[str] = reasons) -> None:
+                reasons.append(reason)
+
+            factory = TlsFactory(contexts, Factory.forProtocol(Protocol), failed, clock)
             server = factory.buildProtocol(None)
             below = StringTransportWithDisconnection()
             below.protocol = server

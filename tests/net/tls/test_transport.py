@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 from OpenSSL import SSL
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IAddress, IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
@@ -123,7 +123,7 @@ class Session:
             path.write_bytes(issue("server").both_pem)
         factory = Factory.forProtocol(lambda: Talker(self.early))
         contexts = ReloadingContexts(CertificateFiles(path, path), reactor=self.clock)
-        self.server = TlsFactory(contexts, factory, self.reasons.append, self.clock).buildProtocol(None)
+        self.server = TlsFactory(contexts, factory, self.failed, self.clock).buildProtocol(None)
         self.below = (Lingering if self.lingers else StringTransportWithDisconnection)()
         self.below.protocol = self.server
         self.server.makeConnection(self.below)
@@ -132,6 +132,10 @@ class Session:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         self.client = context.wrap_bio(self.incoming, self.outgoing)
+
+    def failed(self, reason: str, peer: IAddress) -> None:
+        assert peer == self.below.getPeer()
+        self.reasons.append(reason)
 
     def shake_hands(self) -> Session:
         for _ in range(3):
