@@ -143,6 +143,12 @@ class BatchKernel(Kernel):
         """Be the kernel of these messages."""
         self.messages, messages.receive, messages.send = messages, self.receive, self.send
 
+    def recvmsg_into(self, buffers: list[memoryview], _room: int) -> Any:
+        """For one that comes alone."""
+        data, *rest = self.recvmsg(len(buffers[0]), _room)
+        buffers[0][: len(data)] = data
+        return len(data), *rest
+
     def receive(self) -> int:
         messages = self.messages
         batch, self.arriving = self.arriving[:MESSAGES], self.arriving[MESSAGES:]

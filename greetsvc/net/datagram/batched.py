@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFDSet
@@ -36,6 +36,11 @@ _V6_DESTINATION, _V6_INDEX, _V6_END = _HEADER, _HEADER + 16, _HEADER + 20
 _STAMP = socket.CMSG_SPACE(TIME_STAMP.size)
 _NO_INDEX = bytes(4)
 
+_ALONE = 8
+"""So many datagrams are read one by one after a batch of one."""
+
+_Ancillary: TypeAlias = "list[tuple[int, int, bytes]]"
+
 _OWN = b"each its own"  # stands for the answer where each request has its own; told by its identity
 
 # struct sockaddr_in and sockaddr_in6 without the family, each as long as an entry of `Messages.names`: port, address;
@@ -43,6 +48,7 @@ _OWN = b"each its own"  # stands for the answer where each request has its own; 
 _V4_NAME = struct.Struct(f"!2xH4s{NAME - 8}x")
 _V6_NAME = struct.Struct("!2xHI16s4s")
 _V4_LOCALS = struct.Struct("4s4s")  # ipi_spec_dst and ipi_addr
+_CONTROL_HEADER = struct.Struct("Nii")
 _MULTICAST = 0xFF  # the first byte of an IPv6 multicast address (RFC 4291 2.7)
 
 # Most datagrams of a batch come from few hosts: looking up the text takes a third of the time of making it anew.
@@ -113,6 +119,9 @@ class BatchedPort(DatagramPort):
             control_start=self._info_at,
             answer_control=control,
         )
+        self._first_buffer = [self._messages.view[: self._messages.stride]]
+        self._alone = 0  # datagrams to read one by one before a batch is tried again
+        self._is_alone = False  # whether the present one was read so
         self._current = 0
         self._peer: Any = None
         self._answer: bytes | None = None
@@ -134,22 +143,80 @@ class BatchedPort(DatagramPort):
     def _read_batch(self) -> None:
         if self._peer is not None:
             return  # the protocol called drain() while it is handed a datagram: the rest of this batch comes first
+        if self._alone:
+            self._alone -= 1
+            self._read_alone()
+            return
         try:
             count = self._messages.receive()
         except OSError as error:
             self._nothing_left(error)
             return
+        if count == 1:
+            self._alone = _ALONE
         free = self._free_answer()
         try:
             answered = self._take(count, free)
         finally:
             self._peer = None
         self._flush()
-        if answered and self._batches is not None:
+        if answered:
+            self._count(_Peers(answered, self._peer_of))
+
+    def _read_alone(self) -> None:
+        """Read and answer one datagram with the calls of Python's socket: where they come alone, that takes less."""
+        try:
+            length, ancillary, _flags, peer = self._sock.recvmsg_into(self._first_buffer, CONTROL)
+        except OSError as error:
+            self._nothing_left(error)
+            return
+        free, self._current = self._free_answer(), 0
+        said = None
+        if free is not None and length <= self._longest:
+            said = self._said(free, length, ancillary, peer)
+        if said is None:
+            self._put(ancillary)
+            self._peer, self._is_alone = peer, True
             try:
-                self._batches.answered(_Peers(answered, self._peer_of))
-            except Exception:  # noqa: BLE001 - the port goes on
-                _log.failure("The datagrams are answered, but the protocol failed to count them")
+                self._deliver(self._messages.view[:length].tobytes(), peer)
+            finally:
+                self._peer, self._is_alone = None, False
+            return
+        try:
+            self._answer_now(said, peer)
+        except OSError as error:
+            self._drop(reason("send", error))
+        self._count((peer,))
+
+    def _said(self, free: FreeAnswer, length: int, ancillary: _Ancillary, peer: tuple[Any, ...]) -> bytes | None:
+        """The free answer to the datagram that came alone; None to call the protocol."""
+        data, group = self._messages.data, False
+        if self.tells_destination:
+            self._put(ancillary)
+            group = self._is_group(0)
+        if not free.covers(len(free.answer), data, 0, length, peer[1], group):
+            return None
+        if self.tells_destination:
+            self._hide_index(peer)
+        if free.own is None or data[free.own_at] == free.plain:
+            return free.answer
+        self._put(ancillary)
+        seconds, nanoseconds, ttl, tos = self._facts(self._messages.controls, 0)
+        return free.own(data, 0, length, seconds * 1_000_000_000 + nanoseconds, ttl, tos)
+
+    def _put(self, ancillary: _Ancillary) -> None:
+        """Write the ancillary data of the datagram that came alone to where that of a batch lies."""
+        controls, at = self._messages.controls, 0
+        for level, kind, value in ancillary:
+            _CONTROL_HEADER.pack_into(controls, at, socket.CMSG_LEN(len(value)), level, kind)
+            controls[at + _HEADER : at + _HEADER + len(value)] = value
+            at += socket.CMSG_SPACE(len(value))
+
+    def _count(self, peers: Sequence[tuple[Any, ...]]) -> None:
+        try:
+            self._batches.answered(peers)  # type: ignore[union-attr]  # where it is None, nothing is answered so
+        except Exception:  # noqa: BLE001 - the port goes on
+            _log.failure("The datagrams are answered, but the protocol failed to count them")
 
     def _free_answer(self) -> FreeAnswer | None:
         if self._batches is None:
@@ -250,10 +317,10 @@ class BatchedPort(DatagramPort):
         if addr is not self._peer:
             return self._sock.sendto(datagram, addr)
         i = self._current
-        if self.tells_destination and not (self._is_v6 and addr[3]):
-            # The ancillary data becomes that of the answer: see `DatagramPort._note_destination`.
-            at = i * CONTROL + self._index
-            self._messages.controls[at : at + 4] = _NO_INDEX
+        if self.tells_destination:
+            self._hide_index(addr)
+        if self._is_alone:
+            return self._answer_now(datagram, addr)
         if datagram is not self._answer:
             self._flush()
             # One that differs each time would only be prepared for a batch of one.
@@ -266,6 +333,12 @@ class BatchedPort(DatagramPort):
             self._first = i
         self._next = i + 1
         return len(datagram)
+
+    def _hide_index(self, addr: tuple[Any, ...]) -> None:
+        """The ancillary data becomes that of the answer: see `DatagramPort._note_destination`."""
+        if not (self._is_v6 and addr[3]):
+            at = self._current * CONTROL + self._index
+            self._messages.controls[at : at + 4] = _NO_INDEX
 
     def write_whole(self, datagram: bytes, addr: Any) -> int:
         """See `DatagramPort`. The answers that wait may be fragmented: they go first."""

@@ -82,6 +82,15 @@ class Rig:
         self.clients.append(client)
         return client
 
+    def take(self, clients: Sequence[socket.socket], requests: Sequence[bytes], *, alone: bool) -> None:
+        """Have the clients send these, and read them: each when it comes, or all at once."""
+        for client, request in zip(clients, requests, strict=True):
+            client.send(request)
+            if alone:
+                self.port.doRead()
+        if not alone:
+            self.port.doRead()
+
     def close(self) -> None:
         self.port.stopListening()
         for client in self.clients:
@@ -107,6 +116,7 @@ def rig(kind: str) -> Iterator[Callable[..., Rig]]:
 
 
 SAME = b"Thank you for connecting\r\n"
+each_alone = pytest.mark.parametrize("alone", [False, True], ids=["together", "each alone"])
 ADDRESSES = [
     ("127.0.0.1", "127.0.0.1"),
     ("", "127.0.0.1"),
@@ -116,16 +126,15 @@ ADDRESSES = [
 ]
 
 
+@each_alone
 @pytest.mark.parametrize("answer", [lambda *_: SAME, lambda data, addr: data + str(addr[1]).encode()])
 @pytest.mark.parametrize(("host", "target"), ADDRESSES)
 def test_every_client_is_answered_from_the_address_it_sent_to(
-    rig: Callable[..., Rig], host: str, target: str, answer: Callable[[bytes, Any], bytes]
+    rig: Callable[..., Rig], host: str, target: str, answer: Callable[[bytes, Any], bytes], alone: bool
 ) -> None:
     made = rig(host, answer)
     clients = [made.client(target) for _ in range(5)]
-    for number, client in enumerate(clients):
-        client.send(b"%d" % number)
-    made.port.doRead()
+    made.take(clients, [b"%d" % number for number in range(5)], alone=alone)
     # A connected socket receives only from the address it is connected to.
     assert [client.recv(100) for client in clients] == [
         answer(b"%d" % number, client.getsockname()) for number, client in enumerate(clients)
@@ -134,9 +143,10 @@ def test_every_client_is_answered_from_the_address_it_sent_to(
     assert [(seen[2], seen[3]) for seen in made.protocol.seen] == [(asked, False)] * 5
 
 
+@each_alone
 @pytest.mark.parametrize(("host", "target"), ADDRESSES)
 def test_headers_change_nothing_but_what_is_known_of_a_datagram(
-    rig: Callable[..., Rig], host: str, target: str
+    rig: Callable[..., Rig], host: str, target: str, alone: bool
 ) -> None:
     made = rig(host, lambda data, _addr: SAME if data == b"1" else data, headers=True)
     clients = [made.client(target) for _ in range(4)]
@@ -144,8 +154,7 @@ def test_headers_change_nothing_but_what_is_known_of_a_datagram(
     before = time.time_ns()
     for number, client in enumerate(clients):
         client.setsockopt(level, tos, number << 2 | 2)
-        client.send(b"%d" % (number // 2))
-    made.port.doRead()
+    made.take(clients, [b"0", b"0", b"1", b"1"], alone=alone)
     assert [client.recv(100) for client in clients] == [b"0", b"0", SAME, SAME]
     asked = target if host in {"", "::"} else None
     assert [seen[2] for seen in made.protocol.seen] == [asked] * 4
@@ -285,6 +294,40 @@ def test_an_answer_that_the_kernel_refuses_is_reported_and_the_others_are_sent(
 
 
 @needs_mmsg
+def test_an_answer_to_a_datagram_that_came_alone_and_is_refused_is_reported(
+    freely: Freely, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = freely("127.0.0.1")
+    client = made.client("127.0.0.1")
+    made.take([client], [MARKED], alone=True)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made.port, "_answer_now", refuse)
+        made.take([client], [MARKED], alone=True)
+    made.take([client], [MARKED], alone=True)
+    assert made.dropped == {"send-EPERM": 1}
+    assert [client.recv(100), client.recv(100)] == [SAME, SAME]
+
+
+@needs_mmsg
+def test_a_crowd_is_read_in_batches_again_soon_after_datagrams_came_alone(freely: Freely, free: Free) -> None:
+    made = freely("127.0.0.1")
+    client = made.client("127.0.0.1")
+    made.take([client] * 20, [MARKED] * 20, alone=True)
+    for _ in range(100):
+        client.send(MARKED)
+    reads = 0
+    while len(free.noted) < 120:
+        made.port.doRead()
+        reads += 1
+    assert reads <= 8 + 2
+    assert [client.recv(100) for _ in range(120)] == [SAME] * 120
+
+
+@needs_mmsg
 def test_failed_system_calls_raise_oserror() -> None:
     made = Rig("batched", "127.0.0.1", lambda *_: SAME)
     messages = made.port._messages  # type: ignore[attr-defined]
@@ -365,13 +408,14 @@ Freely = Callable[[str], Rig]
 
 
 @needs_mmsg
+@each_alone
 @pytest.mark.parametrize(("host", "target"), ADDRESSES)
-def test_free_requests_are_answered_without_the_protocol(freely: Freely, free: Free, host: str, target: str) -> None:
+def test_free_requests_are_answered_without_the_protocol(
+    freely: Freely, free: Free, host: str, target: str, alone: bool
+) -> None:
     made = freely(host)
     clients = [made.client(target) for _ in range(9)]
-    for number, client in enumerate(clients):
-        client.send(MARKED if number % 3 else b"%d" % number)
-    made.port.doRead()
+    made.take(clients, [MARKED if number % 3 else b"%d" % number for number in range(9)], alone=alone)
     assert [client.recv(100) for client in clients] == [SAME] * 9
     assert [seen[0] for seen in made.protocol.seen] == [b"0", b"3", b"6"]
     assert [peer[:2] for peer in free.noted] == [
@@ -503,8 +547,9 @@ def test_a_protocol_that_drains_its_port_while_it_is_called_changes_no_answer(ri
 
 
 @needs_mmsg
+@each_alone
 @pytest.mark.parametrize(("host", "target"), ADDRESSES)
-def test_own_answers_and_the_free_answer_go_out_in_batches(host: str, target: str) -> None:
+def test_own_answers_and_the_free_answer_go_out_in_batches(host: str, target: str, alone: bool) -> None:
     asked: list[tuple[bytes, int, int, int]] = []
 
     def own(data: bytearray, start: int, end: int, when: int, ttl: int, tos: int) -> bytes | None:
@@ -528,9 +573,7 @@ def test_own_answers_and_the_free_answer_go_out_in_batches(host: str, target: st
     ]
     clients = [made.client(target) for _ in texts]
     before = time.time_ns()
-    for client, text in zip(clients, texts, strict=True):
-        client.send(text)
-    made.port.doRead()
+    made.take(clients, texts, alone=alone)
     said = [client.recv(100) for client in clients]
     assert said == [
         *(b"free", b"own x1..", b"own x2..", b"free", b"called n...", b"own x3..", b"free", b"called ", b"own x4..")
