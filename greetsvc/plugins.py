@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
-from attrs import frozen
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -16,8 +15,7 @@ __all__ = ["Door", "tell_failure"]
 _log = Logger(namespace="greetsvc")
 
 
-@frozen
-class Door:
+class Door(NamedTuple):
     """The entry points of one ``group``. ``kind`` is what they give, in words: ``greeter`` or ``protocol``.
 
     An entry point names a callable, or a class whose ``from_argument`` is called. Every error is a `ValueError` with

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-from attrs import frozen
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from greetsvc.daemon.settings.start_checks import certificate_warnings
 from greetsvc.net.endpoint import Endpoint
@@ -17,8 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Certificates", "read_ahead"]
 
 
-@frozen
-class Certificates:
+class Certificates(NamedTuple):
     """What a TLS endpoint shows, and in ``warnings`` what is wrong with it all the same."""
 
     contexts: ReloadingContexts

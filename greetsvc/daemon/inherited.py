@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from attrs import evolve, frozen
@@ -35,8 +36,7 @@ _STORED = "greetsvc-bound,"
 """How the name of a socket of our own in the manager's descriptor store begins."""
 
 
-@frozen
-class Passed:
+class Passed(NamedTuple):
     """A socket that the service manager passed: its descriptor, which stays open, and its name."""
 
     descriptor: int

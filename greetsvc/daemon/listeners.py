@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Collection, Container, Mapping
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, execute, maybeDeferred
@@ -65,8 +65,7 @@ class _LeftError(TakenError):
     means = "and a start replaces it"
 
 
-@frozen
-class Spot:
+class Spot(NamedTuple):
     """Where a listener can be reached: a port of an address, or a path. ``transport`` may begin with ``proxy:``."""
 
     transport: str

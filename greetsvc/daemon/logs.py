@@ -14,9 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
-from attrs import frozen
 from twisted.logger import (
     FileLogObserver,
     ILogObserver,
@@ -220,8 +219,7 @@ class OwnLogFile(LogFile):
         return stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
 
 
-@frozen
-class Log:
+class Log(NamedTuple):
     """Where the log goes: ``observer`` writes it, unless others do; ``file`` is set if that is one which rotates.
 
     ``writer`` is the observer that has the format; ``fixed`` is why that cannot be JSON, if so.

@@ -7,9 +7,7 @@ import pwd
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from attrs import frozen
+from typing import Any, NamedTuple
 
 from greetsvc.errors import ConfigError
 from greetsvc.printable import escaped
@@ -17,8 +15,7 @@ from greetsvc.printable import escaped
 __all__ = ["Owner", "locked"]
 
 
-@frozen
-class Owner:
+class Owner(NamedTuple):
     """The user and the group that this process will have; -1 where they do not change."""
 
     uid: int = -1

@@ -6,9 +6,7 @@ import re
 import tomllib
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
-
-from attrs import frozen
+from typing import Any, NamedTuple
 
 from greetsvc.daemon.settings.table import ONCE, SETTINGS, Listener, Place, Settings, serves, shown
 from greetsvc.errors import ConfigError, reason_of
@@ -96,8 +94,7 @@ def _check_file(file: Mapping[str, Any], path: str) -> None:
             raise ConfigError(f"{listener.where}: {error}") from error
 
 
-@frozen
-class _Value:
+class _Value(NamedTuple):
     """A value of the setting ``name`` as it was given, and where."""
 
     where: str

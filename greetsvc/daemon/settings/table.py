@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Flag, auto
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import evolve, frozen
 
@@ -243,8 +243,7 @@ class Place(Flag):
     LISTEN = auto()
 
 
-@frozen
-class Setting:
+class Setting(NamedTuple):
     """One setting.
 
     ``metavar`` is empty for a flag. ``read`` checks a value as TOML gives it and returns what `Settings` holds; it

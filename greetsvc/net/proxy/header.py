@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from struct import Struct
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from attrs import frozen
 from twisted.internet import address
 
 __all__ = ["LONGEST_V1", "LONGEST_V2", "ProxyHeader", "ProxyHeaderError", "ProxyParser", "encode_v1", "encode_v2"]
@@ -44,8 +43,7 @@ class ProxyHeaderError(ValueError):
     """The bytes are not a valid PROXY header. The text is the reason, one word."""
 
 
-@frozen
-class ProxyHeader:
+class ProxyHeader(NamedTuple):
     """The two addresses of the connection that the proxy accepted.
 
     Both are ``None`` if the header has none (LOCAL, UNKNOWN, UNSPEC): then those of the real connection count. An

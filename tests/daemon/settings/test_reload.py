@@ -284,7 +284,7 @@ def test_a_service_that_does_not_run_ignores_a_reload() -> None:
 def test_what_only_a_restart_changes_stays_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = settings({"drain": 1.0, "linger": 1.0}), settings({"drain": 2.0, "linger": 2.0})
     assert reloadable(old, new) == (new, [])
-    records = [evolve(one, reload=one.name != "drain") for one in SETTINGS]
+    records = [one._replace(reload=one.name != "drain") for one in SETTINGS]
     monkeypatch.setattr(
         "greetsvc.daemon.settings.reload._IN_SETTINGS", [one for one in records if one.name in {"drain", "linger"}]
     )
