@@ -13,6 +13,7 @@ __all__ = [
     "EMPTY_ANSWER",
     "ENDED_EARLY",
     "ENDINGS",
+    "IN_A_CHARACTER",
     "LATE_ANSWER",
     "NOT_WHOLE",
     "NO_BUFFER_ERRNOS",
@@ -51,6 +52,7 @@ NO_CLOSE_NOTIFY = "TLS ended without close_notify"
 CUT_SHORT = "cut short"
 """Begins the words for a greeting of which only part came, by all we know."""
 STILL_COMING = "and more was still coming"
+IN_A_CHARACTER = "within a character"
 
 NO_GREETING = "the connection was closed without a greeting"
 NO_TALK = "the server closed after its greeting: it does not talk"

@@ -59,6 +59,15 @@ WRONG = [
         ["--expect", "a{99999999999}"],
         "--expect a{99999999999}: is not a regular expression: the repetition number is too large",
     ),
+    (
+        ["--expect", "(?a)(?u)"],
+        "--expect (?a)(?u): is not a regular expression: ASCII and UNICODE flags are incompatible",
+    ),
+    (
+        ["--expect", "(?L)x"],
+        "--expect (?L)x: is not a regular expression: bad inline flags: "
+        "cannot use 'L' flag with a str pattern at position 3",
+    ),
     (["--encoding", "klingon"], "--encoding klingon: is not a text encoding that Python knows"),
     (["--encoding", "rot13"], "--encoding rot13: is not a text encoding that Python knows"),
     (["--encoding", ""], "--encoding '': is not a text encoding that Python knows"),

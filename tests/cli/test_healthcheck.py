@@ -120,6 +120,7 @@ PEERS: dict[str, Make] = {
     "greeting": lambda peers, *_: peers.stream(says(b"hello\r\n")),
     "greeting in pieces": lambda peers, *_: peers.stream(says(b"hel", b"lo", pause=0.02)),
     "greeting, then a half-close": lambda peers, *_: peers.stream(half),
+    "cut within a character": lambda peers, *_: peers.stream(says("hello Grüß".encode()[:-1])),
     "greeting over UNIX": lambda peers, _, folder: peers.stream(says(b"hello\r\n"), path=folder / "s"),
     "silent": held(b""),
     "refused": lambda *_: "127.0.0.1:1",

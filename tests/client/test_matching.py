@@ -6,6 +6,7 @@ import gc
 import re
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greetsvc.client.matching import Matcher, MatchingFailed
+from greetsvc.client.stats import Expectations
 
 EVIL = [
     (r"^(a+)+$", "a" * 40 + "!"),
@@ -163,3 +165,10 @@ def test_what_is_searched_here_takes_bounded_time(pieces: list[str], length: int
 def test_the_document_tells_of_it() -> None:
     text = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
     assert "matching took too long" in text
+
+
+@pytest.mark.parametrize("pattern", ["[[a]", "[a-z&&b]", "[a||b]", "[a~~b]"])
+def test_a_pattern_that_a_later_python_may_read_otherwise_gives_no_warning(pattern: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Expectations.of(pattern, None).expect is not None

@@ -11,6 +11,7 @@ from greetsvc.client.alerts import alert_cause
 from greetsvc.client.certificates import certificate_cause
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.words import (
+    IN_A_CHARACTER,
     LATE_ANSWER,
     NO_CLOSE_NOTIFY,
     NO_FREE_PORT,
@@ -164,6 +165,7 @@ _BY_NOTE = {
 
 _CUT_SHORT = {
     STILL_COMING: "the server or the path is slower than the time-out (-t)",
+    IN_A_CHARACTER: "the server failed while it greeted, or its greeting has another encoding (--encoding)",
     NO_CLOSE_NOTIFY: "the server was stopped, or something on the path ended the connection too early",
 }
 

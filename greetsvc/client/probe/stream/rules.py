@@ -5,6 +5,7 @@ Importing this needs no library: a health check does.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from greetsvc.client.probe.system import system_failed
 from greetsvc.client.words import (
     CUT_SHORT,
     ENDINGS,
+    IN_A_CHARACTER,
     NO_GREETING,
     RESET_ERRNOS,
     SELF_CONNECTED,
@@ -114,13 +116,22 @@ class StreamRules:
         """Say whether the greeting is whole. Without a proper end, a line end is the only sign that it is.
 
         What comes in pieces is not whole, whatever it ends with, when the silence after it was no longer than the
-        pauses before.
+        pauses before; and nothing is whole that ends within a character.
         """
-        timeline = self.timeline
-        if not how:
-            return
-        coming = self.timed_out and timeline.now() - self.last_piece <= self.longest_pause
-        if coming or not self.data.decode(timeline.options.encoding, "replace").endswith("\n"):
+        timeline, why = self.timeline, ""
+        if how and self.timed_out and timeline.now() - self.last_piece <= self.longest_pause:
+            why = STILL_COMING
+        elif how and not self.data.decode(timeline.options.encoding, "replace").endswith("\n"):
+            why = "without a line end"
+        elif not how and _ends_in_a_character(self.data, timeline.options.encoding):
+            why, how = IN_A_CHARACTER, "the server closed"
+        if why:
             count = f"{len(self.data)} byte{'' if len(self.data) == 1 else 's'}"
-            why = STILL_COMING if coming else "without a line end"
             timeline.cut_short = f"{CUT_SHORT} after {count} {why}: {how}"
+
+
+def _ends_in_a_character(data: bytes, encoding: str) -> bool:
+    """Whether the last character needs more bytes than came."""
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    decoder.decode(data)
+    return bool(decoder.getstate()[0])

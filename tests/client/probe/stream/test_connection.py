@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from greetsvc import GreetFailed, Greeting, greet, greet_ex
 from greetsvc.client import ClientTls
+from greetsvc.client.report.causes import likely_cause
 from greetsvc.visit import Address
 
 THANKS = b"Thank you for connecting\r\n"
@@ -189,6 +190,40 @@ async def test_a_greeting_that_is_still_coming_is_cut_short(peers: Any, text: by
     assert greeting.cut_short == (
         f"cut short after {count} bytes and more was still coming: the server did not close in time"
     )
+
+
+@pytest.mark.parametrize(
+    ("whole", "encoding"),
+    [
+        ("Grüß", "utf-8"),
+        ("謝謝", "utf-8"),
+        ("hello 👋", "utf-8"),
+        ("hello", "utf-16-le"),
+        ("謝謝", "big5"),
+        ("谢", "gb18030"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_that_ends_within_a_character_is_cut_short(peers: Any, whole: str, encoding: str) -> None:
+    part = whole.encode(encoding)[:-1]
+    greeting = await greet(peers.stream(lambda connection: connection.sendall(part)), encoding=encoding)
+    count = f"{len(part)} byte{'s' * (len(part) > 1)}"
+    assert greeting.cut_short == f"cut short after {count} within a character: the server closed"
+    assert (greeting.data, greeting.closed, greeting.ending_errno) == (part, "fin", errno.EPROTO)
+    (cause,) = likely_cause(greeting)
+    assert "--encoding" in cause
+
+
+@pytest.mark.parametrize(
+    ("said", "encoding"),
+    [(b"hello", "utf-8"), (b"\xff", "utf-8"), ("Grüß".encode(), "utf-8"), ("Grüße".encode("latin-1"), "utf-8")],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_without_a_line_end_is_whole_where_the_server_closes(
+    peers: Any, said: bytes, encoding: str
+) -> None:
+    greeting = await greet(peers.stream(lambda connection: connection.sendall(said)), encoding=encoding)
+    assert (greeting.data, greeting.cut_short, greeting.ending_errno) == (said, "", None)
 
 
 @pytest.mark.parametrize(
