@@ -18,6 +18,9 @@ __all__ = ["CannotWrite", "Lines", "Output", "ReaderGone", "standard"]
 _PATIENCE = 30.0
 """Seconds that a non-blocking stream may take nothing. A blocking one waits for ever, as the system has it."""
 
+_HURRY = 1.0
+"""The same for both, once the command is to end."""
+
 
 class Lines:
     """Lines for standard output and for standard error."""
@@ -41,6 +44,7 @@ class Output:
     def __init__(self, out: TextIO | None, err: TextIO | None) -> None:
         self._out = out
         self._err = err
+        self._hurried = self._is_writing = False
         for stream in (out, err):
             if stream is not None and hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
@@ -54,13 +58,14 @@ class Output:
         if self._out is None and lines.out:
             raise CannotWrite("it is closed")
         try:
-            _write(self._out, lines.out)
+            self._send(self._out, lines.out)
         except OSError as error:
             _discard_buffer(self._out)
             if isinstance(error, BrokenPipeError):
                 raise ReaderGone from None
             if isinstance(error, TimeoutError):
-                raise CannotWrite(f"its reader took nothing for {_PATIENCE:g} s") from None
+                patience = _HURRY if self._hurried else _PATIENCE
+                raise CannotWrite(f"its reader took nothing for {patience:g} s") from None
             raise CannotWrite(os.strerror(error.errno or 0)) from None
         for line in lines.err:
             self.complain(line)
@@ -68,29 +73,57 @@ class Output:
     def complain(self, line: str) -> None:
         """Write a line to standard error. A failure is ignored: there is no other place to report it."""
         try:
-            _write(self._err, [line])
+            self._send(self._err, [line])
         except OSError:
             _discard_buffer(self._err)
             self._err = None
 
+    def hurry(self) -> None:
+        """The command is to end: from now on a reader that takes nothing for a second makes writing fail.
 
-def _write(stream: TextIO | None, lines: Sequence[str]) -> None:
-    if stream is None or not lines:
-        return
-    text = "".join(f"{line}\n" for line in lines)
-    try:
-        fd = stream.fileno()
-    except OSError:  # a stream in memory
-        stream.write(text)
-        stream.flush()
-        return
-    stream.flush()
-    data = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
-    while data:
+        A signal handler calls it. A write that blocks would go on after that, and the command could not be ended.
+        """
+        import signal  # its 3 ms are for this only
+
+        if not self._hurried:
+            self._hurried = True
+            signal.signal(signal.SIGALRM, _give_up)
+            if self._is_writing:
+                signal.setitimer(signal.ITIMER_REAL, _HURRY)
+
+    def _send(self, stream: TextIO | None, lines: Sequence[str]) -> None:
+        if stream is None or not lines:
+            return
+        text = "".join(f"{line}\n" for line in lines)
         try:
-            data = data[os.write(fd, data) :]
-        except BlockingIOError:
-            _wait_for_room(fd)
+            fd = stream.fileno()
+        except OSError:  # a stream in memory
+            stream.write(text)
+            stream.flush()
+            return
+        stream.flush()
+        data = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
+        self._is_writing = True
+        try:
+            while data:
+                self._set_alarm(_HURRY)
+                try:
+                    data = data[os.write(fd, data) :]
+                except BlockingIOError:
+                    _wait_for_room(fd)
+        finally:
+            self._is_writing = False
+            self._set_alarm(0)
+
+    def _set_alarm(self, seconds: float) -> None:
+        if self._hurried:
+            import signal
+
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _give_up(_number: int, _frame: object) -> None:
+    raise TimeoutError
 
 
 def _wait_for_room(fd: int) -> None:

@@ -14,7 +14,7 @@ from typing import NoReturn
 from greetsvc.client.basics import BASICS, FLAWED, GREETED, NOT_GREETED, Basics, Family
 from greetsvc.client.names import address_of
 from greetsvc.client.target import Target, default_host, parse
-from greetsvc.client.words import health_line
+from greetsvc.client.words import STOPPED, failed_words, health_line
 from greetsvc.interrupts import raise_interrupts
 
 __all__ = ["plain_form", "run"]
@@ -57,13 +57,15 @@ def run(target: Target, options: Basics) -> int:
     from greetsvc.console import standard
 
     raise_interrupts()
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
     try:
         flaw, status = probe(target, options), GREETED
     except NotGreeted as failed:
         flaw, status = str(failed), NOT_GREETED
     except KeyboardInterrupt:
-        return NOT_GREETED
+        flaw, status = failed_words("greet", STOPPED), NOT_GREETED
     if flaw:
         standard().complain(health_line(target, flaw))
         status = status or FLAWED
@@ -71,4 +73,6 @@ def run(target: Target, options: Basics) -> int:
 
 
 def _stop(*_: object) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.hold import HoldReport
 from greetsvc.client.result import GreetFailed
 from greetsvc.client.stats import RunStats
+from greetsvc.client.words import STOPPED
 from greetsvc.console import Output
 from greetsvc.printable import one_line
 
@@ -42,7 +44,9 @@ class HoldPlan:
             output.write(self.report.failed(failed))
             return
         result = holding.result(stopped=stopped)
-        if result is not None:
-            stats.greeted = 1
-            stats.flawed = result.held is not None and not result.held.survived
-            output.write(self.report.end(result, holding.refused))
+        if result is None:
+            output.write(self.report.failed(GreetFailed(errno.ECANCELED, STOPPED)))
+            return
+        stats.greeted = 1
+        stats.flawed = result.held is None or not result.held.survived
+        output.write(self.report.end(result, holding.refused))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +21,7 @@ from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.report.base import Report
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import Expectations, FlowStats, RunStats
+from greetsvc.client.words import STOPPED
 from greetsvc.console import Output, ReaderGone
 from greetsvc.interrupts import raise_interrupts
 from greetsvc.printable import one_line
@@ -86,6 +89,8 @@ class ProbePlan:
             await gatherResults([Deferred.fromCoroutine(used.settle(reactor=reactor)) for used in probes])
         except CancelledError:
             stats.elapsed = now() - start
+            if self.count == 1 and not stats.sent:
+                output.write(self.report.probe(1, GreetFailed(errno.ECANCELED, STOPPED), []))
         finally:
             for used in probes:
                 used.close()
@@ -128,6 +133,26 @@ class ProbePlan:
             report_waiting()
 
 
+def _on_signals(reactor: Any, output: Output, stop: Callable[[], object]) -> None:
+    """Stop on the signals that the reactor stops on, also while the output has no room.
+
+    Further ones are ignored: at the very end, where Python has no handlers any more, one would change the status.
+    """
+
+    def end(_number: int, _frame: object) -> None:
+        for number in stopping:
+            signal.signal(number, signal.SIG_IGN)
+        output.hurry()
+        reactor.callFromThread(stop)
+
+    stopping = []
+
+    for number, name in ((signal.SIGINT, "sigInt"), (signal.SIGTERM, "sigTerm")):
+        if signal.getsignal(number) == getattr(reactor, name, end):  # it is not ignored
+            signal.signal(number, end)
+            stopping.append(number)
+
+
 def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:
     """Run the reactor until the plan is done or a signal stops it; the exit status.
 
@@ -140,9 +165,16 @@ def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], flo
     failures: list[Failure] = []
     stopping: list[bool] = []
 
+    def stop(_: object = None) -> None:
+        # Once: a signal may come when the run is over, or another when it is being stopped.
+        if not stopping:
+            stopping.append(True)
+            reactor.stop()
+
     def start() -> None:
+        _on_signals(reactor, output, stop)
         run = Deferred.fromCoroutine(plan.run(output, stats, reactor, now))
-        run.addErrback(failures.append).addCallback(lambda _: stopping or reactor.stop())
+        run.addErrback(failures.append).addCallback(stop)
         reactor.addSystemEventTrigger("before", "shutdown", run.cancel)
 
     reactor.addSystemEventTrigger("before", "shutdown", lambda: stopping.append(True))

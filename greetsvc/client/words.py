@@ -30,6 +30,7 @@ __all__ = [
     "RESET_ERRNOS",
     "SELF_CONNECTED",
     "STILL_COMING",
+    "STOPPED",
     "TLS_RECORD",
     "TWO_ANSWERS",
     "UNASKED",
@@ -54,6 +55,7 @@ CUT_SHORT = "cut short"
 STILL_COMING = "and more was still coming"
 IN_A_CHARACTER = "within a character"
 
+STOPPED = "stopped before a greeting came"
 NO_GREETING = "the connection was closed without a greeting"
 NO_TALK = "the server closed after its greeting: it does not talk"
 ENDED_EARLY = "the server closed the connection"

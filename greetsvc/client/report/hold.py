@@ -194,13 +194,13 @@ class NagiosHoldReport(HoldReport):
     timeout: float
 
     def end(self, result: HoldResult, refused: list[GreetFailed]) -> Lines:
-        """OK: the silence was survived; WARNING: it was not."""
+        """OK: the silence was survived; WARNING: it was not, or that is not known."""
         held = result.held
         said = ": ".join([str(self.target), _verdict(result, self.timeout), *_notes(result)])
         silence = "U" if held is None else f"{held.silence:.3f}s"
         limit = "U" if result.limit is None else f"{result.limit:.3f}s"
         perfdata = f"silence={silence};;;0.000;{result.asked:.3f} limit={limit};;;0.000"
-        return perfdata_line(0 if held is None or held.survived else 1, said, perfdata)
+        return perfdata_line(0 if held is not None and held.survived else 1, said, perfdata)
 
     def failed(self, failed: GreetFailed) -> Lines:
         """CRITICAL: there was no connection to be silent on."""
@@ -215,8 +215,8 @@ class HealthHoldReport(HoldReport):
     timeout: float
 
     def end(self, result: HoldResult, refused: list[GreetFailed]) -> Lines:
-        """What is known, when a silence was not survived."""
-        bad = result.held is not None and not result.held.survived
+        """What is known, unless the silence was survived."""
+        bad = result.held is None or not result.held.survived
         return self._complain(_verdict(result, self.timeout)) if bad else Lines()
 
     def failed(self, failed: GreetFailed) -> Lines:

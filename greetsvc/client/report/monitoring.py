@@ -49,8 +49,8 @@ class NagiosReport:
         mean = stats.seconds.mean
         took = "U" if mean is None else f"{mean:.6f}s"
         warn = "" if self.warn is None else f"{self.warn:.6f}"
-        loss = 100 * stats.lost / stats.sent if stats.sent else 100.0
-        perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss:.3g}%;;;0;100"
+        loss = f"{100 * stats.lost / stats.sent:.3g}%" if stats.sent else "U"
+        perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss};;;0;100"
         if (trip := stats.round_trips.mean) is not None:
             perfdata = f"{perfdata} round_trip={trip:.6f}s;;;0.000000"
         count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"

@@ -130,8 +130,8 @@ class StreamRules:
             timeline.cut_short = f"{CUT_SHORT} after {count} {why}: {how}"
 
 
-def _ends_in_a_character(data: bytes, encoding: str) -> bool:
+def _ends_in_a_character(data: bytearray, encoding: str) -> bool:
     """Whether the last character needs more bytes than came."""
     decoder = codecs.getincrementaldecoder(encoding)("replace")
-    decoder.decode(data)
+    decoder.decode(bytes(data))
     return bool(decoder.getstate()[0])
