@@ -32,8 +32,19 @@ def main() -> int:
         reason = _reason(error)
         if not isinstance(error, _SHORTAGES) and reason != _NO_MEMORY:
             raise
-        sys.stderr.write(f"greet: this host: {reason}\n")
+        _complain(f"this host: {reason}")
         return 2
+
+
+def _complain(words: str) -> None:
+    """Say it where the reader of this form looks. No module is left for that: neither `json` nor a report."""
+    if "--nagios" in sys.argv:
+        print(f"GREET CRITICAL - {words} | time=U loss=U")
+    elif "--json" in sys.argv:
+        said = words.replace("\\", "\\\\").replace('"', '\\"')
+        print(f'{{"ok": false, "greeting": null, "error": "{said}", "errno": null, "phase": null}}')
+    else:
+        sys.stderr.write(f"greet: {words}\n")
 
 
 def _reason(error: Exception) -> str:

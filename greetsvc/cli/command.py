@@ -95,9 +95,9 @@ def _check_flows(flows: int, first_port: int | None, target: Target) -> None:
         wrong("--flows", flows, f"needs an IP target, not {target}")
     if first_port is not None and first_port + flows > 65536:
         wrong("--flows", flows, f"only {65536 - first_port} ports remain from {first_port}")
-    raise_limit()
+    limit = raise_limit()
     if flows > remaining():
-        wrong("--flows", flows, f"this process may open only {max(0, int(remaining()))} more files")
+        wrong("--flows", flows, f"too many for a process that may open {limit} files in all (ulimit -n)")
 
 
 def _common_options(given: dict[str, Any], target: Target) -> dict[str, Any]:

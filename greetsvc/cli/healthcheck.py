@@ -14,7 +14,7 @@ from typing import NoReturn
 from greetsvc.client.basics import BASICS, FLAWED, GREETED, NOT_GREETED, Basics, Family
 from greetsvc.client.names import address_of
 from greetsvc.client.target import Target, default_host, parse
-from greetsvc.client.words import STOPPED, failed_words, health_line
+from greetsvc.client.words import health_line
 from greetsvc.interrupts import raise_interrupts
 
 __all__ = ["plain_form", "run"]
@@ -65,7 +65,7 @@ def run(target: Target, options: Basics) -> int:
     except NotGreeted as failed:
         flaw, status = str(failed), NOT_GREETED
     except KeyboardInterrupt:
-        flaw, status = failed_words("greet", STOPPED), NOT_GREETED
+        return NOT_GREETED
     if flaw:
         standard().complain(health_line(target, flaw))
         status = status or FLAWED

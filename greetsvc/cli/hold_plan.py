@@ -45,7 +45,8 @@ class HoldPlan:
             return
         result = holding.result(stopped=stopped)
         if result is None:
-            output.write(self.report.failed(GreetFailed(errno.ECANCELED, STOPPED)))
+            if self.report.is_for_programs:
+                output.write(self.report.failed(GreetFailed(errno.ECANCELED, STOPPED)))
             return
         stats.greeted = 1
         stats.flawed = result.held is None or not result.held.survived

@@ -11,14 +11,13 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall
 
+from greetsvc.cli.plan import failure
 from greetsvc.client.load.run import Run
-from greetsvc.client.report.causes import likely_cause
 from greetsvc.client.report.load import JsonLoadReport, LoadReport, TextLoadReport
 from greetsvc.client.report.terminal import DrawnLoadReport, ProgressBar, Terminal
 from greetsvc.client.result import GreetFailed
 from greetsvc.client.stats import RunStats
 from greetsvc.console import Lines, Output
-from greetsvc.printable import one_line
 
 __all__ = ["LoadPlan"]
 
@@ -45,8 +44,7 @@ class LoadPlan:
                 with suppress(CancelledError):
                     await self.load.go(lambda *second: write(report.second(*second)), reactor=reactor)
             except GreetFailed as failed:
-                for words in (str(failed), *likely_cause(failed)):
-                    output.complain(f"greet: {one_line(str(self.load.target))}: {one_line(words)}")
+                output.write(failure(self.load.target, failed, as_json=self.as_json))
                 return
             finally:
                 self.load.metrics.fill_in(stats)

@@ -21,12 +21,13 @@ from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.report.base import Report
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import Expectations, FlowStats, RunStats
+from greetsvc.client.target import Target
 from greetsvc.client.words import STOPPED
-from greetsvc.console import Output, ReaderGone
+from greetsvc.console import Lines, Output, ReaderGone
 from greetsvc.interrupts import raise_interrupts
 from greetsvc.printable import one_line
 
-__all__ = ["Plan", "ProbePlan", "drive"]
+__all__ = ["Plan", "ProbePlan", "drive", "failure"]
 
 
 class Plan(Protocol):
@@ -89,7 +90,7 @@ class ProbePlan:
             await gatherResults([Deferred.fromCoroutine(used.settle(reactor=reactor)) for used in probes])
         except CancelledError:
             stats.elapsed = now() - start
-            if self.count == 1 and not stats.sent:
+            if self.count == 1 and not stats.sent and self.report.is_for_programs:
                 output.write(self.report.probe(1, GreetFailed(errno.ECANCELED, STOPPED), []))
         finally:
             for used in probes:
@@ -131,6 +132,17 @@ class ProbePlan:
             await probe_flows([from_port(port) for port in ports], each_of_flow, **pace)
         finally:
             report_waiting()
+
+
+def failure(target: Target, failed: GreetFailed, *, as_json: bool) -> Lines:
+    """What to write where a run as a whole failed: the same as for one probe."""
+    if as_json:
+        from greetsvc.client.report.json_lines import JsonReport
+
+        return JsonReport(target, several=False).probe(1, failed, [])
+    from greetsvc.client.report.text import TextReport
+
+    return TextReport(target, several=False).probe(1, failed, [])
 
 
 def _on_signals(reactor: Any, output: Output, stop: Callable[[], object]) -> None:

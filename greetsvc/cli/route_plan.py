@@ -9,6 +9,7 @@ from typing import Any
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError
 
+from greetsvc.cli.plan import failure
 from greetsvc.client.options import ProbeOptions
 from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.datagram.requests import answering
@@ -18,7 +19,6 @@ from greetsvc.client.probe.resolve import resolve
 from greetsvc.client.probe.series import result_of
 from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline
-from greetsvc.client.report.causes import likely_cause
 from greetsvc.client.report.route import JsonTraceReport, TextTraceReport, TraceReport, mtu_lines
 from greetsvc.client.result import GreetFailed
 from greetsvc.client.route.ask import Asker
@@ -45,9 +45,10 @@ async def _within(plan: TracePlan | MtuPlan, output: Output, now: Callable[[], f
     except CancelledError:
         return
     except (GreetFailed, OSError) as error:
-        failed = error if isinstance(error, GreetFailed) else system_failed(timeline, error.errno or errno.EIO)
-        for words in (str(failed), *likely_cause(failed)):
-            output.complain(f"greet: {one_line(str(plan.target))}: {one_line(words)}")
+        # EAGAIN: no source port is free. Nothing else that these sockets ask for can be lacking for a while.
+        number = errno.EADDRNOTAVAIL if error.errno == errno.EAGAIN else error.errno or errno.EIO
+        failed = error if isinstance(error, GreetFailed) else system_failed(timeline, number)
+        output.write(failure(plan.target, failed, as_json=plan.as_json))
 
 
 @frozen

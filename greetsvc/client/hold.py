@@ -31,7 +31,8 @@ class Held:
     ``closed`` is how it ended; None: our message was answered, after ``reply`` seconds. For TCP on Linux, the kernel
     tells how many times our message was ``sent_again``, whether it was ``acknowledged`` all the same, and how many
     ``packets`` came during the silence. ``pinged``: WebSocket asked for a sign of life during it, and got one.
-    ``said`` is the last that the server said without being asked, such as why it closes.
+    ``said`` is the last that the server said without being asked, such as why it closes, and ``part`` is what came of
+    an answer that is not whole.
     """
 
     silence: float
@@ -43,11 +44,12 @@ class Held:
     packets: int | None = None
     pinged: bool = False
     said: str = ""
+    part: str = ""
 
     @property
     def survived(self) -> bool:
-        """Whether the connection was still good after its silence."""
-        return self.closed is None
+        """Whether the connection was still good after its silence: an answer came, or a part of one."""
+        return self.closed is None or bool(self.part)
 
     @property
     def idle(self) -> bool:
@@ -62,7 +64,7 @@ class HoldResult:
     ``asked`` is the longest silence in question, in seconds. ``held`` is the connection that decides: the one with
     the shortest silence that was not survived, or else with the longest that was. ``tried`` are all connections. The
     limit is ``between`` two silences, or the same one twice: then it was seen. ``active`` is how a connection ended
-    that was not silent: if that ended as well, the reason is not known. ``stopped``: there was more to try.
+    that was not silent: where the silent one ended too, the reason is not known. ``stopped``: there was more to try.
     """
 
     peer: Address
@@ -81,9 +83,14 @@ class HoldResult:
     @property
     def survived(self) -> bool | None:
         """Whether the longest silence was survived; None: not known."""
-        if self.held is None or self.active is not None or (self.stopped and self.held.survived):
+        if self.held is None or self.is_ambiguous or (self.stopped and self.held.survived):
             return None
         return self.held.survived
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether a connection that was not silent ended as well as the silent one."""
+        return self.active is not None and self.held is not None and not self.held.survived
 
 
 @define

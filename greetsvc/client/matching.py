@@ -70,7 +70,8 @@ class Matcher:
     def matches(self, text: str, seconds: float = _MOST) -> bool:
         """Whether the pattern is found in the text. It may take ``seconds``, within 0.1 and 1.
 
-        :raises MatchingFailed: when that takes longer, or cannot be tried.
+        :raises MatchingFailed: when that takes longer.
+        :raises OSError: when this host cannot start the other process.
         """
         if self._is_cheap(len(text)):
             return self._pattern.search(text) is not None
@@ -79,8 +80,9 @@ class Matcher:
         self._allowed_at = now
         if self._allowance <= 0:
             raise MatchingFailed("matching took too long before")
+        process = self._process or self._start()
         try:
-            return self._search(text, max(_LEAST, min(seconds, _MOST)))
+            return self._search(process, text, max(_LEAST, min(seconds, _MOST)))
         except OSError as error:
             self.close()
             raise MatchingFailed(f"matching failed: {error.strerror or error}") from None
@@ -102,8 +104,7 @@ class Matcher:
         steps: int = (length + 1) ** (self._repeats + 1) << self._branches
         return steps <= _CHEAP
 
-    def _search(self, text: str, seconds: float) -> bool:
-        process = self._process or self._start()
+    def _search(self, process: subprocess.Popen[bytes], text: str, seconds: float) -> bool:
         assert process.stdin is not None
         process.stdin.write(json.dumps([text, seconds]).encode() + b"\n")
         process.stdin.flush()
@@ -125,6 +126,7 @@ class Matcher:
         process.stdin.write(json.dumps([self._pattern.pattern, self._pattern.flags]).encode() + b"\n")
         process.stdin.flush()
         if not _read(process, _START):
+            self.close()
             raise OSError("the process for it ended")
         return process
 

@@ -218,14 +218,16 @@ class Expectations:
         try:
             found = self._matcher.matches(without_line_end(text), seconds)
         except MatchingFailed as failed:
-            return str(failed)
-        return "" if found else f"nothing matches {one_line(self.expect.pattern)}"
+            return f"not as expected: {failed}"
+        except OSError as error:
+            return f"whether it is as expected is not known: this host cannot match it: {error.strerror or error}"
+        return "" if found else f"not as expected: nothing matches {one_line(self.expect.pattern)}"
 
     def flaws(self, greeting: Greeting, seconds: float = 1.0) -> list[str]:
         """What is wrong with a greeting that came, a line each; matching may take about ``seconds``."""
         found = [greeting.cut_short] if greeting.cut_short else []
         if mismatch := self.mismatch(greeting.said, seconds):
-            found.append(f"not as expected: {mismatch}")
+            found.append(mismatch)
         if self.warn is not None and greeting.seconds.total > self.warn:
             found.append(f"slow: {greeting.seconds.total * 1000:.3f} ms, more than {self.warn * 1000:.10g} ms")
         return found

@@ -21,6 +21,7 @@ __all__ = [
     "NO_FREE_PORT",
     "NO_GREETING",
     "NO_IPV6",
+    "NO_LOOPBACK",
     "NO_RESOLVER",
     "NO_ROUTE",
     "NO_TALK",
@@ -74,6 +75,7 @@ SELF_CONNECTED = "nothing listens there: the socket connected to itself"
 
 NO_RESOLVER = "no answer from the resolver"
 NO_FREE_PORT = "this host has no free source port"
+NO_LOOPBACK = "the loopback interface of this host is down"
 NO_IPV6 = "this host has no IPv6 address"
 NO_ROUTE = "this host has no route"
 NO_THREAD = "this host cannot start another thread"

@@ -69,7 +69,7 @@ def test_without_descriptors_for_its_own_modules(descriptors: int) -> None:
 def test_flows_without_descriptors() -> None:
     done = limited("-n 20", "--flows", "10", "udp:127.0.0.1:1")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "greet: --flows 10: this process may open only 0 more files\n"
+    assert done.stderr == "greet: --flows 10: too many for a process that may open 20 files in all (ulimit -n)\n"
 
 
 @needs_linux

@@ -79,14 +79,15 @@ _DOWN = "it is down, or there is no such host"
 
 CAUSES: dict[str, dict[Sender, str]] = {
     "no route": {
-        "target": f"{_FORWARDED} has no route to it",
+        "target": f"{_FORWARDED} has no route to it; or that host's own firewall rejects as if it had none",
         "router": "a router on the path has no route to that network, or rejects as if it had none",
         "this host": "this host has no route to that network, or a firewall rule of its own says so",
     },
     "no host": {
-        "target": f"{_FORWARDED} that one does not answer",
+        "target": f"{_FORWARDED} that one does not answer; or that host's own firewall rejects",
         "router": f"that host does not answer its router: {_DOWN}; or that router rejects",
-        "this host": f"that host does not answer on our own network (ARP, neighbour discovery): {_DOWN}",
+        "this host": "the next hop (that host, or the gateway to it) does not answer on our own network (ARP, "
+        f"neighbour discovery): {_DOWN}; or a firewall rule on this host rejects",
     },
     "no port": {
         "target": "the host is there: nothing listens on that port, or the host's own firewall rejects it",

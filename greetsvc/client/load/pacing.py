@@ -45,7 +45,8 @@ class LoadOptions:
         if self.concurrency is None:
             return max(1, int(min(_CLOSED_CONCURRENCY if self.rate is None else _OPEN_CONCURRENCY, descriptors)))
         if self.concurrency > descriptors:
-            why = f"this process may open only {max(0, int(descriptors))} more files"
+            room = max(0, int(descriptors))
+            why = f"this process may open too few files for it: {room} besides those of its own (ulimit -n)"
             raise ConfigError(why, name="concurrency", value=self.concurrency)
         return self.concurrency
 

@@ -30,6 +30,7 @@ from greetsvc.client.stats import Expectations, Histogram
 from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
 from greetsvc.net.descriptors import remaining
+from greetsvc.visit import Address
 
 __all__ = ["Run"]
 
@@ -49,7 +50,8 @@ class Run:
     and ``warn`` (seconds) decide which greetings are *flawed*; with ``talk``, a probe is a message and its reply on a
     connection that stays open. The other options are those of `greetsvc.greet`. With ``measure`` (UDP, a ``size``
     over 160 bytes) up to about 1,000 requests a second ask for measured answers, not for greetings, and
-    ``metrics.direction`` says which way they were lost.
+    ``metrics.direction`` says which way they were lost. ``peer`` is the address that is asked, once it is known, and
+    ``asked`` says in words which others a name has.
 
     :raises ValueError: when the target or an option is wrong; nothing was sent.
     """
@@ -78,6 +80,8 @@ class Run:
         self.metrics = LoadMetrics()
         self.concurrency = self.load_options.max_in_flight(remaining())
         self.requests = Requests(size, Session(most=_MOST) if measure else None)
+        self.peer: Address | None = None
+        self.asked = ""
         self._check = _greeting_check(Expectations.of(expect, warn), encoding)
 
     @property
@@ -150,6 +154,8 @@ class Run:
     async def _transport(self, poller: Poller, timeline: Timeline, reactor: Any) -> Streams | Datagrams:
         target, options = self.target, self.options
         remote = target.path or await resolve(timeline, reactor)
+        self.peer = Address(remote, 0) if isinstance(remote, str) else remote.address
+        self.asked = timeline.asked()
         if target.datagram:
             keep = max(0, remaining() - self.concurrency) // 2  # half of what this process may open besides
             return Datagrams(remote, self.requests, options.limit, poller, keep)

@@ -17,6 +17,9 @@ from greetsvc.client.words import ENDED_EARLY, NO_GREETING, NO_TALK, NOT_WHOLE, 
 
 __all__ = ["Speech", "TalkStreams", "TalkingConnection"]
 
+_UNASKED = LoadResult(True, "talk", errno.EPROTO, UNASKED)
+"""Answered, and then the server said more."""
+
 
 class Speech(NamedTuple):
     """What is said on each connection: the messages in turn, in the frames that ``framing`` makes.
@@ -102,7 +105,10 @@ class TalkStreams(Streams):
         for number, message in enumerate(messages, 1):
             if talk.greeted:
                 talk.data, talk.replied = message, True
-                return GREETED if number == len(messages) else failed("talk", errno.EPROTO, UNASKED)
+                if number == len(messages):
+                    return GREETED
+                talk.over = True  # what comes later could be taken for the reply to another message
+                return _UNASKED
             talk.greeted = True
             now = time.monotonic()
             self.connections.seconds.add(now - talk.started)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from greetsvc.address import Address
 from greetsvc.client.target import Target
 
-__all__ = ["FAMILIES", "SocketAddress", "addresses", "ask_resolver", "failure_of"]
+__all__ = ["FAMILIES", "SocketAddress", "addresses", "ask_resolver", "bad_literal", "failure_of"]
 
 FAMILIES = {None: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _UNKNOWN_NAME = frozenset(
@@ -42,6 +42,12 @@ def failure_of(error: OSError) -> tuple[int, str]:
         words = error.strerror or "the look-up failed"
         return number, words if number in (errno.ENOENT, errno.EAGAIN) else os.strerror(number)
     return error.errno or errno.EIO, os.strerror(error.errno) if error.errno else str(error)
+
+
+def bad_literal(target: Target, error: OSError) -> tuple[int, str]:
+    """The same for a host that is an address, where no look-up helps: its zone may be no interface of this host."""
+    _, percent, zone = target.host.partition("%")
+    return (errno.ENODEV, f"this host has no interface {zone}") if percent else failure_of(error)
 
 
 def _shortage() -> int:

@@ -100,6 +100,8 @@ class PinnedFlow:
         greeted = [answered for result in sent for answered in _requests(result)]
         self.fresh_results.extend(greeted)
         self._find(self._cause())
+        if not sent:
+            return [f"whether fresh source ports work is not known: {fresh[0]}"]
         if self.finding or self.failing > 1:
             return self.diagnosis
         if not any(greeted):

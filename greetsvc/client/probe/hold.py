@@ -147,14 +147,13 @@ class Holding:
         search, active = self.search, self._active
         if self.peer is None or active is None or not active.heard:
             return None
-        lost = active.failed if search.ended is not None else None
         return HoldResult(
             peer=self.peer,
             asked=search.most,
             held=search.ended or search.survived,
-            between=None if lost else search.between,
+            between=None if active.failed and search.ended is not None else search.between,
             tried=tuple(sorted(search.tried, key=lambda held: held.silence)),
-            active=lost,
+            active=active.failed,
             stopped=stopped,
         )
 
@@ -222,7 +221,8 @@ class _Active:
 def _held(state: TalkState, failed: GreetFailed | None) -> Held:
     """What came of the silence of a connection."""
     framing = state.framing
-    told: Any = {"pinged": framing.pinged, "said": state.unasked or framing.farewell}
+    part = state.text_of(framing.partial) if failed and not state.silent else ""
+    told: Any = {"pinged": framing.pinged, "said": state.unasked or framing.farewell, "part": part}
     if state.silent:
         assert failed is not None
         return Held(state.ended_at - state.silent_since, failed.closed, spoken=False, **told)

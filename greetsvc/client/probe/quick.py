@@ -13,7 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from greetsvc.address import Address
-from greetsvc.client.probe.addresses import FAMILIES, SocketAddress, addresses, ask_resolver, failure_of
+from greetsvc.client.probe.addresses import FAMILIES, SocketAddress, addresses, ask_resolver, bad_literal, failure_of
 from greetsvc.client.probe.datagram.requests import (
     FIRST_REPEAT,
     NO_BUFFER_REPEAT,
@@ -100,8 +100,8 @@ def _resolve(steps: _QuickSteps) -> SocketAddress:
     try:
         return addresses(target, family, socket.AI_NUMERICHOST)[0]
     except OSError as error:
-        if ":" in target.host:  # an IPv6 address whose zone is no interface of ours: the resolver cannot help
-            raise steps.failed(*failure_of(error)) from None
+        if ":" in target.host:
+            raise steps.failed(*bad_literal(target, error)) from None
     steps.enter("resolve")
     try:
         found = _within(steps, lambda: ask_resolver(target, family))

@@ -12,7 +12,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 
-from greetsvc.client.probe.addresses import FAMILIES, SocketAddress, addresses, ask_resolver, failure_of
+from greetsvc.client.probe.addresses import FAMILIES, SocketAddress, addresses, ask_resolver, bad_literal, failure_of
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.target import Target
 from greetsvc.client.words import NO_RESOLVER, NO_THREAD
@@ -35,8 +35,8 @@ async def resolve(timeline: Timeline, reactor: ResolveReactor) -> SocketAddress:
     try:
         return addresses(target, family, socket.AI_NUMERICHOST)[0]
     except OSError as error:
-        if ":" in target.host:  # an IPv6 address whose zone is no interface of ours: the resolver cannot help
-            raise timeline.failed(*failure_of(error)) from None
+        if ":" in target.host:
+            raise timeline.failed(*bad_literal(target, error)) from None
     timeline.enter("resolve")
     timeline.trace("*", f"resolving {target.host}")
     try:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from greetsvc.address import Address
+from greetsvc.client.probe.system import loopback_is_down
 from greetsvc.client.target import Target, format_address
+from greetsvc.client.words import NO_LOOPBACK
 from greetsvc.printable import shortened
 
 if TYPE_CHECKING:
@@ -116,6 +118,8 @@ class Steps:
     def reason(self, why: str) -> str:
         """Why the present step failed, with what was remarked before."""
         why = shortened(why, LONGEST)
+        if self.peer is not None and not self.target.local and loopback_is_down(self.peer.host):
+            why = f"{why}: {NO_LOOPBACK}"
         return f"{why} ({'; '.join(self._notes)})" if self._notes else why
 
     def failed(self, number: int, why: str, closed: Closed | None = None, *, icmp: Icmp | None = None) -> Exception:

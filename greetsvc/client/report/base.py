@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from greetsvc.client.evidence.direction import Back, Direction, There
 from greetsvc.client.result import GreetFailed, Greeting
@@ -28,7 +28,12 @@ PERCENTILES: dict[str, float] = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9}
 
 
 class Report(Protocol):
-    """A report on probes. Pure: it returns what to write."""
+    """A report on probes. Pure: it returns what to write.
+
+    ``is_for_programs``: it says also that a probe was stopped, which a person who pressed Ctrl-C knows.
+    """
+
+    is_for_programs: ClassVar[bool] = False
 
     def probe(self, number: int, result: Greeting | GreetFailed, flaws: list[str]) -> Lines:
         """What to write about one probe; ``flaws`` say what is wrong with it besides a failure."""

@@ -16,6 +16,7 @@ from greetsvc.client.words import (
     NO_CLOSE_NOTIFY,
     NO_FREE_PORT,
     NO_IPV6,
+    NO_LOOPBACK,
     NO_ROUTE,
     NO_TALK,
     NO_THREAD,
@@ -53,6 +54,7 @@ _HOST = {
     errno.ENFILE: "this host may not open more files: raise fs.file-max, or end the program that has them open",
     errno.ENOMEM: "this host has no memory left, or this process may not have more (ulimit -v)",
     errno.EAFNOSUPPORT: "this host has no such address family: IPv6 is turned off in its kernel; try -4",
+    errno.ENODEV: "the zone, behind the %, is the name or the number of an interface of this host (ip link)",
 }
 """Faults of this host, in whatever step."""
 
@@ -60,7 +62,8 @@ _HOST_WORDS = (
     (NO_THREAD, "this process or its user has too many threads, or no memory (ulimit -u, ulimit -v)"),
     (NO_FREE_PORT, _NO_PORT),
     (NO_IPV6, "IPv6 is turned off on this host: ask for an IPv4 address, or turn it on"),
-    (NO_ROUTE, "a route is missing on this host, or its network is down"),
+    (NO_ROUTE, "a route is missing on this host, or rejects (ip route: unreachable), or its network is down"),
+    (NO_LOOPBACK, "turn it on: ip link set lo up"),
 )
 
 _CONNECT = {
@@ -70,7 +73,7 @@ _CONNECT = {
     errno.EINVAL: "a blackhole route of this host (ip route), or a link-local address without its zone",
     errno.EADDRINUSE: "another program on this host uses that source port",
     errno.EADDRNOTAVAIL: "the system still keeps an earlier connection from that port: wait a minute or use another",
-    errno.EACCES: "a source port below 1024 needs privilege, or a rule on this host forbids it",
+    errno.EACCES: "a source port below 1024 needs privilege, or a firewall rule or a route of this host forbids it",
 }
 
 _CONNECT_UNIX = {
@@ -102,7 +105,8 @@ _GREET_UDP = {
     errno.EHOSTUNREACH: _UNREACHABLE,
     errno.ENETUNREACH: _CONNECT[errno.ENETUNREACH],
     errno.EADDRINUSE: _CONNECT[errno.EADDRINUSE],
-    errno.EACCES: "a broadcast address, a source port below 1024 without privilege, or a rule on this host",
+    errno.EACCES: "a broadcast address, a source port below 1024 without privilege, or a firewall rule or a route of "
+    "this host",
     errno.EPERM: "a firewall on this host forbids it",
     errno.ETIMEDOUT: "the request or the answer was dropped, nothing answers there, the server limits its answers, "
     "or they come later than the time-out (-t)",
@@ -112,6 +116,15 @@ _GREET_UDP = {
     errno.EPROTO: _ECHO,
 }
 
+_GREET_UNIX = {
+    errno.ENODATA: "a limit or rule of the server, a proxy with no live server, or a missing PROXY header",
+    errno.ECONNRESET: "the server failed, was killed, refuses us, expects a PROXY header, or is a proxy with no live "
+    "server",
+    errno.ETIMEDOUT: "the server waits for a request or hangs, or is a proxy with no live server",
+    errno.EPROTO: _GREET[errno.EPROTO],
+    errno.EMSGSIZE: _NO_SERVICE,
+}
+
 _GREET_UNIXGRAM = {
     errno.ETIMEDOUT: "the server does not read from its socket, does not answer, or is in another container, where"
     " our answer address does not exist",
@@ -119,6 +132,8 @@ _GREET_UNIXGRAM = {
     errno.EMSGSIZE: _NO_SERVICE,
     errno.EPROTO: _ECHO,
 }
+
+_GREET_OVER = {"udp": _GREET_UDP, "unix": _GREET_UNIX, "unixgram": _GREET_UNIXGRAM}
 
 _OTHER_PROTOCOL = "the server speaks another protocol than that of --talk"
 _TALK = {
@@ -137,6 +152,10 @@ _NOT_TALKING = "the service greets and closes (--protocol once), or a limit or r
 _ENDING: dict[Closed | None, str] = {
     "reset": "the server closed with unread data, was killed, or a device on the path ended the connection",
     "timeout": "the FIN was lost or held back on the path, or the server waits for us to close",
+}
+_ENDING_UNIX: dict[Closed | None, str] = {
+    "reset": "the server closed with unread data, or was killed",
+    "timeout": "the server waits for us to close",
 }
 
 _DOWN = "the server was stopped, or one of several behind that address is down"
@@ -194,7 +213,9 @@ def explain(result: Greeting | GreetFailed, said: set[str], earlier: Earlier | N
         causes = likely_cause(result)
     else:
         causes = likely_cause(result, earlier.greeted)
-        earlier.doubted |= not earlier.greeted and bool(causes)
+        # A fault of this host is still there when another probe is greeted.
+        refutable = not result.never_sent or result.phase == "resolve"
+        earlier.doubted |= refutable and not earlier.greeted and not _by_host(result) and bool(causes)
     found |= {cause: cause for cause in causes}
     new = {key: text for key, text in found.items() if key not in said}
     if len(said) + len(new) > _MAX_SAID:
@@ -212,7 +233,8 @@ def likely_cause(result: Greeting | GreetFailed, greeted: int = 0) -> tuple[str,
         return (f"likely: {_LONG_PACKETS}",)
     if isinstance(result, Greeting):
         cut_short = [cause for how, cause in _CUT_SHORT.items() if how in result.cut_short]
-        cause = cut_short[0] if cut_short else _ENDING.get(result.closed, "")
+        ending = _ENDING_UNIX if result.target.local else _ENDING
+        cause = cut_short[0] if cut_short else ending.get(result.closed, "")
     else:
         cause = result.icmp.cause if result.icmp else _by_host(result) or _after_greetings(result, greeted)
         if not cause:
@@ -257,7 +279,7 @@ def _by_errno(failed: GreetFailed) -> str:
         return _NOT_TALKING if NO_TALK in (failed.strerror or "") else _TALK[failed.phase, number]
     if failed.phase == "connect":
         return (_CONNECT_UNIX if transport in {"unix", "unixgram"} else _CONNECT).get(number, "")
-    return {"udp": _GREET_UDP, "unixgram": _GREET_UNIXGRAM}.get(transport, _GREET).get(number, "")
+    return _GREET_OVER.get(transport, _GREET).get(number, "")
 
 
 def _dropped(failed: GreetFailed) -> str:

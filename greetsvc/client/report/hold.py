@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from attrs import frozen
 
@@ -46,6 +46,8 @@ def _kind(held: Held) -> str:
 
 def _event(held: Held, timeout: float) -> str:
     """What came of a silence, in words."""
+    if held.part:
+        return f"answered, but only a part of the answer came: {held.part}"
     if held.survived:
         return f"answered after {1000 * (held.reply or 0):.3f} ms"
     when = " when we spoke" if held.spoken else ""
@@ -73,7 +75,7 @@ def _verdict(result: HoldResult, timeout: float) -> str:
         words = f"survived {_seconds(held.silence)} of silence: {_event(held, timeout)}"
         return f"stopped: {words}; what is longer is not known" if result.stopped else words
     words = f"did not survive {_seconds(held.silence)} of silence: {_event(held, timeout)}"
-    if result.active is not None:
+    if result.is_ambiguous:
         event = _event(held, timeout)
         words = f"ended after {_seconds(held.silence)}: {event}; whether the silence is the reason is not known"
     elif result.limit is not None and len(result.tried) > 1:
@@ -90,17 +92,23 @@ def _notes(result: HoldResult) -> list[str]:
         return []
     notes = []
     if result.active is not None:
-        notes.append(f"a connection that was not silent ended as well ({result.active})")
+        too = " as well" if result.is_ambiguous else ""
+        notes.append(f"a connection that was not silent ended{too} ({result.active})")
     if not held.idle:
         came = "WebSocket pings" if held.pinged else f"{held.packets} packets, such as TCP keepalives,"
         notes.append(f"{came} came during the silence: on the path, the connection was not idle all the time")
     if not held.survived:
-        notes.append(f"likely: {CAUSES['active too' if result.active is not None else _kind(held)]}")
+        notes.append(f"likely: {CAUSES['active too' if result.is_ambiguous else _kind(held)]}")
     return notes
 
 
 class HoldReport(Protocol):
-    """A report on connections that were silent. Pure: it returns what to write."""
+    """A report on connections that were silent. Pure: it returns what to write.
+
+    ``is_for_programs`` is as in `greetsvc.client.report.base.Report`.
+    """
+
+    is_for_programs: ClassVar[bool] = False
 
     def each(self, held: Held) -> Lines:
         """What to write when one silence is over; nothing by default."""
@@ -146,6 +154,8 @@ class TextHoldReport(HoldReport):
 class JsonHoldReport(HoldReport):
     """For programs: one object."""
 
+    is_for_programs: ClassVar[bool] = True
+
     target: Target
     timeout: float
 
@@ -189,6 +199,8 @@ class JsonHoldReport(HoldReport):
 @frozen
 class NagiosHoldReport(HoldReport):
     """One line with perfdata: how long the decisive connection was silent, and the limit."""
+
+    is_for_programs: ClassVar[bool] = True
 
     target: Target
     timeout: float

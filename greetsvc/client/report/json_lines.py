@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import asdict, frozen
 
@@ -20,6 +20,8 @@ __all__ = ["JsonReport"]
 @frozen
 class JsonReport:
     """An object for each probe; after several probes a summary object."""
+
+    is_for_programs: ClassVar[bool] = True
 
     target: Target
     several: bool

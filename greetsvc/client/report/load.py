@@ -10,6 +10,7 @@ from attrs import asdict
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.run import Run
 from greetsvc.client.report.base import counts, decimal, direction_lines, json_seconds, spread
+from greetsvc.client.target import format_address
 from greetsvc.client.words import CUT_SHORT
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
@@ -67,6 +68,8 @@ class TextLoadReport:
             f"{failure.phase}: {one_line(failure.words)} ({failure.name}): {failure.count}"
             for failure in metrics.failures
         )
+        if metrics.lost and run.asked:
+            out.append(one_line(run.asked))
         if metrics.lost:
             out.append(f"lost by the second in which they started: {_stretches_in_words(metrics)}")
         subject = one_line(str(run.target))
@@ -144,6 +147,7 @@ class JsonLoadReport(LoadReport):
             "seconds": json_seconds(spread(metrics.corrected)),
             "uncorrected": metrics.uncorrected and json_seconds(spread(metrics.uncorrected)),
             "target": str(run.target),
+            "address": run.peer and format_address(run.peer),
             "duration": load.duration,
             "concurrency": run.concurrency,
             "asked_rate": load.rate,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from attrs import field, frozen
 
 from greetsvc.client.report.base import Report
@@ -31,6 +33,8 @@ def perfdata_line(status: int, words: str, perfdata: str) -> Lines:
 class NagiosReport:
     """One line with perfdata (Monitoring Plugins guidelines); of several probes, the mean time."""
 
+    is_for_programs: ClassVar[bool] = True
+
     target: Target
     timeout: float
     warn: float | None
@@ -49,8 +53,8 @@ class NagiosReport:
         mean = stats.seconds.mean
         took = "U" if mean is None else f"{mean:.6f}s"
         warn = "" if self.warn is None else f"{self.warn:.6f}"
-        loss = f"{100 * stats.lost / stats.sent:.3g}%" if stats.sent else "U"
-        perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss};;;0;100"
+        loss = 100 * stats.lost / stats.sent if stats.sent else 100.0
+        perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss:.3g}%;;;0;100"
         if (trip := stats.round_trips.mean) is not None:
             perfdata = f"{perfdata} round_trip={trip:.6f}s;;;0.000000"
         count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, ClassVar, TextIO
 
 from attrs import field, frozen
 
@@ -60,6 +60,8 @@ def find_terminal(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal
 @frozen
 class DrawnReport:
     """For people at a terminal: a `TextReport`, and at the end the times in their order and their distribution."""
+
+    is_for_programs: ClassVar[bool] = False
 
     text: TextReport
     terminal: Terminal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from attrs import field, frozen
 
@@ -36,6 +37,8 @@ class TextReport:
 
     When ``traced``, remarks about answers and the path were printed as they came, and are not said again.
     """
+
+    is_for_programs: ClassVar[bool] = False
 
     target: Target
     several: bool

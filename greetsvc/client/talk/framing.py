@@ -32,6 +32,11 @@ class Framing:
         self.limit = limit
         self.rest = b""
 
+    @property
+    def partial(self) -> bytes:
+        """What came of a message that is not whole, as far as that is known."""
+        return self.rest
+
     def opening(self) -> bytes:
         """What is sent when the connection stands."""
         return b""

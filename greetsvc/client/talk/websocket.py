@@ -25,6 +25,8 @@ _NORMAL = 1000
 """The status of a close frame when the purpose is fulfilled (RFC 6455 7.4.1)."""
 
 
+_OPEN = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)
+
 _MAX_PINGS = 10_000
 """Pings between two messages. Each is answered, and a server that reads none of the answers would fill the memory."""
 
@@ -40,6 +42,11 @@ class WebSocketFraming(Framing):
         self._length = 0
         self._replies = b""
         self._pings = 0
+
+    @property
+    def partial(self) -> bytes:
+        """The parts of a message that is not whole; of a frame that is not, wsproto gives nothing."""
+        return b"".join(self._parts)
 
     def opening(self) -> bytes:
         """The HTTP request for the upgrade."""
@@ -66,6 +73,8 @@ class WebSocketFraming(Framing):
                         raise BadFrame(f"more than {_MAX_PINGS} pings came without a message between them")
                     self._replies += self._connection.send(event.response())
                 elif isinstance(event, CloseConnection):
+                    if self._connection.state in _OPEN:  # the server did not close: wsproto wants to, for what came
+                        raise BadFrame(f"what came is not WebSocket: {event.reason}")
                     self.farewell = " ".join(filter(None, [f"status {int(event.code)}", event.reason]))
                     if self._connection.state is ConnectionState.REMOTE_CLOSING:
                         self._replies += self._connection.send(event.response())

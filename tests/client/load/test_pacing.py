@@ -36,7 +36,7 @@ def test_the_default_in_flight_is_16_and_with_a_rate_1024_or_as_many_as_files_al
     assert LoadOptions(1, rate=1).max_in_flight(100) == 100
     assert LoadOptions(1).max_in_flight(-3) == 1
     assert LoadOptions(1, 50).max_in_flight(50) == 50
-    with pytest.raises(ConfigError, match="concurrency 51: this process may open only 50 more files"):
+    with pytest.raises(ConfigError, match="concurrency 51: this process may open too few files for it: 50 besides"):
         LoadOptions(1, 51).max_in_flight(50)
 
 

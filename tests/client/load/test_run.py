@@ -75,7 +75,7 @@ def test_a_wrong_option_is_refused_before_anything_is_sent(settings: dict[str, A
     ("settings", "why"),
     [
         ({"duration": -1}, "duration -1"),
-        ({"duration": 1, "concurrency": 99999}, "this process may open only"),
+        ({"duration": 1, "concurrency": 99999}, "this process may open too few files for it"),
         ({"duration": 1, "size": -1}, "size -1"),
         ({"duration": 1, "expect": "("}, r"expect \(: is not a regular expression: missing \)"),
         ({"duration": 1, "family": 6}, "the address is IPv4, not IPv6"),

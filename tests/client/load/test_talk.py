@@ -126,7 +126,6 @@ async def test_a_server_that_does_not_talk(peers: Any, greets_once: Any) -> None
         (b"Hello\r\n", "greet", errno.EPROTO, "what came is not a netstring"),
         (b"5:Hello,Hello", "greet", errno.EPROTO, "what came is not a netstring"),
         (b"5:Hel", "greet", errno.ENODATA, "no whole greeting came"),
-        (b"5:Hello,3:one,3:two,", "talk", errno.EPROTO, "the server said what answers nothing"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -138,6 +137,22 @@ async def test_a_server_that_speaks_something_else(
 
     metrics = (await carried_out(peers.stream(speak), Talk("netstring"), concurrency=1, timeout=0.5)).metrics
     assert kinds(metrics) == {(phase, number, words)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_than_the_reply_is_told_and_the_reply_counts(peers: Any) -> None:
+    """As for a single probe. The connection is not used again: a later reply could be that to another message."""
+
+    def speak(sock: socket.socket) -> None:
+        sock.sendall(b"Hello\n")
+        if sock.recv(100):
+            sock.sendall(b"one\ntwo\n")
+
+    metrics = (await carried_out(peers.stream(speak), Talk("lines"), concurrency=1)).metrics
+    assert metrics.greeted == metrics.sent > 0
+    assert kinds(metrics) == {("talk", errno.EPROTO, "the server said what answers nothing")}
+    assert metrics.connections is not None
+    assert metrics.connections.opened >= metrics.greeted
 
 
 @pytest_twisted.ensureDeferred

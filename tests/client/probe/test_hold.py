@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import sys
 from typing import Any
 
@@ -108,7 +109,22 @@ async def test_a_silence_was_survived_whatever_became_of_the_other_connection(ta
     await running
     result = run.result()
     assert result is not None
-    assert (result.survived, result.active) == (True, None)
+    assert (result.survived, result.is_ambiguous) == (True, False)
+    assert result.active is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_part_of_an_answer_shows_that_the_silence_was_survived(peers: Any) -> None:
+    def speak(sock: socket.socket) -> None:
+        sock.sendall(b"Hello\n")
+        sock.recv(100)
+        sock.sendall(b"one\n")
+        sock.recv(100)
+        sock.sendall(b"par")
+
+    result, one = await held(peers.stream(speak), 0.2)
+    assert (one.closed, one.spoken, one.part) == ("fin", True, "par")
+    assert result.survived
 
 
 @pytest_twisted.ensureDeferred

@@ -99,7 +99,7 @@ class TalkState(StreamState):
             if not self.greeted:
                 self.greeted = True
                 self.data[:] = message
-                self.timeline.trace_greeting(self._text(message), len(message))
+                self.timeline.trace_greeting(self.text_of(message), len(message))
                 self.timeline.enter("talk")
             else:
                 self._replied(message)
@@ -107,7 +107,7 @@ class TalkState(StreamState):
 
     def _replied(self, message: bytes) -> None:
         timeline, now = self.timeline, self.timeline.now()
-        text = self._text(message)
+        text = self.text_of(message)
         turn, self.waiting = self.waiting, None
         if turn is None:
             self.unasked = text
@@ -117,7 +117,8 @@ class TalkState(StreamState):
         timeline.talk = evolve(self.talked, round_trips=(*self.talked.round_trips, trip))
         timeline.trace("<", f"{one_line(text)} ({1000 * trip.seconds:.3f} ms)")
 
-    def _text(self, message: bytes) -> str:
+    def text_of(self, message: bytes) -> str:
+        """A message in the encoding of the probe."""
         return message.decode(self.timeline.options.encoding, "backslashreplace")
 
     @property
@@ -168,20 +169,29 @@ class TalkState(StreamState):
                 return super().ended(error, stream_error)
             if self._is_tls_record():
                 raise fail(errno.EPROTO, TLS_RECORD, closed)
-            raise fail(_ERRNOS[closed], f"{NOT_WHOLE}, only {len(self.data)} bytes", closed)
+            words = self._farewell() or f"{NOT_WHOLE}, only {len(self.data)} bytes"
+            raise fail(_ERRNOS[closed], words, closed)
         raise fail(_ERRNOS[closed], self._unanswered(error, closed), closed)
 
     def _is_tls_record(self) -> bool:
         return not self.tls and not self.greeted and self.data.startswith(TLS_RECORDS)
 
+    def _farewell(self) -> str:
+        """Why the server closed, where it said so."""
+        return self.framing.farewell and f"the server closed: {one_line(self.framing.farewell)}"
+
     def _unanswered(self, error: BaseException, closed: Closed) -> str:
         if self.tls and is_tls(error):
             return tls_words(error, handshake_done=True)
         which = f"message {self.spoken}" if self.spoken > 1 or self.turns else "our message"
+        if self.framing.partial:
+            how = {"timeout": f"no more {self.timeline.within}", "fin": ENDED_EARLY}
+            words = how.get(closed, os.strerror(errno.ECONNRESET))
+            return f"only {len(self.framing.partial)} bytes of the answer to {which} came: {words}"
         if closed == "timeout":
             return f"no answer to {which} {self.timeline.within}"
         if self.framing.farewell:
-            return f"the server closed: {one_line(self.framing.farewell)}"
+            return self._farewell()
         if closed == "reset":
             return f"{os.strerror(errno.ECONNRESET)}: no answer to {which}"
         return f"{ENDED_EARLY}, before it answered {which}" if self.talked.round_trips else NO_TALK

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection
 
 from greetsvc import GreetFailed, Greeting, greet
 from greetsvc.client import ClientTls, Talk
@@ -130,6 +132,81 @@ async def test_a_server_that_speaks_something_else_is_told(
     failed = await failure(peers.stream(speak), Talk("netstring"), timeout=0.2)
     assert (failed.phase, failed.errno, failed.strerror) == ("greet", number, words)
     assert cause in likely_cause(failed)[0]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "greeting", "part"),
+    [("lines", b"Hello\n", b"par"), ("netstring", b"5:Hello,", b"9:p"), ("int32", b"\0\0\0\5Hello", b"\0\0\0")],
+)
+@pytest.mark.parametrize(
+    ("ending", "number", "how"),
+    [
+        ("fin", errno.ENODATA, "the server closed the connection"),
+        ("reset", errno.ECONNRESET, "Connection reset by peer"),
+        ("hang", errno.ETIMEDOUT, "no more within 0.3 s"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_part_of_a_reply_is_not_no_reply(
+    peers: Any, reset: Any, protocol: str, greeting: bytes, part: bytes, ending: str, number: int, how: str
+) -> None:
+    def speak(sock: socket.socket) -> None:
+        sock.sendall(greeting)
+        sock.recv(100)
+        sock.sendall(part)
+        if ending != "fin":
+            peers.over.wait(0.05)
+            reset(sock) if ending == "reset" else peers.hold()
+
+    failed = await failure(peers.stream(speak), Talk(protocol), timeout=0.3)
+    assert (failed.phase, failed.errno) == ("talk", number)
+    assert failed.strerror == f"only {len(part)} bytes of the answer to our message came: {how}"
+
+
+def websocket(sock: socket.socket, *frames: bytes) -> None:
+    """The server's end up to the upgrade; then these frames, each after a message."""
+    server = WSConnection(ConnectionType.SERVER)
+    while not list(server.events()):
+        server.receive_data(sock.recv(1000))
+    sock.sendall(server.send(AcceptConnection()))
+    for number, frame in enumerate(frames):
+        if number:
+            sock.recv(1000)
+        sock.sendall(frame)
+
+
+BROKEN = {
+    "a reserved bit": b"\xc1\x02hi",
+    "a mask": b"\x81\x82abcdhi",
+    "an unknown opcode": b"\x83\x02hi",
+    "not UTF-8": b"\x81\x02\xff\xff",
+    "the rest of nothing": b"\x80\x02hi",
+    "a long ping": b"\x89\x7e\x00\xc8" + bytes(200),
+    "a ping in parts": b"\x09\x02hi",
+    "a message within another": b"\x01\x01h\x81\x01i",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("phase", ["greet", "talk"])
+@pytest_twisted.ensureDeferred
+async def test_a_broken_frame_of_websocket_is_no_close_by_the_server(peers: Any, broken: str, phase: str) -> None:
+    frames = [b"\x81\x05Hello", BROKEN[broken]] if phase == "talk" else [BROKEN[broken]]
+
+    def speak(sock: socket.socket) -> None:
+        websocket(sock, *frames)
+        peers.hold()
+
+    failed = await failure(peers.stream(speak), Talk("websocket"), timeout=5)
+    assert (failed.phase, failed.errno) == (phase, errno.EPROTO)
+    assert (failed.strerror or "").startswith("what came is not WebSocket: ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_websocket_close_in_place_of_the_greeting_says_why(peers: Any) -> None:
+    failed = await failure(peers.stream(lambda sock: websocket(sock, b"\x88\x08\x03\xf0no way")), Talk("websocket"))
+    assert (failed.phase, failed.errno) == ("greet", errno.ENODATA)
+    assert failed.strerror == "the server closed: status 1008 no way"
 
 
 @pytest_twisted.ensureDeferred
