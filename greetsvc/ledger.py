@@ -47,11 +47,12 @@ def _address(peer: Sequence[Any]) -> Address:
 
 
 class Ledger:
-    """Counts visits by transport (``greeted``) and what was not greeted by reason (``refused``).
+    """Counts visits.
 
-    ``unanswered`` has those of the latter that were datagrams. ``durations``, if set, counts how long greetings took.
-    On connections that go on talking it counts the messages that were answered by transport (``answered``), and the
-    connections that were ended for what the peer sent by reason (``ended``).
+    ``greeted``: visits that were greeted, by transport. ``refused``: those that were not, by reason. ``unanswered``:
+    the datagrams among these. ``durations``, if set, counts how long greetings took. On connections that go on
+    talking, ``answered`` counts the messages that were answered, by transport, and ``ended`` the connections that
+    were ended because of what the peer sent, by reason.
 
     Each of ``watchers`` is called with the transport and the peer of a visit after it was counted. A watcher may
     remove itself from the list, or add itself again, at any time; what it raises is logged. ``when_refused`` is

@@ -87,7 +87,7 @@ class Figures:
     answered: Mapping[str, int] = field(factory=dict, metadata=_SUM_BY_NAME)
     """Messages that were answered on connections that go on, by transport."""
     ended_for: Mapping[str, int] = field(factory=dict, metadata=_SUM_BY_NAME)
-    """Such connections that were ended for what their peer sent, by reason."""
+    """Such connections that were ended because of what the peer sent, by reason."""
     open: int = field(default=0, metadata=_SUM_NOW)
     """Open connections, lingering ones included."""
     lingering: int = field(default=0, metadata=_SUM_NOW)

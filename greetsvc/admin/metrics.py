@@ -62,7 +62,7 @@ def metrics(figures: Figures) -> Iterator[Metric]:
     )
     yield _counters(
         "greetsvc_connections_ended",
-        "Connections that were ended for what their peer sent.",
+        "Connections that were ended because of what the peer sent.",
         "reason",
         figures.ended_for,
     )

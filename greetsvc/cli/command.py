@@ -60,7 +60,8 @@ def _command(**given: Any) -> Plan:
     TARGET is HOST, HOST:PORT, [V6]:PORT, tcp:HOST:PORT, udp:HOST:PORT, tls:HOST:PORT, unix:PATH or unixgram:PATH.
     The default is tcp:127.0.0.1:8088, with -6 tcp:[::1]:8088; TCP and port 8088 may be left out.
 
-    Exit status: 0 greeted; 1 greeted, but slow, not as expected, or some lost; 2 not greeted; 3 wrong usage.
+    Exit status: 0 greeted; 1 greeted, but slow, cut short or not as expected, or some lost; 2 not greeted; 3 wrong
+    usage, or output that cannot be written.
     """
     check_combinations(given)
     if given["warn"] is not None:

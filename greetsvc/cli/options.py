@@ -124,7 +124,7 @@ _OPTIONS: list[tuple[str, str, click.ParamType[Any] | None, str]] = [
     ("--key", "FILE", None, "Its private key (PEM), if it is not in the same file."),
     ("--sni", "NAME", None, "The server name to send, and to find in the certificate."),
     ("--talk", "NAME", None, f"Talk after the greeting: {', '.join(PROTOCOLS)}."),
-    ("--say", "TEXT", None, f"With --talk: a message; again for one more ({limits.DEFAULT_SAY})."),
+    ("--say", "TEXT", None, f"With --talk: a message; repeatable ({limits.DEFAULT_SAY})."),
     ("--hold", "S", Silence(), "Does a connection survive S seconds of silence? auto, or auto:S: find the limit."),
     ("--encoding", "NAME", None, f"Encoding of the greeting ({DEFAULTS.encoding})."),
 ]

@@ -15,6 +15,8 @@ __all__ = [
     "ENDINGS",
     "IN_A_CHARACTER",
     "LATE_ANSWER",
+    "NONE_MEASURED",
+    "NOT_MEASURED",
     "NOT_WHOLE",
     "NO_BUFFER_ERRNOS",
     "NO_CLOSE_NOTIFY",
@@ -65,6 +67,8 @@ UNASKED = "the server said what answers nothing"
 EMPTY_ANSWER = "the answer is empty"
 TLS_RECORD = "a TLS record came in place of a greeting"
 OTHER_ADDRESS = "an answer came from another address"
+NOT_MEASURED = "an answer was not measured"
+NONE_MEASURED = "the far end gives no measured answers"
 LATE_ANSWER = "an answer to an earlier request came late"
 OTHER_REQUEST = "an answer to another request came"
 TWO_ANSWERS = "an answer came twice"

@@ -57,9 +57,9 @@ class GreetingService(Service):
     """Greets on every listener of ``settings``.
 
     Call `bind` first, and before a fork. `startService` begins to serve; `stopService` lets open connections end.
-    ``observer``, if set, replaces the application's log observer. ``warnings`` are told at the start, and what
-    ``obstacles`` returns then, when the process is who it will be. If a listener fails after the start,
-    ``on_failure`` is called and the reactor is stopped.
+    ``observer``, if set, replaces the application's log observer. At the start, ``warnings`` are logged, and what
+    ``obstacles()`` returns; the process then has its final user, group and root folder. If a listener fails after
+    the start, ``on_failure`` is called and the reactor is stopped.
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
     it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing, of

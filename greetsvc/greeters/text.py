@@ -66,7 +66,7 @@ class TextGreeter:
         return "".join(filled).encode(self._encoding, "replace")
 
     def naming(self, visit: Visit) -> Callable[[str], bytes] | None:
-        """Fills in now what the template has of this visit; what is returned makes the greeting for a name.
+        """Fills in all fields but the name; returns a function from a name to the greeting.
 
         It is for talking protocols, which greet many names in one visit, and leaves out a line end at the end. None
         where a field changes within a visit.
@@ -85,7 +85,7 @@ class TextGreeter:
 
 
 class Thanks:
-    """What talking protocols say where the settings have no greeting: the default one, and who is thanked by name."""
+    """The greeter of talking protocols where the settings have no greeting: the default one, with the name."""
 
     needs = frozenset({"name"})
 

@@ -138,7 +138,7 @@ class TalkingProtocol(GreetingProtocol):
     # The life of a connection
 
     def greet(self) -> None:
-        """Begin."""
+        """The connection may be open, and TLS stands: become the producer of the transport, then `begin`."""
         self.transport.registerProducer(self, True)
         self.begin()
 

@@ -70,8 +70,8 @@ async def test_the_mtu_of_a_udp_service_is_printed(serve: Any) -> None:
     (port,) = serve("udp:0:interface=127.0.0.1").ports
     out, err, status = await ran(MtuPlan(parse(f"udp:127.0.0.1:{port}"), OPTIONS, verbose=True))
     assert out.splitlines() == [
-        "there: at least 9244 bytes; the server reads no longer requests",
-        "back: at least 9243 bytes; the server reads no longer requests",
+        "there: at least 9244 bytes; the server does not read longer requests",
+        "back: at least 9243 bytes; the server does not read longer requests",
     ]
     assert err.splitlines() == ["* there: 9244 bytes passed", "* back: 9243 bytes passed"]
     assert status == 0

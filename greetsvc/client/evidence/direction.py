@@ -35,7 +35,7 @@ _CHUNK = 1000
 
 @frozen
 class There:
-    """The requests: ``sent`` ones, of which so many were lost, arrived twice, or after one that was sent later.
+    """Counts of requests: sent, lost on the way there, arrived twice, arrived after one that was sent later.
 
     ``variation`` is the mean difference between the delays of one request and the next, in seconds. ``hops``,
     ``dscp`` and ``ecn`` are those of the latest request that arrived. None: not known.

@@ -37,6 +37,8 @@ _BATCH = 64
 """Events taken at once. They share one reading of the clock: all were ready then, however long their turn takes."""
 
 _TURN = 0.01
+"""Seconds that a turn takes at most."""
+
 _SHORT_WAIT = 0.002
 """The reactor's timers have milliseconds: the last two before an intended time are waited for in the turn."""
 
@@ -44,7 +46,10 @@ _REST = 0.05
 """How long one of N rests after a failure in a closed loop: otherwise a port that refuses is probed without pause."""
 
 _RETRY_WAIT = 0.001
+"""Seconds until a UNIX socket whose queue is full is tried again."""
+
 _TICK = 0.05
+"""Seconds from one look at the time-outs to the next."""
 
 
 @implementer(IReadDescriptor)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from greetsvc.client.evidence.direction import Session
+from greetsvc.client.words import NONE_MEASURED, NOT_MEASURED
 from greetsvc.net.linux.packets import read_header
 from greetsvc.wire import MARK, MARKED_MINIMUM, PADDING, decode_measured, request
 
@@ -91,6 +92,6 @@ class Requests:
     def _greeted_instead(self, session: Session) -> None:
         """A measured answer was asked for, and a greeting came."""
         if session.answered:
-            session.trouble = session.trouble or "an answer was not measured"
+            session.trouble = session.trouble or NOT_MEASURED
         else:
-            self.session, self.unmeasured = None, "the far end gives no measured answers"
+            self.session, self.unmeasured = None, NONE_MEASURED

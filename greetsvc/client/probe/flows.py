@@ -33,7 +33,10 @@ _REMEMBERED = 500
 
 
 def free_ports(count: int, *, datagram: bool, least: int = 32768, most: int = 60999, tries: int = 50) -> list[int]:
-    """Free ports in a row, which the usual hashes spread best over links; any free ports where no row is free."""
+    """Free ports in a row, which the usual hashes spread best over links; any free ports where no row is free.
+
+    They are looked for between ``least`` and ``most``: the default of net.ipv4.ip_local_port_range.
+    """
     kind = socket.SOCK_DGRAM if datagram else socket.SOCK_STREAM
     for _ in range(tries):
         first = random.randint(least, most - count)  # noqa: S311 - no secret

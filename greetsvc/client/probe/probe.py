@@ -24,7 +24,7 @@ from greetsvc.client.target import DEFAULT_HOST, Target, parse
 from greetsvc.client.tls import ClientTls
 from greetsvc.wire import request
 
-__all__ = ["Probe", "greet", "greet_ex", "new_request"]
+__all__ = ["Probe", "greet", "greet_ex"]
 
 _CLOSING = 8
 """Requests at the end of a measured series; with half of them lost, one in 256 series ends without an answer."""
@@ -137,11 +137,6 @@ class Probe:
         if history is None or history.session is None or not history.asks:
             return request(nonce, self.options.size)
         return request(nonce, self.options.size, history.session.sent(nonce, when, number, history.wanted_answer))
-
-
-def new_request(options: ProbeOptions) -> bytes:
-    """A datagram request with a nonce of its own."""
-    return request(os.urandom(8).hex(), options.size)
 
 
 async def greet(

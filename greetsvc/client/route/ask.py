@@ -25,6 +25,7 @@ from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.probe.sockets import prepare
 from greetsvc.client.probe.system import own_host
 from greetsvc.client.route.hops import Reply, is_transit
+from greetsvc.client.words import SELF_CONNECTED
 from greetsvc.net.linux import error_queue
 from greetsvc.visit import Address
 
@@ -172,7 +173,7 @@ class Asker:
         except OSError:
             return None
         if there == sock.getsockname():
-            return Reply(self._host, took, error="nothing listens there: the socket connected to itself")
+            return Reply(self._host, took, error=SELF_CONNECTED)
         return Reply(self._host, took)
 
     def _failed(self, number: int, took: float) -> Reply:

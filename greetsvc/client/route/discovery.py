@@ -160,9 +160,9 @@ async def find_mtu(remote: SocketAddress, timeline: Timeline, reactor: AskReacto
 
 
 _TIME = "the time-out (-t) ended the search"
-_LIMIT = "the server reads no longer requests"
+_LIMIT = "the server does not read longer requests"
 _UNCLEAR = (
-    "longer ones get no answer: a black hole, or this service reads no longer requests; its answers do not tell"
+    "longer ones get no answer: a black hole, or this service does not read longer requests; its answers do not tell"
 )
 
 

@@ -7,7 +7,7 @@ from attrs import define
 __all__ = ["Backoff"]
 
 _STEADY = 10.0
-"""A worker that lived so many seconds was able to live: what ended it is no reason to wait."""
+"""A worker that ran for so many seconds started correctly: it is replaced at once."""
 
 _FIRST, _LONGEST = 0.1, 10.0
 """Seconds before the second try, which double from try to try, and the most."""
@@ -22,7 +22,7 @@ class Backoff:
     def delay(self, lived: float) -> float:
         """Seconds to wait before the next worker starts, now that one ended which lived so long.
 
-        The first is replaced at once: one that is killed shall not be missed.
+        The first is replaced at once, so that one killed worker leaves no gap.
         """
         if lived >= _STEADY:
             self.failures = 0

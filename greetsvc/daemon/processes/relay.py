@@ -6,10 +6,8 @@ The parent adds them to its own ledger and its own log: there is one log, with o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import astuple
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsJSON, eventFromJSON, globalLogPublisher
 from zope.interface import implementer
@@ -20,13 +18,9 @@ from greetsvc.server.visit_log import READABLE, peer_address
 from greetsvc.visit import Address
 
 if TYPE_CHECKING:
-    from greetsvc.admin.figures import Figures
-    from greetsvc.admin.visits import SeenVisit
+    pass
 
-__all__ = ["Forwarder", "RelayObserver", "Reporter", "receive"]
-
-_REPORT = 0.5
-"""Seconds between two messages with figures."""
+__all__ = ["Forwarder", "RelayObserver", "receive"]
 
 _PAUSE = 0.2
 """Seconds between two messages about visits."""
@@ -121,45 +115,6 @@ class Forwarder:
         )
         self._visits, self._refusals = [], []
         return True
-
-
-class Reporter:
-    """Sends what ``figures()`` returns through ``channel``, and with it the ``visits`` that were noted since.
-
-    For the admin site, which is in the parent.
-    """
-
-    def __init__(
-        self, figures: Callable[[], Figures], visits: Sequence[SeenVisit], clock: IReactorTime, channel: Channel
-    ) -> None:
-        self._figures = figures
-        self._visits = visits
-        self._clock = clock
-        self._channel = channel
-        self._last: SeenVisit | None = None
-        self._timer: IDelayedCall | None = None
-
-    def start(self) -> None:
-        """Send from now on."""
-        self._send()
-        self._timer = self._clock.callLater(_REPORT, self.start)
-
-    def stop(self) -> None:
-        """Send the last figures."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._send()
-
-    def _send(self) -> None:
-        from greetsvc.admin.visits import since  # only where there is an admin site
-
-        visits = since(self._last, self._visits)
-        if visits:
-            self._last = visits[-1]
-        self._channel.say(
-            {"figures": self._figures().as_json(), "seen": [astuple(visit) for visit in visits]}, may_wait=False
-        )
 
 
 def receive(message: Message, ledger: Ledger) -> None:

@@ -172,5 +172,5 @@ class Succession:
 
     def _ended(self) -> None:
         if not self._took_over:
-            _log.error("The process that this one should follow is gone, or has other plans: this one ends")
+            _log.error("Upgrade cancelled: the old process ended or gave up, so this process stops")
             self._service.reactor.stop()

@@ -338,7 +338,10 @@ class _Slot(ProcessProtocol):
         self._watch = None
         self._silent += 1
         if self._silent > _SILENT:
-            _log.warn("Worker {number} hangs: it said nothing for {silent} s", number=self.number + 1, silent=_SILENT)
+            silent = _SILENT * _PERIOD
+            _log.warn(
+                "Worker {number} hangs: it said nothing for {silent:g} s", number=self.number + 1, silent=silent
+            )
             self.signal("KILL")
         else:
             self._watch = self._parent.reactor.callLater(_PERIOD, self._watch_it)
@@ -397,7 +400,6 @@ class Worker(GreetingService):
 
     def __init__(self, origin: Origin, settings_of: Callable[[_File], Settings], reactor: Any = None) -> None:
         self._given = origin.given
-        self._settings_of = settings_of
         inherited = evolve(origin.inherited, complete=True)
         super().__init__(settings_of(origin.given["file"]), reactor, inherited=inherited, workers=origin.given["of"])
         self.reread = lambda: settings_of(self._given["file"])

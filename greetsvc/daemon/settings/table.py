@@ -107,7 +107,7 @@ class _Workers(_Number):
 
 
 def _seconds(lowest: float) -> _Number:
-    return _Number(float, lowest, 86400, f"a number of seconds {'above 0' if lowest else 'from 0'} to 86400")
+    return _Number(float, lowest, 86400, f"a number of seconds from {lowest:g} to 86400")
 
 
 def _whole(lowest: int, highest: int) -> _Number:
@@ -369,11 +369,17 @@ SETTINGS = (
     Setting(
         "deadline",
         "S",
-        "seconds that a connection may live; for talking protocols, be silent",
+        "seconds that a connection may last; for talking protocols, seconds that it may be silent",
         _seconds(0.0001),
         DEADLINE,
     ),
-    Setting("linger", "S", "seconds of silence allowed while draining what a peer still sends", _seconds(0), SILENCE),
+    Setting(
+        "linger",
+        "S",
+        "after the greeting: seconds without a byte after which a peer that stays is closed",
+        _seconds(0),
+        SILENCE,
+    ),
     Setting("drain", "S", "on stop: seconds that open connections have to end", _seconds(0), 5.0),
     Setting(
         "udp-budget",
@@ -409,7 +415,7 @@ SETTINGS = (
     Setting(
         "admin-host",
         "NAME",
-        "a host name to ask the admin site by, besides its addresses, localhost and the name of the machine",
+        "a host name that requests to the admin site may use, besides its addresses, localhost and the machine's name",
         _names,
         [],
         "none",

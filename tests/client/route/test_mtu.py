@@ -197,7 +197,7 @@ async def test_of_a_server_that_does_not_pad_the_way_back_is_not_known(peers: Pe
 async def test_a_service_that_may_read_shorter_requests_only_is_no_black_hole(peers: Peers, answer: Any) -> None:
     found = await find(peers.datagram(only_up_to(1372, answer)))
     assert (found.there.mtu, found.there.bound, found.black_hole, found.icmp_from) == (1400, "least", None, None)
-    assert "a black hole, or this service reads no longer requests" in found.there.words
+    assert "a black hole, or this service does not read longer requests" in found.there.words
     assert 'black_hole": null' in mtu_lines(found, as_json=True).out[0]
 
 

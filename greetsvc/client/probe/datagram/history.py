@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from greetsvc.client.evidence.direction import Session
 from greetsvc.client.probe.datagram.requests import same
-from greetsvc.client.words import LATE_ANSWER, TWO_ANSWERS
+from greetsvc.client.words import LATE_ANSWER, NONE_MEASURED, NOT_MEASURED, TWO_ANSWERS
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.packets import read_header
 from greetsvc.wire import MAX_ANSWER, decode_record, measured_in
@@ -190,9 +190,9 @@ class PortHistory:
             self.longest = max(self.longest, took)
             return
         if self.measures:
-            session.trouble = session.trouble or "an answer was not measured"
+            session.trouble = session.trouble or NOT_MEASURED
         elif self.asks:
-            self._measure_nothing("the far end gives no measured answers")
+            self._measure_nothing(NONE_MEASURED)
         else:
             self.asks = True
             self.wanted_answer = "count" if decode_record(data) is None else "path"
