@@ -16,7 +16,7 @@ complete -c greetsvc -l udp-budget -x -d 'bytes a second for UDP answers to the 
 complete -c greetsvc -l trust-proxy -x -d 'a network whose PROXY headers are trusted; repeatable [default: loopback]'
 complete -c greetsvc -l client-ca -r -F -d 'TLS listeners require a client certificate that is signed by one of the certificates in FILE [default: off]'
 complete -c greetsvc -l admin -x -d 'where the admin site listens, as tcp:9090: health, metrics and a live page; without interface= on 127.0.0.1 [default: off]'
-complete -c greetsvc -l admin-host -x -d 'a host name that requests to the admin site may use, besides its addresses, localhost and the machine\'s name; repeatable [default: none]'
+complete -c greetsvc -l admin-host -x -d 'a host name for requests to the admin site, besides its addresses, localhost and the machine\'s name; repeatable [default: none]'
 complete -c greetsvc -l workers -x -d 'processes that share the listening sockets and the limits; auto: one for each core [default: 1]'
 complete -c greetsvc -l log-visits -x -a 'all summary off' -d 'all: log each visit, or a summary each second when there are many; summary: only summaries; off: nothing [default: all]'
 complete -c greetsvc -l log-format -x -a 'text json' -d 'text or json [default: text]'

@@ -59,15 +59,15 @@ _HOST = {
 """Faults of this host, in whatever step."""
 
 _HOST_WORDS = (
+    (NO_LOOPBACK, "turn it on: ip link set lo up"),
     (NO_THREAD, "this process or its user has too many threads, or no memory (ulimit -u, ulimit -v)"),
     (NO_FREE_PORT, _NO_PORT),
     (NO_IPV6, "IPv6 is turned off on this host: ask for an IPv4 address, or turn it on"),
     (NO_ROUTE, "a route is missing on this host, or rejects (ip route: unreachable), or its network is down"),
-    (NO_LOOPBACK, "turn it on: ip link set lo up"),
 )
 
 _CONNECT = {
-    errno.ECONNREFUSED: "the host is there: nothing listens on that port, or a firewall rejects it with a reset",
+    errno.ECONNREFUSED: "the host is there and nothing listens on that port, or a firewall rejects it with a reset",
     errno.EHOSTUNREACH: _UNREACHABLE,
     errno.ENETUNREACH: "this host, or a router on the path, has no route to that network",
     errno.EINVAL: "a blackhole route of this host (ip route), or a link-local address without its zone",
@@ -95,7 +95,7 @@ _GREET = {
     errno.ECONNRESET: "a firewall or load balancer; or the server failed, refuses us, expects TLS (try tls:) "
     "or a PROXY header, or is a proxy with no live server",
     errno.ETIMEDOUT: "the server waits for a request or hangs, it speaks TLS (try tls:), its accept queue is full, "
-    "it is a proxy with no live server, or only long packets are lost (an MTU problem)",
+    "it is a proxy with no live server or waits for a PROXY header, or only long packets are lost (an MTU problem)",
     errno.EPROTO: "that port speaks TLS: probe it as a tls: target",
     errno.EMSGSIZE: _NO_SERVICE,
 }
@@ -255,7 +255,12 @@ def _misses_long_packets(result: Greeting | GreetFailed) -> bool:
     return timed_out and later is not None and bool(later.out_of_order)
 
 
+_NO_ZONE = "a link-local address needs its zone: a % behind it, and the name of an interface (ip link)"
+
+
 def _by_host(failed: GreetFailed) -> str:
+    if failed.peer is not None and failed.peer.host.lower().startswith("fe80:") and "%" not in failed.peer.host:
+        return _NO_ZONE
     said = failed.strerror or ""
     return _HOST.get(failed.errno or 0, "") or next((cause for words, cause in _HOST_WORDS if words in said), "")
 

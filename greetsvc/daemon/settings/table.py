@@ -415,7 +415,7 @@ SETTINGS = (
     Setting(
         "admin-host",
         "NAME",
-        "a host name that requests to the admin site may use, besides its addresses, localhost and the machine's name",
+        "a host name for requests to the admin site, besides its addresses, localhost and the machine's name",
         _names,
         [],
         "none",

@@ -244,6 +244,18 @@ async def test_when_fresh_ports_fail_too_nothing_points_to_the_flow() -> None:
     assert told == ["fresh source ports fail too: nothing points to this flow"]
 
 
+@pytest.mark.parametrize("number", [errno.EADDRNOTAVAIL, errno.EMFILE, errno.EACCES])
+@pytest_twisted.ensureDeferred
+async def test_where_this_host_fails_the_fresh_ports_they_tell_nothing(number: int) -> None:
+    pinned = new_pinned()
+    for _ in range(20):
+        await result(pinned, lost(), lost(number))
+        (told,) = pinned.diagnosis
+        assert told.startswith("whether fresh source ports work is not known: ")
+    await result(pinned, lost(), GREETING)
+    assert "may be chance" in pinned.diagnosis[0] or "fails while fresh ones work" in pinned.diagnosis[0]
+
+
 @pytest.mark.parametrize("failed", [lost(errno.EADDRINUSE), lost(errno.EACCES), lost(errno.ENOENT, "resolve")])
 @pytest_twisted.ensureDeferred
 async def test_a_probe_that_was_never_sent_says_nothing_about_the_path(failed: GreetFailed) -> None:

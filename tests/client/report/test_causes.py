@@ -444,3 +444,37 @@ async def test_syns_that_are_dropped_first_are_seen_by_our_own_side() -> None:
         "the answer is to a later one",
     )
     assert (greeting.seconds.connect or 0) > 0.9  # the kernel repeats a SYN after a second
+
+
+@pytest.mark.parametrize("target", ["[fe80::99]:1", "udp:[FE80::99]:1", "udp:[fe80::1]:1"])
+@pytest_twisted.ensureDeferred
+async def test_a_link_local_address_without_its_zone(target: str) -> None:
+    failed = await failure(target, timeout=0.3)
+    assert likely_cause(failed)[0].startswith("likely: a link-local address needs its zone")
+
+
+@pytest.mark.parametrize("target", ["[fe80::99%nowhere]:1", "udp:[fe80::99%nowhere]:1", "[::1%nowhere]:1"])
+@pytest_twisted.ensureDeferred
+async def test_a_zone_that_is_no_interface(target: str) -> None:
+    failed = await failure(target)
+    blamed(failed, "resolve", errno.ENODEV, "the name or the number of an interface of this host")
+    assert failed.strerror == "this host has no interface nowhere"
+
+
+@pytest.mark.parametrize("ending", ["fin", "hang"])
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket_has_no_path(peers: Any, tmp_path: Path, ending: str) -> None:
+    says = {"fin": lambda _: None, "hang": lambda _: peers.hold()}[ending]
+    failed = await failure(peers.stream(says, path=tmp_path / "s"), timeout=0.3)
+    numbers = {"fin": errno.ENODATA, "hang": errno.ETIMEDOUT}
+    blamed(failed, "greet", numbers[ending], "a proxy with no live server")
+    for word in ("firewall", "packets", "TLS", "load balancer", "on the path"):
+        assert word not in likely_cause(failed)[0]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL, errno.EADDRINUSE])
+def test_a_fault_of_this_host_is_not_taken_back_by_the_greeting_of_another_flow(number: int) -> None:
+    earlier, said = Earlier(), set[str]()
+    explain(GreetFailed(number, "no", "connect"), said, earlier)
+    greeting = Greeting(parse("127.0.0.1:1"), b"hi", "hi", Seconds(), Address("127.0.0.1", 1))
+    assert explain(greeting, said, earlier) == []
