@@ -48,6 +48,8 @@ def _complain(words: str) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError | SystemError):  # the latter is that of C code which did not expect the former
+        return _NO_MEMORY
     try:
         words = getattr(error, "strerror", None) or str(error)
     except MemoryError:  # not even for the words of another error

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import signal
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
 from greetsvc.client.evidence.direction import combined
@@ -165,14 +167,30 @@ def _on_signals(reactor: Any, output: Output, stop: Callable[[], object]) -> Non
             stopping.append(number)
 
 
+def _end_without_memory(failures: list[Failure], stop: Callable[[], object]) -> None:
+    """Stop with the first MemoryError that Twisted logs.
+
+    It may come anywhere in a callback, and what the callback was to do is then not done: the run might never end.
+    """
+    to_stderr = textFileLogObserver(sys.stderr)
+
+    def observe(event: LogEvent) -> None:
+        failure = event.get("log_failure") or event.get("failure")  # of Twisted's old API
+        if failure is not None and failure.check(MemoryError):
+            failures.append(failure)
+            stop()
+        elif not failures and event.get("log_level", LogLevel.critical) >= LogLevel.critical:
+            to_stderr(event)
+
+    globalLogBeginner.beginLoggingTo([cast("ILogObserver", observe)], redirectStandardIO=False)
+
+
 def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], float] = time.monotonic) -> int:
     """Run the reactor until the plan is done or a signal stops it; the exit status.
 
     :raises CannotWrite: when standard output cannot be written.
     :raises OSError: when this process cannot open what the reactor needs.
     """
-    if reactor is None:
-        from twisted.internet import reactor
     stats = RunStats()
     failures: list[Failure] = []
     stopping: list[bool] = []
@@ -182,6 +200,11 @@ def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], flo
         if not stopping:
             stopping.append(True)
             reactor.stop()
+
+    if reactor is None:
+        from twisted.internet import reactor
+
+        _end_without_memory(failures, stop)
 
     def start() -> None:
         _on_signals(reactor, output, stop)

@@ -153,3 +153,35 @@ def test_a_json_probe_object_has_the_errno() -> None:
     done = limited("-n 8", "--json", "udp:127.0.0.1:1")
     failed = json.loads(done.stdout)
     assert (failed["ok"], failed["errno"]) in ((False, errno.EMFILE), (False, errno.ECONNREFUSED))
+
+
+WITHOUT_MEMORY = """
+import sys
+from twisted.internet import reactor
+from twisted.python import log
+from greetsvc.cli import main
+
+def fail():
+    raise MemoryError("somewhere")
+
+def fail_as_of_old():
+    try:
+        fail()
+    except MemoryError:
+        log.err()
+
+reactor.callLater(0, {call})
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "call", ["fail", "fail_as_of_old", "reactor.callInThread, lambda: reactor.callFromThread(fail)"]
+)
+def test_memory_that_ends_in_the_midst_of_a_callback_ends_the_run(call: str) -> None:
+    """What the callback was to do is not done: it may have been what ends the run."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = [sys.executable, "-c", WITHOUT_MEMORY.format(call=call)]
+        command += ["-t", "50", f"127.0.0.1:{silent.getsockname()[1]}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "greet: this host: out of memory\n")
