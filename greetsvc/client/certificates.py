@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attrs import frozen
 
 from greetsvc.client.names import AlternativeNames, address_of, alternative_names, is_for
-from greetsvc.printable import escaped
+from greetsvc.printable import escaped, shortened
 
 if TYPE_CHECKING:
     from cryptography.x509 import Name
@@ -20,6 +21,7 @@ __all__ = ["VERIFY_ERRORS", "certificate_cause", "rejection"]
 _NAMELESS = "an authority without a name"
 _MAX_NAMES = 5
 _MAX_LENGTH = 64
+_HOST = re.compile(r"[A-Za-z0-9*_.-]+")
 """Names of a certificate in an error, and characters of each: they are foreign text."""
 
 
@@ -167,12 +169,14 @@ def _for_whom(names: AlternativeNames, subject: str) -> str:
 
 
 def _dns(name: str) -> str:
-    return f"{_short(name)} (as a name, not as an address)" if address_of(name) else _short(name)
+    """In quotes where it could be read as words of ours."""
+    shown = _short(name) if _HOST.fullmatch(name) else f"'{_short(name)}'"
+    return f"{shown} (as a name, not as an address)" if address_of(name) else shown
 
 
 def _short(text: str) -> str:
     text = escaped(text)
-    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
+    return shortened(text, _MAX_LENGTH)
 
 
 @frozen

@@ -15,6 +15,7 @@ from greetsvc.client.evidence.direction import Direction
 from greetsvc.client.evidence.handshake import UNKNOWN, Handshake
 from greetsvc.client.matching import Matcher, MatchingFailed
 from greetsvc.client.result import GreetFailed, Greeting
+from greetsvc.client.words import decimal
 from greetsvc.errors import ConfigError
 from greetsvc.printable import one_line, without_line_end
 
@@ -274,7 +275,7 @@ class RunStats:
         if self.requests <= self.sent:
             return ""
         share = 100 * self.requests_lost / self.requests
-        return f"{self.requests} requests sent, {self.requests_lost} lost ({share:.3g} %)"
+        return f"{self.requests} requests sent, {self.requests_lost} lost ({decimal(share)} %)"
 
     @property
     def rate(self) -> float:

@@ -135,6 +135,8 @@ def _name(text: str, host: str) -> str:
     except ValueError:
         raise _wrong(text, f"{host!a} is not a host name") from None
     if name.isdigit():
+        if len(name) > 5 or not 1 <= int(name) <= 65535:
+            raise _wrong(text, "a number is not a host, and this one is not a port from 1 to 65535")
         raise _wrong(text, f"a port alone is not a target; write {DEFAULT_HOST}:{name}")
     return name
 

@@ -39,6 +39,7 @@ __all__ = [
     "UNASKED",
     "Closed",
     "Phase",
+    "decimal",
     "failed_words",
     "health_line",
 ]
@@ -90,6 +91,13 @@ NO_BUFFER_ERRNOS = frozenset([errno.EAGAIN, errno.ENOBUFS])
 """The system had no buffer for a datagram, such as for a UNIX receiver with a full queue: send it again later."""
 
 _LONGEST_NOTE = 1000
+
+
+def decimal(value: float, digits: int = 3) -> str:
+    """A number with this many significant digits, but all of its whole part; never with an exponent."""
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    text = f"{value:.{max(0, digits - 1 - exponent)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def failed_words(phase: Phase, why: str, asked: str = "") -> str:

@@ -43,6 +43,10 @@ def test_a_target_is_read(text: str, target: Target) -> None:
         ("", "the host is missing"),
         ("tcp:", "the host is missing"),
         (":8088", "the host is missing"),
+        *(
+            (number, "a number is not a host, and this one is not a port from 1 to 65535")
+            for number in ("0", "70000", "2130706433", "9" * 60)
+        ),
         ("8088", "a port alone is not a target; write 127.0.0.1:8088"),
         ("²", "a port alone is not a target; write 127.0.0.1:2"),
         ("udp:8088", "a port alone is not a target; write 127.0.0.1:8088"),

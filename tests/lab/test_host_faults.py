@@ -82,4 +82,4 @@ def test_a_gateway_that_does_not_answer_is_not_the_target(namespace: Namespace, 
         namespace.run("ip", *command.split())
     done = namespace.run("greet", "-t", "5", target)
     assert done.returncode == 2
-    assert b"or the gateway to it" in done.stderr
+    assert b"or the gateway to it does not" in done.stderr

@@ -19,6 +19,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from greetsvc.client.path import Sent
+from greetsvc.client.words import decimal
 from greetsvc.net.linux.tcp_info import TcpInfo
 
 __all__ = ["UNKNOWN", "Handshake", "judge"]
@@ -112,7 +113,7 @@ def _without_record(tcp: TcpInfo) -> str:
 
 def _slow(connect: float, first_byte: float | None, round_trip: float, *, known: bool) -> Handshake:
     """Both ends have sent again before an answer could come. What took no longer than one round trip lost nothing."""
-    slow = f"the round trip takes {round_trip:.3g} s, longer than the 1 s after which SYNs are sent again"
+    slow = f"the round trip takes {decimal(round_trip)} s, longer than the 1 s after which SYNs are sent again"
     if connect - round_trip >= _SOON or first_byte is None or first_byte - round_trip >= _SOON:
         return Handshake(words=f"slow: {slow}; packets may be lost, too")
     return Handshake(0, 0, 0 if known else None, f"slow: {slow}; nothing is lost")

@@ -86,8 +86,8 @@ CAUSES: dict[str, dict[Sender, str]] = {
     "no host": {
         "target": f"{_FORWARDED} that one does not answer; or that host's own firewall rejects",
         "router": f"that host does not answer its router: {_DOWN}; or that router rejects",
-        "this host": "the next hop (that host, or the gateway to it) does not answer on our own network (ARP, "
-        f"neighbour discovery): {_DOWN}; or a firewall rule on this host rejects",
+        "this host": f"that host does not answer on our own network (ARP, neighbour discovery): {_DOWN}; or the "
+        "gateway to it does not; or a firewall rule on this host rejects",
     },
     "no port": {
         "target": "the host is there: nothing listens on that port, or the host's own firewall rejects it",

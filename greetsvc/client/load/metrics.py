@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from greetsvc.client.evidence.direction import Direction
 from greetsvc.client.load.pacing import LATE, Schedule
 from greetsvc.client.stats import Histogram, RunStats
-from greetsvc.client.words import NO_IPV6, Phase
+from greetsvc.client.words import NO_IPV6, Phase, decimal
 from greetsvc.printable import shortened
 
 __all__ = ["Connections", "FailureCount", "LoadMetrics", "SecondCounts", "Strays"]
@@ -221,7 +221,7 @@ class LoadMetrics:
             return []
         found = []
         if schedule.late > schedule.started / 100 or schedule.worst > _NOTABLE_DELAY:
-            share = f"{100 * schedule.late / max(1, schedule.started):.3g} % of the probes"
+            share = f"{decimal(100 * schedule.late / max(1, schedule.started))} % of the probes"
             late = f"{share} started more than {LATE * 1000:g} ms late, at worst {schedule.worst:.3f} s"
             if 2 * schedule.waited > schedule.late:
                 why = (

@@ -22,6 +22,7 @@ from greetsvc.client.probe.system import system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import GreetFailed
 from greetsvc.client.tls import ClientTls
+from greetsvc.client.words import decimal
 from greetsvc.visit import Address
 
 __all__ = ["Holding"]
@@ -103,7 +104,7 @@ class Holding:
     async def _hold(self, silence: float) -> None:
         """Speak, be silent, speak."""
         first, last = self.turns[0], evolve(self.turns[-1], pause=silence)
-        state = self.state([first, last], TalkState, f"{silence:.4g} s: " if self.search.search else "")
+        state = self.state([first, last], TalkState, f"{decimal(silence, 4)} s: " if self.search.search else "")
         failed = None
         try:
             await self.connect(state)

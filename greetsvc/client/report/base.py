@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import ClassVar, Protocol
 
 from greetsvc.client.evidence.direction import Back, Direction, There
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import Histogram, RunStats
-from greetsvc.client.words import ENDINGS
+from greetsvc.client.words import ENDINGS, decimal
 from greetsvc.console import Lines
 
 __all__ = [
     "PERCENTILES",
     "Report",
     "counts",
-    "decimal",
     "direction_lines",
     "ending_notes",
     "json_seconds",
@@ -54,14 +52,9 @@ def lost_requests(greeting: Greeting) -> str:
     return f"{len(greeting.attempts)} requests were sent, {greeting.requests_lost} of them lost{took}"
 
 
-def decimal(value: float, digits: int = 3) -> str:
-    """A number with this many significant digits, but all of its whole part; never with an exponent."""
-    return f"{Decimal(f'{value:.{digits}g}'):f}" if round(value) < 10**digits else f"{value:.0f}"
-
-
 def counts(sent: int, greeted: int, lost: int) -> str:
     """What was sent, greeted and lost, in words."""
-    return f"{sent} sent, {greeted} greeted, {lost} lost ({100 * lost / sent if sent else 0:.3g} %)"
+    return f"{sent} sent, {greeted} greeted, {lost} lost ({decimal(100 * lost / sent if sent else 0)} %)"
 
 
 def direction_lines(found: Direction | None, unmeasured: str) -> list[str]:
@@ -80,7 +73,7 @@ def direction_lines(found: Direction | None, unmeasured: str) -> list[str]:
 
 def _way(way: There | Back, sent: int) -> str:
     """One direction; ``sent`` are the datagrams whose fate is known."""
-    words = [f"{sent} sent", f"{way.lost} lost ({100 * way.lost / sent if sent else 0:.3g} %)"]
+    words = [f"{sent} sent", f"{way.lost} lost ({decimal(100 * way.lost / sent if sent else 0)} %)"]
     words += [f"{way.duplicated} doubled", f"{way.reordered} reordered"]
     if way.variation is not None:
         words.append(f"variation {way.variation * 1000:.3f} ms")

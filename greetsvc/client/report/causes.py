@@ -54,7 +54,7 @@ _HOST = {
     errno.ENFILE: "this host may not open more files: raise fs.file-max, or end the program that has them open",
     errno.ENOMEM: "this host has no memory left, or this process may not have more (ulimit -v)",
     errno.EAFNOSUPPORT: "this host has no such address family: IPv6 is turned off in its kernel; try -4",
-    errno.ENODEV: "the zone, behind the %, is the name or the number of an interface of this host (ip link)",
+    errno.ENODEV: "the zone, behind the %, must be the name or the number of an interface of this host (ip link)",
 }
 """Faults of this host, in whatever step."""
 
@@ -73,7 +73,7 @@ _CONNECT = {
     errno.EINVAL: "a blackhole route of this host (ip route), or a link-local address without its zone",
     errno.EADDRINUSE: "another program on this host uses that source port",
     errno.EADDRNOTAVAIL: "the system still keeps an earlier connection from that port: wait a minute or use another",
-    errno.EACCES: "a source port below 1024 needs privilege, or a firewall rule or a route of this host forbids it",
+    errno.EACCES: "a source port below 1024 needs privilege, or a prohibit route or a rule on this host forbids it",
 }
 
 _CONNECT_UNIX = {
@@ -105,7 +105,7 @@ _GREET_UDP = {
     errno.EHOSTUNREACH: _UNREACHABLE,
     errno.ENETUNREACH: _CONNECT[errno.ENETUNREACH],
     errno.EADDRINUSE: _CONNECT[errno.EADDRINUSE],
-    errno.EACCES: "a broadcast address, a source port below 1024 without privilege, or a firewall rule or a route of "
+    errno.EACCES: "a broadcast address, a source port below 1024 without privilege, a prohibit route, or a rule on "
     "this host",
     errno.EPERM: "a firewall on this host forbids it",
     errno.ETIMEDOUT: "the request or the answer was dropped, nothing answers there, the server limits its answers, "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from greetsvc.client.stats import Histogram
+from greetsvc.client.words import decimal
 
 __all__ = ["LOST", "Trail", "bars", "sparkline"]
 
@@ -77,14 +78,10 @@ def bars(histogram: Histogram, width: int) -> list[str]:
         at = int(rows * math.log(max(seconds, low) / low) / ratio) if ratio else 0
         counts[min(at, rows - 1)] += count
     edges = [1000 * low * math.exp(ratio * at / rows) for at in range(rows + 1)]
-    labels = [f"{_ms(edges[at]):>7} to {_ms(edges[at + 1]):>6} ms" for at in range(rows)]
+    labels = [f"{decimal(edges[at]):>7} to {decimal(edges[at + 1]):>6} ms" for at in range(rows)]
     room = max(8, width - len(labels[0]) - len(str(max(counts))) - 4)
     most = max(counts)
     return [f"{label}  {_bar(count / most, room)} {count}" for label, count in zip(labels, counts, strict=True)]
-
-
-def _ms(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _bar(share: float, width: int) -> str:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Protocol
 from attrs import frozen
 
 from greetsvc.client.hold import Held, HoldResult
-from greetsvc.client.report.base import decimal
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import perfdata_line
 from greetsvc.client.report.text import TextReport
 from greetsvc.client.result import GreetFailed
 from greetsvc.client.target import Target, format_address
+from greetsvc.client.words import decimal
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
 

@@ -9,9 +9,9 @@ from attrs import asdict
 
 from greetsvc.client.load.metrics import LoadMetrics, SecondCounts
 from greetsvc.client.load.run import Run
-from greetsvc.client.report.base import counts, decimal, direction_lines, json_seconds, spread
+from greetsvc.client.report.base import counts, direction_lines, json_seconds, spread
 from greetsvc.client.target import format_address
-from greetsvc.client.words import CUT_SHORT
+from greetsvc.client.words import CUT_SHORT, decimal
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
 

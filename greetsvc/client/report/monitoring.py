@@ -10,7 +10,7 @@ from greetsvc.client.report.base import Report
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import RunStats
 from greetsvc.client.target import Target
-from greetsvc.client.words import health_line
+from greetsvc.client.words import decimal, health_line
 from greetsvc.console import Lines
 from greetsvc.printable import one_line
 
@@ -54,7 +54,7 @@ class NagiosReport:
         took = "U" if mean is None else f"{mean:.6f}s"
         warn = "" if self.warn is None else f"{self.warn:.6f}"
         loss = 100 * stats.lost / stats.sent if stats.sent else 100.0
-        perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={loss:.3g}%;;;0;100"
+        perfdata = f"time={took};{warn};;0.000000;{self.timeout:.6f} loss={decimal(loss)}%;;;0;100"
         if (trip := stats.round_trips.mean) is not None:
             perfdata = f"{perfdata} round_trip={trip:.6f}s;;;0.000000"
         count = f"{stats.greeted} of {stats.sent} greeted by {self.target}"
@@ -71,7 +71,7 @@ class NagiosReport:
 
 
 def _share(name: str, lost: int, sent: int) -> str:
-    return f" {name}={100 * lost / sent if sent else 0:.3g}%;;;0;100"
+    return f" {name}={decimal(100 * lost / sent if sent else 0)}%;;;0;100"
 
 
 @frozen

@@ -10,7 +10,6 @@ from attrs import field, frozen
 from greetsvc.client.report.base import (
     PERCENTILES,
     counts,
-    decimal,
     direction_lines,
     ending_notes,
     lost_requests,
@@ -20,6 +19,7 @@ from greetsvc.client.report.causes import Earlier, explain, likely_cause
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import MAX_REPLICAS, OTHER_REPLICAS, FlowStats, RunStats
 from greetsvc.client.target import Target, format_address
+from greetsvc.client.words import decimal
 from greetsvc.console import Lines
 from greetsvc.printable import one_line, printable, shortened, without_line_end
 
@@ -121,7 +121,9 @@ def summary_notes(stats: RunStats) -> list[str]:
         lines.append(f"handshakes: {counted}, {stats.unexplained} not explained")
     if len(stats.replicas) > 1:
         total = stats.replicas.total()
-        shares = [f"{name} {100 * count / total:.3g} % ({count})" for name, count in stats.replicas.most_common()]
+        shares = [
+            f"{name} {decimal(100 * count / total)} % ({count})" for name, count in stats.replicas.most_common()
+        ]
         number = f"more than {MAX_REPLICAS}" if OTHER_REPLICAS in stats.replicas else len(shares)
         lines.append(f"{number} replicas: {', '.join(shares)}")
     return lines + (_flow_table(stats.flows) if stats.flows else [])

@@ -8,6 +8,9 @@ import os
 import re
 import socket
 import subprocess
+import sys
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +18,15 @@ import pytest_twisted
 
 from greetsvc import GreetFailed, Greeting, greet
 from greetsvc.client.path import PathChanges, PathNote
-from greetsvc.client.report.base import decimal
 from greetsvc.client.report.causes import explain
+from greetsvc.client.report.drawings import bars
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import HealthReport, NagiosReport
 from greetsvc.client.report.text import TextReport, summary_notes
 from greetsvc.client.result import Seconds
 from greetsvc.client.stats import RunStats
 from greetsvc.client.target import parse
+from greetsvc.client.words import decimal
 from greetsvc.printable import shortened
 from greetsvc.visit import Address
 from greetsvc.wire import decode_record
@@ -172,6 +176,40 @@ async def test_what_a_series_keeps_does_not_grow_with_the_records_of_a_hostile_s
     assert len(report.said) <= 201
 
 
+def fresh_records(connection: socket.socket, number: int) -> None:
+    name = f"{number:010}"
+    connection.sendall(record(name * 19, name * 19))
+
+
+def long_records(connection: socket.socket, number: int) -> None:
+    name = f"{number:010}"
+    connection.sendall(record(name * 3000, name * 3000))
+
+
+def fresh_greetings(connection: socket.socket, number: int) -> None:
+    connection.sendall(f"{number:010}\n".encode() * 300)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much memory it takes")
+@pytest.mark.parametrize("says", [fresh_records, long_records, fresh_greetings])
+def test_a_series_takes_no_more_memory_however_long_it_is(peers: Any, says: Any) -> None:
+    taken: list[int] = []
+    numbers = count()
+
+    def say(connection: socket.socket) -> None:
+        number = next(numbers)
+        says(connection, number)
+        if number in (100, 400):
+            status = Path(f"/proc/{running.pid}/status").read_text()
+            taken.append(int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]))
+
+    command = [GREET, "-c", "410", "-i", "0", peers.stream(say)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        running.wait(60)
+    assert len(taken) == 2
+    assert taken[1] - taken[0] < 1024, "kilobytes for 300 probes"
+
+
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
     [
@@ -187,6 +225,31 @@ async def test_what_a_series_keeps_does_not_grow_with_the_records_of_a_hostile_s
 )
 def test_numbers_have_no_exponent(value: float, digits: int, text: str) -> None:
     assert decimal(value, digits) == text
+
+
+def test_no_line_has_an_exponent() -> None:
+    """Whatever is counted: a share of one in a million, or a time just below a second."""
+    stats = RunStats(sent=1_200_000, greeted=1_199_999, requests=2_400_000, requests_lost=1, elapsed=60.0)
+    stats.seconds.add(0.9997)
+    stats.replicas.update({"a": 3_000_000, "b": 1})
+    lines = TextReport(TARGET, several=True).end(stats).out
+    lines += NagiosReport(TARGET, 5.0, None).end(stats).out + bars(stats.seconds, 80)
+    assert len(lines) >= 8
+    assert [line for line in lines if re.search(r"[0-9]e[-+][0-9]", line)] == []
+
+
+INVISIBLE = ["\u3164", "\u115f", "\u2800", "\ufe0f", "\u034f", "\U000e0100", "\u202e", "\x1b[2J", "\u200b"]
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["-c", "2", "-i", "0"], ["--nagios"], ["--json"], ["--expect", "^$"], ["-v"]], ids=" ".join
+)
+def test_no_invisible_character_reaches_a_terminal(peers: Any, options: list[str]) -> None:
+    said = "".join(f"a{char}" for char in INVISIBLE)
+    done = run(*options, peers.stream(lambda connection: connection.sendall(f"{said}\r\n".encode())))
+    shown = (done.stdout + done.stderr).decode()
+    assert "a" in shown
+    assert [char for char in INVISIBLE if char[0] in shown] == []
 
 
 def test_a_shortened_text_says_how_long_it_was() -> None:

@@ -42,7 +42,7 @@ from greetsvc.client.probe.sockets import prepare, read_datagram
 from greetsvc.client.probe.system import read_icmp, system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import Exchange
-from greetsvc.client.words import LATE_ANSWER, NO_BUFFER_ERRNOS, OTHER_REQUEST, TWO_ANSWERS
+from greetsvc.client.words import LATE_ANSWER, NO_BUFFER_ERRNOS, OTHER_REQUEST, TWO_ANSWERS, decimal
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
 from greetsvc.printable import one_line
@@ -247,7 +247,7 @@ class _DatagramProbe:
             timeline.note(TWO_ANSWERS)
             self._finish(self._unsure)
             return
-        timeline.note(f"{LATE_ANSWER}, after {came - history.unanswered[0]:.3g} s")
+        timeline.note(f"{LATE_ANSWER}, after {decimal(came - history.unanswered[0])} s")
         history.unanswered = [*history.unanswered, sent][2:]
         self._finish(timeline.failed(errno.ETIMEDOUT, f"no answer to this request {timeline.within}"))
 
