@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import evolve
 
+from tests.support.certificates import issue
+
 if TYPE_CHECKING:
     from tests.support.installed import Installed
 
@@ -310,3 +312,45 @@ def test_a_refusal_has_its_peer_reason_and_transport_as_text_and_in_json(
         summed = [event for event in events if "reasons" in event]
         named = sum("reason" in event for event in events)
         assert named + sum(event["reasons"]["proxy-untrusted"] for event in summed) == 9
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        (["greetsvc", "--help"], "Usage: greetsvc [options]"),
+        (["greetsvc", "-h"], "Usage: greetsvc [options]"),
+        (["twistd", "greetsvc", "--help"], "Usage: twistd [options] greetsvc [options]"),
+    ],
+)
+def test_the_help_says_how_the_command_that_was_given_is_used(
+    installed: Installed, tmp_path: Path, command: list[str], usage: str
+) -> None:
+    assert installed.run(tmp_path, *command).stdout.splitlines()[0] == usage
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    ("kind", "said", "reason"),
+    [
+        ("proxy:tcp", b"GET / HTTP/1.1\r\n\r\n", "proxy-header"),
+        ("tls", b"GET / HTTP/1.1\r\n\r\n", "tls-handshake"),
+        ("tls", b"\x16\x03\x01\xff\xff\x01\x00\xff\xff", "tls-hello-size"),
+    ],
+    ids=["no PROXY header", "no TLS", "a long ClientHello"],
+)
+def test_who_was_refused_and_why_is_in_the_log(
+    installed: Installed, tmp_path: Path, form: str, kind: str, said: bytes, reason: str
+) -> None:
+    (tmp_path / "server.pem").write_bytes(issue("localhost").both_pem)
+    listen = f"proxy:tcp:0:{LOOPBACK}" if kind == "proxy:tcp" else f"tls:{tmp_path}:port=0:{LOOPBACK}"
+    server = installed.daemon(tmp_path, "--listen", listen, "--log-format", form)
+    (port,) = server.ports()
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as peer:
+        host, number = peer.getsockname()
+        peer.sendall(said)
+        server.wait_for(f"Refused ('{host}', {number}): {reason} ({kind})")
+    server.stop()
+    if form == "json":
+        events = [json.loads(line) for line in server.said().splitlines()]
+        (event,) = [event for event in events if "reason" in event]
+        assert (event["peer"], event["reason"], event["transport"]) == ([host, number], reason, kind)
