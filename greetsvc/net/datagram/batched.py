@@ -36,8 +36,8 @@ _V6_DESTINATION, _V6_INDEX, _V6_END = _HEADER, _HEADER + 16, _HEADER + 20
 _STAMP = socket.CMSG_SPACE(TIME_STAMP.size)
 _NO_INDEX = bytes(4)
 
-_ALONE = 8
-"""So many datagrams are read one by one after a batch of one."""
+_ALONE = 16
+"""After so many batches of one in a row, as many datagrams are read one by one before a batch is tried again."""
 
 _Ancillary: TypeAlias = "list[tuple[int, int, bytes]]"
 
@@ -120,6 +120,7 @@ class BatchedPort(DatagramPort):
             answer_control=control,
         )
         self._first_buffer = [self._messages.view[: self._messages.stride]]
+        self._ones = 0  # batches of one in a row
         self._alone = 0  # datagrams to read one by one before a batch is tried again
         self._is_alone = False  # whether the present one was read so
         self._current = 0
@@ -143,17 +144,14 @@ class BatchedPort(DatagramPort):
     def _read_batch(self) -> None:
         if self._peer is not None:
             return  # the protocol called drain() while it is handed a datagram: the rest of this batch comes first
-        if self._alone:
-            self._alone -= 1
-            self._read_alone()
-            return
         try:
             count = self._messages.receive()
         except OSError as error:
             self._nothing_left(error)
             return
-        if count == 1:
-            self._alone = _ALONE
+        self._ones = self._ones + 1 if count == 1 else 0
+        if self._ones >= _ALONE:
+            self._alone, self.doRead = _ALONE, self._read_alone
         free = self._free_answer()
         try:
             answered = self._take(count, free)
@@ -165,6 +163,11 @@ class BatchedPort(DatagramPort):
 
     def _read_alone(self) -> None:
         """Read and answer one datagram with the calls of Python's socket: where they come alone, that takes less."""
+        if self._peer is not None:
+            return  # as above
+        self._alone -= 1
+        if not self._alone:
+            self.doRead = self._read_batch
         try:
             length, ancillary, _flags, peer = self._sock.recvmsg_into(self._first_buffer, CONTROL)
         except OSError as error:
