@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from greetsvc.address import Address
-from greetsvc.client.probe.system import loopback_is_down
 from greetsvc.client.target import Target, format_address
 from greetsvc.client.words import NO_LOOPBACK
+from greetsvc.net.linux.loopback import loopback_is_down
 from greetsvc.printable import shortened
 
 if TYPE_CHECKING:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
-import struct
-import sys
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from greetsvc.client.evidence.icmp import Icmp, icmp_of
@@ -20,9 +17,8 @@ if TYPE_CHECKING:
     from greetsvc.client.options import ProbeOptions
     from greetsvc.client.words import Closed
 
-__all__ = ["loopback_is_down", "no_port", "own_host", "read_icmp", "system_failed", "system_words"]
+__all__ = ["no_port", "own_host", "read_icmp", "system_failed", "system_words"]
 
-_SIOCGIFFLAGS, _IFF_UP = 0x8913, 1  # netdevice(7)
 _UNREACHABLE = frozenset([errno.ENETUNREACH, errno.EHOSTUNREACH])
 
 
@@ -72,18 +68,6 @@ def _has_ipv6() -> bool:
     except OSError as error:
         return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
     return True
-
-
-def loopback_is_down(host: str) -> bool:
-    """Whether ``host`` is an address of the loopback interface, and that is down: nothing arrives there."""
-    if sys.platform != "linux" or not (host.startswith("127.") or host in ("::1", "0.0.0.0", "::")):
-        return False
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            flags: bytes = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16s16x", b"lo"))
-    except OSError:
-        return False
-    return not struct.unpack_from("16xH", flags)[0] & _IFF_UP
 
 
 def no_port(sock: socket.SocketType, number: int) -> bool:
