@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import re
 import socket
 import subprocess
-import sys
+import time
+import tracemalloc
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
 
 from greetsvc import GreetFailed, Greeting, greet
+from greetsvc.cli.plan import ProbePlan
 from greetsvc.client.path import PathChanges, PathNote
+from greetsvc.client.probe.probe import Probe
 from greetsvc.client.report.causes import explain
 from greetsvc.client.report.drawings import bars
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import HealthReport, NagiosReport
 from greetsvc.client.report.text import TextReport, summary_notes
 from greetsvc.client.result import Seconds
-from greetsvc.client.stats import RunStats
+from greetsvc.client.stats import Expectations, RunStats
 from greetsvc.client.target import parse
 from greetsvc.client.words import decimal
+from greetsvc.console import Output
 from greetsvc.printable import shortened
 from greetsvc.visit import Address
 from greetsvc.wire import decode_record
@@ -187,27 +193,31 @@ def long_records(connection: socket.socket, number: int) -> None:
 
 
 def fresh_greetings(connection: socket.socket, number: int) -> None:
-    connection.sendall(f"{number:010}\n".encode() * 300)
+    connection.sendall(f"{number:010}\n".encode() * 100)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how much memory it takes")
 @pytest.mark.parametrize("says", [fresh_records, long_records, fresh_greetings])
-def test_a_series_takes_no_more_memory_however_long_it_is(peers: Any, says: Any) -> None:
-    taken: list[int] = []
+@pytest_twisted.ensureDeferred
+async def test_a_series_keeps_no_more_however_long_it_is(
+    peers: Any, says: Any, request: pytest.FixtureRequest
+) -> None:
+    kept: list[int] = []
     numbers = count()
 
     def say(connection: socket.socket) -> None:
         number = next(numbers)
         says(connection, number)
-        if number in (100, 400):
-            status = Path(f"/proc/{running.pid}/status").read_text()
-            taken.append(int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]))
+        if number in (220, 340):
+            gc.collect()
+            kept.append(tracemalloc.get_traced_memory()[0])
 
-    command = [GREET, "-c", "410", "-i", "0", peers.stream(say)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        running.wait(60)
-    assert len(taken) == 2
-    assert taken[1] - taken[0] < 1024, "kilobytes for 300 probes"
+    target = parse(peers.stream(say))
+    plan = ProbePlan(Probe(target), Expectations(), TextReport(target, several=True), count=350, interval=0.0)
+    request.addfinalizer(tracemalloc.stop)
+    tracemalloc.start()
+    with Path(os.devnull).open("w") as nowhere:
+        await plan.run(Output(nowhere, nowhere), RunStats(), reactor, time.monotonic)
+    assert kept[1] - kept[0] < 10_000, "bytes for 120 probes, each with at least 380 new ones"
 
 
 @pytest.mark.parametrize(
