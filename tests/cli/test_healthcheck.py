@@ -21,7 +21,7 @@ from greetsvc.client.basics import BASICS, Basics
 from greetsvc.client.target import Target
 from greetsvc.visit import Address
 from tests.support.greet import FORKED, GREET
-from tests.support.peers import Peers, Says
+from tests.support.peers import Peers, Says, until_read
 
 ORDINARY = ("--encoding", "utf-8")
 """The default, and an option that the plain form does not have: the ordinary command runs."""
@@ -52,7 +52,7 @@ def then_reset(data: bytes) -> Make:
     def make(peers: Peers, reset: Says, _: Path) -> str:
         def say(connection: socket.socket) -> None:
             connection.sendall(data)
-            time.sleep(0.02)
+            until_read(connection)
             reset(connection)
 
         return peers.stream(say)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 
 import pytest
 from attrs import define, field
+
+from tests.support.waiting import wait_until
 
 Says = Callable[[socket.socket], None]
 Answers = Callable[[socket.socket, bytes, Any], None]
@@ -111,6 +115,21 @@ class Peers:
             with suppress(OSError):
                 data, sender = sock.recvfrom(65535)
                 answers(sock, data, sender)
+
+
+def until_read(connection: socket.socket) -> None:
+    """Wait until the peer, of this host and over IPv4, has read everything: a RST discards what it has not."""
+    ours, theirs = (f":{name[1]:04X}" for name in (connection.getsockname(), connection.getpeername()))
+
+    def is_read() -> bool:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()]
+        queues = [row[4] for row in rows if row[1].endswith(theirs) and row[2].endswith(ours)]
+        return all(queue.endswith(":00000000") for queue in queues)
+
+    if sys.platform == "linux":
+        wait_until(is_read, "the peer does not read")
+    else:
+        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from greetsvc.client.probe.addresses import SocketAddress
 from greetsvc.client.tls import ClientTls
 from greetsvc.errors import ConfigError
 from greetsvc.net.linux import error_queue
+from tests.support.peers import until_read
 
 
 def hello(connection: socket.socket) -> None:
@@ -220,7 +221,7 @@ async def test_a_closed_loop_does_not_hammer_a_port_that_refuses(free_port: int)
 async def test_every_way_to_fail_has_its_phase_and_errno(peers: Any, reset: Any, tmp_path: Path) -> None:
     def reset_after(connection: socket.socket) -> None:
         hello(connection)
-        time.sleep(0.05)
+        until_read(connection)
         reset(connection)
 
     def answers(data: bytes) -> Callable[..., None]:
@@ -514,9 +515,7 @@ async def test_greetings_that_are_cut_short_are_flawed(peers: Any, reset: Any, p
     def reset_after(text: bytes) -> Callable[[socket.socket], None]:
         def says(connection: socket.socket) -> None:
             connection.sendall(text)
-            connection.settimeout(0.02)
-            with suppress(OSError):
-                connection.recv(1)
+            until_read(connection)
             reset(connection)
 
         return says
