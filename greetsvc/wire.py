@@ -37,6 +37,7 @@ __all__ = [
     "MAX_PAID_ANSWER",
     "MAX_REQUEST",
     "PADDING",
+    "REFUSAL",
     "WRAP",
     "Datagram",
     "Measured",
@@ -56,6 +57,9 @@ __all__ = [
     "padding_of",
     "request",
 ]
+
+REFUSAL = "error: "
+"""How the last answer of a talking protocol begins: it takes no more messages, for the reason that follows."""
 
 # The measured answer: what the server counted of a session, and when. Neither end trusts the other.
 

@@ -30,6 +30,7 @@ __all__ = [
     "NO_THREAD",
     "OTHER_ADDRESS",
     "OTHER_REQUEST",
+    "REFUSED",
     "RESET_ERRNOS",
     "SELF_CONNECTED",
     "STILL_COMING",
@@ -62,6 +63,7 @@ IN_A_CHARACTER = "within a character"
 STOPPED = "stopped before a greeting came"
 NO_GREETING = "the connection was closed without a greeting"
 NO_TALK = "the server closed after its greeting: it does not talk"
+REFUSED = "the server refused"
 ENDED_EARLY = "the server closed the connection"
 NOT_WHOLE = "no whole greeting came"
 UNASKED = "the server said what answers nothing"

@@ -172,7 +172,7 @@ class Run:
         talk, options = self.options.talk, self.options
         if talk is not None and isinstance(streams, TalkStreams):
             messages, closed_loop = talk.messages(options.encoding), self.load_options.rate is None
-            streams.talk(Speech(talking(self.target, options), messages, closed_loop))
+            streams.talk(Speech(talking(self.target, options), messages, closed_loop, options.encoding))
         return streams
 
 

@@ -13,7 +13,9 @@ from greetsvc.client.load.connections import GREETED, Connection, LoadResult, St
 from greetsvc.client.load.metrics import Connections
 from greetsvc.client.load.polling import HANGUP, READ, WRITE
 from greetsvc.client.talk.framing import BadFrame, Framing
-from greetsvc.client.words import ENDED_EARLY, NO_GREETING, NO_TALK, NOT_WHOLE, UNASKED
+from greetsvc.client.words import ENDED_EARLY, NO_GREETING, NO_TALK, NOT_WHOLE, REFUSED, UNASKED
+from greetsvc.printable import one_line
+from greetsvc.wire import REFUSAL
 
 __all__ = ["Speech", "TalkStreams", "TalkingConnection"]
 
@@ -25,11 +27,13 @@ class Speech(NamedTuple):
     """What is said on each connection: the messages in turn, in the frames that ``framing`` makes.
 
     With ``from_message``, the time of the first probe of a connection begins with its message, not with connecting.
+    Text is in this ``encoding``.
     """
 
     framing: Callable[[], Framing]
     messages: tuple[bytes, ...]
     from_message: bool
+    encoding: str = "utf-8"
 
 
 class TalkingConnection(Connection):
@@ -56,6 +60,9 @@ class TalkStreams(Streams):
         self.speech = speech
         self.connections = Connections()
         self._idle: dict[int, TalkingConnection] = {}
+        refusal = REFUSAL.encode(speech.encoding)
+        # A message may begin so, too, and be in its reply.
+        self._refusal = None if any(one.startswith(refusal) for one in speech.messages) else refusal
 
     def open(self) -> Connection:
         """The connection that has been idle longest, or a new one."""
@@ -105,6 +112,8 @@ class TalkStreams(Streams):
         for number, message in enumerate(messages, 1):
             if talk.greeted:
                 talk.data, talk.replied = message, True
+                if self._refusal is not None and message.startswith(self._refusal):
+                    return self._refused(talk, message)
                 if number == len(messages):
                     return GREETED
                 talk.over = True  # what comes later could be taken for the reply to another message
@@ -116,6 +125,11 @@ class TalkStreams(Streams):
                 talk.intended = talk.started = now
             talk.unsent += talk.framing.encode(next(talk.messages))
         return None
+
+    def _refused(self, talk: TalkingConnection, reply: bytes) -> LoadResult:
+        talk.over = True
+        why = reply.decode(self.speech.encoding, "backslashreplace").removeprefix(REFUSAL)
+        return failed("talk", errno.EPROTO, f"{REFUSED} the message: {one_line(why)}")
 
     def timed_out(self, connection: Connection) -> LoadResult:
         """What was missing: the reply, or what comes before."""

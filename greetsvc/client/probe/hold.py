@@ -168,7 +168,7 @@ class _ActiveState(TalkState):
     def _replied(self, message: bytes) -> None:
         turn = self.waiting
         super()._replied(message)
-        if turn is not None:
+        if turn is not None and not self.refused:
             self.timeline.talk = evolve(self.talked, round_trips=self.talked.round_trips[-1:])
             age = self.timeline.seconds().total
             self.turns.append(evolve(turn, pause=max(_BEAT, _PART * age)))
@@ -227,6 +227,8 @@ def _held(state: TalkState, failed: GreetFailed | None) -> Held:
     if state.silent:
         assert failed is not None
         return Held(state.ended_at - state.silent_since, failed.closed, spoken=False, **told)
+    if state.refused:
+        failed = None  # that is an answer
     before, after, end = state.info_silent, state.info_spoken, state.info_end
     packets = None
     if before and after and before.segments_in is not None and after.segments_in is not None:

@@ -21,6 +21,7 @@ from greetsvc.client.words import (
     NO_TALK,
     NO_THREAD,
     OTHER_ADDRESS,
+    REFUSED,
     STILL_COMING,
     TLS_RECORD,
     Closed,
@@ -147,6 +148,7 @@ _TALK = {
 }
 """Where the probe talks; without a message that was answered."""
 
+_REFUSED = "a limit or rule of the server, or it reads another encoding than that of --encoding"
 _NOT_TALKING = "the service greets and closes (--protocol once), or a limit or rule of the server"
 
 _ENDING: dict[Closed | None, str] = {
@@ -281,7 +283,9 @@ def _by_errno(failed: GreetFailed) -> str:
         words = failed.strerror or ""
         return _TLS.get(number) or certificate_cause(words) or alert_cause(words)
     if failed.talk is not None and (failed.phase, number) in _TALK and TLS_RECORD not in (failed.strerror or ""):
-        return _NOT_TALKING if NO_TALK in (failed.strerror or "") else _TALK[failed.phase, number]
+        by_words = {NO_TALK: _NOT_TALKING, REFUSED: _REFUSED}
+        said = failed.strerror or ""
+        return next((cause for words, cause in by_words.items() if words in said), _TALK[failed.phase, number])
     if failed.phase == "connect":
         return (_CONNECT_UNIX if transport in {"unix", "unixgram"} else _CONNECT).get(number, "")
     return _GREET_OVER.get(transport, _GREET).get(number, "")

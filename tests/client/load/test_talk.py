@@ -199,3 +199,29 @@ def test_an_idle_connection_that_the_server_closes_is_not_used_again(peers: Any)
     streams.release(second, greeted=False)
     streams.close()
     poller.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "say", "lost"),
+    [(":max=5", ("Augusta",), "all"), (":max=5", ("Ada", "Augusta"), "half"), (":total=3", ("Ada",), "some")],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_is_refused_is_lost(serve: Any, options: str, say: tuple[str, ...], lost: str) -> None:
+    serving = serve("tcp:0:interface=127.0.0.1", protocol=f"lines{options}")
+    run = await carried_out(f"127.0.0.1:{serving.ports[0]}", Talk("lines", say))
+    metrics = run.metrics
+    ((phase, number, words),) = kinds(metrics)
+    assert (phase, number) == ("talk", errno.EPROTO)
+    assert words.startswith("the server refused the message: ")
+    assert metrics.lost
+    assert bool(metrics.greeted) == (lost != "all")
+    if lost == "half":
+        assert abs(metrics.greeted - metrics.lost) <= 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_looks_like_a_refusal_may_be_in_its_reply(serve: Any) -> None:
+    serving = serve("tcp:0:interface=127.0.0.1", protocol="lines", greeting="{name}")
+    run = await carried_out(f"127.0.0.1:{serving.ports[0]}", Talk("lines", ("error: Ada",)))
+    assert run.metrics.greeted
+    assert not run.metrics.lost

@@ -211,3 +211,21 @@ async def test_what_a_server_says_before_it_closes_is_kept(talkers: Talkers) -> 
 
     _, one = await held(talkers.start(rule=Rule(silence=0.8, ending=say_and_close)), 5)
     assert (one.closed, one.said) == ("fin", "too quiet")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_first_message_that_is_refused_is_no_verdict_on_silence(serve: Any) -> None:
+    serving = serve("tcp:0:interface=127.0.0.1", protocol="lines:max=5")
+    with pytest.raises(GreetFailed) as caught:
+        await holding(f"127.0.0.1:{serving.ports[0]}", 0.1).run()
+    assert (caught.value.phase, caught.value.errno) == ("talk", errno.EPROTO)
+    assert caught.value.strerror == "the server refused our message: a line is longer than 5 bytes"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_after_the_silence_shows_that_it_was_survived(serve: Any) -> None:
+    serving = serve("tcp:0:interface=127.0.0.1", protocol="lines:total=1")
+    result, silent = await held(f"127.0.0.1:{serving.ports[0]}", 0.2)
+    assert silent.survived
+    assert silent.reply is not None
+    assert result.active is None or "a connection has 1 message" in str(result.active)

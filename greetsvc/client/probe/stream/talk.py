@@ -25,10 +25,11 @@ from greetsvc.client.talk.framing import BadFrame, Framing
 from greetsvc.client.talk.protocols import framing_maker
 from greetsvc.client.target import Target, format_address
 from greetsvc.client.tls import ClientTls
-from greetsvc.client.words import ENDED_EARLY, NO_TALK, NOT_WHOLE, TLS_RECORD, UNASKED, Closed
+from greetsvc.client.words import ENDED_EARLY, NO_TALK, NOT_WHOLE, REFUSED, TLS_RECORD, UNASKED, Closed
 from greetsvc.net.linux.tcp_info import TcpInfo
 from greetsvc.printable import one_line
 from greetsvc.visit import Address
+from greetsvc.wire import REFUSAL
 
 __all__ = ["AnyState", "TalkProbe", "TalkState", "Turn", "new_state", "probe_talk", "talking", "turns_of"]
 
@@ -59,7 +60,7 @@ class TalkState(StreamState):
     ``waits``: the server may close first, and that is timed. ``silent`` while a pause lasts, which began at
     ``silent_since``. ``since`` is when the latest message left, ``ended_at`` when the connection was gone. What the
     kernel knew of the connection when a pause began, when we spoke then, and when the time was over is in
-    ``info_silent``, ``info_spoken`` and ``info_end``.
+    ``info_silent``, ``info_spoken`` and ``info_end``. ``refused`` is why the server takes no more messages.
     """
 
     framing: Framing
@@ -78,6 +79,7 @@ class TalkState(StreamState):
     spoken: int = 0
     unasked: str = ""
     bad_frame: str = ""
+    refused: str = ""
 
     @property
     def talked(self) -> Talked:
@@ -103,7 +105,7 @@ class TalkState(StreamState):
                 self.timeline.enter("talk")
             else:
                 self._replied(message)
-        return True
+        return not self.refused
 
     def _replied(self, message: bytes) -> None:
         timeline, now = self.timeline, self.timeline.now()
@@ -116,6 +118,8 @@ class TalkState(StreamState):
         trip = RoundTrip(turn.text, text, now - self.since)
         timeline.talk = evolve(self.talked, round_trips=(*self.talked.round_trips, trip))
         timeline.trace("<", f"{one_line(text)} ({1000 * trip.seconds:.3f} ms)")
+        if text.startswith(REFUSAL) and not turn.text.startswith(REFUSAL):  # a name may begin so, too
+            self.refused = f"{REFUSED} {self._which}: {one_line(text.removeprefix(REFUSAL))}"
 
     def text_of(self, message: bytes) -> str:
         """A message in the encoding of the probe."""
@@ -160,6 +164,8 @@ class TalkState(StreamState):
         closed = self.how(stream_error)
         if self.bad_frame:
             raise fail(errno.EPROTO, TLS_RECORD if self._is_tls_record() else self.bad_frame)
+        if self.refused:
+            raise fail(errno.EPROTO, self.refused)
         if self.done:
             if not self.timed_out:
                 timeline.talk = evolve(self.talked, close=self.ended_at - self.since)
@@ -180,10 +186,15 @@ class TalkState(StreamState):
         """Why the server closed, where it said so."""
         return self.framing.farewell and f"the server closed: {one_line(self.framing.farewell)}"
 
+    @property
+    def _which(self) -> str:
+        """The latest message."""
+        return f"message {self.spoken}" if self.spoken > 1 or self.turns else "our message"
+
     def _unanswered(self, error: BaseException, closed: Closed) -> str:
         if self.tls and is_tls(error):
             return tls_words(error, handshake_done=True)
-        which = f"message {self.spoken}" if self.spoken > 1 or self.turns else "our message"
+        which = self._which
         if self.framing.partial:
             how = {"timeout": f"no more {self.timeline.within}", "fin": ENDED_EARLY}
             words = how.get(closed, os.strerror(errno.ECONNRESET))

@@ -222,6 +222,42 @@ async def test_what_the_server_says_without_being_asked_is_a_remark(peers: Any) 
     assert greeting.notes == ("the server said what answers nothing: two",)
 
 
+@pytest.mark.parametrize("protocol", ["lines", "netstring", "int32", "websocket"])
+@pytest.mark.parametrize(
+    ("options", "encoding", "say", "which", "why"),
+    [
+        (":max=5", "utf-8", ("Augusta",), "our message", "5"),
+        (":max=5", "utf-8", ("Ada", "Augusta", "Grace"), "message 2", "5"),
+        (":total=2", "utf-8", ("Ada", "Grace", "Mary"), "message 3", "a connection has 2 messages"),
+        ("", "big5", ("\u0e01",), "our message", "the message is not text in big5"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_is_refused_is_a_failure_with_the_reason(
+    serve: Any, protocol: str, options: str, encoding: str, say: tuple[str, ...], which: str, why: str
+) -> None:
+    if protocol == "websocket" and encoding != "utf-8":
+        pytest.skip("WebSocket has one encoding")
+    serving = serve("tcp:0:interface=127.0.0.1", protocol=f"{protocol}{options}", encoding=encoding)
+    failed = await failure(f"127.0.0.1:{serving.ports[0]}", Talk(protocol, say))
+    assert (failed.phase, failed.errno) == ("talk", errno.EPROTO)
+    assert str(failed.strerror).startswith(f"the server refused {which}: ")
+    assert why in str(failed.strerror)
+    assert likely_cause(failed) == (
+        "likely: a limit or rule of the server, or it reads another encoding than that of --encoding",
+    )
+    # What came is told all the same.
+    assert [said for said, _ in replies(failed)] == [*say[: len(replies(failed))]]
+    assert replies(failed)[-1][1].startswith("error: ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_may_look_like_a_refusal(serve: Any) -> None:
+    serving = serve("tcp:0:interface=127.0.0.1", protocol="lines", greeting="{name}")
+    greeting = await greet(f"127.0.0.1:{serving.ports[0]}", talk=Talk("lines", ("error: Ada", "Grace")))
+    assert replies(greeting) == [("error: Ada", "error: Ada"), ("Grace", "Grace")]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_proxy_header_comes_before_the_talk(peers: Any) -> None:
     heard: list[bytes] = []
