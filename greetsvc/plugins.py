@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from greetsvc.printable import one_line
 
 __all__ = ["Door", "tell_failure"]
 
@@ -33,12 +35,16 @@ class Door(NamedTuple):
             raise ValueError(self._unknown(name, points.names))
         named = self._load(self._only(found))
         try:
-            return getattr(named, "from_argument", named)(*arguments)
+            made = getattr(named, "from_argument", named)(*arguments)
         except (OSError, ValueError):
             raise
         except (Exception, SystemExit) as error:  # a third party's factory may raise anything
             tell_failure(self.kind, name)
             raise ValueError(f"the {self.kind} {name!r} cannot be made: {error!r}") from error
+        if isinstance(made, Coroutine):
+            made.close()  # else Python warns that it was never awaited
+            raise ValueError(f"the {self.kind} {name!r} cannot be made: {named!r} is a coroutine function")
+        return made
 
     def known(self) -> list[tuple[str, str]]:
         """The name of each plugin with the first line of its docstring, or why it cannot be used."""
@@ -62,7 +68,7 @@ class Door(NamedTuple):
         try:
             return (self._load(self._only(points)).__doc__ or "").strip().partition("\n")[0]
         except ValueError as error:
-            return str(error)
+            return one_line(str(error))
 
     def _only(self, points: Collection[EntryPoint]) -> EntryPoint:
         """The only one. Raises `ValueError` where distributions disagree: the order of sys.path would choose."""

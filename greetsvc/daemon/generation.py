@@ -13,10 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
-from greetsvc.daemon.settings.start_checks import GreeterRaised, sample_greeting
+from greetsvc.daemon.settings.start_checks import GreeterRaised, needs_warning, sample_greeting
 from greetsvc.daemon.settings.table import ONCE, Listener
-from greetsvc.errors import ConfigError
+from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.bound import BoundSockets, BoundTo, NotHeldError
+from greetsvc.plugins import tell_failure
 from greetsvc.printable import escaped
 
 __all__ = ["Generation"]
@@ -40,6 +41,7 @@ class Generation:
         self._before = before.listening if before is not None else []
         self._heirless = list(self._before)
         self._taken: dict[int, str] = {}
+        self._late: Callable[[ConfigError], object]
         endpoints = [listener.endpoint for listener in self._listeners]
         self.premises: Premises = evolve(
             premises,
@@ -57,6 +59,7 @@ class Generation:
 
         With ``check`` a socket that another program has bound is no error.
         """
+        self._late = late
         try:
             for listener in self._listeners:
                 self._bind(listener, late, check)
@@ -98,7 +101,8 @@ class Generation:
     def begin(self, announce: Callable[[Spot], object], *, serve: bool = True) -> None:
         """Serve, in place of the generation before. ``announce`` is called with each spot that is new.
 
-        Without ``serve`` others do that with these sockets.
+        Without ``serve`` others do that with these sockets. A listener whose protocol raises now serves nobody: it is
+        stopped, and ``late`` of `bind` is called.
         """
         kept = {str(spot) for old in self._before for spot in old.spots()}
         inherited = self.premises.sockets.inherited
@@ -106,13 +110,24 @@ class Generation:
             if old not in self.listening:
                 _stop(old, set(inherited.values()))
         modes = {old.listener.endpoint.path: old.listener.endpoint.mode for old in self._before}
-        for one in self.listening:
+        for one in tuple(self.listening):
             if one not in self._before:
                 endpoint = one.listener.endpoint
                 if endpoint.path is not None and modes.get(endpoint.path, endpoint.mode) != endpoint.mode:
                     self._change_mode(endpoint.path, endpoint.mode)
                 begin = one.begin if serve else partial(_tell, one.spots())
-                begin(lambda spot: None if str(spot) in kept else announce(spot))
+                try:
+                    begin(lambda spot: None if str(spot) in kept else announce(spot))
+                except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and the others serve
+                    tell_failure("protocol", one.listener.protocol_option)
+                    self.listening.remove(one)
+                    _stop(one, ())
+                    self._late(
+                        ConfigError(
+                            f"{one.listener.where}: the protocol {one.listener.protocol_option!r} does not start:"
+                            f" {reason_of(error)}"
+                        )
+                    )
         self._before, self._heirless = [], []
         inherited.clear()
 
@@ -124,7 +139,7 @@ class Generation:
     @property
     def bound(self) -> list[tuple[BoundTo, socket.socket]]:
         """Its sockets, with what they are bound to."""
-        return self.premises.sockets.bound
+        return [each for each in self.premises.sockets.bound if each[1].fileno() >= 0]
 
     def _change_mode(self, path: str, mode: int) -> None:
         try:
@@ -197,7 +212,8 @@ class Generation:
             if id(listener.greeter) not in found:
                 found[id(listener.greeter)] = b""
                 try:
-                    found[id(listener.greeter)] = sample_greeting(listener)
+                    found[id(listener.greeter)] = greeting = sample_greeting(listener)
+                    self.warnings += filter(None, [needs_warning(listener, greeting)])
                 except GreeterRaised as error:
                     self.warnings.append(str(error))
         return found

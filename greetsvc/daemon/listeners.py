@@ -34,7 +34,7 @@ from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_da
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.stream.listener import StreamPort
 from greetsvc.plugins import tell_failure
-from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin
+from greetsvc.protocols.registry import Context, made_datagrams, made_factory
 from greetsvc.server.admission import Admission
 from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import address_of
@@ -172,7 +172,7 @@ class StreamListening:
         self._warnings: list[str] = []
         if isinstance(before, StreamListening) and before.shows(listener.endpoint, premises.settings.client_ca):
             self.contexts = before.contexts
-        self.factory = _made(listener, cast(StreamPlugin, listener.plugin).stream, premises)
+        self.factory = _made(listener, made_factory, premises)
         self._facade = ListeningReactor(
             premises.reactor,
             lingerers=premises.lingerers,
@@ -331,7 +331,7 @@ class DatagramListening:
         before: StreamListening | DatagramListening | None = None,
     ) -> None:
         self.listener = listener
-        self._datagrams = _made(listener, cast(DatagramPlugin, listener.plugin).datagram, premises)
+        self._datagrams = _made(listener, made_datagrams, premises)
         self.protocol = self._datagrams.protocol
         self.premises = premises
         self._port: DatagramPort | None = None
@@ -408,20 +408,21 @@ class DatagramListening:
 
     def warnings(self) -> list[str]:
         """Why this greeting cannot be sent to all who ask for it, where that is known before a visit."""
-        if self.listener.endpoint.transport != "udp" or not set(self.listener.greeter.needs) <= {"when"}:
+        if self.listener.endpoint.transport != "udp":
             return []
         greeting = self.premises.samples.get(id(self.listener.greeter), b"")
-        size, why = len(greeting), ""
+        size, verb, said = len(greeting), "answers", "the greeting"
+        if set(self.listener.greeter.needs) - {"when"}:
+            verb, said = "may answer", "the greeting for a made-up visit"
         if greeting.startswith(wire.MARK):
-            why = f"answers no request: the greeting begins with {wire.MARK.decode()!r}, which no answer may"
+            why = f"no request: {said} begins with {wire.MARK.decode()!r}, which no answer may"
         elif size > wire.MAX_ANSWER:
-            why = f"answers no request: the greeting has {size} bytes, and an answer at most {wire.MAX_ANSWER}"
+            why = f"no request: {said} has {size} bytes, and an answer at most {wire.MAX_ANSWER}"
         elif size > wire.MAX_PAID_ANSWER:
-            why = (
-                f"answers marked requests only: the greeting has {size} bytes,"
-                f" and an answer to others {wire.MAX_PAID_ANSWER}"
-            )
-        return [f"{', '.join(map(str, self.spots()))} {why}"] if why else []
+            why = f"marked requests only: {said} has {size} bytes, and an answer to others {wire.MAX_PAID_ANSWER}"
+        else:
+            return []
+        return [f"{', '.join(map(str, self.spots()))} {verb} {why}"]
 
     @property
     def udp_port(self) -> int:
@@ -429,10 +430,10 @@ class DatagramListening:
         return address_of(self._port.getHost()).port if self._port is not None else 0
 
 
-def _made(listener: Listener, make: Callable[[Context], _Made], premises: Premises) -> _Made:
+def _made(listener: Listener, make: Callable[[Any, Context], _Made], premises: Premises) -> _Made:
     """What a plugin makes for a listener. Raises `ConfigError`, whatever the plugin raises."""
     try:
-        return make(premises.context(listener))
+        return make(listener.plugin, premises.context(listener))
     except Exception as error:
         tell_failure("protocol", listener.protocol_option)
         raise ConfigError(

@@ -100,7 +100,7 @@ class GreetingService(Service):
         self.last_reload_ok = True
         self.upgrade: Any = None
         self.on_serving: Callable[[], object] | None = None
-        self._told = False
+        self._told = self._failed = False
         self._stored = {stored_name(bound) for bound, _ in inherited.held}
         self.not_ready = "starting"
         self.watch: Watch | None = None
@@ -350,8 +350,8 @@ class GreetingService(Service):
         self.reactor.callWhenRunning(self._serves)
 
     def _serves(self) -> None:
-        """Tell, once, that the service serves."""
-        if not self._told:
+        """Tell, once, that the service serves, unless a listener failed at the start."""
+        if not (self._told or self._failed):
             self._told = True
             self.not_ready = "" if self.running else self.not_ready
             if self._site is not None:  # that of a successor, which is not to answer before its predecessor leaves
@@ -439,7 +439,8 @@ class GreetingService(Service):
         self.admission.when_empty = None
 
     def _listen_failed(self, error: ConfigError) -> None:
-        """Stop the program: an endpoint that listens only after a while could not."""
+        """Stop the program: a listener could not, of an endpoint that listens only after a while or of a plugin."""
+        self._failed = True
         _log.critical("greetsvc: {error}", error=str(error))
         self.on_failure()
         self.reactor.callLater(0, self.reactor.stop)

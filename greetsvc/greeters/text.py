@@ -99,7 +99,8 @@ class Thanks:
 
     def naming(self, visit: Visit) -> Callable[[str], bytes] | None:
         """See `TextGreeter.naming`."""
-        return self._named.naming(visit)
+        named, nameless = self._named.naming(visit), self._nameless.naming(visit)
+        return named and nameless and (lambda name: (named if name else nameless)(name))
 
 
 def _unescape(template: str) -> str:

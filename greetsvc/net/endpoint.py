@@ -16,7 +16,15 @@ from attrs import evolve, field, frozen
 
 from greetsvc.printable import escaped
 
-__all__ = ["DEFAULT_MODE", "Endpoint", "check_kind", "parse_endpoint", "port_number", "split_endpoint"]
+__all__ = [
+    "DEFAULT_MODE",
+    "Endpoint",
+    "check_kind",
+    "parse_endpoint",
+    "port_number",
+    "split_endpoint",
+    "split_options",
+]
 
 DEFAULT_MODE = 0o666
 """The permissions of a UNIX socket without ``mode``: everybody may connect, as in Twisted."""
@@ -141,6 +149,22 @@ def split_endpoint(text: str) -> tuple[list[str], dict[str, str]]:
 
     Raises `ValueError` for a backslash at the end, and for an option that is given twice.
     """
+    parts = split_options(text)
+    arguments = [part[0] for part in parts if len(part) == 1]
+    options: dict[str, str] = {}
+    for name, value in (part for part in parts if len(part) == 2):
+        if name in options:
+            raise _twice(arguments[0] if arguments else "", name, options[name], value)
+        options[name] = value
+    return arguments or [""], options
+
+
+def split_options(text: str) -> list[list[str]]:
+    r"""What stands between the colons, each as a word, or as a name and the value behind its ``=``.
+
+    A character behind a backslash stands for itself, as in Twisted's endpoints: ``\:`` is no separator. Raises
+    `ValueError` for a backslash at the end.
+    """
     parts = [[""]]
     characters = iter(text)
     for character in characters:
@@ -155,13 +179,7 @@ def split_endpoint(text: str) -> tuple[list[str], dict[str, str]]:
             parts[-1].append("")
         else:
             parts[-1][-1] += character
-    arguments = [part[0] for part in parts if len(part) == 1]
-    options: dict[str, str] = {}
-    for name, value in (part for part in parts if len(part) == 2):
-        if name in options:
-            raise _twice(arguments[0] if arguments else "", name, options[name], value)
-        options[name] = value
-    return arguments or [""], options
+    return parts
 
 
 def _twice(kind: str, name: str, first: str, second: str) -> ValueError:

@@ -8,43 +8,52 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.protocol import DatagramProtocol, connectionDone
 from twisted.python.failure import Failure
 
 from greetsvc.ledger import Ledger
 from greetsvc.net.sockets import reason as reason_of_error
+from greetsvc.printable import shortened
 from greetsvc.protocols.registry import Context, Datagrams
 from greetsvc.server.stream import GreetingFactory, GreetingProtocol
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
 
-__all__ = ["DatagramService", "StreamService"]
+__all__ = ["DatagramService", "HostingProtocol", "StreamService"]
 
 
 @frozen(kw_only=True)
 class StreamService:
     """A plugin of any Twisted protocol: ``factory`` builds one for each connection.
 
-    The connections have TLS, PROXY headers, limits, the deadline (for silence of the peer) and counters of the
-    service, and the lingering close. Over TLS a protocol is built when the handshake is done.
+    The connections have TLS, PROXY headers, limits, the deadline (for silence of the peer: any byte puts it off) and
+    counters of the service, and the lingering close. Over TLS a protocol is built when the handshake is done.
     """
 
-    factory: IProtocolFactory
+    factory: IProtocolFactory = field()
+
+    @factory.validator
+    def _is_factory(self, _attribute: object, value: object) -> None:
+        # Not IProtocolFactory.providedBy: Twisted itself does not ask for it.
+        if isinstance(value, type) or not hasattr(value, "buildProtocol"):
+            raise TypeError(f"factory must be a protocol factory, such as Factory.forProtocol(…), not {value!r}")
 
     def stream(self, context: Context) -> GreetingFactory:
         """The factory of a stream listener."""
         return _HostingFactory(self.factory, context)
 
 
-class _HostingProtocol(GreetingProtocol):
+class HostingProtocol(GreetingProtocol):
     """Has the life of a connection of the service, and passes it on to a protocol that knows nothing of that."""
 
     factory: _HostingFactory
     _guest: IProtocol | None = None
+    _expired = False
 
     def greet(self) -> None:
+        """The connection may be open, and TLS stands: build the guest."""
         guest = self.factory.guests.buildProtocol(self.address)  # type: ignore[arg-type]  # None if unknown
         if guest is None:
             self.close()
@@ -54,13 +63,24 @@ class _HostingProtocol(GreetingProtocol):
         guest.makeConnection(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
+        """For the guest; the deadline begins anew."""
         self.factory.start_deadline(self)
         if self._guest is None:
             super().dataReceived(data)
         else:
             self._guest.dataReceived(data)
 
+    def expire(self) -> None:
+        """The peer was silent until the deadline: close. If it does not let that happen either: abort."""
+        if self._expired or self._guest is None:
+            super().expire()
+        else:
+            self._expired = True
+            self.factory.start_deadline(self)
+            self.close()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is over, for the guest as well."""
         super().connectionLost(reason)
         guest, self._guest = self._guest, None
         if guest is not None:
@@ -68,7 +88,7 @@ class _HostingProtocol(GreetingProtocol):
 
 
 class _HostingFactory(GreetingFactory):
-    protocol = _HostingProtocol
+    protocol = HostingProtocol
 
     def __init__(self, guests: IProtocolFactory, context: Context) -> None:
         super().__init__(
@@ -109,7 +129,10 @@ class DatagramService:
 
     def datagram(self, context: Context) -> Datagrams:
         """The protocol of a datagram listener."""
-        return Datagrams(_RuledDatagrams(self.make(), context, self.loop_safe), headers=self.headers)
+        made = self.make()
+        if isinstance(made, type) or not hasattr(made, "datagramReceived"):
+            raise TypeError(f"make() returned {shortened(repr(made), 100)}, which is no DatagramProtocol")
+        return Datagrams(_RuledDatagrams(made, context, self.loop_safe), headers=self.headers)
 
 
 class _RuledDatagrams(DatagramProtocol):

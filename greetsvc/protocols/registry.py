@@ -11,6 +11,7 @@ from greetsvc.greeters.registry import Greeter, text_encoding
 from greetsvc.ledger import Ledger
 from greetsvc.net.datagram.port import BatchAnswers
 from greetsvc.plugins import Door
+from greetsvc.printable import shortened
 from greetsvc.server.admission import Admission
 from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import GreetingFactory
@@ -24,6 +25,8 @@ __all__ = [
     "StreamPlugin",
     "find_protocol",
     "known_protocols",
+    "made_datagrams",
+    "made_factory",
 ]
 
 _DOOR = Door("greetsvc.protocols", "protocol")
@@ -103,6 +106,26 @@ def find_protocol(name: str, argument: str, encoding: str) -> Plugin:
     if not isinstance(made, StreamPlugin | DatagramPlugin):
         raise ValueError(f"the protocol {name!r} is {made!r}, which has neither stream() nor datagram()")
     return made
+
+
+def made_factory(plugin: StreamPlugin, context: Context) -> GreetingFactory:
+    """The factory that a plugin makes. Raises `TypeError` for anything else, and what the plugin raises."""
+    made = plugin.stream(context)
+    if not isinstance(made, GreetingFactory):
+        raise TypeError(f"stream() returned {_shown(made)}, which is no GreetingFactory")
+    return made
+
+
+def made_datagrams(plugin: DatagramPlugin, context: Context) -> Datagrams:
+    """What a plugin makes for datagrams. Raises `TypeError` for anything else, and what the plugin raises."""
+    made = plugin.datagram(context)
+    if not isinstance(made, Datagrams) or not hasattr(made.protocol, "datagramReceived"):
+        raise TypeError(f"datagram() returned {_shown(made)}, which is no Datagrams with a protocol")
+    return made
+
+
+def _shown(made: object) -> str:
+    return shortened(repr(made), 100)
 
 
 def known_protocols() -> list[tuple[str, str]]:

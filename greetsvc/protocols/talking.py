@@ -10,23 +10,25 @@ made while the transport has 64 KiB to send.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, ClassVar, cast
 
-from attrs import evolve, frozen
+from attrs import Attribute, evolve, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from greetsvc.net.endpoint import split_options
+from greetsvc.printable import shortened
 from greetsvc.protocols.framing import Framing, Lines, Receiver, line_text
 from greetsvc.protocols.registry import Context
 from greetsvc.server.rendering import GreeterFailed
 from greetsvc.server.stream import GreetingFactory, GreetingProtocol, path_facts
 from greetsvc.visit import Visit
-from greetsvc.wire import line_end
+from greetsvc.wire import REFUSAL, line_end
 
 __all__ = ["CHUNK", "LONGEST", "RATE", "TURN", "Limits", "TalkingFactory", "TalkingPlugin", "TalkingProtocol"]
 
@@ -48,7 +50,7 @@ TURN = 256
 SLACK = 1 / 64
 """The part of the deadline that a connection may live longer. An answer so soon after another starts no new one."""
 
-_HIGHEST = {"max": 65536, "rate": 10_000_000, "total": 10**12}
+_RANGES = {"max": (1, 65536), "rate": (1, 10_000_000), "total": (0, 10**12)}
 _QUIET = 1.0
 """Seconds between two log entries about a protocol that fails: peers must not be able to fill the log."""
 
@@ -58,13 +60,22 @@ _Fault = tuple[str, str]
 """Why a connection is ended, in words, and what it is counted as."""
 
 
+def _in_range(_limits: Limits, attribute: Attribute[int], value: int) -> None:
+    lowest, highest = _RANGES[attribute.name]
+    if type(value) is not int or not lowest <= value <= highest:
+        raise ValueError(f"{attribute.name} must be a whole number from {lowest} to {highest}, not {value!r}")
+
+
 @frozen
 class Limits:
-    """The bounds of a connection: bytes in a message, messages a second, and messages in all (0: any number)."""
+    """The bounds of a connection: bytes in a message, messages a second, and messages in all (0: any number).
 
-    max: int = LONGEST
-    rate: int = RATE
-    total: int = 0
+    :raises ValueError: when one is out of range.
+    """
+
+    max: int = field(default=LONGEST, validator=_in_range)
+    rate: int = field(default=RATE, validator=_in_range)
+    total: int = field(default=0, validator=_in_range)
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -78,6 +89,8 @@ class TalkingProtocol(GreetingProtocol):
     ``options`` are those of the subclass: by name, the function that makes a value of the text behind ``NAME=``. It
     raises `ValueError` for a wrong one. ``self.factory.options`` has the values that were given. ``default_limits``
     holds where the options say nothing.
+
+    :raises TypeError: for a subclass with an option that every talking protocol has.
     """
 
     factory: TalkingFactory
@@ -99,28 +112,39 @@ class TalkingProtocol(GreetingProtocol):
     _used = 0
     _resting: IDelayedCall | None = None  # until the next turn, or the next second
     _busy = False  # answering: what `reply` asks for happens when it has returned
+    _answers: list[bytes] | None = None  # while `reply` runs: what is to be sent so far
+    _failed = False  # `fail` was called: its error is the last answer
     _blocked = False  # the transport has enough to send
     _stopped = False  # the transport was told not to read
     _last = False  # nothing more is to come
     _leaving = False  # `close` was called
     _over = False  # no message is answered any more
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in _RANGES:
+            if name in cls.options:
+                raise TypeError(f"{cls.__name__}.options: every talking protocol has {name}= already")
+
     @classmethod
     def from_argument(cls, argument: str, encoding: str) -> TalkingPlugin:
-        """The plugin, from ``NAME=VALUE:NAME=VALUE`` with ``max``, ``rate``, ``total`` and the ``options``."""
+        r"""The plugin, from ``NAME=VALUE:NAME=VALUE`` with ``max``, ``rate``, ``total`` and the ``options``.
+
+        A colon in a value is written ``\:``, a backslash ``\\``.
+        """
         limits: dict[str, int] = {}
         own: dict[str, Any] = {}
-        for part in argument.split(":") if argument else ():
-            name, _, value = part.partition("=")
+        for name, *rest in split_options(argument) if argument else ():
+            value = rest[0] if rest else ""
             if name in limits or name in own:
                 raise ValueError(f"{name}= is given twice")
             if name in cls.options:
                 own[name] = cls.options[name](value)
-            elif name in _HIGHEST:
+            elif name in _RANGES:
                 limits[name] = _number(name, value)
             else:
-                known = " ".join(f"{one}=" for one in (*_HIGHEST, *cls.options))
-                raise ValueError(f"{part!r} is not an option; there are {known}")
+                known = " ".join(f"{one}=" for one in (*_RANGES, *cls.options))
+                raise ValueError(f"{'='.join([name, *rest])!r} is not an option; there are {known}")
         given = evolve(cls.default_limits, **limits)
         return TalkingPlugin(cls, cls.framing(encoding, given.max), given, own)
 
@@ -201,9 +225,14 @@ class TalkingProtocol(GreetingProtocol):
         """What the protocol says before it closes: nothing, as the FIN says it."""
 
     def fail(self, why: str, reason: str) -> None:
-        """Send an error, which is the last answer, and close. ``reason`` is what it is counted as."""
-        self.factory.ledger.ended[reason] += 1
-        self.send([f"error: {why}".encode(self.factory.encoding, "replace")])
+        """Send an error, which is the last answer, and close. ``reason`` is what it is counted as.
+
+        From `reply`: what that returns is not sent any more.
+        """
+        if not self._failed:
+            self._failed = True
+            self.factory.ledger.ended[reason] += 1
+            self.send([f"{REFUSAL}{why}".encode(self.factory.encoding, "replace")])
         self.close()
 
     def _end(self) -> None:
@@ -232,7 +261,13 @@ class TalkingProtocol(GreetingProtocol):
     # Answering
 
     def send(self, payloads: list[bytes]) -> None:
-        """Write these payloads, each in its frame."""
+        """Write these payloads, each in its frame. From `reply`: behind the answers to earlier messages."""
+        if self._answers is not None:
+            self._answers += payloads
+        else:
+            self._write(payloads)
+
+    def _write(self, payloads: list[bytes]) -> None:
         self.transport.write(self.factory.framing.frames(payloads))
 
     def _answer(self) -> None:
@@ -280,8 +315,8 @@ class TalkingProtocol(GreetingProtocol):
         """Answer the first messages with one write, and remove them."""
         factory, transport, reply, text_of = self.factory, self.transport, self.reply, self.text_of
         encoding, fault = factory.encoding, None
-        answers: list[bytes] = []
-        size = 0
+        answers = self._answers = []
+        size = done = 0
         for message in messages if len(messages) <= most else messages[:most]:
             try:
                 text = text_of(message, encoding)
@@ -291,22 +326,28 @@ class TalkingProtocol(GreetingProtocol):
                 break
             try:
                 answer = reply(text)
-                if not isinstance(answer, bytes):
+                if isinstance(answer, str):
                     answer = answer.encode(encoding, "replace")
+                elif not isinstance(answer, bytes):
+                    raise _no_answer(answer)
             except Exception as error:  # noqa: BLE001 - a subclass may raise anything, and only its connection ends
                 fault = factory.failed(error)
+                break
+            done += 1
+            if self._failed:
                 break
             answers.append(answer)
             size += len(answer)
             if size >= ENOUGH or self._leaving or transport.disconnecting:
                 break
-        done = len(answers)
-        if done and not self._over:
+        self._answers = None
+        if not self._over:
             del messages[:done]
             self._answered += done
             self._used += done
             factory.ledger.answered[factory.transport] += done
-            self.send(answers)
+            if answers:
+                self._write(answers)
         return done, fault
 
     def take_apart(self, data: bytes) -> Receiver:
@@ -444,7 +485,15 @@ class TalkingPlugin:
 
 
 def _number(name: str, value: str) -> int:
-    lowest = 0 if name == "total" else 1
-    if not (value.isascii() and value.isdigit() and len(value) < 20 and lowest <= int(value) <= _HIGHEST[name]):
-        raise ValueError(f"{name} must be a whole number from {lowest} to {_HIGHEST[name]}, not {value!r}")
+    lowest, highest = _RANGES[name]
+    if not (value.isascii() and value.isdigit() and len(value) < 20 and lowest <= int(value) <= highest):
+        raise ValueError(f"{name} must be a whole number from {lowest} to {highest}, not {value!r}")
     return int(value)
+
+
+def _no_answer(answer: object) -> TypeError:
+    """What `reply` returned is neither text nor bytes."""
+    if isinstance(answer, Coroutine):
+        answer.close()  # else Python warns that it was never awaited
+        return TypeError("reply() is a coroutine function: it must return text or bytes itself")
+    return TypeError(f"reply() returned {shortened(repr(answer), 100)}, which is neither text nor bytes")

@@ -177,7 +177,7 @@ class WebSocketProtocol(TalkingProtocol):
 
     # What differs from the other protocols
 
-    def send(self, payloads: list[bytes]) -> None:
+    def _write(self, payloads: list[bytes]) -> None:
         """Send each payload as a text message."""
         for payload in payloads:
             if self._web is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,10 @@ from zope.interface import directlyProvides, providedBy
 from greetsvc import wire
 from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings.config import settings
+from greetsvc.daemon.settings.start_checks import needs_warning, sample_greeting
 from greetsvc.daemon.tap import Options, makeService
 from greetsvc.errors import ConfigError, reason_of
+from greetsvc.visit import Visit
 
 real_reactor: Any = global_reactor
 UDP = "udp:0:interface=127.0.0.1"
@@ -254,11 +257,50 @@ def test_a_udp_listener_that_cannot_answer_has_a_warning(greeting: str, why: str
     assert line.endswith(why)
 
 
+def test_a_udp_listener_that_depends_on_the_visit_is_judged_by_a_made_up_one() -> None:
+    (line,) = _warnings(greeting="{peer_host}" + "x" * 5000)
+    assert line.endswith(
+        "may answer no request: the greeting for a made-up visit has 5009 bytes, and an answer at most 1199"
+    )
+
+
+class _Made:
+    """A greeter with these needs, which says what it finds."""
+
+    def __init__(self, says: Any, *needs: str) -> None:
+        self.needs = frozenset(needs)
+        self._says = says
+
+    def greet(self, visit: Visit) -> bytes:
+        said: bytes = self._says(visit)
+        return said
+
+
+@pytest.mark.parametrize(
+    ("greeter", "warned"),
+    [
+        (_Made(lambda visit: visit.peer.host.encode()), True),
+        (_Made(lambda visit: str(visit.number).encode()), True),
+        (_Made(lambda _visit: os.urandom(8)), True),
+        (_Made(lambda visit: visit.path.syn or b"x"), True),
+        (_Made(lambda visit: visit.peer.host.encode(), "peer"), False),
+        (_Made(lambda _visit: b"hello"), False),
+        (_Made(lambda _visit: os.urandom(8), "when"), False),
+    ],
+)
+def test_a_greeter_that_hides_what_it_needs_has_a_warning(greeter: Any, warned: bool) -> None:
+    listener = evolve(
+        settings({}, ["tcp:0:interface=127.0.0.1"]).listeners[0], greeter=greeter, greeter_option="made"
+    )
+    warning = needs_warning(listener, sample_greeting(listener))
+    assert bool(warning) == warned
+    assert not warned or "the greeter 'made' says another thing to another visit, but its needs are empty" in warning
+
+
 def test_a_listener_that_can_answer_has_no_warning(tmp_path: Any) -> None:
     assert _warnings(greeting="x" * 512) == []
     assert _warnings(greeting="x" * 5000, listen="tcp:0:interface=127.0.0.1") == []
     assert _warnings(greeting="x" * 5000, listen=f"unixgram:{tmp_path / 'greet.sock'}") == []
-    assert _warnings(greeting="{peer_host}" + "x" * 5000) == [], "its length depends on the visit"
 
 
 def test_a_file_that_is_too_long_is_noticed_too(tmp_path: Any) -> None:

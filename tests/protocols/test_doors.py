@@ -18,7 +18,7 @@ from greetsvc.daemon.settings.config import settings
 from greetsvc.daemon.settings.table import ONCE
 from greetsvc.errors import ConfigError
 from greetsvc.greeters.text import TextGreeter
-from greetsvc.protocols.registry import Context, DatagramPlugin, find_protocol, known_protocols
+from greetsvc.protocols.registry import Context, DatagramPlugin, StreamPlugin, find_protocol, known_protocols
 from greetsvc.testing import Conformance
 from greetsvc.testing.memory import DEADLINE, MemoryPeer, context
 from greetsvc.testing.wires import Wire
@@ -32,8 +32,10 @@ Serve = Callable[..., Serving]
 reactor: Any = global_reactor
 
 ACME = '''
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
-from greetsvc.protocols import DatagramService, StreamService
+from zope.interface import implementer
+from greetsvc.protocols import DatagramService, StreamService, TalkingProtocol
 
 
 class Echo(Protocol):
@@ -44,6 +46,34 @@ class Echo(Protocol):
 
     def dataReceived(self, data):
         self.transport.write(data.upper())
+
+
+@implementer(IPushProducer)
+class CarefulEcho(Echo):
+    """Reads no more than its peer does."""
+
+    def connectionMade(self):
+        self.transport.registerProducer(self, True)
+        super().connectionMade()
+
+    def pauseProducing(self):
+        self.transport.pauseProducing()
+
+    def resumeProducing(self):
+        self.transport.resumeProducing()
+
+    def stopProducing(self):
+        pass
+
+
+class Counting(TalkingProtocol):
+    """Its answers depend on how many there were."""
+
+    count = 0
+
+    def reply(self, message):
+        self.count += 1
+        return f"{self.count}: {message}"
 
 
 class Mirror(DatagramProtocol):
@@ -64,6 +94,10 @@ class Both:
             raise ValueError("there are no options")
         self.stream = StreamService(factory=Factory.forProtocol(Echo)).stream
         self.datagram = DatagramService(make=Mirror, loop_safe=True).datagram
+
+
+def careful(argument, encoding):
+    return StreamService(factory=Factory.forProtocol(CarefulEcho))
 
 
 def mirror(argument, encoding):
@@ -95,6 +129,47 @@ class Unbuildable:
 
 def failing(argument, encoding):
     raise KeyError("not that")
+
+
+async def coroutine(argument, encoding):
+    return mirror(argument, encoding)
+
+
+def no_factory(argument, encoding):
+    return StreamService(factory=Echo)
+
+
+class Wrong:
+    """Returns what is no part of a service: what its argument says."""
+
+    def __init__(self, argument, encoding):
+        self.made = {"": None, "plain": Factory.forProtocol(Echo), "class": Mirror, "bare": Mirror()}[argument]
+
+    def stream(self, context):
+        return self.made
+
+    def datagram(self, context):
+        return DatagramService(make=lambda: self.made).datagram(context) if self.made is None else self.made
+
+
+class Late(DatagramProtocol):
+    def startProtocol(self):
+        raise RuntimeError("no table\\nto begin with")
+
+
+class LateFactory(Factory):
+    protocol = Echo
+
+    def startFactory(self):
+        raise LookupError("no table")
+
+
+class BeginsNot:
+    """Fails when it is to begin."""
+
+    def __init__(self, argument, encoding):
+        self.stream = StreamService(factory=LateFactory()).stream
+        self.datagram = DatagramService(make=Late).datagram
 '''
 
 
@@ -105,12 +180,18 @@ def acme(install: Install) -> Path:
         ACME,
         acme="Both",
         mirror="mirror",
+        careful="careful",
         careless="careless",
         talkative="talkative",
         neither="neither",
         failing="failing",
         unbuildable="Unbuildable",
         gone="no_such_name",
+        coroutine="coroutine",
+        counting="Counting",
+        no_factory="no_factory",
+        wrong="Wrong",
+        begins_not="BeginsNot",
     )
 
 
@@ -128,7 +209,7 @@ def test_the_built_in_protocols_come_through_the_door_and_are_described() -> Non
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("line", "there is no protocol 'line'; did you mean 'lines'? known are acme, careless, failing"),
+        ("line", "there is no protocol 'line'; did you mean 'lines'? known are acme, begins_not, careful"),
         ("LINES", "did you mean 'lines'?"),
         ("xyzzy", "there is no protocol 'xyzzy'; known are "),
         ("once:2", "once takes no options, not '2'"),
@@ -136,6 +217,8 @@ def test_the_built_in_protocols_come_through_the_door_and_are_described() -> Non
         ("neither", "which has neither stream() nor datagram()"),
         ("failing", "the protocol 'failing' cannot be made: KeyError('not that')"),
         ("gone", "the protocol 'gone' "),
+        ("coroutine", "is a coroutine function"),
+        ("no_factory", "factory must be a protocol factory, such as Factory.forProtocol"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_that_names_it(name: str, says: str) -> None:
@@ -160,6 +243,12 @@ def test_the_traceback_of_a_plugin_is_in_the_log_at_debug_level() -> None:
     (event,) = [event for event in events if event.get("name") == "gone"]
     assert event["log_level"] is LogLevel.debug
     assert "AttributeError" in event["trace"]
+
+
+def test_what_does_not_load_is_one_line_in_the_list(install: Install) -> None:
+    install('raise RuntimeError("no database\\nand no \\x1b[31m either")', broken="Broken")
+    described = dict(known_protocols())["broken"]
+    assert described.endswith(r"does not load: no database\nand no \x1b[31m either")
 
 
 def test_two_of_one_name_are_refused_and_both_are_named(install: Install) -> None:
@@ -224,6 +313,64 @@ def test_a_protocol_that_cannot_be_built_is_one_line_too(serve: Serve) -> None:
         serve(TCP, protocol="unbuildable")
 
 
+@pytest.mark.usefixtures("acme")
+@pytest.mark.parametrize(
+    ("listen", "protocol", "says"),
+    [
+        (TCP, "wrong", r"stream\(\) returned None, which is no GreetingFactory"),
+        (TCP, "wrong:plain", r"stream\(\) returned <\S*Factory .*>, which is no GreetingFactory"),
+        (UDP, "wrong", r"make\(\) returned None, which is no DatagramProtocol"),
+        (UDP, "wrong:class", r"datagram\(\) returned <class '.*Mirror'>, which is no Datagrams with a protocol"),
+        (UDP, "wrong:bare", r"datagram\(\) returned <.*>, which is no Datagrams with a protocol"),
+    ],
+)
+def test_what_is_no_part_of_a_service_is_refused_before_anything_is_bound(
+    listen: str, protocol: str, says: str, serve: Serve
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^--listen \S*: the protocol '{protocol}' cannot be made: {says}$"):
+        serve(listen, protocol=protocol)
+
+
+def _first_words(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
+        return peer.recv(100)
+
+
+def _listening(*listeners: tuple[str, str]) -> Any:
+    """Settings of these endpoints with their protocols."""
+    file = {"listen": [{"endpoint": endpoint, "protocol": protocol} for endpoint, protocol in listeners]}
+    return settings({"drain": 0, "log-visits": "off"}, (), file, "x.toml")
+
+
+@pytest.mark.usefixtures("acme")
+@pytest.mark.parametrize("listen", [TCP, UDP, r"unix:{}/greet.sock", r"unixgram:{}/greet.sock"])
+@pytest_twisted.ensureDeferred
+async def test_after_a_reload_a_protocol_that_does_not_begin_costs_only_its_listener(
+    listen: str, serve: Serve, tmp_path: Path
+) -> None:
+    listen = listen.format(tmp_path)
+    events: list[Any] = []
+    globalLogPublisher.addObserver(events.append)  # type: ignore[arg-type]
+    try:
+        serving = serve(TCP, protocol="lines")
+        service = serving.service
+        service.reread = lambda: _listening((listen, "begins_not"), (TCP, "acme"))
+        service.reload()
+    finally:
+        globalLogPublisher.removeObserver(events.append)  # type: ignore[arg-type]
+    errors = [event["error"] for event in events if event["log_level"] >= LogLevel.error]
+    (error,) = errors
+    assert error.startswith("x.toml: listen 1: the protocol 'begins_not' does not start: no table")
+    (line,) = service.describe()[:1]
+    assert "over acme" in line
+    assert await _thread(_first_words, serving.ports[-1]) == b"ready\n"
+    assert not list(tmp_path.glob("greet.sock"))
+    # The next settings have all again.
+    service.reread = lambda: _listening((listen, "once" if "u" in listen[:2] else "lines"), (TCP, "acme"))
+    service.reload()
+    assert len(service.describe()) == 2
+
+
 @pytest_twisted.ensureDeferred
 async def test_without_a_greeting_who_has_a_name_is_thanked_by_it(serve: Serve) -> None:
     serving = serve(TCP, UDP, protocol="lines")
@@ -254,13 +401,10 @@ async def test_a_plain_protocol_has_what_the_service_promises(serve: Serve) -> N
             heard.append(sock.recv(100))
             with socket.create_connection(address, timeout=10) as refused:
                 heard.append(refused.recv(100))
-            try:
-                heard.append(sock.recv(100))  # until the deadline
-            except ConnectionResetError:
-                heard.append(b"reset")
+            heard.append(sock.recv(100))  # the FIN at the deadline
         return heard
 
-    assert await _thread(talk) == [b"ready\n", b"HELLO", b"", b"reset"]
+    assert await _thread(talk) == [b"ready\n", b"HELLO", b"", b""]
     await until(lambda: not serving.service.admission.open)
     assert serving.ledger.greeted == {"tcp": 1}
     assert serving.ledger.refused == {"max-connections": 1}
@@ -280,13 +424,44 @@ class TestPlain(Conformance):
         with pytest.raises(AssertionError, match="bytes wait for a peer that does not read"):
             super().test_a_peer_that_does_not_read_is_not_buffered_without_end()
 
-    def test_a_silent_peer_is_closed_at_the_deadline_and_a_talking_one_is_not(self) -> None:
-        with pytest.raises(AssertionError, match="a silent peer is still connected"):
-            super().test_a_silent_peer_is_closed_at_the_deadline_and_a_talking_one_is_not()
+
+class TestCareful(Conformance):
+    """A plain protocol can pass all of it."""
+
+    plugin = "careful"
+    wire = Wire(messages=[b"a", b"bcd"])
+
+    @pytest.fixture(autouse=True)
+    def _installed(self, acme: Path) -> None:
+        """As above."""
 
 
-for _name in [name for name in dir(Conformance) if name.startswith("test_over_sockets")]:
-    setattr(TestPlain, _name, None)
+class TestCounting(Conformance):
+    """Answers may depend on earlier messages."""
+
+    plugin = "counting"
+
+    @pytest.fixture(autouse=True)
+    def _installed(self, acme: Path) -> None:
+        """As above."""
+
+
+for _kit in (TestPlain, TestCareful, TestCounting):
+    for _name in [name for name in dir(Conformance) if name.startswith("test_over_sockets")]:
+        setattr(_kit, _name, None)
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_plain_protocol_whose_peer_does_not_read_is_aborted_one_deadline_later() -> None:
+    clock = Clock()
+    plugin = find_protocol("careful", "", "utf-8")
+    assert isinstance(plugin, StreamPlugin)
+    peer = MemoryPeer(plugin.stream(context(clock)), clock, reads=False)
+    peer.say(b"x" * 100_000)
+    clock.pump([DEADLINE * 0.5] * 3)
+    assert not peer.reset
+    clock.pump([DEADLINE * 0.5] * 2)
+    assert peer.reset
 
 
 # Datagrams

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from greetsvc.greeters.registry import Greeter, text_encoding
 from greetsvc.greeters.text import TextGreeter
 from greetsvc.protocols.registry import StreamPlugin, find_protocol
-from greetsvc.protocols.talking import ENOUGH, RATE, TURN
+from greetsvc.protocols.talking import ENOUGH, RATE, TURN, Limits, TalkingProtocol
 from greetsvc.testing.memory import DEADLINE, MemoryPeer, context
 from greetsvc.visit import Visit
 
@@ -277,7 +277,7 @@ from greetsvc.protocols import TalkingProtocol
 class Quirks(TalkingProtocol):
     """Does what it is told."""
 
-    options = {"times": int}
+    options = {"times": int, "end": str}
     calls = []
 
     def reply(self, message):
@@ -293,11 +293,24 @@ class Quirks(TalkingProtocol):
             return None
         if message == "list":
             return [b"a", b"b"]
+        if message == "fail and go on":
+            self.fail("that is no word", "word")
+            self.fail("nor that", "word")
+        if message == "fail and raise":
+            self.fail("that is no word", "word")
+            raise LookupError(message)
+        if message == "more":
+            self.send([b"1", b"2"])
+        if message == "coroutine":
+            return self.later()
         if message == "bytes":
             return b"\\xff"
         if message == "greet":
             return super().reply("Ada")
         return message * self.factory.options.get("times", 1)
+
+    async def later(self):
+        return "later"
 '''
 
 
@@ -326,6 +339,70 @@ def test_after_close_nothing_is_called_and_the_last_answer_is_sent(quirks: str) 
     peer.protocol.close()
     assert calls == ["a", "quit"]
     assert peer.context.ledger.greeted == {"tcp": 1}
+
+
+def test_an_error_of_ones_own_comes_in_order_and_is_the_last_answer(quirks: str) -> None:
+    peer = Peer(quirks)
+    assert peer.hears(b"a\nfail and go on\nb\n") == b"a\r\nerror: that is no word\r\n"
+    assert peer.closed
+    assert not peer.reset
+    assert peer.context.ledger.ended == {"word": 1}
+
+
+def test_an_error_of_ones_own_is_the_last_answer_also_when_the_reply_raises(quirks: str, logged_errors: Any) -> None:
+    peer = Peer(quirks)
+    assert peer.hears(b"a\nfail and raise\nb\n") == b"a\r\nerror: that is no word\r\n"
+    assert peer.closed
+    assert peer.context.ledger.ended == {"word": 1}
+    assert len(logged_errors.flush(LookupError)) == 1
+
+
+def test_what_is_sent_in_a_reply_comes_behind_the_answers_before(quirks: str) -> None:
+    assert Peer(quirks).hears(b"a\nmore\nb\n") == b"a\r\n1\r\n2\r\nmore\r\nb\r\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ("none", "reply() returned None, which is neither text nor bytes"),
+        ("list", "reply() returned [b'a', b'b'], which is neither text nor bytes"),
+        ("coroutine", "reply() is a coroutine function: it must return text or bytes itself"),
+    ],
+)
+def test_an_answer_that_is_none_is_named_in_the_log(quirks: str, message: str, why: str, logged_errors: Any) -> None:
+    assert Peer(quirks).hears(f"{message}\n".encode()) == b"error: no answer can be made\r\n"
+    (failure,) = logged_errors.flush(TypeError)
+    assert str(failure) == why
+
+
+@pytest.mark.parametrize(
+    ("argument", "end"),
+    [
+        (r"end=a\:b", "a:b"),
+        (r"end=a\\b:times=1", r"a\b"),
+        ("end=a=b", "a=b"),
+        ("end=", ""),
+        (r"times=1:end=\:\:", "::"),
+    ],
+)
+def test_a_value_may_have_colons_and_backslashes(quirks: str, argument: str, end: str) -> None:
+    plugin: Any = find_protocol(quirks, argument, "utf-8")
+    assert plugin.options["end"] == end
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max": 0}, {"max": 65537}, {"rate": 0}, {"rate": 1.5}, {"total": -1}, {"max": "9"}]
+)
+def test_limits_out_of_range_are_refused(limits: dict[str, Any]) -> None:
+    (name,) = limits
+    with pytest.raises(ValueError, match=f"^{name} must be a whole number from [01] to [0-9]+, not "):
+        Limits(**limits)
+
+
+@pytest.mark.parametrize("name", ["max", "rate", "total"])
+def test_an_option_that_there_is_already_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^Mine\.options: every talking protocol has {name}= already$"):
+        type("Mine", (TalkingProtocol,), {"options": {name: str}})
 
 
 @pytest.mark.parametrize("message", ["fail", "none", "list"])

@@ -15,9 +15,9 @@ from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.descriptors import remaining
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.printable import escaped
-from greetsvc.visit import Address, PathFacts, Visit
+from greetsvc.visit import NOBODY, Address, PathFacts, Visit
 
-__all__ = ["GreeterRaised", "certificate_warnings", "descriptor_warnings", "sample_greeting"]
+__all__ = ["GreeterRaised", "certificate_warnings", "descriptor_warnings", "needs_warning", "sample_greeting"]
 
 _MOST = 5
 """Certificates of one endpoint that are named; the others are counted."""
@@ -53,6 +53,23 @@ def sample_greeting(listener: Listener) -> bytes:
             f"{listener.where}: the greeter {listener.greeter_option!r} returned {shown(greeting)}, not bytes"
         )
     return greeting
+
+
+def needs_warning(listener: Listener, greeting: bytes) -> str:
+    """Tell if a greeter names no fields in ``needs``, and yet does not say ``greeting`` to everybody; else empty."""
+    greeter = listener.greeter
+    if greeter.needs:
+        return ""
+    try:
+        another = greeter.greet(Visit(listener.endpoint.transport, NOBODY, NOBODY))
+    except Exception:  # noqa: BLE001 - the visit has nothing but its transport
+        another = None
+    if another == greeting:
+        return ""
+    return (
+        f"{listener.where}: the greeter {listener.greeter_option!r} says another thing to another visit,"
+        " but its needs are empty: each visit gets the first greeting"
+    )
 
 
 def descriptor_warnings(max_connections: int | None) -> Iterator[str]:

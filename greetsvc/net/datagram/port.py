@@ -173,7 +173,12 @@ class DatagramPort:
             # First the reactor, which raises for a socket that is closed by now.
             self._reactor.addReader(self)
             self._listening = True
-            self.protocol.makeConnection(self)  # type: ignore[arg-type]  # the part of IUDPTransport that answers need
+            try:
+                self.protocol.makeConnection(self)  # type: ignore[arg-type]  # the part of IUDPTransport answers need
+            except BaseException:
+                self._listening = False
+                self._reactor.removeReader(self)
+                raise
 
     def stopListening(self) -> defer.Deferred[None]:
         """Stop reading, tell the protocol, close the socket and remove its file; also where it was never started."""

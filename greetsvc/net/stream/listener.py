@@ -130,12 +130,12 @@ class StreamPort:
         """
         if self.listening:
             return
-        self.listening = True
-        self._spare.open()
         factory: Any = self.factory
         prefix = factory.logPrefix() if ILoggingContext.providedBy(factory) else type(factory).__name__
         self._log_if_noisy(f"{prefix} starting on {self._name!r}")
-        factory.doStart()
+        factory.doStart()  # which may raise: then the port is as it was
+        self.listening = True
+        self._spare.open()
         self._read()
 
     def stopListening(self) -> Deferred[None]:
