@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from greetsvc.printable import escaped
 
-__all__ = ["ConfigError", "reason_of", "shortened"]
+__all__ = ["ConfigError", "reason_of", "without_middle"]
 
 _LONGEST = 800
 """The characters of an error message: what it quotes may be a file or a command line of any length."""
@@ -22,10 +22,10 @@ class ConfigError(ValueError):
         self.value = escaped(str(value))
         self.why = why
         subject = " ".join(filter(None, [name, self.value]))
-        super().__init__(shortened(escaped(f"{subject}: {why}" if subject else why)))
+        super().__init__(without_middle(escaped(f"{subject}: {why}" if subject else why)))
 
 
-def shortened(text: str) -> str:
+def without_middle(text: str) -> str:
     """The text, with its middle left out where it is too long for an error message: both ends tell what is wrong."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[3 - _LONGEST // 2 :]}"
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from attrs import frozen
 
-__all__ = ["CALLS", "Call", "SeenVisit", "shortened", "since"]
+__all__ = ["CALLS", "Call", "SeenVisit", "network_of", "since"]
 
 _SHOWN_BITS = {4: 24, 6: 48}
 
@@ -24,7 +24,7 @@ class SeenVisit:
 
     def without_address(self) -> SeenVisit:
         """The same for strangers to see: the network that the peer is in, and no port."""
-        return SeenVisit(self.when, self.transport, shortened(self.host), 0, self.seconds)
+        return SeenVisit(self.when, self.transport, network_of(self.host), 0, self.seconds)
 
 
 def since(last: SeenVisit | None, visits: Iterable[SeenVisit]) -> list[SeenVisit]:
@@ -80,7 +80,7 @@ CALLS: Mapping[str, tuple[Call, ...]] = {
 """The calls of a visit, in their order, by transport."""
 
 
-def shortened(host: str) -> str:
+def network_of(host: str) -> str:
     """The network around an address, an IPv4 /24 or an IPv6 /48; of anything else nothing."""
     try:
         address = ip_address(host.partition("%")[0])

@@ -43,6 +43,7 @@ __all__ = [
     "decimal",
     "failed_words",
     "health_line",
+    "note_line",
 ]
 
 Phase = Literal["resolve", "connect", "tls", "greet", "talk", "close"]
@@ -109,4 +110,9 @@ def failed_words(phase: Phase, why: str, asked: str = "") -> str:
 
 def health_line(target: object, note: str) -> str:
     """What a health check says of its target."""
-    return f"greet: {one_line(str(target))}: {one_line(shortened(note, _LONGEST_NOTE))}"
+    return f"greet: {one_line(str(target))}: {note_line(note)}"
+
+
+def note_line(note: str) -> str:
+    """A remark as reports show it: one line, and not longer than a screen. Much of it may come from the far end."""
+    return one_line(shortened(note, _LONGEST_NOTE))

@@ -22,14 +22,14 @@ from greetsvc.net.descriptors import raise_limit
 from greetsvc.net.endpoint import parse_endpoint
 from greetsvc.net.sockets import ipv6_works
 
-__all__ = ["Limits", "admin_listener", "limits_of", "listeners_of"]
+__all__ = ["AdmissionLimits", "admin_listener", "limits_of", "listeners_of"]
 
 _ENDPOINTS: tuple[str, ...] = ("tcp:8088", "udp:8088")
 _IPV6_ENDPOINTS = (r"tcp:8088:interface=\:\:", r"udp:8088:interface=\:\:")
 
 
 @frozen
-class Limits:
+class AdmissionLimits:
     """Limits of open connections, as `greetsvc.server.admission.Admission` takes them."""
 
     max_connections: int
@@ -37,7 +37,7 @@ class Limits:
     exempt_loopback: bool
 
 
-def limits_of(settings: Settings, workers: int = 1) -> tuple[Limits, list[str]]:
+def limits_of(settings: Settings, workers: int = 1) -> tuple[AdmissionLimits, list[str]]:
     """The limits of one of so many workers, and what an operator should know about them.
 
     Each worker has an equal part of what holds for all together; the file limit is that of a process.
@@ -55,7 +55,7 @@ def limits_of(settings: Settings, workers: int = 1) -> tuple[Limits, list[str]]:
             most = by_memory
             notes.append(f"At most {by_memory} connections may be open: {memory >> 20} MiB of memory allow no more")
     per_source = max(1, (settings.max_per_source or PER_SOURCE) // workers)
-    return Limits(most, per_source, settings.max_per_source is None), notes
+    return AdmissionLimits(most, per_source, settings.max_per_source is None), notes
 
 
 def listeners_of(settings: Settings, inherited: Inherited) -> tuple[tuple[Listener, ...], list[str]]:

@@ -32,7 +32,7 @@ from greetsvc.daemon.settings.table import SETTINGS, Place, Setting, Settings
 from greetsvc.daemon.signals import handle_signals
 from greetsvc.daemon.systemd.notify import ServiceManager
 from greetsvc.daemon.systemd.unit import unit
-from greetsvc.errors import ConfigError, shortened
+from greetsvc.errors import ConfigError, without_middle
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
 from greetsvc.protocols.registry import known_protocols
@@ -49,7 +49,7 @@ _MARGIN = 26
 
 def refuse(error: object) -> NoReturn:
     """End with exit status 1 and one line on standard error, whatever the error quotes, and however long that is."""
-    raise SystemExit(f"greetsvc: {shortened(escaped(str(error)))}")
+    raise SystemExit(f"greetsvc: {without_middle(escaped(str(error)))}")
 
 
 def answer(*lines: str) -> NoReturn:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, cast
 from attrs import Attribute, evolve, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -25,7 +24,7 @@ from greetsvc.net.endpoint import split_options
 from greetsvc.printable import shortened
 from greetsvc.protocols.framing import Framing, Lines, Receiver, line_text
 from greetsvc.protocols.registry import Context
-from greetsvc.server.rendering import GreeterFailed
+from greetsvc.server.rendering import FailureLog, GreeterFailed
 from greetsvc.server.stream import GreetingFactory, GreetingProtocol, path_facts
 from greetsvc.visit import Visit
 from greetsvc.wire import REFUSAL, line_end
@@ -51,10 +50,6 @@ SLACK = 1 / 64
 """The part of the deadline that a connection may live longer. An answer so soon after another starts no new one."""
 
 _RANGES = {"max": (1, 65536), "rate": (1, 10_000_000), "total": (0, 10**12)}
-_QUIET = 1.0
-"""Seconds between two log entries about a protocol that fails: peers must not be able to fill the log."""
-
-_log = Logger(namespace="greetsvc")
 
 _Fault = tuple[str, str]
 """Why a connection is ended, in words, and what it is counted as."""
@@ -413,7 +408,7 @@ class TalkingFactory(GreetingFactory):
         self.encoding = context.encoding
         self.clock = context.reactor
         self._line_ends = tuple(line_end(context.encoding, end) for end in ("\r\n", "\n"))
-        self._quiet_until = 0.0
+        self._failures = FailureLog()
 
     def begin(self, protocol: TalkingProtocol) -> bytes:
         """The greeting for a peer that has not given a name yet. Raises `GreeterFailed`.
@@ -463,10 +458,7 @@ class TalkingFactory(GreetingFactory):
         """What a connection ends with because `TalkingProtocol.reply` raised."""
         if isinstance(error, GreeterFailed):  # that is logged and counted already
             return "no greeting can be made", "greeter"
-        now = time.monotonic()
-        if now >= self._quiet_until:
-            self._quiet_until = now + _QUIET
-            _log.failure("The protocol {protocol} failed", Failure(error), protocol=self.protocol.__name__)
+        self._failures.tell("The protocol {protocol} failed", error, protocol=self.protocol.__name__)
         return "no answer can be made", "protocol"
 
 

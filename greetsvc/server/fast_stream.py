@@ -9,7 +9,7 @@ from typing import Any, final
 from zope.interface import implementer
 
 from greetsvc.net.address import address_factory
-from greetsvc.net.stream.batch import MAX_ANSWER, IConstantAnswer
+from greetsvc.net.stream.batch import MAX_CONSTANT, IConstantAnswer
 from greetsvc.server.stream import GreetingFactory, address_of
 from greetsvc.visit import Address
 
@@ -39,7 +39,7 @@ class FastGreetingFactory(GreetingFactory):
         greeting = self._rendering.constant
         if self.ledger.durations is not None:
             self._began = self.ledger.durations.now()
-        return greeting if greeting is not None and len(greeting) <= MAX_ANSWER else None
+        return greeting if greeting is not None and len(greeting) <= MAX_CONSTANT else None
 
     def admit(self, name: tuple[Any, ...]) -> Callable[[], object] | None:
         """See `IConstantAnswer`. `buildProtocol` refuses, and counts, the peers that are not admitted."""

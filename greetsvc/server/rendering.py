@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from greetsvc.greeters.registry import Greeter
 from greetsvc.ledger import DATAGRAMS, Ledger
 from greetsvc.visit import NOBODY, Visit
 
-__all__ = ["GreeterFailed", "Rendering"]
+__all__ = ["FailureLog", "GreeterFailed", "Rendering"]
 
 _QUIET = 1.0
-"""Seconds between two log entries about a greeter that fails: visits must not be able to fill the log."""
-
 _log = Logger(namespace="greetsvc")
+
+
+class FailureLog:
+    """Logs failures of other people's code, at most one a second: visits must not be able to fill the log."""
+
+    def __init__(self) -> None:
+        self._quiet_until = 0.0
+
+    def tell(self, text: str, error: Exception, **facts: Any) -> None:
+        """Log this failure with its traceback, unless there was another just now."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET
+            _log.failure(text, Failure(error), **facts)
 
 
 class GreeterFailed(Exception):
@@ -35,7 +49,7 @@ class Rendering:
         self._ledger = ledger
         self._refuse = ledger.refuse_datagram if transport in DATAGRAMS else ledger.refuse
         self._transport = transport
-        self._quiet_until = 0.0
+        self._failures = FailureLog()
 
     def of(self, visit: Callable[[], Visit]) -> bytes:
         """The greeting for the visit that ``visit()`` makes, called only if it is needed. Raises `GreeterFailed`."""
@@ -53,10 +67,7 @@ class Rendering:
                 self._refuse("greeter")
             else:
                 self._ledger.refuse_peer("greeter", made.peer, self._transport)
-            now = time.monotonic()
-            if now >= self._quiet_until:
-                self._quiet_until = now + _QUIET
-                _log.failure("The greeter {greeter!r} failed", greeter=self.greeter)
+            self._failures.tell("The greeter {greeter!r} failed", error, greeter=self.greeter)
             raise GreeterFailed from error
         if not needs:
             self.constant = greeting

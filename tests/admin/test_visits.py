@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from greetsvc.admin.visits import CALLS, SeenVisit, shortened
+from greetsvc.admin.visits import CALLS, SeenVisit, network_of
 from greetsvc.admin.watch import KEPT, NOTED, PERIOD, Watch
 from greetsvc.ledger import DATAGRAMS, Ledger
 from greetsvc.visit import Address
@@ -24,7 +24,7 @@ PEER = Address("192.0.2.1", 40000)
     ],
 )
 def test_strangers_see_the_network_of_a_peer(host: str, network: str) -> None:
-    assert shortened(host) == network
+    assert network_of(host) == network
     assert SeenVisit(1.0, "tcp", host, 40000, 0.1).without_address() == SeenVisit(1.0, "tcp", network, 0, 0.1)
 
 

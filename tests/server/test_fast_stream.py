@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransportWithDisconnection
 
 from greetsvc.greeters.text import TextGreeter
 from greetsvc.ledger import Ledger
-from greetsvc.net.stream.batch import MAX_ANSWER, IConstantAnswer
+from greetsvc.net.stream.batch import MAX_CONSTANT, IConstantAnswer
 from greetsvc.server import GreetingFactory
 from greetsvc.server.admission import Admission
 from greetsvc.server.fast_stream import FastGreetingFactory
@@ -42,7 +42,7 @@ def test_a_constant_greeting_is_the_answer_once_it_was_rendered() -> None:
 
 @pytest.mark.parametrize(
     ("template", "constant"),
-    [("{peer_host}", False), ("x" * MAX_ANSWER, True), ("x" * (MAX_ANSWER + 1), False)],
+    [("{peer_host}", False), ("x" * MAX_CONSTANT, True), ("x" * (MAX_CONSTANT + 1), False)],
     ids=["its own for each", "short", "long"],
 )
 def test_protocols_are_built_for_a_greeting_that_is_long_or_not_constant(template: str, constant: bool) -> None:

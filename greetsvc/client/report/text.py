@@ -19,7 +19,7 @@ from greetsvc.client.report.causes import Earlier, explain, likely_cause
 from greetsvc.client.result import GreetFailed, Greeting
 from greetsvc.client.stats import MAX_REPLICAS, OTHER_REPLICAS, FlowStats, RunStats
 from greetsvc.client.target import Target, format_address
-from greetsvc.client.words import decimal
+from greetsvc.client.words import decimal, note_line
 from greetsvc.console import Lines
 from greetsvc.printable import one_line, printable, shortened, without_line_end
 
@@ -28,7 +28,6 @@ __all__ = ["TextReport", "summary_notes"]
 
 _LONGEST_TEXT = 300
 """Characters of a greeting in the line of one of several probes. A single probe prints the whole greeting."""
-_LONGEST_NOTE = 1000
 
 
 @frozen
@@ -60,7 +59,7 @@ class TextReport:
         explained = explain(result, self.said, self.earlier)
         causes = likely_cause(result) if self.traced and isinstance(result, Greeting) else explained
         notes += [*flaws, *causes]
-        return Lines(out, [f"{start}: {one_line(shortened(note, _LONGEST_NOTE))}" for note in notes])
+        return Lines(out, [f"{start}: {note_line(note)}" for note in notes])
 
     def _greeting(self, number: int, greeting: Greeting) -> str:
         if not self.several:

@@ -21,7 +21,7 @@ from greetsvc.client.probe.sockets import prepare
 from greetsvc.client.probe.system import own_host, system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.route.ask import AskReactor, something_happens
-from greetsvc.client.route.mtu import Mtu, Search, TooLong, Way
+from greetsvc.client.route.mtu import Mtu, SizeSearch, TooLong, Way
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.fragments import fragment, keep_whole
 from greetsvc.visit import Address
@@ -146,7 +146,7 @@ async def find_mtu(remote: SocketAddress, timeline: Timeline, reactor: AskReacto
     if isinstance(answer, TooLong):
         asked = "1 request" if prober.sent == 1 else f"{prober.sent} requests"
         raise timeline.failed(errno.ETIMEDOUT, f"no answer to {asked} in packets of {first} bytes {timeline.within}")
-    search = Search(first, wire.MAX_REQUEST + prober.headers)
+    search = SizeSearch(first, wire.MAX_REQUEST + prober.headers)
     in_time = await _search("there", search, timeline, prober.ask)
     reads_all = _measured(answer) is not None
     there = _there(search, in_time=in_time, reads_all=reads_all)
@@ -167,7 +167,7 @@ _UNCLEAR = (
 
 
 async def _search(
-    name: str, search: Search, timeline: Timeline, ask: Callable[[int], Awaitable[bytes | TooLong]]
+    name: str, search: SizeSearch, timeline: Timeline, ask: Callable[[int], Awaitable[bytes | TooLong]]
 ) -> bool:
     """Run a search to its end; False when the time was over before."""
     try:
@@ -194,7 +194,7 @@ def _measured(answer: bytes) -> wire.Measured | None:
     return wire.decode_measured(answer.rstrip(b" "))
 
 
-def _there(search: Search, *, in_time: bool, reads_all: bool) -> Way:
+def _there(search: SizeSearch, *, in_time: bool, reads_all: bool) -> Way:
     reason = search.reason
     if not in_time:
         return Way(search.least, _TIME, "least")
@@ -237,7 +237,7 @@ async def _find_back(prober: _Prober, there: int, link: int | None) -> Way:
         return Way(words="the server does not pad its answers: it is an older one, or does not measure")
     if isinstance(await prober.ask(most + 1, padded=least, fragments=there, tries=_FIRST_TRIES), TooLong):
         most = there - 1  # no fragments pass
-    search = Search(least, most)
+    search = SizeSearch(least, most)
     if not await _search("back", search, prober.timeline, ask):
         return Way(search.least, _TIME, "least")
     if search.failures:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import define, field, frozen
 
-__all__ = ["Mtu", "Search", "TooLong", "Way"]
+__all__ = ["Mtu", "SizeSearch", "TooLong", "Way"]
 
 Bound = Literal["least", "most"]
 
@@ -26,7 +26,7 @@ class TooLong:
 
 
 @define
-class Search:
+class SizeSearch:
     """The search for the largest size from ``least``, which is known to pass, to ``most``.
 
     A packet that is lost by chance looks like one that is too long. So a size that failed in silence is asked again

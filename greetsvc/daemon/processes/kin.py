@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from greetsvc.daemon.inherited import STARTED_AS, Inherited, Passed
 from greetsvc.daemon.processes.channel import Channel, Message, first_message
-from greetsvc.errors import ConfigError, reason_of, shortened
+from greetsvc.errors import ConfigError, reason_of, without_middle
 from greetsvc.greeters.path import INSTANCE, INSTANCE_VARIABLE
 from greetsvc.net.bound import BoundTo
 from greetsvc.printable import escaped
@@ -186,7 +186,9 @@ class ErrorLines:
         """The lines that are complete now, as they may be logged."""
         *lines, self._rest = (self._rest + data)[-_LONGEST_TEXT:].split(b"\n")
         told = [
-            shortened(escaped(line.decode("utf-8", "backslashreplace").strip())) for line in lines if line.strip()
+            without_middle(escaped(line.decode("utf-8", "backslashreplace").strip()))
+            for line in lines
+            if line.strip()
         ]
         self.last = told[-1] if told else self.last
         return told

@@ -12,11 +12,11 @@ from zope.interface import Interface
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.stream.accepted import SEND_LAST
 
-__all__ = ["MAX_ANSWER", "Batch", "IConstantAnswer"]
+__all__ = ["MAX_CONSTANT", "Batch", "IConstantAnswer"]
 
 _log = Logger()
 
-MAX_ANSWER = 512
+MAX_CONSTANT = 512
 """Bytes that the buffer of a new socket takes as a whole."""
 
 
@@ -27,7 +27,7 @@ class IConstantAnswer(Interface):
     """
 
     def constant_answer() -> bytes | None:
-        """The bytes for connections accepted in this turn, at most `MAX_ANSWER`; None to build protocols."""
+        """The bytes for connections accepted in this turn, at most `MAX_CONSTANT`; None to build protocols."""
 
     def admit(name: tuple[Any, ...]) -> Callable[[], object] | None:  # noqa: N805 - zope's interfaces have no self
         """Whether the peer with this socket name is answered; None to build a protocol for it.

@@ -24,7 +24,7 @@ from greetsvc.client.result import GreetFailed, Greeting, Seconds
 from greetsvc.client.route import discovery
 from greetsvc.client.route.discovery import find_mtu
 from greetsvc.client.route.kernel_mtu import kernel_mtu
-from greetsvc.client.route.mtu import Mtu, Search, TooLong, Way
+from greetsvc.client.route.mtu import Mtu, SizeSearch, TooLong, Way
 from greetsvc.client.target import parse
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.packets import Syn
@@ -39,7 +39,7 @@ linux = pytest.mark.skipif(not error_queue.AVAILABLE, reason="the error queue is
 ROUTER = "10.0.1.2"
 
 
-def searched(search: Search, passes: Callable[[int], bool], why: TooLong) -> list[int]:
+def searched(search: SizeSearch, passes: Callable[[int], bool], why: TooLong) -> list[int]:
     """Run a search; the sizes that it asked."""
     asked = []
     while (size := search.next()) is not None:
@@ -54,7 +54,7 @@ def searched(search: Search, passes: Callable[[int], bool], why: TooLong) -> lis
 
 @given(st.integers(576, 9244), st.integers(576, 9244), st.booleans())
 def test_the_size_is_exact_and_takes_few_packets(mtu: int, most: int, told: bool) -> None:
-    search = Search(576, most)
+    search = SizeSearch(576, most)
     asked = searched(search, lambda size: size <= mtu, TooLong(mtu, ROUTER) if told else TooLong())
     assert search.least == min(mtu, most)
     assert len(asked) <= (4 if told else 19)
@@ -67,7 +67,7 @@ def test_the_size_is_exact_and_takes_few_packets(mtu: int, most: int, told: bool
 @given(st.integers(576, 1500), st.sets(st.integers(0, 20), max_size=2))
 def test_lost_packets_do_not_make_it_smaller(mtu: int, lost: set[int]) -> None:
     """What fails in silence is asked twice more before it counts; each time two packets are sent, so six are lost."""
-    search = Search(576, 1500)
+    search = SizeSearch(576, 1500)
     tries = iter(range(1000))
     searched(search, lambda size: next(tries) not in lost and size <= mtu, TooLong())
     assert search.least == mtu
@@ -75,7 +75,7 @@ def test_lost_packets_do_not_make_it_smaller(mtu: int, lost: set[int]) -> None:
 
 @given(st.integers(576, 1500), st.integers(-1, 70000))
 def test_a_router_that_lies_does_not_make_it_wrong(mtu: int, told: int) -> None:
-    search = Search(576, 1500)
+    search = SizeSearch(576, 1500)
     searched(search, lambda size: size <= mtu, TooLong(max(told, 0), ROUTER))
     assert search.least == mtu
 
