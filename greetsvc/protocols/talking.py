@@ -469,7 +469,7 @@ class TalkingPlugin:
     protocol: type[TalkingProtocol]
     framing: Framing
     limits: Limits
-    options: Mapping[str, object]
+    options: Mapping[str, Any]
 
     def stream(self, context: Context) -> TalkingFactory:
         """The factory of a stream listener."""

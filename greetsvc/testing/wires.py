@@ -14,6 +14,7 @@ from greetsvc.wire import line_end
 __all__ = ["Wire", "wire_of"]
 
 _NAMES = ("Ada", "Grace Hopper", "Müller", "李雷", "ペンギン", "x" * 200)
+_STRANGE = ("", " ", "\0", "a\0b", "\x1b[31m", "\t", "-1", "0", "9" * 100, "%s{0}{name}", "../..", "\u202e", "\ufeff")
 _UNDECODABLE = (b"\xff", b"\x80", b"\xff\xff\xff", b"\x00\xd8", b"\xff")
 
 _OPENING = (
@@ -29,7 +30,7 @@ class Wire:
 
     And what must end the connection with an error: a message that is ``too_long``, one whose text is
     ``undecodable``, and bytes that are ``broken`` framing. ``endless`` is a byte of a message that never ends. None
-    where there is no such thing.
+    where there is no such thing. ``strange`` are messages that nobody expects, and that are answered or refused.
     """
 
     messages: Sequence[bytes]
@@ -38,6 +39,7 @@ class Wire:
     undecodable: bytes | None = None
     broken: bytes | None = None
     endless: bytes | None = None
+    strange: Sequence[bytes] = ()
 
 
 def wire_of(plugin: Any, encoding: str) -> Wire:
@@ -45,8 +47,10 @@ def wire_of(plugin: Any, encoding: str) -> Wire:
     if not isinstance(plugin, TalkingPlugin):
         raise TypeError(f"{plugin!r} has a framing of its own: set `wire` to what its peers send")
     longest, framing = plugin.limits.max, plugin.framing
-    names = [name.encode(encoding) for name in _NAMES if _writes(encoding, name)]
-    names = [name for name in names if len(name) <= longest]
+    names, strange = (
+        [text.encode(encoding) for text in texts if _writes(encoding, text) and len(text.encode(encoding)) <= longest]
+        for texts in (_NAMES, _STRANGE)
+    )
     long = ("x" * longest).encode(encoding) + line_end(encoding, "x")
     bad = next((piece for piece in _UNDECODABLE if not _reads(encoding, piece)), None)
     if isinstance(framing, Lines | Netstrings | Counted):
@@ -56,6 +60,7 @@ def wire_of(plugin: Any, encoding: str) -> Wire:
             undecodable=None if bad is None else framing.frames([bad]),
             broken=b"a:b," if isinstance(framing, Netstrings) else None,
             endless=line_end(encoding, "x") if isinstance(framing, Lines) else None,
+            strange=[framing.frames([text]) for text in strange],
         )
     return Wire(
         opening=_OPENING,
@@ -63,6 +68,7 @@ def wire_of(plugin: Any, encoding: str) -> Wire:
         too_long=_frame(_TEXT, b"x" * (longest + 1)),
         undecodable=_frame(_TEXT, b"\xff"),
         broken=_frame(_RESERVED, b""),
+        strange=[_frame(_TEXT, text.encode()) for text in _STRANGE],
     )
 
 

@@ -142,3 +142,12 @@ class KeepsItsPlace(LinesProtocol):
 
 
 GOOD = LinesProtocol
+
+
+class TrustsText(LinesProtocol):
+    """Does not expect a NUL."""
+
+    def reply(self, message: str) -> str:
+        if "\0" in message:
+            raise LookupError(message)
+        return message

@@ -76,6 +76,13 @@ class Counting(TalkingProtocol):
         return f"{self.count}: {message}"
 
 
+class Long(TalkingProtocol):
+    """Its answers are long, or empty."""
+
+    def reply(self, message):
+        return message * 3000 if len(message) > 100 else ""
+
+
 class Mirror(DatagramProtocol):
     def datagramReceived(self, datagram, addr):
         self.transport.write(datagram[::-1], addr)
@@ -189,6 +196,7 @@ def acme(install: Install) -> Path:
         gone="no_such_name",
         coroutine="coroutine",
         counting="Counting",
+        long="Long",
         no_factory="no_factory",
         wrong="Wrong",
         begins_not="BeginsNot",
@@ -446,7 +454,17 @@ class TestCounting(Conformance):
         """As above."""
 
 
-for _kit in (TestPlain, TestCareful, TestCounting):
+class TestLong(Conformance):
+    """Answers may be longer than what the service keeps, and empty."""
+
+    plugin = "long"
+
+    @pytest.fixture(autouse=True)
+    def _installed(self, acme: Path) -> None:
+        """As above."""
+
+
+for _kit in (TestPlain, TestCareful, TestCounting, TestLong):
     for _name in [name for name in dir(Conformance) if name.startswith("test_over_sockets")]:
         setattr(_kit, _name, None)
 

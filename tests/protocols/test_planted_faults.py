@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ FAULTS = {
     "BuffersAll": "a_peer_that_does_not_read_is_not_buffered_without_end",
     "Guesses": "text_that_does_not_decode_ends_the_connection",
     "Raises": "strange_bytes_raise_nothing",
+    "TrustsText": "strange_bytes_raise_nothing",
     "NeverTired": "a_silent_peer_is_closed_at_the_deadline_and_a_talking_one_is_not",
     "EveryByteCounts": "a_silent_peer_is_closed_at_the_deadline_and_a_talking_one_is_not",
     "Abrupt": "a_half_closing_peer_gets_all_answers",
@@ -30,12 +32,13 @@ BAD_PLUGINS = (Path(__file__).parent / "bad_plugins.py").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("fault", "test"), FAULTS.items())
-def test_a_planted_fault_is_found(fault: str, test: str, install: Install) -> None:
+def test_a_planted_fault_is_found(fault: str, test: str, install: Install, logged_errors: Any) -> None:
     plugin = f"{fault.lower()}_{test[:8]}"
     install(BAD_PLUGINS, **{plugin: fault})
     found = type("Found", (Conformance,), {"plugin": plugin})()
     with pytest.raises((AssertionError, UnicodeDecodeError)):
         getattr(found, f"test_{test}")()
+    logged_errors.flush(Exception)
 
 
 @pytest.mark.parametrize("test", sorted(set(FAULTS.values())))

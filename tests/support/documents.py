@@ -123,7 +123,7 @@ def follow(page: Iterable[Block], namespace: Namespace, variables: Mapping[str, 
                 script += [command, "echo ====$?"]
                 if command.endswith("&"):
                     script.append(" ".join(["ready 8088", *re.findall(r"tcp:(\d+)", command)]))
-                elif command.startswith("kill %"):
+                elif command.startswith(("kill %", "kill $!")):
                     script.append("wait 2>/dev/null")
     with (namespace.folder / "output").open("w") as file, suppress(subprocess.TimeoutExpired):
         subprocess.run(
