@@ -9,7 +9,7 @@ given to it piece by piece, and the messages are taken from it when they are ans
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.protocols.basic import Int32StringReceiver, LineOnlyReceiver, NetstringReceiver
 
@@ -109,6 +109,8 @@ class Lines:
         self._most = most
         self._lf, self._cr = line_end(encoding), line_end(encoding, "\r")
         self._end = self._cr + self._lf
+        # A number is found in bytes five times as fast as a byte string.
+        self._line_ends: list[Any] = [end[0] if len(end) == 1 else end for end in (self._cr, self._lf)]
         self._receiver = _LineReceiver if len(self._lf) == 1 else _WideLineReceiver
 
     def receiver(self) -> Receiver:
@@ -117,8 +119,9 @@ class Lines:
 
     def frames(self, payloads: list[bytes]) -> bytes:
         """Each payload as one line that ends in CRLF. Line ends inside it become spaces."""
+        cr, lf = self._line_ends
         together = b"".join(payloads)
-        if self._lf in together or self._cr in together:
+        if cr in together or lf in together:
             payloads = [*map(self._as_one_line, payloads)]
         return self._end.join(payloads) + self._end
 

@@ -156,6 +156,13 @@ class TalkingProtocol(GreetingProtocol):
 
     # The life of a connection
 
+    def connectionMade(self) -> None:
+        """Connected."""
+        # Read for each message: found sooner in the instance than in the class.
+        self._over = self._blocked = self._leaving = self._failed = self._last = self._stopped = False
+        self._resting = None
+        super().connectionMade()
+
     def greet(self) -> None:
         """The connection may be open, and TLS stands: become the producer of the transport, then `begin`."""
         self.transport.registerProducer(self, True)
@@ -272,10 +279,14 @@ class TalkingProtocol(GreetingProtocol):
         while not (fault or self._blocked or self._leaving or self._over or transport.disconnecting):
             receiver = self._receiver
             if receiver is None or not (receiver.messages or receiver.fault):
-                if not self._unread:
+                unread = self._unread
+                if not unread:
                     break
-                piece, self._unread = self._unread[:CHUNK], self._unread[CHUNK:]
-                receiver = self.take_apart(piece)
+                if len(unread) > CHUNK:
+                    unread, self._unread = unread[:CHUNK], unread[CHUNK:]
+                else:
+                    self._unread = b""
+                receiver = self.take_apart(unread)
             if receiver.messages:
                 if answered >= most:
                     fault = self._rest()

@@ -91,6 +91,7 @@ class StreamTransport(tcp.Server):
         self._tempDataLen = self.disconnecting = self.disconnected = 0
         self.dataBuffer = b""
         self.producer = None
+        self.producerPaused = False
         self._when_closed: WhenClosed = None
 
     def start(self, protocol: IProtocol) -> None:
