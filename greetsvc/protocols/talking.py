@@ -113,6 +113,7 @@ class TalkingProtocol(GreetingProtocol):
     _stopped = False  # the transport was told not to read
     _last = False  # nothing more is to come
     _leaving = False  # `close` was called
+    _follows = False  # one of the last three is to be seen to after answers
     _over = False  # no message is answered any more
 
     def __init_subclass__(cls) -> None:
@@ -159,7 +160,7 @@ class TalkingProtocol(GreetingProtocol):
     def connectionMade(self) -> None:
         """Connected."""
         # Read for each message: found sooner in the instance than in the class.
-        self._over = self._blocked = self._leaving = self._failed = self._last = self._stopped = False
+        self._over = self._blocked = self._leaving = self._follows = False
         self._resting = None
         super().connectionMade()
 
@@ -193,7 +194,7 @@ class TalkingProtocol(GreetingProtocol):
 
     def finish(self) -> None:
         """Nothing more is to come: answer what was received, then close."""
-        self._last = True
+        self._last = self._follows = True
         if not (self._over or self._blocked or self._resting or self._busy):
             self.close()
 
@@ -202,7 +203,7 @@ class TalkingProtocol(GreetingProtocol):
 
     def close(self) -> None:
         """Close when everything is written. From `reply`: when its answer is written, and it is the last one."""
-        self._leaving = True
+        self._leaving = self._follows = True
         if self._busy or self._over:
             return
         self._end()
@@ -299,7 +300,7 @@ class TalkingProtocol(GreetingProtocol):
         if answered and self._now >= self._restart_at and not self._over:
             self._restart_at = self._now + self.factory.slack
             self.factory.start_deadline(self)
-        if fault or self._leaving or self._last or self._stopped:
+        if fault or self._follows:
             self._follow(fault)
 
     def _follow(self, fault: _Fault | None) -> None:
@@ -314,7 +315,7 @@ class TalkingProtocol(GreetingProtocol):
             if self._last:
                 self.close()
             elif self._stopped:
-                self._stopped = False
+                self._stopped = self._follows = False
                 self.transport.resumeProducing()
 
     def _answer_batch(self, messages: list[Any], most: int) -> tuple[int, _Fault | None]:
@@ -340,11 +341,11 @@ class TalkingProtocol(GreetingProtocol):
                 fault = factory.failed(error)
                 break
             done += 1
-            if self._failed:
-                break
-            answers.append(answer)
+            leaving = self._leaving
+            if not (leaving and self._failed):
+                answers.append(answer)
             size += len(answer)
-            if size >= ENOUGH or self._leaving or transport.disconnecting:
+            if size >= ENOUGH or leaving or transport.disconnecting:
                 break
         self._answers = None
         if not self._over:
@@ -392,7 +393,7 @@ class TalkingProtocol(GreetingProtocol):
 
     def _stop_reading(self) -> None:
         if not self._stopped:
-            self._stopped = True
+            self._stopped = self._follows = True
             self.transport.pauseProducing()
 
 
