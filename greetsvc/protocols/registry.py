@@ -109,10 +109,16 @@ def find_protocol(name: str, argument: str, encoding: str) -> Plugin:
 
 
 def made_factory(plugin: StreamPlugin, context: Context) -> GreetingFactory:
-    """The factory that a plugin makes. Raises `TypeError` for anything else, and what the plugin raises."""
+    """The factory that a plugin makes. Raises `TypeError` for anything else, and what the plugin raises.
+
+    Without the ledger and the admission of the context, its visits would not be counted, logged and limited.
+    """
     made = plugin.stream(context)
     if not isinstance(made, GreetingFactory):
         raise TypeError(f"stream() returned {_shown(made)}, which is no GreetingFactory")
+    for name in ("ledger", "admission"):
+        if getattr(made, name) is not getattr(context, name):
+            raise TypeError(f"the factory that stream() returned has another {name} than its context")
     return made
 
 

@@ -36,6 +36,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from zope.interface import implementer
 from greetsvc.protocols import DatagramService, StreamService, TalkingProtocol
+from greetsvc.server import GreetingFactory
 
 
 class Echo(Protocol):
@@ -150,9 +151,14 @@ class Wrong:
     """Returns what is no part of a service: what its argument says."""
 
     def __init__(self, argument, encoding):
-        self.made = {"": None, "plain": Factory.forProtocol(Echo), "class": Mirror, "bare": Mirror()}[argument]
+        self.made = {"plain": Factory.forProtocol(Echo), "class": Mirror, "bare": Mirror()}.get(argument)
+        self.left_out = argument
 
     def stream(self, context):
+        if self.left_out in {"ledger", "admission"}:
+            given = {"ledger": context.ledger, "admission": context.admission}
+            del given[self.left_out]
+            return GreetingFactory(context.greeter, **given)
         return self.made
 
     def datagram(self, context):
@@ -327,6 +333,8 @@ def test_a_protocol_that_cannot_be_built_is_one_line_too(serve: Serve) -> None:
     [
         (TCP, "wrong", r"stream\(\) returned None, which is no GreetingFactory"),
         (TCP, "wrong:plain", r"stream\(\) returned <\S*Factory .*>, which is no GreetingFactory"),
+        (TCP, "wrong:ledger", r"the factory that stream\(\) returned has another ledger than its context"),
+        (TCP, "wrong:admission", r"the factory that stream\(\) returned has another admission than its context"),
         (UDP, "wrong", r"make\(\) returned None, which is no DatagramProtocol"),
         (UDP, "wrong:class", r"datagram\(\) returned <class '.*Mirror'>, which is no Datagrams with a protocol"),
         (UDP, "wrong:bare", r"datagram\(\) returned <.*>, which is no Datagrams with a protocol"),
