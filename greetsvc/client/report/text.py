@@ -95,15 +95,15 @@ class TextReport:
 def talk_lines(stats: RunStats) -> list[str]:
     """How long the round trips took, beside a connection that greets and closes."""
     trips, visits = stats.round_trips, stats.seconds
-    if not trips.count:
-        return []
-    lines = [""]
-    for name, found in (
-        (f"{trips.count} round trip{'s' * (trips.count > 1)} on a connection", trips),
-        ("connect, greet and close", visits),
-    ):
-        lines.append(f"{name}: {_times(spread(found), ('min', 'mean', 'p99', 'max'))}")
-    return lines
+    lines = [
+        f"{name}: {_times(spread(found), ('min', 'mean', 'p99', 'max'))}"
+        for name, found in (
+            (f"{trips.count} round trip{'s' * (trips.count > 1)} on a connection", trips),
+            ("connect, greet and close", visits),
+        )
+        if found.count
+    ]
+    return ["", *lines] if trips.count else []
 
 
 def summary_notes(stats: RunStats) -> list[str]:

@@ -19,7 +19,7 @@ from greetsvc.client.report.base import Report
 from greetsvc.client.report.json_lines import JsonReport
 from greetsvc.client.report.monitoring import HealthReport, NagiosReport
 from greetsvc.client.report.text import TextReport, summary_notes
-from greetsvc.client.result import Attempt, Exchange, Seconds
+from greetsvc.client.result import Attempt, Exchange, RoundTrip, Seconds, Talked
 from greetsvc.client.stats import Expectations, FlowStats, RunStats
 from greetsvc.client.target import parse
 from greetsvc.client.words import Closed
@@ -221,6 +221,23 @@ def test_the_monitoring_line_has_the_flaws_rather_than_the_greeting() -> None:
     metrics = RunStats()
     metrics.add(greeting(), ["slow"])
     assert report.end(metrics).out[0].startswith("GREET WARNING - 1 of 1 greeted by tcp:127.0.0.1:8088: slow: odd | ")
+
+
+@pytest.mark.parametrize(
+    ("results", "told"),
+    [
+        ("failed", ["1 round trip on a connection: min 1.000, mean 1.000, p99 1.000, max 1.000 ms"]),
+        ("failed failed", ["2 round trips on a connection: min 1.000, mean 1.000, p99 1.000, max 1.000 ms"]),
+        ("refused", []),
+    ],
+)
+def test_times_that_nobody_measured_have_no_line(results: str, told: list[str]) -> None:
+    talk = Talked("lines", (RoundTrip("Ada", "error: no", 0.001),))
+    kinds = {"failed": GreetFailed(errno.EPROTO, "no", talk=talk), "refused": refused()}
+    found = stats(*(kinds[each] for each in results.split()))
+    out = TextReport(TARGET, several=True).end(found).out
+    assert [line for line in out if line.endswith(" ms")] == told
+    assert not any(line.endswith(":  ms") for line in out)
 
 
 def test_a_health_check_says_only_what_is_wrong() -> None:
