@@ -86,8 +86,11 @@ class Generation:
         except NotHeldError:
             self.listening.remove(one)  # another worker serves it
         except TakenError as error:
-            others = (other.listener.endpoint for other in self.listening[:-1])
-            if not check or any(listener.endpoint.overlaps(other) for other in others):
+            others = (other.listener for other in self.listening[:-1])
+            ours = next((other for other in others if listener.endpoint.overlaps(other.endpoint)), None)
+            if ours is not None:
+                raise ConfigError(f"{error}, by {ours.where}") from error
+            if not check:
                 raise
             self._taken[id(one)] = f"{error}, {error.means}"
 

@@ -98,7 +98,9 @@ class Endpoint:
 
     def overlaps(self, other: Endpoint) -> bool:
         """Whether the two cannot be bound at the same time, as far as the strings tell."""
-        if self.is_datagram != other.is_datagram or not (self.port or self.path):
+        if self.path is not None:
+            return self.path == other.path  # one file, whatever the kind of socket
+        if self.is_datagram != other.is_datagram or not self.port:
             return False
         if (self.port, self.path) != (other.port, other.path):
             return False

@@ -180,8 +180,9 @@ def test_json_is_an_object_a_second_and_the_summary(hello: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_load_run_with_the_summary_so_far(hello: str, number: signal.Signals) -> None:
     with subprocess.Popen(
-        # At a rate that no machine finds hard: else the client may say that it was the limit itself.
-        [FORKED, "--duration", "60", "--rate", "50", "--concurrency", "2", hello],
+        # At a rate that no machine finds hard, and with room for a second in which it does nothing: else the client
+        # may say that it was the limit itself.
+        [FORKED, "--duration", "60", "--rate", "50", "--concurrency", "50", hello],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -195,7 +196,7 @@ def test_a_signal_ends_a_load_run_with_the_summary_so_far(hello: str, number: si
         assert unexpected(running.stderr.read()) == []
         assert running.wait(30) == 0
     assert re.search(r"\n(\d+) sent, \1 greeted, 0 lost \(0 %\), ", rest)
-    assert re.search(r"\nstopped after [1-9]\.\d{3} s with [0-2] in flight\n", rest)
+    assert re.search(r"\nstopped after [1-9]\.\d{3} s with [0-9]+ in flight\n", rest)
 
 
 def test_a_name_that_is_not_there_is_status_2_at_resolve() -> None:

@@ -264,6 +264,30 @@ def test_a_udp_listener_that_depends_on_the_visit_is_judged_by_a_made_up_one() -
     )
 
 
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("tcp:{}", "tcp:{}"),
+        ("tcp:{}:interface=127.0.0.1", "tcp:{}"),
+        ("udp:{}", "udp:{}:interface=127.0.0.1"),
+        ("unix:{}/greet.sock", "unix:{}/greet.sock"),
+        ("unix:{}/greet.sock", "unixgram:{}/greet.sock"),
+    ],
+)
+def test_a_listener_that_takes_the_place_of_another_names_it(
+    first: str, second: str, check: bool, free_port: int, tmp_path: Path
+) -> None:
+    place = tmp_path if "unix" in first else free_port
+    listen = [first.format(place), second.format(place)]
+    service = GreetingService(settings({}, listen), real_reactor)
+    with pytest.raises(
+        ConfigError, match=rf"^--listen {listen[1]}: .*: Address already in use, by --listen {listen[0]}$"
+    ):
+        service.bind(check=check)
+    assert not list(tmp_path.glob("greet.sock"))
+
+
 class _Made:
     """A greeter with these needs, which says what it finds."""
 

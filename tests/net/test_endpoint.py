@@ -206,3 +206,24 @@ def test_any_value_can_be_written_with_backslashes(values: list[str]) -> None:
         return "".join(f"\\{character}" if character in ":=\\" else character for character in value)
 
     assert split_endpoint(":".join(quoted(value) for value in values)) == (values, {})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("unix:/run/a", "unix:/run/a", True),
+        ("unix:/run/a", "unixgram:/run/a", True),
+        ("unixgram:/run/a", "unixgram:/run/a", True),
+        ("unix:/run/a", "unix:/run/b", False),
+        ("unix:/run/a", "tcp:8088", False),
+        ("tcp:8088", "unix:/run/a", False),
+        ("tcp:8088", "udp:8088", False),
+        ("tcp:0", "tcp:0", False),
+        ("tcp:8088", "tcp:8088:interface=127.0.0.1", True),
+        ("tcp:8088:interface=127.0.0.1", "tcp:8088:interface=127.0.0.2", False),
+        (r"tcp:8088:interface=\:\:", "tcp:8088", False),
+        (r"tcp:8088:interface=\:\:", r"tcp:8088:interface=\:\:1", True),
+    ],
+)
+def test_which_cannot_be_bound_at_the_same_time(one: str, other: str, overlap: bool) -> None:
+    assert parse_endpoint(one).overlaps(parse_endpoint(other)) == overlap

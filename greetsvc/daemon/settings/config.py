@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from greetsvc.daemon.settings.table import ONCE, SETTINGS, Listener, Place, Settings, serves, shown
@@ -120,7 +121,9 @@ def _level(prefix: str, given: Mapping[str, object], known: Collection[str], tab
     """The values that were given in one place. Raises `ConfigError` for those that have no meaning there."""
     for name, value in given.items():
         if name not in known:
-            raise ConfigError(f"{prefix}{name}: unknown setting{table} (value {shown(value)})")
+            near = get_close_matches(name.lower().replace("_", "-"), known, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{prefix}{name}: unknown setting{table} (value {shown(value)}){meant}")
     if "greeting" in given and "greeter" in given:
         raise ConfigError(f"{prefix}greeter: {shown(given['greeter'])} cannot be combined with {prefix}greeting")
     return {name: _Value(prefix + name, name, value) for name, value in given.items()}

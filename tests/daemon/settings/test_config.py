@@ -289,3 +289,21 @@ def test_the_options_report_an_error_in_the_file(tmp_path: Path) -> None:
     options.parseOptions(["--config", str(path)])
     with pytest.raises(ConfigError, match=f"^{path}: deadline: must be .*'soon'$"):
         options.settings()
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ({"dedline": 5}, "dedline: unknown setting (value 5); did you mean deadline?"),
+        ({"LOG_FORMAT": "json"}, "LOG_FORMAT: unknown setting (value 'json'); did you mean log-format?"),
+        ({"xyzzy": 1}, "xyzzy: unknown setting (value 1)"),
+        (
+            {"listen": [{"endpoint": "tcp:0", "greting": "x"}]},
+            "listen 1: greting: unknown setting in a [[listen]] table (value 'x'); did you mean greeting?",
+        ),
+    ],
+)
+def test_an_unknown_setting_names_the_nearest(file: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings({}, (), file, "x.toml")
+    assert str(caught.value) == f"x.toml: {told}"
