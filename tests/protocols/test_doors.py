@@ -81,7 +81,7 @@ class Long(TalkingProtocol):
     """Its answers are long, or empty."""
 
     def reply(self, message):
-        return message * 3000 if len(message) > 100 else ""
+        return message * 400 if len(message) > 100 else ""
 
 
 class Mirror(DatagramProtocol):
