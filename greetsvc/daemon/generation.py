@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
-from greetsvc.daemon.settings.start_checks import GreeterRaised, needs_warning, sample_greeting
+from greetsvc.daemon.settings.start_checks import GreeterRaised, sample_greeting
 from greetsvc.daemon.settings.table import ONCE, Listener
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.bound import BoundSockets, BoundTo, NotHeldError
@@ -215,8 +215,8 @@ class Generation:
             if id(listener.greeter) not in found:
                 found[id(listener.greeter)] = b""
                 try:
-                    found[id(listener.greeter)] = greeting = sample_greeting(listener)
-                    self.warnings += filter(None, [needs_warning(listener, greeting)])
+                    found[id(listener.greeter)], warning = sample_greeting(listener)
+                    self.warnings += filter(None, [warning])
                 except GreeterRaised as error:
                     self.warnings.append(str(error))
         return found

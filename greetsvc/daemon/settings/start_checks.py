@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Collection, Coroutine, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from attrs import evolve
+from attrs import evolve, fields
 
 from greetsvc.daemon.settings.table import Listener, shown
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.descriptors import remaining
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.printable import escaped
-from greetsvc.visit import NOBODY, Address, PathFacts, Visit
+from greetsvc.visit import Address, PathFacts, Visit
 
-__all__ = ["GreeterRaised", "certificate_warnings", "descriptor_warnings", "needs_warning", "sample_greeting"]
+__all__ = ["GreeterRaised", "Sample", "certificate_warnings", "descriptor_warnings", "sample_greeting"]
 
 _MOST = 5
 """Certificates of one endpoint that are named; the others are counted."""
@@ -27,7 +28,14 @@ class GreeterRaised(Exception):
     """A greeter raised for a made-up visit. A real one may have what that lacks, so this is only a warning."""
 
 
-def sample_greeting(listener: Listener) -> bytes:
+class Sample(NamedTuple):
+    """What a greeter says for a made-up visit, and what is wrong with that all the same, in words."""
+
+    greeting: bytes
+    warning: str
+
+
+def sample_greeting(listener: Listener) -> Sample:
     """What the greeter says for a made-up visit.
 
     Raises `ConfigError` if that is no bytes, as it could never greet, and `GreeterRaised` if it raises.
@@ -40,8 +48,9 @@ def sample_greeting(listener: Listener) -> bytes:
         from greetsvc.net.tls.endpoint import TlsFacts  # only TLS needs OpenSSL
 
         visit = evolve(visit, tls=TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", "localhost", None, None))
+    reads: set[str] = set()
     try:
-        greeting = listener.greeter.greet(visit)
+        greeting = listener.greeter.greet(_watched(visit, reads))
     except (Exception, SystemExit) as error:
         raise GreeterRaised(
             f"{listener.where}: the greeter failed for a made-up visit: {reason_of(error)}"
@@ -52,24 +61,32 @@ def sample_greeting(listener: Listener) -> bytes:
         raise ConfigError(
             f"{listener.where}: the greeter {listener.greeter_option!r} returned {shown(greeting)}, not bytes"
         )
-    return greeting
+    warning, hidden = "", _hidden(reads, listener.greeter.needs)
+    if hidden:
+        read = ", ".join(hidden)
+        warning = (
+            f"{listener.where}: the greeter {listener.greeter_option!r} reads {read}, which its needs do not name"
+        )
+    return Sample(greeting, warning)
 
 
-def needs_warning(listener: Listener, greeting: bytes) -> str:
-    """Tell if a greeter names no fields in ``needs``, and yet does not say ``greeting`` to everybody; else empty."""
-    greeter = listener.greeter
-    if greeter.needs:
-        return ""
-    try:
-        another = greeter.greet(Visit(listener.endpoint.transport, NOBODY, NOBODY))
-    except Exception:  # noqa: BLE001 - the visit has nothing but its transport
-        another = None
-    if another == greeting:
-        return ""
-    return (
-        f"{listener.where}: the greeter {listener.greeter_option!r} says another thing to another visit,"
-        " but its needs are empty: each visit gets the first greeting"
-    )
+def _watched(visit: Visit, reads: set[str]) -> Visit:
+    """The same visit; the fields that are read of it are added to ``reads``."""
+
+    class Watched(Visit):
+        def __getattribute__(self, name: str) -> Any:
+            reads.add(name)
+            return super().__getattribute__(name)
+
+    made = Watched(**{field.name: getattr(visit, field.name) for field in fields(Visit)})
+    reads.clear()
+    return made
+
+
+def _hidden(reads: Collection[str], needs: Collection[str]) -> list[str]:
+    """Which fields that were read hold defaults, as the greeter does not name them."""
+    known = {"transport", *needs, *(["peer"] if needs else [])}
+    return [field.name for field in fields(Visit) if field.name in reads and field.name not in known]
 
 
 def descriptor_warnings(max_connections: int | None) -> Iterator[str]:
