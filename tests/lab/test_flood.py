@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.alone
 
 # Sixty-four datagrams with each call (sendmmsg(2)), again and again.
 FLOOD = """

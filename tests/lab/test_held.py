@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.certificates import issue
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.alone
 
 HELD = 10_000
 DEADLINE = 10
