@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 from greetsvc.printable import escaped
 
-__all__ = ["NOBODY", "Address"]
+__all__ = ["DEFAULT_PORT", "NOBODY", "Address"]
+
+DEFAULT_PORT = 8088
+"""Where the service listens and the client asks, unless they are told otherwise."""
 
 _MAPPED = "::ffff:"
 

@@ -7,15 +7,14 @@ import re
 from ipaddress import AddressValueError, IPv6Address
 from typing import Literal, NamedTuple
 
-from greetsvc.address import Address
+from greetsvc.address import DEFAULT_PORT, Address
 from greetsvc.client.names import host_name
 
-__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Target", "Transport", "default_host", "format_address", "parse"]
+__all__ = ["DEFAULT_HOST", "Target", "Transport", "default_host", "format_address", "parse"]
 
 Transport = Literal["tcp", "tls", "unix", "udp", "unixgram"]
 
 DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8088
 
 _TRANSPORTS: tuple[Transport, ...] = ("tcp", "udp", "tls", "unix", "unixgram")
 _UNIX = ("unix", "unixgram")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from attrs import evolve, frozen
 
+from greetsvc.address import DEFAULT_PORT
 from greetsvc.daemon.inherited import Inherited
 from greetsvc.daemon.settings.memory import PER_CONNECTION, PER_TALKING, SHARE_OF_MEMORY, memory_limit
 from greetsvc.daemon.settings.table import (
@@ -24,8 +25,8 @@ from greetsvc.net.sockets import ipv6_works
 
 __all__ = ["AdmissionLimits", "admin_listener", "limits_of", "listeners_of"]
 
-_ENDPOINTS: tuple[str, ...] = ("tcp:8088", "udp:8088")
-_IPV6_ENDPOINTS = (r"tcp:8088:interface=\:\:", r"udp:8088:interface=\:\:")
+_ENDPOINTS = (f"tcp:{DEFAULT_PORT}", f"udp:{DEFAULT_PORT}")
+_IPV6_ENDPOINTS = tuple(rf"{endpoint}:interface=\:\:" for endpoint in _ENDPOINTS)
 
 
 @frozen

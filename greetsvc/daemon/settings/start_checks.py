@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from attrs import evolve, fields
 
+from greetsvc.address import DEFAULT_PORT
 from greetsvc.daemon.settings.table import Listener, shown
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.descriptors import remaining
@@ -41,7 +42,7 @@ def sample_greeting(listener: Listener) -> Sample:
     Raises `ConfigError` if that is no bytes, as it could never greet, and `GreeterRaised` if it raises.
     """
     # The addresses are for documentation (RFC 5737).
-    here, there = Address("192.0.2.1", 8088), Address("192.0.2.2", 49152)
+    here, there = Address("192.0.2.1", DEFAULT_PORT), Address("192.0.2.2", 49152)
     transport = listener.endpoint.transport
     visit = Visit(transport, there, here, number=1, when=time.time(), size=1, name="", path=PathFacts())
     if transport == "tls":

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from attrs import evolve, frozen
 
+from greetsvc.address import DEFAULT_PORT
 from greetsvc.daemon.systemd.unit import UNITS
 from greetsvc.errors import ConfigError
 from greetsvc.greeters.registry import Greeter, text_encoding
@@ -313,7 +314,7 @@ SETTINGS = (
         "listen",
         "ENDPOINT",
         "where to listen: tcp:8088, udp:8088, unix:PATH, unixgram:PATH, tls:DIR:port=8443, or another endpoint",
-        default_text="TCP and UDP 8088 on every address",
+        default_text=f"TCP and UDP {DEFAULT_PORT} on every address",
         repeatable=True,
     ),
     Setting(
