@@ -5,8 +5,6 @@ ARGS    ?=
 # How many processes run the tests at the same time: three for each core, as most tests wait for something.
 # With 0, pytest itself runs them (-s and --pdb work).
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
-# Seconds for a test: those of the lab wait for each other before they begin.
-LAB_LIMIT = --override-ini faulthandler_timeout=900
 PIP      = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -58,7 +56,8 @@ types: $(VENV)/.lint ## mypy, strict; the public API from outside the package to
 
 lab: $(VENV)/.test $(VENV)/.fuzz ## tests with real programs: needs root and Debian packages, which it installs
 	sh tests/lab/install.sh
-	$(VENV)/bin/python -m pytest -m lab -rs --numprocesses 3 --dist loadfile $(LAB_LIMIT) $(ARGS)
+	$(VENV)/bin/python -m pytest -m lab -rs --numprocesses 3 --dist loadfile \
+		--override-ini faulthandler_timeout=900 $(ARGS)
 
 bench: $(VENV)/.bench ## measure side by side with others, into bench/results/
 	$(VENV)/bin/python -m bench $(ARGS)
