@@ -10,7 +10,7 @@ import heapq
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any, Literal
 
 from attrs import define, evolve, field, frozen
@@ -71,6 +71,7 @@ class Direction:
     """What is known of both directions.
 
     ``unknown`` are the requests at the end to which no answer came: it is not known which way they were lost.
+    ``refused`` are those at the end that ICMP reported: they were lost on the way there, and are counted so.
     ``steps`` is from how many differences of delays the variations are.
     """
 
@@ -78,6 +79,7 @@ class Direction:
     back: Back
     unknown: int = 0
     steps: int = 0
+    refused: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The object that `greet --json` gives as ``direction``."""
@@ -115,6 +117,7 @@ def _sum(one: Direction, other: Direction) -> Direction:
         both(one.back, other.back, *names, "late"),
         one.unknown + other.unknown,
         steps,
+        one.refused + other.refused,
     )
 
 
@@ -132,6 +135,7 @@ class _Request:
     attempt: int
     over: bool = False
     answered: bool = False
+    refused: bool = False
 
 
 @frozen
@@ -250,7 +254,8 @@ def variation(samples: Sequence[_Sample]) -> tuple[float, float, int, int]:
 class Session:
     """The measured requests of one series of probes, and their answers.
 
-    Call `sent` for each request, `received` for each measured answer, and `over` when a request's probe is over.
+    Call `sent` for each request, `received` for each measured answer, `refused` when ICMP reports that a request was
+    lost, and `over` when a request's probe is over.
     Answers may be told in another order than they came: their times count, so these should be those of the kernel.
     ``trouble`` says why no figures are stated, in words.
     """
@@ -272,6 +277,8 @@ class Session:
     _answered: int = 0
     _last: int = -1
     """The latest request, in the order of sending, that was answered."""
+    _refused: int = 0
+    """Requests after that one that ICMP reported."""
     _copies: int = 0
     _late: int = 0
     _order_there: _Overtaken = field(factory=_Overtaken)
@@ -303,6 +310,13 @@ class Session:
         """Whether this is a measured request to which no answer came yet."""
         request = self._known.get(nonce)
         return request is not None and not request.answered
+
+    def refused(self, nonce: str | None) -> None:
+        """ICMP reported that this request did not arrive."""
+        request = self._known.get(nonce or "")
+        if request is not None and not (request.answered or request.refused):
+            request.refused = True
+            self._refused += request.index > self._last
 
     def over(self, nonce: str | None) -> None:
         """The probe of this request is over: an answer from now on is late."""
@@ -338,7 +352,11 @@ class Session:
             return "copy"
         request.answered = True
         self._answered += 1
-        self._last = max(self._last, request.index)
+        if request.index > self._last:
+            self._last = request.index
+            if self._refused:
+                after = takewhile(lambda other: other.index > self._last, reversed(self._known.values()))
+                self._refused = sum(other.refused for other in after)
         self._late += request.over
         timed = 0 <= answer.tx - answer.rx <= when - request.sent
         delays = answer.rx - request.sent, when - answer.tx
@@ -367,7 +385,7 @@ class Session:
         latest, latest_back = self._latest, self._latest_back
         return Direction(
             There(
-                *(self.requests, lost, doubled, self._order_there.so_far(), there),
+                *(self.requests, lost + self._refused, doubled, self._order_there.so_far(), there),
                 hops=None
                 if self.ttl is None or latest.ttl is None or latest.ttl > self.ttl
                 else self.ttl - latest.ttl,
@@ -381,6 +399,7 @@ class Session:
                 dscp=latest_back.dscp,
                 ecn=latest_back.ecn,
             ),
-            unknown=self.requests - considered,
+            unknown=self.requests - considered - self._refused,
             steps=self._variation.steps,
+            refused=self._refused,
         )

@@ -106,6 +106,7 @@ class Datagrams(Transport):
         except BlockingIOError:
             return None
         except OSError as error:
+            requests.refused(connection.nonce)
             return self._failed(connection, "greet", error.errno or errno.EIO)
         if len(connection.data) > self._limit:
             return TOO_LONG

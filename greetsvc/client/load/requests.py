@@ -71,6 +71,11 @@ class Requests:
         if self.session is not None:
             self.session.unsent(nonce.decode("ascii"))
 
+    def refused(self, nonce: bytes) -> None:
+        """ICMP reported that this request did not arrive."""
+        if self.session is not None:
+            self.session.refused(nonce.decode("ascii"))
+
     def over(self, nonce: bytes) -> None:
         """The probe of this request is over."""
         if self.session is not None:

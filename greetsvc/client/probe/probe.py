@@ -81,7 +81,10 @@ class Probe:
         return history.session.trouble if history.asks else "nothing answered"
 
     async def settle(self, *, reactor: Any = None) -> None:
-        """End a measured series: ask until one more answer tells what had arrived by then, a few times."""
+        """End a measured series: ask until one more answer tells what had arrived by then, a few times.
+
+        Silence may be a loss; any other failure says that no answer will come.
+        """
         history = self.history
         if history is None or not history.measures:
             return
@@ -90,8 +93,9 @@ class Probe:
         for _ in range(min(_CLOSING, max(1, int(max(self.options.timeout, _CLOSING_TIME) / patience)))):
             try:
                 await closing.run(reactor=reactor)
-            except GreetFailed:
-                continue
+            except GreetFailed as failed:
+                if failed.errno == errno.ETIMEDOUT:
+                    continue
             return
 
     def close(self) -> None:

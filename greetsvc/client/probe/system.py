@@ -12,12 +12,14 @@ from greetsvc.client.words import NO_FREE_PORT, NO_IPV6, NO_ROUTE
 from greetsvc.net.linux import error_queue
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from greetsvc.address import Address
     from greetsvc.client.basics import Basics
     from greetsvc.client.options import ProbeOptions
     from greetsvc.client.words import Closed
 
-__all__ = ["no_port", "own_host", "read_icmp", "system_failed", "system_words"]
+__all__ = ["first_icmp", "no_port", "own_host", "read_icmp", "system_failed", "system_words"]
 
 _UNREACHABLE = frozenset([errno.ENETUNREACH, errno.EHOSTUNREACH])
 
@@ -82,7 +84,14 @@ def read_icmp(sock: socket.SocketType, sockaddr: tuple[Any, ...]) -> tuple[int, 
     """
     if not error_queue.AVAILABLE or sock.family == socket.AF_UNIX:
         return 0, None
-    for error in error_queue.read(sock):
+    return first_icmp(error_queue.read(sock), sock, sockaddr)
+
+
+def first_icmp(
+    errors: Iterable[error_queue.QueuedError], sock: socket.SocketType, sockaddr: tuple[Any, ...]
+) -> tuple[int, Icmp | None]:
+    """The same for ``errors`` that were read."""
+    for error in errors:
         if error.errno != errno.EMSGSIZE:
             return error.errno, icmp_of(error, sockaddr[0], own_host(sock, sockaddr))
     return 0, None

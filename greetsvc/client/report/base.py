@@ -66,8 +66,11 @@ def direction_lines(found: Direction | None, unmeasured: str) -> list[str]:
         f"back: {_way(found.back, found.back.sent)}" + (f", {found.back.late} late" if found.back.late else ""),
     ]
     if found.unknown:
-        what = "request was" if found.unknown == 1 else f"{found.unknown} requests were"
-        lines.append(f"the last {what} not answered: lost there or back, that is not known")
+        number, verb = ("", "was") if found.unknown == 1 else (f"{found.unknown} ", "were")
+        which = f"the last {number}request{'s' * (found.unknown > 1)}"
+        if found.refused:
+            which = f"{found.unknown} of the last {found.unknown + found.refused} requests"
+        lines.append(f"{which} {verb} not answered: lost there or back, that is not known")
     return lines
 
 

@@ -159,6 +159,35 @@ def test_the_requests_behind_the_last_answer_are_in_neither_direction() -> None:
     assert (found.there.sent, found.there.lost, found.unknown, found.back.lost) == (100, 0, 20, 0)
 
 
+def test_requests_that_icmp_reported_were_lost_on_the_way_there() -> None:
+    network = Network(lambda number: [MILLISECOND] if number < 80 and number % 20 else [])
+    session = network.run(100)
+    for number in (*range(90, 100), 40, 95):  # one of them twice, and one that a later answer has told already
+        session.refused(f"{number:016x}")
+    for unknown in (None, "f" * 16, f"{50:016x}"):  # the last was answered
+        session.refused(unknown)
+    found = figures(session)
+    assert (found.there.sent, found.there.lost, found.refused, found.unknown) == (100, 14, 10, 10)
+    assert (found.back.sent, found.back.lost) == (76, 0)
+    both = combined([found, found])
+    assert both is not None
+    assert (both.there.lost, both.refused, both.unknown) == (28, 20, 20)
+
+
+def test_a_later_answer_tells_more_than_icmp() -> None:
+    session, server = Session(), Sessions()
+    requests = [wire.request(f"{n:016x}", 1200, session.sent(f"{n:016x}", n, 0)) for n in range(10)]
+    for number, answered in ((0, True), (1, False), (2, False), (9, False), (5, True)):
+        if not answered:
+            session.refused(f"{number:016x}")
+            continue
+        answer = decode_measured(server.answer(requests[number], 0, 1200, None, 64, 0) or b"")
+        assert answer is not None
+        session.received(answer, 100)
+    found = figures(session)
+    assert (found.there.lost, found.refused, found.unknown) == (5, 1, 3)
+
+
 def test_counts_that_wrap_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("greetsvc.client.evidence.direction", "greetsvc.server.sessions"):
         monkeypatch.setattr(f"{module}.WRAP", 100)

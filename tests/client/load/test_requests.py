@@ -55,6 +55,18 @@ def test_measured_answers_are_counted_for_their_requests_only() -> None:
     assert (found.there.sent, found.back.lost, found.back.duplicated, found.back.late) == (4, 1, 1, 1)
 
 
+def test_a_request_that_icmp_reported_was_lost_on_the_way_there() -> None:
+    requests, server = Requests(1200, Session()), Sessions()
+    made = [requests.make() for _ in range(3)]
+    assert requests.answers(made[0][0], measured(server, made[0][1]), [])
+    requests.refused(made[1][0])
+    assert requests.session is not None
+    found = requests.session.direction()
+    assert found is not None
+    assert (found.there.lost, found.refused, found.unknown) == (1, 1, 1)
+    Requests(1200).refused(made[1][0])  # nothing is measured, so nothing is counted
+
+
 def test_where_nothing_is_measured_the_first_greeting_ends_the_asking() -> None:
     requests = Requests(1200, Session())
     nonce, request = requests.make()

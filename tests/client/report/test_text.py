@@ -354,6 +354,17 @@ def test_the_summary_tells_both_directions(there: There, back: Back, unknown: in
     assert json.loads(JsonReport(UDP, several=True).end(run).out[0])["summary"]["direction"] is None
 
 
+@pytest.mark.parametrize(
+    ("unknown", "told"),
+    [(0, []), (1, ["1 of the last 9 requests was not"]), (2, ["2 of the last 10 requests were not"])],
+)
+def test_a_request_that_icmp_reported_is_not_said_to_be_lost_in_an_unknown_way(unknown: int, told: list[str]) -> None:
+    direction = Direction(There(20 + unknown, 8, 0, 0), Back(12, 0, 0, 0, 0), unknown, refused=8)
+    out = TextReport(UDP, several=True).end(RunStats(sent=2, greeted=2, direction=direction)).out[2:]
+    assert out[0].startswith("there: 20 sent, 8 lost (40 %)")
+    assert out[2:] == [f"{which} answered: lost there or back, that is not known" for which in told]
+
+
 def test_each_flow_has_its_direction_in_json() -> None:
     flows = FlowStats([4000, 4001])
     flows.directions = [Direction(There(5, 1, 0, 0), Back(4, 0, 0, 0, 0)), None]

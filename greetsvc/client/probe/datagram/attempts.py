@@ -23,7 +23,14 @@ from zope.interface import implementer
 from greetsvc.client.evidence.icmp import Icmp
 from greetsvc.client.path import Sent
 from greetsvc.client.probe.addresses import SocketAddress
-from greetsvc.client.probe.datagram.history import ANCILLARY, DescriptorReactor, Kept, OpenSocket, PortHistory
+from greetsvc.client.probe.datagram.history import (
+    ANCILLARY,
+    DescriptorReactor,
+    Kept,
+    OpenSocket,
+    PortHistory,
+    read_errors,
+)
 from greetsvc.client.probe.datagram.requests import (
     FIRST_REPEAT,
     NO_BUFFER_REPEAT,
@@ -39,7 +46,7 @@ from greetsvc.client.probe.datagram.requests import (
     udp_socket,
 )
 from greetsvc.client.probe.sockets import prepare, read_datagram
-from greetsvc.client.probe.system import read_icmp, system_failed
+from greetsvc.client.probe.system import first_icmp, system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import Exchange
 from greetsvc.client.words import LATE_ANSWER, NO_BUFFER_ERRNOS, OTHER_REQUEST, TWO_ANSWERS, decimal
@@ -259,7 +266,8 @@ class _DatagramProbe:
         """Fail with what ICMP reported. After "too long" the system fragments: the repeated request may pass."""
         icmp = None
         if self._remote is not None:
-            queued, icmp = read_icmp(attempt.sock, self._remote.sockaddr)
+            errors = read_errors(attempt.sock, self._history.session)
+            queued, icmp = first_icmp(errors, attempt.sock, self._remote.sockaddr)
             number = queued or number
         if number not in (0, errno.EMSGSIZE):
             self._fail(number, icmp)

@@ -17,9 +17,9 @@ from greetsvc.client.probe.datagram.requests import same
 from greetsvc.client.words import LATE_ANSWER, NONE_MEASURED, NOT_MEASURED, TWO_ANSWERS
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.packets import read_header
-from greetsvc.wire import MAX_ANSWER, decode_record, measured_in
+from greetsvc.wire import MARKED_MINIMUM, MAX_ANSWER, decode_record, measured_in, nonce_of
 
-__all__ = ["ANCILLARY", "DescriptorReactor", "Kept", "OpenSocket", "PortHistory"]
+__all__ = ["ANCILLARY", "DescriptorReactor", "Kept", "OpenSocket", "PortHistory", "read_errors"]
 
 _LONGEST_DELAY = 10.0
 """Seconds after which an unanswered request from a fixed port is taken for lost."""
@@ -45,6 +45,16 @@ class Kept:
     sock: socket.socket
     answered: bool
     expected: tuple[Any, ...] | None
+
+
+def read_errors(sock: socket.socket, session: Session | None) -> list[error_queue.QueuedError]:
+    """Take the error queue of a socket; ``session`` learns of which requests ICMP says that they did not arrive."""
+    errors = error_queue.read(sock, MARKED_MINIMUM)
+    if session is not None:
+        for error in errors:
+            if error.icmp_version is not None:
+                session.refused(nonce_of(error.quoted))
+    return errors
 
 
 @implementer(IReadDescriptor)
@@ -81,7 +91,7 @@ class OpenSocket:
     def connectionLost(self, reason: Failure) -> None:
         """ICMP reported an error, which no probe waits for any more."""
         self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        error_queue.read(self.sock)
+        read_errors(self.sock, self._session)
         if self.sock.fileno() >= 0:
             self.watch()
 

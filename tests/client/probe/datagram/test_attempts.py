@@ -297,6 +297,24 @@ async def test_a_measured_series_says_which_way_requests_were_lost(peers: Any, f
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_the_host_refuses_at_the_end_was_lost_on_the_way_there(peers: Any) -> None:
+    far = Measuring()
+
+    def leaving(sock: socket.socket, data: bytes, sender: Any) -> None:
+        far(sock, data, sender)
+        if len(far.seen) == 4:
+            sock.close()
+
+    probe, found = await measured(peers.datagram(leaving), 8)
+    assert [isinstance(result, Greeting) for result in found] == [True] * 4 + [False] * 4
+    direction = probe.direction
+    assert direction is not None, probe.unmeasured
+    asked_in_the_end = 1  # it was refused, too: nobody asks again
+    assert (direction.there.sent, direction.back.sent, direction.back.lost) == (7 + asked_in_the_end, 3, 0)
+    assert (direction.there.lost, direction.refused, direction.unknown) == (5, 5, 0)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_repeated_request_is_one_more_measured_request(peers: Any) -> None:
     probe, found = await measured(peers.datagram(Measuring("there", "")), 2)
     direction = probe.direction
@@ -625,12 +643,12 @@ def test_a_request_that_is_too_long_for_the_path_is_sent_again(peers: Any, monke
     clock = Reactor()
     reader, result = started(clock, parse(peers.datagram(peers.hold)).port)
     monkeypatch.setattr(
-        error_queue, "read", lambda _: [error_queue.QueuedError(errno.EMSGSIZE, "192.0.2.1", 4, 3, 4)]
+        error_queue, "read", lambda *_: [error_queue.QueuedError(errno.EMSGSIZE, "192.0.2.1", 4, 3, 4)]
     )
     reader.connectionLost(Failure(ConnectionDone()))
     assert result == []
     monkeypatch.setattr(
-        error_queue, "read", lambda _: [error_queue.QueuedError(errno.EHOSTUNREACH, "192.0.2.1", 4, 3, 10)]
+        error_queue, "read", lambda *_: [error_queue.QueuedError(errno.EHOSTUNREACH, "192.0.2.1", 4, 3, 10)]
     )
     reader.connectionLost(Failure(ConnectionDone()))
     assert result[0].value.strerror == (
