@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import evolve
-from twisted.logger import Logger
 
 from greetsvc.admin.hosts import own_names
 from greetsvc.admin.site import DEADLINE, MAX_CONNECTIONS, AdminFactory, Shown
 from greetsvc.daemon.inherited import INHERITED
-from greetsvc.daemon.listeners import Premises, Spot, StreamListening, TakenError
+from greetsvc.daemon.listeners import Premises, Spot, StreamListening, TakenError, announce, taken
 from greetsvc.daemon.settings.table import SETTINGS, Listener, Place, Settings
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
@@ -22,8 +22,6 @@ from greetsvc.server.admission import Admission
 from greetsvc.server.sources import is_loopback
 
 __all__ = ["AdminSite", "settings_shown"]
-
-_log = Logger(namespace="greetsvc")
 
 SEND_BUFFER = 64 * 1024
 """Bytes that the kernel keeps for a watcher that does not read; by itself it would keep megabytes."""
@@ -61,15 +59,12 @@ class AdminSite:
         self._taken = ""
         self._begun = False
 
-    def bind(self, late: Callable[[ConfigError], object], others: Collection[Listener] | None = None) -> None:
-        """See `StreamListening.bind`. In a check, a socket that is bound by another than ``others`` is no error."""
-        endpoint = self._listening.listener.endpoint
+    def bind(self, late: Callable[[ConfigError], object], others: Collection[Listener], *, check: bool) -> None:
+        """See `StreamListening.bind`. With ``check`` a socket that another than ``others`` has bound is no error."""
         try:
             self._listening.bind(late)
         except TakenError as error:
-            if others is None or any(endpoint.overlaps(other.endpoint) for other in others):
-                raise
-            self._taken = f"{error}, {error.means}"
+            self._taken = taken(error, self._listening.listener, others, check=check)
 
     def begin(self) -> None:
         """Answer from now on, and log where."""
@@ -78,7 +73,7 @@ class AdminSite:
         self._begun = True
         spots = self.spots()
         self._factory.private = bool(spots) and all(not spot.port or is_loopback(spot.host) for spot in spots)
-        self._listening.begin(_announce)
+        self._listening.begin(partial(announce, what="Admin site"))
 
     async def stop(self) -> None:
         """Listen no longer, and abort what is open."""
@@ -145,8 +140,3 @@ def _text(value: object) -> str:
     if isinstance(value, Listener):
         return value.endpoint.text
     return "" if value is None else str(value)
-
-
-def _announce(spot: Spot) -> None:
-    apart = f"{spot.transport}, {spot.address}" if spot.port else spot.transport
-    _log.info("Admin site at {place} ({apart})", place=spot.place, apart=apart, transport=spot.transport)

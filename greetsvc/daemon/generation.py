@@ -12,7 +12,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError
+from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError, taken
 from greetsvc.daemon.settings.start_checks import GreeterRaised, sample_greeting
 from greetsvc.daemon.settings.table import ONCE, Listener
 from greetsvc.errors import ConfigError, reason_of
@@ -86,13 +86,8 @@ class Generation:
         except NotHeldError:
             self.listening.remove(one)  # another worker serves it
         except TakenError as error:
-            others = (other.listener for other in self.listening[:-1])
-            ours = next((other for other in others if listener.endpoint.overlaps(other.endpoint)), None)
-            if ours is not None:
-                raise ConfigError(f"{error}, by {ours.where}") from error
-            if not check:
-                raise
-            self._taken[id(one)] = f"{error}, {error.means}"
+            others = [other.listener for other in self.listening[:-1]]
+            self._taken[id(one)] = taken(error, listener, others, check=check)
 
     def unbind(self) -> None:
         """Undo `bind`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, NamedTuple, TypeVar, cast
@@ -13,6 +13,7 @@ from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, execute, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -41,8 +42,9 @@ from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
 
-__all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError"]
+__all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError", "announce", "taken"]
 
+_log = Logger(namespace="greetsvc")
 
 _Made = TypeVar("_Made")
 
@@ -92,6 +94,14 @@ class Spot(NamedTuple):
     def __str__(self) -> str:
         """As in ``udp port: 8088 ([::])``."""
         return f"{self.transport} {self.place}" + (f" ({self.address})" if self.port else "")
+
+
+def announce(spot: Spot, what: str = "Server start") -> None:
+    """Log where the service, or what else serves there, can be reached."""
+    facts: dict[str, str | int] = {"port": spot.port, "address": spot.host} if spot.port else {"path": spot.host}
+    apart = f"{spot.transport}, {spot.address}" if spot.port else spot.transport
+    place, transport = spot.place, spot.transport
+    _log.info("{what} at {place} ({apart})", what=what, place=place, apart=apart, transport=transport, **facts)
 
 
 class _CountedProxiedFactory(ProxiedFactory):
@@ -439,6 +449,19 @@ def _made(listener: Listener, make: Callable[[Any, Context], _Made], premises: P
         raise ConfigError(
             f"{listener.where}: the protocol {listener.protocol_option!r} cannot be made: {reason_of(error)}"
         ) from error
+
+
+def taken(error: TakenError, listener: Listener, others: Iterable[Listener], *, check: bool) -> str:
+    """What a check says of a listener whose place is taken.
+
+    :raises ConfigError: when one of our ``others`` took it, or when this is no check.
+    """
+    ours = next((other for other in others if listener.endpoint.overlaps(other.endpoint)), None)
+    if ours is not None:
+        raise ConfigError(f"{error}, by {ours.where}") from error
+    if not check:
+        raise error
+    return f"{error}, {error.means}"
 
 
 def _config_error(listener: Listener, error: BaseException | None) -> ConfigError:

@@ -21,7 +21,7 @@ from greetsvc.daemon.certificates import Certificates, read_ahead
 from greetsvc.daemon.defaults import admin_listener, limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited, stored_name
-from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening
+from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening, announce
 from greetsvc.daemon.settings.reload import differences, reloadable
 from greetsvc.daemon.settings.start_checks import descriptor_warnings
 from greetsvc.daemon.settings.table import Settings
@@ -62,9 +62,9 @@ class GreetingService(Service):
     the start, ``on_failure`` is called and the reactor is stopped.
 
     `reload` gets new settings from ``reread``, which may raise `ConfigError`, and calls ``on_reload`` with those that
-    it uses. ``reloads`` counts the calls of `reload`; ``last_reload_ok`` is false after one that changed nothing, of
-    which there were ``failed_reloads``. ``manager`` hears of starts, reloads and stops; if ``on_serving`` is set, it
-    is called at the start instead.
+    it uses; ``has_file`` is whether there is a settings file. ``reloads`` counts the calls of `reload`;
+    ``last_reload_ok`` is false after one that changed nothing, of which there were ``failed_reloads``. ``manager``
+    hears of starts, reloads and stops; if ``on_serving`` is set, it is called at the start instead.
 
     ``inherited`` are the sockets that the service begins with. It may be one of so many ``workers``, which share what
     the settings allow.
@@ -95,6 +95,7 @@ class GreetingService(Service):
         self.on_reload: Callable[[Settings], object] = lambda _settings: None
         self.manager = ServiceManager({}, reactor, self.status)
         self.reread: Callable[[], Settings] = lambda: self.settings
+        self.has_file = True
         self.reloads = 0
         self.failed_reloads = 0
         self.last_reload_ok = True
@@ -141,7 +142,7 @@ class GreetingService(Service):
         others = [one.listener for one in generation.listening]
         shown = Shown(self.figures, lambda: watch.visits, self._about, self.readiness)
         self._site = AdminSite(generation.premises, admin_listener(self.settings, self.inherited, others)[0], shown)
-        self._site.bind(self._listen_failed, others if check else None)
+        self._site.bind(self._listen_failed, others, check=check)
 
     def readiness(self) -> str:
         """Why the service is not ready, in a word or two; empty while it is."""
@@ -250,7 +251,7 @@ class GreetingService(Service):
         else:
             self.last_reload_ok = True
             self.on_reload(settings)
-            told = differences(self.settings, settings)
+            told = differences(self.settings, settings) if self.has_file else _NO_FILE
             _log.info("The settings were reloaded{told}", told=told and f" ({told})")
             self._replace(before, generation, settings)
             _note(*(note for note in generation.notes if note not in before.notes))
@@ -401,10 +402,8 @@ class GreetingService(Service):
         for generation in filter(None, (*self._retired, self._generation)):
             generation.finish()
         if self.admission.open:
-            count, drain = self.admission.open, self.settings.drain
-            _log.info(
-                "Stopping: {open} {drain:g} s to end", open=_open(count, "has", "have"), drain=drain, count=count
-            )
+            verb = "has" if self.admission.open == 1 else "have"
+            self._tell_open("Stopping: {open} {verb} {drain:g} s to end", verb=verb, drain=self.settings.drain)
             await self._drain()
         for generation in filter(None, (*self._retired, self._generation)):
             generation.abort()
@@ -435,8 +434,14 @@ class GreetingService(Service):
             try:
                 await empty
             except (defer.TimeoutError, defer.CancelledError):
-                _log.info("Ending {open}", open=_open(self.admission.open), count=self.admission.open)
+                self._tell_open("Ending {open}")
         self.admission.when_empty = None
+
+    def _tell_open(self, told: str, whose: str = "", **facts: object) -> None:
+        """Log what becomes of the connections that are open when the service stops."""
+        count = self.admission.open
+        connections = f"{count} open connection{'s' * (count != 1)}{whose}"
+        _log.info(told, open=connections, count=count, **facts)
 
     def _listen_failed(self, error: ConfigError) -> None:
         """Stop the program: a listener could not, of an endpoint that listens only after a while or of a plugin."""
@@ -446,10 +451,7 @@ class GreetingService(Service):
         self.reactor.callLater(0, self.reactor.stop)
 
 
-def _open(count: int, *verbs: str) -> str:
-    """The number of open connections, with the verb in the singular or the plural."""
-    what = "1 open connection" if count == 1 else f"{count} open connections"
-    return " ".join([what, *(verbs[count != 1 :][:1])])
+_NO_FILE = "there is no settings file; the files that options name were read again"
 
 
 def _note(*lines: str) -> None:
@@ -465,10 +467,3 @@ def _warn(*lines: str) -> None:
 def _log_late(error: ConfigError) -> None:
     """An endpoint of a reload that listens only after a while could not; the others serve."""
     _log.error("{error}", error=str(error))
-
-
-def announce(spot: Spot) -> None:
-    """Log where the service can be reached."""
-    facts: dict[str, str | int] = {"port": spot.port, "address": spot.host} if spot.port else {"path": spot.host}
-    apart = f"{spot.transport}, {spot.address}" if spot.port else spot.transport
-    _log.info("Server start at {place} ({apart})", place=spot.place, apart=apart, transport=spot.transport, **facts)

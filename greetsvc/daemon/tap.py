@@ -198,6 +198,7 @@ def makeService(options: Options) -> GreetingService:
     kept = [owner.give_socket(path) for path in service.socket_paths]
     service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
     service.obstacles = partial(_obstacles, service, log)
+    service.has_file = "config" in options.given
     service.reread = partial(_reread, options, log, _folder())
     service.on_reload = lambda settings: log.use_format(settings.log_format)
     twistd = options.parent if options.parent is not None else {}

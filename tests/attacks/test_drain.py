@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from typing import Any
@@ -53,6 +54,18 @@ def test_connections_that_outlast_the_drain_are_cut_off(child: Any, visitor: Any
     assert server.stop() == 0
     assert len(visitor.read(stuck)) < 1_000_000
     assert server.said().index("Stopping: 1 open connection") < server.said().index("Ending 1 open connection")
+
+
+def test_workers_tell_what_becomes_of_their_connections(child: Any, visitor: Any, megabyte: str) -> None:
+    server = child(*LISTEN, "--greeter", megabyte, "--drain", "0.3", "--workers", "2", command=("-m", "greetsvc"))
+    (port,) = server.ports()
+    stuck = visitor.connect(port, window=4096)
+    server.wait_for("Got a connection")
+    assert server.stop() == 0
+    assert len(visitor.read(stuck)) < 1_000_000
+    said = server.said()
+    (stopping,) = re.findall(r"Stopping: 1 open connection of worker ([12]) has 0\.3 s to end", said)
+    assert said.count(f"Ending 1 open connection of worker {stopping}") == said.count("Ending") == 1
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

@@ -287,6 +287,13 @@ def test_a_listener_that_takes_the_place_of_another_names_it(
     assert not list(tmp_path.glob("greet.sock"))
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_an_admin_site_in_the_place_of_a_listener_names_it(check: bool, free_port: int) -> None:
+    service = GreetingService(settings({"admin": f"tcp:{free_port}"}, [f"tcp:{free_port}"]), real_reactor)
+    with pytest.raises(ConfigError, match=f"^--admin .*: Address already in use, by --listen tcp:{free_port}$"):
+        service.bind(check=check)
+
+
 class _Made:
     """A greeter with these needs, which says what it finds."""
 

@@ -64,7 +64,7 @@ def test_sighup_and_sigusr1_do_not_end_the_service_from_its_first_line_on(
     server = start(installed, tmp_path, "--listen", f"tcp:0:{LOOPBACK}")
     (port,) = server.ports()
     server.send_signal(signal.SIGHUP)
-    server.wait_for("The settings were reloaded")
+    server.wait_for("The settings were reloaded (there is no settings file; the files that options name were read")
     assert _visit(port) == GREETING
     server.send_signal(signal.SIGUSR1)
     if start in (_daemon, _json, _file):

@@ -287,6 +287,20 @@ def test_sigusr1_rotates_the_log(installed: Installed, tmp_path: Path, form: str
     assert "Got a connection" not in old.said()
 
 
+def test_json_says_where_the_service_and_its_admin_site_are(installed: Installed, tmp_path: Path) -> None:
+    options = ("--listen", f"tcp:0:{LOOPBACK}", "--log-format", "json")
+    server = installed.daemon(tmp_path, *options, "--admin", "tcp:0")
+    (port,), (admin,) = server.ports(), (int(rest.split()[0]) for rest in server.wait_for("Admin site at port: "))
+    server.stop()
+    where = [
+        (event["message"].partition(" at ")[0], event["transport"], event["address"], event["port"])
+        for event in map(json.loads, server.said().splitlines())
+        if " at port: " in event["message"]
+    ]
+    numbers = {"Server start": port, "Admin site": admin}
+    assert sorted(where) == sorted((what, "tcp", "127.0.0.1", number) for what, number in numbers.items())
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_refusal_has_its_peer_reason_and_transport_as_text_and_in_json(
     installed: Installed, tmp_path: Path, form: str

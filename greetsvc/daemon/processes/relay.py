@@ -6,7 +6,7 @@ The parent adds them to its own ledger and its own log: there is one log, with o
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsJSON, eventFromJSON, globalLogPublisher
@@ -16,9 +16,6 @@ from greetsvc.daemon.processes.channel import Channel, Message
 from greetsvc.ledger import Ledger
 from greetsvc.server.visit_log import READABLE, peer_address
 from greetsvc.visit import Address
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Forwarder", "RelayObserver", "receive"]
 

@@ -24,11 +24,12 @@ from twisted.python.failure import Failure
 
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import NOTHING, Inherited
+from greetsvc.daemon.listeners import announce
 from greetsvc.daemon.processes import relay
 from greetsvc.daemon.processes.backoff import Backoff
 from greetsvc.daemon.processes.channel import Channel, Message
 from greetsvc.daemon.processes.kin import WORKER, Command, ErrorLines, Origin, ending, message_of, sockets_in
-from greetsvc.daemon.service import GreetingService, announce
+from greetsvc.daemon.service import GreetingService
 from greetsvc.daemon.settings.table import Settings
 from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.errors import ConfigError, reason_of
@@ -462,6 +463,11 @@ class Worker(GreetingService):
 
     def _alone(self) -> None:
         self.reactor.callWhenRunning(lambda: self.running and self.reactor.stop())
+
+    def _tell_open(self, told: str, whose: str = "", **facts: object) -> None:
+        self.relay.least = LogLevel.info
+        super()._tell_open(told, f" of worker {self._given['number'] + 1}", **facts)
+        self.relay.least = LogLevel.warn
 
     async def _stop(self) -> None:
         self.relay.least = LogLevel.warn

@@ -29,15 +29,22 @@ def differences(old: Settings, new: Settings) -> str:
     changed = [one.name for one in _changed(old, new)]
     for name, attribute in (("greeter", "greeter_option"), ("protocol", "protocol_option"), ("encoding", "encoding")):
         value = attrgetter(attribute)
-        changed += [name] * (value(old) != value(new))
-        both = [text for text in after if text in before]
-        changed += [f"{name} of {text}" for text in both if value(before[text]) != value(after[text])]
+        of_all = value(old), value(new)
+        pairs = [("", of_all)] * (of_all[0] != of_all[1])
+        of_each = ((f" of {text}", (value(before[text]), value(after[text]))) for text in after if text in before)
+        pairs += [(of, pair) for of, pair in of_each if pair[0] != pair[1] and pair != of_all]
+        changed += [f"{_named(name, *pair)}{of}" for of, pair in pairs]
     parts = {
         "changed": changed,
         "added": [text for text in after if text not in before],
         "removed": [text for text in before if text not in after],
     }
     return "; ".join(f"{verb}: {', '.join(names)}" for verb, names in parts.items() if names)
+
+
+def _named(name: str, *options: str) -> str:
+    """The name of a setting: a greeter that is a template is set with ``greeting``."""
+    return "greeting" if name == "greeter" and all(option.startswith("text:") for option in options) else name
 
 
 def _changed(old: Settings, new: Settings) -> list[Setting]:
