@@ -299,7 +299,8 @@ def _log_file(path: str, owner: Owner, check: bool) -> OwnLogFile | None:
         if os.path.isdir(path) or not os.access(target, os.W_OK):  # noqa: PTH112
             raise OSError("it is a folder, or not writable")
     except (AssertionError, OSError) as error:
-        raise ConfigError(f"--logfile: {path!r} cannot be written: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--logfile: {path!r} cannot be written: {why}") from error
     return None
 
 
