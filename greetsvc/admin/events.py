@@ -6,6 +6,7 @@ The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -21,10 +22,13 @@ MAX_WATCHERS = 256
 """Watchers at a time."""
 
 PERIOD = 0.5
-"""Seconds between two messages."""
+"""Seconds between two messages. They are made in the middle of the periods of the clock.
+
+Workers send their figures at the beginning of these, so each message has the same number of reports of each worker.
+"""
 
 RATE = 100
-"""Messages a second to all watchers together: with more than 50 of them they come less often."""
+"""Messages a second to all watchers together, about: with more than 50 of them they come less often."""
 
 SLICE = 16
 """Watchers that are sent a message in one turn of the reactor. To send one takes 20 µs, for which visitors wait."""
@@ -112,7 +116,9 @@ class Events:
             self._timer = None
 
     def _next(self) -> None:
-        self._timer = self._clock.callLater(max(PERIOD, len(self._watchers) / RATE), self._begin)
+        periods = math.ceil(max(1.0, len(self._watchers) / RATE / PERIOD))
+        now = self._clock.seconds()
+        self._timer = self._clock.callLater(periods * PERIOD - (now + PERIOD / 2) % PERIOD, self._begin)
 
     def _begin(self) -> None:
         try:

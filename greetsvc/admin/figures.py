@@ -67,6 +67,19 @@ _EARLIEST_BY_NAME: dict[str, Any] = {_PLUS: _earliest, _NOW: True}
 _EARLIEST: dict[str, Any] = {_PLUS: min}
 _BOTH: dict[str, Any] = {_PLUS: operator.and_}
 _FIRST: dict[str, Any] = {_PLUS: lambda one, _other: one}
+_FULLER_NOW: dict[str, Any] = {_PLUS: lambda one, other: one.fuller(other), _NOW: True}
+
+
+@frozen
+class Descriptors:
+    """The file descriptors of a process: how many are open, and how many there may be."""
+
+    used: int = 0
+    allowed: int = 0
+
+    def fuller(self, other: Descriptors) -> Descriptors:
+        """Those of the process that is nearer to its limit: it is the first to refuse, whatever the other has."""
+        return max(self, other, key=lambda one: (one.used / max(one.allowed, 1), one.allowed))
 
 
 @frozen(kw_only=True)
@@ -99,10 +112,8 @@ class Figures:
     the greeting was handed to the kernel."""
     loop_delay: Histogram = field(factory=Histogram, metadata=_SUM)
     """How late the reactor called a timer."""
-    descriptors: int = field(default=0, metadata=_SUM_NOW)
-    """Open file descriptors."""
-    descriptors_allowed: int = field(default=0, metadata=_SUM_NOW)
-    """How many there may be."""
+    descriptors: Descriptors = field(factory=Descriptors, metadata=_FULLER_NOW)
+    """Of several processes, those of the one that is nearest to its limit."""
     memory: int = field(default=0, metadata=_SUM_NOW)
     """Resident memory in bytes; 0 where it is not known."""
     cpu_seconds: float = field(default=0.0, metadata=_SUM)
@@ -128,9 +139,8 @@ class Figures:
 
     def ended(self) -> Figures:
         """What remains of them when the process has ended: its counts, so that sums over workers do not go back."""
-        gone: dict[str, Any] = {
-            one.name: {} if one.name == "certificates" else 0 for one in fields(Figures) if _NOW in one.metadata
-        }
+        own: dict[str, Any] = {"certificates": {}, "descriptors": Descriptors()}
+        gone = {one.name: own.get(one.name, 0) for one in fields(Figures) if _NOW in one.metadata}
         return evolve(self, **gone)
 
     def as_json(self) -> str:
@@ -143,6 +153,7 @@ class Figures:
         given = json.loads(text)
         for name in ("greeting_seconds", "loop_delay"):
             given[name] = Histogram(tuple(given[name]["counts"]), given[name]["total"])
+        given["descriptors"] = Descriptors(**given["descriptors"])
         return cls(**given)
 
 
@@ -161,8 +172,7 @@ def take(ledger: Ledger, transports: Mapping[str, int] | None = None, **others: 
         answered=dict(ledger.answered),
         ended_for=dict(ledger.ended),
         greeting_seconds=Histogram.of(ledger.durations) if ledger.durations is not None else Histogram(),
-        descriptors=_descriptors(),
-        descriptors_allowed=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        descriptors=Descriptors(_descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         memory=_memory(),
         cpu_seconds=used.ru_utime + used.ru_stime,
         build={"version": __version__, "python": platform.python_version(), "twisted": twisted.__version__},

@@ -6,6 +6,7 @@ address: each peer would be a new time series.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
@@ -23,17 +24,44 @@ from prometheus_client.registry import Collector
 from greetsvc.admin.figures import Figures, Histogram
 from greetsvc.ledger import BOUNDS
 
-__all__ = ["exposed", "metrics"]
+__all__ = ["REASONS", "exposed", "metrics", "wants_open_metrics"]
 
 _OPEN_METRICS = "application/openmetrics-text"
+
+REASONS: dict[str, tuple[str, ...]] = {
+    "refused": (
+        *("max-connections", "max-per-source", "proxy-untrusted", "proxy-header", "proxy-timeout"),
+        "greeter",
+    ),
+    "unanswered": (
+        *("port", "own-port", "group", "loop", "budget", "total-budget"),
+        *("mark", "too-long", "oversize", "no-address", "greeter"),
+    ),
+    "tls_failed": (
+        *("tls-alert", "tls-certificate", "tls-closed", "tls-hello-size", "tls-timeout", "tls-handshake"),
+        "tls-record",
+    ),
+    "ended_for": ("framing", "encoding", "total", "greeter", "protocol"),
+}
+"""Reasons that are shown from the start on, with 0: Prometheus does not see the first case of a series that begins
+with it. Those that carry the name of an error begin with their first case."""
 
 
 def exposed(figures: Figures, accept: str = "") -> tuple[bytes, str]:
     """The text and its content type: OpenMetrics where the ``Accept`` header names that, else Prometheus' own."""
     collector = _Collector(figures)
-    if _OPEN_METRICS in accept:
+    if wants_open_metrics(accept):
         return openmetrics.generate_latest(collector), openmetrics.CONTENT_TYPE_LATEST  # type: ignore[no-untyped-call]
     return exposition.generate_latest(collector), exposition.CONTENT_TYPE_PLAIN_0_0_4
+
+
+def wants_open_metrics(accept: str) -> bool:
+    """Whether an ``Accept`` header (RFC 9110 12.5.1) names OpenMetrics, and does not exclude it."""
+    for one in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in one.split(";"))
+        if kind == _OPEN_METRICS:
+            return not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
+    return False
 
 
 class _Collector(Collector):
@@ -47,24 +75,19 @@ class _Collector(Collector):
 def metrics(figures: Figures) -> Iterator[Metric]:
     """Every metric, with its name, its help and its values."""
     yield _counters("greetsvc_greetings", "Greetings that were sent.", "transport", figures.greeted)
-    yield _counters(
-        "greetsvc_refusals", "Connections that were not greeted, except where TLS failed.", "reason", figures.refused
-    )
-    yield _counters(
-        "greetsvc_datagrams_unanswered", "Datagrams that were not answered.", "reason", figures.unanswered
-    )
-    yield _counters("greetsvc_tls_failures", "Connections on which TLS failed.", "reason", figures.tls_failed)
+    for name, words, which in (
+        ("refusals", "Connections that were not greeted, except where TLS failed.", "refused"),
+        ("datagrams_unanswered", "Datagrams that were not answered.", "unanswered"),
+        ("tls_failures", "Connections on which TLS failed.", "tls_failed"),
+        ("connections_ended", "Connections that were ended because of what the peer sent.", "ended_for"),
+    ):
+        counted = {**dict.fromkeys(REASONS[which], 0), **getattr(figures, which)}
+        yield _counters(f"greetsvc_{name}", words, "reason", counted)
     yield _counters(
         "greetsvc_messages_answered",
         "Messages that were answered on connections that go on.",
         "transport",
-        figures.answered,
-    )
-    yield _counters(
-        "greetsvc_connections_ended",
-        "Connections that were ended because of what the peer sent.",
-        "reason",
-        figures.ended_for,
+        {**dict.fromkeys(figures.greeted, 0), **figures.answered},
     )
     for name, words, value in (
         ("connections_open", "Open connections, lingering ones included.", figures.open),
@@ -81,8 +104,8 @@ def metrics(figures: Figures) -> Iterator[Metric]:
         "greetsvc_event_loop_delay_seconds", "How late the event loop called a timer.", figures.loop_delay
     )
     for name, words, value in (
-        ("descriptors_used", "Open file descriptors.", figures.descriptors),
-        ("descriptors_limit", "How many file descriptors may be open.", figures.descriptors_allowed),
+        ("descriptors_used", "Open file descriptors, of the process nearest to its limit.", figures.descriptors.used),
+        ("descriptors_limit", "How many file descriptors that process may open.", figures.descriptors.allowed),
         ("memory_bytes", "Resident memory.", figures.memory),
     ):
         yield GaugeMetricFamily(f"greetsvc_{name}", words, value)

@@ -9,6 +9,7 @@ that connections which only wait keep nobody out.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
@@ -25,7 +26,7 @@ from twisted.web.http import HTTPChannel, Request
 from greetsvc.admin.events import Events, event
 from greetsvc.admin.figures import Figures
 from greetsvc.admin.hosts import is_expected
-from greetsvc.admin.metrics import exposed
+from greetsvc.admin.metrics import exposed, wants_open_metrics
 from greetsvc.admin.page import Page
 from greetsvc.admin.visits import CALLS, SeenVisit, since
 from greetsvc.ledger import BOUNDS
@@ -48,6 +49,7 @@ FRESH = 0.2
 _RETRY = 2000
 """Milliseconds after which a browser that lost the events asks for them again."""
 
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _TEXT = "text/plain; charset=utf-8"
 _EVENTS = "text/event-stream"
 _ALWAYS = {
@@ -89,7 +91,7 @@ class AdminFactory(Factory):
         self._page = Page.load()
         self._channels: set[_Channel] = set()
         self._waiting: Deadlines[_Channel] = Deadlines(clock, DEADLINE, methodcaller("abort"))
-        self._metrics: dict[str, tuple[float, bytes, str]] = {}
+        self._metrics: dict[bool, tuple[float, bytes, str]] = {}
         self._told: SeenVisit | None = None  # the latest visit in the messages
         self._reloads: Mapping[str, int] = {}
         self._paths: dict[bytes, Callable[[_Request], None]] = {
@@ -139,18 +141,18 @@ class AdminFactory(Factory):
                 request.answer(500, "the site could not answer; the log of the service says why\n")
 
     def _respond(self, request: _Request) -> None:
-        host = request.header("host")
+        host = request.asked_host()
         # Without the header it is no browser: health checks of HAProxy speak HTTP/1.0 like that.
-        if host is None and request.clientproto == b"HTTP/1.1":
-            request.answer(400, "a request needs a Host header\n")
+        if not host and request.clientproto == b"HTTP/1.1":
+            request.answer(400, "a request needs one Host header\n")
         elif host is not None and not is_expected(host, self.names):
             names = ", ".join(sorted(self.names))
             request.answer(421, f"this site is asked for by its IP address or as {names} (option --admin-host)\n")
         elif request.method not in {b"GET", b"HEAD"}:
             request.setHeader(b"Allow", b"GET, HEAD")
             request.answer(405, "this site can only be read\n")
-        elif request.path in self._paths:
-            self._paths[request.path](request)
+        elif request.target() in self._paths:
+            self._paths[request.target()](request)
         else:
             names = " ".join(path.decode("ascii") for path in self._paths)
             request.answer(404, f"there is nothing here; there is {names}\n")
@@ -166,7 +168,7 @@ class AdminFactory(Factory):
     def _metrics_page(self, request: _Request) -> None:
         accept = request.header("accept") or ""
         now = self._clock.seconds()
-        kind = "openmetrics" if "openmetrics" in accept else ""
+        kind = wants_open_metrics(accept)
         made, body, content_type = self._metrics.get(kind, (-FRESH, b"", ""))
         if now - made >= FRESH:
             body, content_type = exposed(self._shown.figures(), accept)
@@ -236,6 +238,18 @@ class _Request(Request):
         value = self.getHeader(name.encode("ascii"))
         return None if value is None else value.decode("latin-1")
 
+    def asked_host(self) -> str | None:
+        """Who is asked: the one in an absolute target, or else in the Host header; empty where there are several."""
+        authority = _ABSOLUTE.match(self.path)
+        if authority is not None:
+            return authority[1].decode("latin-1")
+        several = len(self.requestHeaders.getRawHeaders(b"host", ())) > 1
+        return "" if several else self.header("host")
+
+    def target(self) -> bytes:
+        """The path, also of an absolute target (RFC 9112 3.2.2)."""
+        return _ABSOLUTE.sub(b"", self.path) or b"/"
+
     def answer(self, code: int, body: str | bytes, content_type: str = _TEXT) -> None:
         """Send the whole answer, and finish."""
         data = body.encode() if isinstance(body, str) else body
@@ -261,9 +275,8 @@ class _Request(Request):
 class _Channel(HTTPChannel):
     """One connection, with one request."""
 
-    MAX_LENGTH = 4096
+    MAX_LENGTH = totalHeadersSize = 8192
     maxHeaders = 64
-    totalHeadersSize = 8192
     requestFactory = _Request
     factory: AdminFactory
 
@@ -276,8 +289,17 @@ class _Channel(HTTPChannel):
         """Refuse a body before it comes."""
         super().allHeadersReceived()
         if self.length != 0:
-            self.write(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-            self.loseConnection()
+            self._refuse("413 Content Too Large", "this site takes no body")
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line that is too long, such as one with the cookies of all that runs on this machine."""
+        words = f"a line of the request has over {self.MAX_LENGTH} bytes"
+        self._refuse("431 Request Header Fields Too Large", words)
+
+    def _refuse(self, status: str, words: str) -> None:
+        head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {_TEXT}\r\n"
+        self.write(f"{head}Content-Length: {len(words) + 1}\r\n\r\n{words}\n".encode("ascii"))
+        self.loseConnection()
 
     def rawDataReceived(self, data: bytes) -> None:
         """Drop it: it is a body that was refused, or a second request."""

@@ -47,8 +47,8 @@ _ACCEPT = Call(
 _SEND = Call("send()", "hands the greeting to the kernel, and the FIN right behind it: shutdown(SHUT_WR).")
 _RECV = Call(
     "recv()",
-    "reads what the peer still sends, and drops it, until the peer closes. The tutorial leaves this out:"
-    " close() with unread input sends a reset, which can destroy the greeting on its way.",
+    "reads what the peer still sends, and drops it, until the peer closes or is silent for too long (--linger). The"
+    " tutorial leaves this out: close() with unread input sends a reset, which can destroy the greeting on its way.",
 )
 _CLOSE = Call("close()", "gives the socket back. The connection counts as open until then.")
 _RECVFROM = Call(
@@ -74,7 +74,9 @@ CALLS: Mapping[str, tuple[Call, ...]] = {
     "udp": (_RECVFROM, _SENDTO),
     "unixgram": (
         _RECVFROM,
-        Call("sendto()", "answers the socket file that it came from. There is nothing to close."),
+        Call(
+            "sendto()", "answers the socket that it came from, a file or an abstract name. There is nothing to close."
+        ),
     ),
 }
 """The calls of a visit, in their order, by transport."""

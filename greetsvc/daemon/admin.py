@@ -92,6 +92,11 @@ class AdminSite:
         return [(evolve(each, kind=f"{_KIND}{each.kind}"), sock) for each, sock in bound if each.kind != INHERITED]
 
     @property
+    def listening(self) -> StreamListening:
+        """What listens."""
+        return self._listening
+
+    @property
     def path(self) -> str | None:
         """The file of its UNIX socket."""
         return self._listening.listener.endpoint.path

@@ -176,15 +176,6 @@ class Generation:
         """Connections that have been greeted, and wait for their peer to close."""
         return self.premises.lingerers.count
 
-    def expiries(self) -> dict[str, float]:
-        """When the certificate for each name expires, in seconds since 1970."""
-        found: dict[str, float] = {}
-        for one in self.listening:
-            if isinstance(one, StreamListening) and one.contexts is not None:
-                for name, when in one.contexts.expiries.items():
-                    found[name] = min(when, found.get(name, when))
-        return found
-
     @property
     def udp_ports(self) -> set[int]:
         """The UDP ports."""

@@ -42,7 +42,7 @@ from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
 
-__all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError", "announce", "taken"]
+__all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError", "announce", "expiries", "taken"]
 
 _log = Logger(namespace="greetsvc")
 
@@ -449,6 +449,16 @@ def _made(listener: Listener, make: Callable[[Any, Context], _Made], premises: P
         raise ConfigError(
             f"{listener.where}: the protocol {listener.protocol_option!r} cannot be made: {reason_of(error)}"
         ) from error
+
+
+def expiries(listening: Iterable[StreamListening | DatagramListening]) -> dict[str, float]:
+    """When the certificate for each name expires, in seconds since 1970; of several for a name the first."""
+    found: dict[str, float] = {}
+    for one in listening:
+        if isinstance(one, StreamListening) and one.contexts is not None:
+            for name, when in one.contexts.expiries.items():
+                found[name] = min(when, found.get(name, when))
+    return found
 
 
 def taken(error: TakenError, listener: Listener, others: Iterable[Listener], *, check: bool) -> str:

@@ -21,7 +21,7 @@ from greetsvc.daemon.certificates import Certificates, read_ahead
 from greetsvc.daemon.defaults import admin_listener, limits_of, listeners_of
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited, stored_name
-from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening, announce
+from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening, announce, expiries
 from greetsvc.daemon.settings.reload import differences, reloadable
 from greetsvc.daemon.settings.start_checks import descriptor_warnings
 from greetsvc.daemon.settings.table import Settings
@@ -161,10 +161,14 @@ class GreetingService(Service):
             open_allowed=self.admission.max_connections or 0,
             lingering=sum(one.lingering for one in generations),
             loop_delay=Histogram.of(self.watch.loop_delay) if self.watch is not None else Histogram(),
-            certificates=self._generation.expiries() if self._generation is not None else {},
+            certificates=expiries((*self._listening, *self._site_listening)),
             reloads={"ok": self.reloads - self.failed_reloads, "failed": self.failed_reloads},
             reload_ok=self.last_reload_ok,
         )
+
+    @property
+    def _site_listening(self) -> Sequence[StreamListening]:
+        return (self._site.listening,) if self._site is not None else ()
 
     def _about(self) -> Mapping[str, Any]:
         """What the admin site says of this service besides its figures."""

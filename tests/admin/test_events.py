@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -57,6 +59,27 @@ class Told:
         for each in connections:
             self.events.add(each)
         return connections
+
+
+@pytest.mark.parametrize("watchers", [1, 60, 200])
+@pytest.mark.parametrize("begun", [0.0, 0.1, 0.25, 0.3, 1000.49])
+def test_each_message_has_the_same_number_of_the_reports_that_workers_send(watchers: int, begun: float) -> None:
+    """These come when a period of the clock begins: a message near that moment would miss one now and then."""
+    told = Told()
+    told.clock.advance(begun)
+    told.watching(watchers)
+    made, times = 0, []
+    for _ in range(100_000):
+        told.clock.advance(0.001)
+        if told.made != made:
+            made = told.made
+            times.append(told.clock.seconds())
+        if made == 5:
+            break
+    assert all(0.2 < when % PERIOD < 0.3 for when in times)
+    gaps = [round((late - early) / PERIOD) for early, late in pairwise(times)]
+    assert len(set(gaps)) == 1
+    assert gaps[0] == max(1, math.ceil(watchers / RATE / PERIOD))
 
 
 def test_all_watchers_get_the_same_message() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import operator
+
 import pytest
 
-from greetsvc.admin.figures import Figures, Histogram, take
+from greetsvc.admin.figures import Descriptors, Figures, Histogram, take
 from greetsvc.ledger import BOUNDS, Durations, Ledger
 from greetsvc.visit import Address
 
@@ -42,7 +46,7 @@ def test_what_was_not_greeted_is_told_apart() -> None:
 
 def test_the_process_is_looked_at() -> None:
     figures = take(Ledger())
-    assert 0 < figures.descriptors < figures.descriptors_allowed
+    assert 0 < figures.descriptors.used < figures.descriptors.allowed
     assert figures.cpu_seconds > 0
     assert set(figures.build) == {"version", "python", "twisted"}
 
@@ -64,6 +68,13 @@ def test_figures_of_workers_are_added_up() -> None:
     assert both.build == one.build
 
 
+def test_descriptors_are_those_of_the_process_that_is_nearest_to_its_limit() -> None:
+    """A sum would hide one that is full beside one that is idle."""
+    full, idle, none = (Figures(descriptors=Descriptors(*both)) for both in ((99, 100), (200, 1000), (0, 0)))
+    for several in itertools.permutations((full, idle, none)):
+        assert functools.reduce(operator.add, several).descriptors == Descriptors(99, 100)
+
+
 def test_a_worker_that_ended_leaves_its_counts() -> None:
     worker = take(counted(), open=2, lingering=1, open_allowed=9, certificates={"a": 20.0})
     left = worker.ended()
@@ -71,7 +82,7 @@ def test_a_worker_that_ended_leaves_its_counts() -> None:
     assert left.greeting_seconds == worker.greeting_seconds
     assert left.cpu_seconds == worker.cpu_seconds
     assert (left.open, left.lingering, left.open_allowed, left.workers) == (0, 0, 0, 0)
-    assert (left.descriptors, left.descriptors_allowed, left.memory, left.certificates) == (0, 0, 0, {})
+    assert (left.descriptors, left.memory, left.certificates) == (Descriptors(), 0, {})
 
 
 def test_figures_survive_the_way_between_processes() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from greetsvc.admin.figures import Figures, Histogram
-from greetsvc.admin.metrics import exposed
+from greetsvc.admin.metrics import REASONS, exposed, wants_open_metrics
 from greetsvc.ledger import BOUNDS
+from greetsvc.net.tls.transport import TlsFailure
 
 # What Prometheus 2.42 sends.
 ACCEPT = (
@@ -60,6 +63,51 @@ def test_a_histogram_adds_up(accept: str) -> None:
     assert buckets == [1, *[3] * (len(BOUNDS) - 1), 6]
     assert found["greetsvc_greeting_duration_seconds_count", ()] == 6
     assert found["greetsvc_greeting_duration_seconds_sum", ()] == 40
+
+
+def test_what_can_happen_begins_with_zero() -> None:
+    """Prometheus does not see the first case of a series that begins with it."""
+    found = samples("")
+    assert found["greetsvc_refusals_total", (("reason", "greeter"),)] == 0
+    assert found["greetsvc_datagrams_unanswered_total", (("reason", "loop"),)] == 0
+    assert found["greetsvc_messages_answered_total", (("transport", "tcp"),)] == 0
+    assert found["greetsvc_connections_ended_total", (("reason", "framing"),)] == 0
+    assert set(REASONS["tls_failed"]) == set(get_args(TlsFailure))
+
+
+def test_the_reasons_are_those_of_the_document() -> None:
+    table = (
+        (Path(__file__).parents[2] / "docs" / "deploy.md")
+        .read_text()
+        .partition("| reason | ")[2]
+        .partition("\n\n")[0]
+    )
+    told = {
+        name
+        for line in table.splitlines()
+        for name in re.findall(r"`([a-z-]+)`", line.partition("|")[2].partition("|")[0])
+    }
+    refused = {reason for which in ("refused", "unanswered", "tls_failed") for reason in REASONS[which]}
+    assert refused == told
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        (ACCEPT, True),
+        ("APPLICATION/OpenMetrics-Text", True),
+        ("text/plain, application/openmetrics-text ; version=1.0.0", True),
+        ("application/openmetrics-text;q=0", False),
+        ("application/openmetrics-text; version=1.0.0; q=0.000", False),
+        ("application/openmetrics-text;q=0.1", True),
+        ("openmetrics", False),
+        ("", False),
+        (",;,", False),
+    ],
+)
+def test_openmetrics_is_given_to_those_who_name_it(accept: str, wanted: bool) -> None:
+    assert wants_open_metrics(accept) is wanted
+    assert exposed(FIGURES, accept)[1].startswith("application/openmetrics") is wanted
 
 
 def test_the_format_is_the_one_that_is_asked_for() -> None:

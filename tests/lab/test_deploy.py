@@ -13,20 +13,31 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.documents import ROOT
 from tests.support.process import Program
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from tests.support.installed import Installed
 
 pytestmark = pytest.mark.lab
 
-CONFIG = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
+CONFIG = ROOT / "deploy" / "haproxy.cfg"
 
 
 def _free() -> int:
     with socket.create_server(("127.0.0.1", 0)) as one:
         return int(one.getsockname()[1])
+
+
+def _tell(folder: Path, command: str) -> None:
+    """Tell HAProxy what docs/scaling.md shows; it answers nothing where nothing is wrong."""
+    assert command.partition("/")[0] in (ROOT / "docs" / "scaling.md").read_text("utf-8")
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.settimeout(PATIENCE)
+        admin.connect(str(folder / "admin.sock"))
+        admin.sendall(f"{command}\n".encode())
+        assert not admin.recv(1000).strip()
 
 
 def _differs(said: Callable[[], bytes], other: bytes) -> bool:
@@ -46,6 +57,7 @@ def test_a_service_that_restarts_behind_haproxy_loses_nobody(installed: Installe
 
     services = [start(0), start(1)]
     text = CONFIG.read_text("utf-8").replace("bind :::8088 v4v6", f"bind 127.0.0.1:{front}")
+    text = text.replace("stats socket /run/haproxy/admin.sock", f"stats socket {tmp_path}/admin.sock")
     for which, name in enumerate(("one", "two")):
         text = re.sub(rf"server {name} \S+", f"server {name} 127.0.0.1:{ports[which]} port {ports[which + 2]}", text)
     config = tmp_path / "haproxy.cfg"
@@ -71,6 +83,10 @@ def test_a_service_that_restarts_behind_haproxy_loses_nobody(installed: Installe
         assert {said() for _ in range(20)} == {other}
         services[which] = start(which)
         wait_until(partial(_differs, said, other), "the other one does not come back")
+        _tell(tmp_path, f"set server greetsvc/{('one', 'two')[which]} state maint")
+        assert {said() for _ in range(20)} == {other}
+        _tell(tmp_path, f"set server greetsvc/{('one', 'two')[which]} state ready")
+        wait_until(partial(_differs, said, other), "the other one is not used again")
     load.stop(signal.SIGINT)
     summary = json.loads(load.said().splitlines()[-1])["summary"]
     assert summary["sent"] > 0

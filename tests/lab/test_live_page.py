@@ -126,3 +126,60 @@ def test_it_says_that_the_service_ended_and_goes_on_with_the_next_one(
     assert page.run("document.querySelector('#status').className") == ""
     child("--listen", "tcp:0:interface=127.0.0.1", "--admin", f"tcp:{address.strip('/').rpartition(':')[2]}")
     page.until("document.querySelector('#status').className === 'ready'")
+
+
+def rows(page: Tab) -> int:
+    return int(page.run("document.querySelectorAll('#visits tr').length"))
+
+
+def test_what_is_paused_stays_as_it_is_but_for_the_state(service: Program, page: Tab) -> None:
+    port = service.ports()[0]
+    greeted(("127.0.0.1", port))
+    page.until("document.querySelectorAll('#visits tr').length === 1")
+    page.run("document.querySelector('#pause').click()")
+    before = page.run("document.querySelector('main').textContent")
+    greeted(("127.0.0.1", port))
+    page.until("waiting.length === 1")
+    assert page.run("document.querySelector('main').textContent") == before
+    page.run("document.querySelector('#pause').click()")
+    page.until("document.querySelectorAll('#visits tr').length === 2")
+    page.run("document.querySelector('#pause').click()")
+    assert page.run("document.querySelector('#status').textContent") == "ready, paused"
+    service.stop()
+    page.until("document.querySelector('#status').textContent === 'Connection lost; trying again, paused'")
+
+
+def test_a_visit_that_is_told_again_is_shown_once(service: Program, page: Tab) -> None:
+    """A browser that lost the connection is told the latest visits again."""
+    for _ in range(3):
+        greeted(("127.0.0.1", service.ports()[0]))
+    page.until("document.querySelectorAll('#visits tr').length === 3")
+    page.run("listen()")
+    page.until("states.filter(each => each.figures.greeted.tcp === 3).length > 4")
+    assert rows(page) == 3
+
+
+def test_figures_of_a_service_that_started_anew_are_not_compared_with_those_before(page: Tab) -> None:
+    page.until("states.length > 3")
+    page.run(
+        "paused = true;state({...states[0], now: Date.now() / 1000 + 9, figures: {...states[0].figures, started: 5}})"
+    )
+    assert page.run("states.length") in {1, 2}
+
+
+def test_each_kind_of_refusal_has_a_line_that_looks_like_no_other(page: Tab) -> None:
+    page.until("states.length > 1")
+    page.run("paused = true")
+    page.run(
+        "globalThis.one = {...states[0], figures: {...states[0].figures}};"
+        "globalThis.two = {...one, now: one.now + 1,"
+        " figures: {...one.figures, refused: {greeter: 2}, unanswered: {greeter: 3}}}"
+    )
+    assert page.run("pointOf(one, two).refusals") == {"greeter": 2, "datagram: greeter": 3}
+    lines = page.run("[...Array(25).keys()].map(lineOf)")
+    assert len(set(lines)) == 25
+
+
+def test_a_screen_reader_is_not_spoken_to_twice_a_second(page: Tab) -> None:
+    live = "document.querySelectorAll('output, [aria-live], [role=status], [role=alert], [role=log]')"
+    assert page.run(f"[...{live}].map(each => each.id)") == ["status", "spoken"]

@@ -134,10 +134,8 @@ def scraped(service: Program) -> bytes:
 
 
 def promtool(*words: str, given: bytes = b"") -> None:
-    """Check something; it says nothing where nothing is wrong."""
-    done = subprocess.run(
-        ["promtool", "check", *words], input=given, capture_output=True, timeout=PATIENCE, check=False
-    )
+    """Check or test something; it says nothing on standard error where nothing is wrong."""
+    done = subprocess.run(["promtool", *words], input=given, capture_output=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
 
@@ -146,7 +144,11 @@ def test_promtool_finds_nothing_wrong_with_the_rules_and_the_settings_that_the_d
     (tmp_path / ALERTS.name).write_bytes(ALERTS.read_bytes())
     (shown,) = (block for block in blocks(ROOT / "docs/monitoring.md") if "scrape_configs" in block.text)
     (tmp_path / "prometheus.yml").write_text(shown.text)
-    promtool("config", str(tmp_path / "prometheus.yml"))
+    promtool("check", "config", str(tmp_path / "prometheus.yml"))
+
+
+def test_alerts_fire_as_long_as_they_should_and_only_then() -> None:
+    promtool("test", "rules", str(ROOT / "tests/lab/alerts.yml"))
 
 
 def test_the_dashboard_has_data_and_alerts_fire_when_greetings_stop_and_when_the_service_does(
@@ -160,7 +162,7 @@ def test_the_dashboard_has_data_and_alerts_fire_when_greetings_stop_and_when_the
         return [each for each in queries if not prometheus.query(_filled(each))]
 
     wait_until(lambda: not without_data(), lambda: f"no data: {without_data()}")
-    promtool("metrics", given=scraped(service))
+    promtool("check", "metrics", given=scraped(service))
     wait_until(lambda: prometheus.query('sum(rate(greetsvc_greetings_total{transport="tcp"}[3s])) > 0'))
     assert prometheus.firing() <= {"GreetsvcRefusesConnections"}
 

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import NOTHING, Inherited
-from greetsvc.daemon.listeners import announce
+from greetsvc.daemon.listeners import announce, expiries
 from greetsvc.daemon.processes import relay
 from greetsvc.daemon.processes.backoff import Backoff
 from greetsvc.daemon.processes.channel import Channel, Message
@@ -49,11 +49,14 @@ _TRIES = 3
 _GRACE = 5.0
 """Seconds beyond ``drain`` after which a worker that shall stop is killed."""
 
-_PERIOD = 1.0
-"""Seconds between two messages of a worker about its figures."""
+_PERIOD = 0.5
+"""Seconds between two messages of a worker about its figures: see `greetsvc.admin.events.PERIOD`."""
+
+_LOOK = 1.0
+"""Seconds between two looks of the parent at whether a worker said something."""
 
 _SILENT = 10
-"""So many times `_PERIOD` without a message, and a worker that serves hangs, and is killed.
+"""So many looks without a message, and a worker that serves hangs, and is killed.
 
 The parent counts its own turns, not seconds: after a pause of its own it first hears what the workers said meanwhile.
 """
@@ -205,7 +208,7 @@ class Workers(GreetingService):
             refused={},
             unanswered={},
             tls_failed={},
-            certificates={},
+            certificates=expiries(self._site_listening),
             greeted=dict.fromkeys(own.greeted, 0),
             greeting_seconds=Histogram(),
             open_allowed=0,
@@ -339,13 +342,13 @@ class _Slot(ProcessProtocol):
         self._watch = None
         self._silent += 1
         if self._silent > _SILENT:
-            silent = _SILENT * _PERIOD
+            silent = _SILENT * _LOOK
             _log.warn(
                 "Worker {number} hangs: it said nothing for {silent:g} s", number=self.number + 1, silent=silent
             )
             self.signal("KILL")
         else:
-            self._watch = self._parent.reactor.callLater(_PERIOD, self._watch_it)
+            self._watch = self._parent.reactor.callLater(_LOOK, self._watch_it)
 
     def _watch_no_longer(self) -> None:
         if self._watch is not None:
@@ -432,12 +435,15 @@ class Worker(GreetingService):
         self._tell_figures()
 
     def _tell_figures(self) -> None:
-        """Tell the parent, once a second, what it shows to others, and that this process does not hang."""
+        """Tell the parent, in each period, what it shows to others, and that this process does not hang.
+
+        All workers do so when a period of the clock begins, which is the same for all processes.
+        """
         told: Message = {"open": self.admission.open}
         if self.settings.admin is not None:
             told["figures"] = self.figures().as_json()
         self._channel.say(told, may_wait=False)
-        self._timer = self.reactor.callLater(_PERIOD, self._tell_figures)
+        self._timer = self.reactor.callLater(_PERIOD - self.reactor.seconds() % _PERIOD, self._tell_figures)
 
     def _told_by_parent(self, message: Message, descriptors: list[int]) -> None:
         if "reload" in message:
