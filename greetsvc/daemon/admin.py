@@ -53,7 +53,7 @@ class AdminSite:
             ledger=Ledger(),
             admission=Admission(),
             lingerers=lingerers,
-            sockets=BoundSockets(held),
+            sockets=BoundSockets(held, clear=premises.clear),
         )
         self._listening = _Listening(own, listener, self._factory)
         self._taken = ""

@@ -51,6 +51,7 @@ class Generation:
             sockets=BoundSockets(
                 [*(before.bound if before is not None else ()), *premises.inherited.held],
                 makes=not premises.inherited.complete,
+                clear=premises.clear if before is None else None,
             ),
         )
 

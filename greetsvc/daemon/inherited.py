@@ -48,12 +48,14 @@ class Inherited:
     """Sockets that were open before this process began.
 
     ``passed`` are those of the service manager, which listeners find by name and index. ``held`` are those that an
-    earlier process of this service bound. If they are ``complete``, this process is to bind no others.
+    earlier process of this service bound. If they are ``complete``, this process is to bind no others. If they are
+    ``stored``, that process is gone: the service manager kept them, and nobody serves them.
     """
 
     passed: tuple[Passed, ...] = ()
     held: tuple[tuple[BoundTo, socket.socket], ...] = ()
     complete: bool = False
+    stored: bool = False
 
     def resolve(self, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
         """The listeners, each with the index and the transport of its socket if it has an inherited one.
@@ -163,7 +165,7 @@ def from_manager(environment: Mapping[str, str] = LISTEN_VARIABLES) -> Inherited
                 os.close(descriptor)
         except (OSError, ValueError) as error:
             raise ConfigError(f"LISTEN_FDS: {count}: descriptor {descriptor}: {reason_of(error)}") from error
-    return Inherited(tuple(passed), tuple(held))
+    return Inherited(tuple(passed), tuple(held), stored=bool(held))
 
 
 def stored_name(bound: BoundTo) -> str:

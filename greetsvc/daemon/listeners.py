@@ -24,7 +24,7 @@ from greetsvc.daemon.settings.table import DEFAULT_GREETING, ONCE, Listener, Set
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.greeters.text import Thanks
 from greetsvc.ledger import Ledger
-from greetsvc.net.bound import BoundSockets, BoundTo
+from greetsvc.net.bound import BoundSockets, BoundTo, HeldError
 from greetsvc.net.datagram.choice import udp_port
 from greetsvc.net.datagram.port import DatagramPort
 from greetsvc.net.endpoint import Endpoint, check_kind
@@ -133,6 +133,8 @@ class Premises:
     """Whether the file of a UNIX socket that no process holds is replaced."""
     sockets: BoundSockets = field(factory=BoundSockets)
     inherited: Inherited = field(factory=Inherited)
+    clear: Callable[[BoundTo, Collection[socket.socket]], bool] | None = None
+    """See `BoundSockets`."""
     certificates: dict[str, Certificates] = field(factory=dict)
     """Those that were read already, by the text of the endpoint; a listener takes its own out."""
 
@@ -483,5 +485,11 @@ def _config_error(listener: Listener, error: BaseException | None) -> ConfigErro
             where = str(error.port)
         kinds = {errno.EADDRINUSE: TakenError, errno.EEXIST: _LeftError}
         kind = kinds.get(getattr(error.socketError, "errno", 0), ConfigError)
-        return kind(f"{listener.where}: cannot listen on {where}: {reason_of(error.socketError)}")
+        why = reason_of(error.socketError)
+        if isinstance(error, HeldError):
+            kind, why = (
+                ConfigError,
+                f"{why}, by this service itself: only a restart can replace that socket by another",
+            )
+        return kind(f"{listener.where}: cannot listen on {where}: {why}")
     return ConfigError(f"{listener.where}: {reason_of(error or ValueError())}")

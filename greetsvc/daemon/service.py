@@ -29,6 +29,7 @@ from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.daemon.systemd.notify import ServiceManager
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
+from greetsvc.net.bound import BoundTo
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import kernel_backlog
@@ -135,6 +136,18 @@ class GreetingService(Service):
         for _, sock in self.inherited.held:
             sock.close()  # the listeners have duplicates
 
+    def _clear(self, place: BoundTo, but: Collection[socket.socket]) -> bool:
+        """Close what a service manager kept where another socket is to be bound; whether there was anything."""
+        stale = [
+            (bound, sock)
+            for bound, sock in self.inherited.held
+            if sock.fileno() >= 0 and sock not in but and bound.overlaps(place)
+        ]
+        for bound, sock in stale:
+            sock.close()
+            self.manager.forget(stored_name(bound))
+        return bool(stale)
+
     def _bind_site(self, generation: Generation, watch: Watch, *, check: bool) -> None:
         from greetsvc.admin.site import Shown
         from greetsvc.daemon.admin import AdminSite
@@ -194,6 +207,7 @@ class GreetingService(Service):
             lingerers,
             replace=not check,
             inherited=self.inherited,
+            clear=self._clear if self.inherited.stored else None,
             certificates=self._read_ahead,
         )
         generation = Generation(premises, listeners, self._generation)

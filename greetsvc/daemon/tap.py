@@ -181,6 +181,8 @@ def makeService(options: Options) -> GreetingService:
         if origin is not None and origin.is_worker:
             return _worker(options, origin)
         service = _service(options, inherited)
+        if not check:
+            service.manager = ServiceManager(os.environ, reactor, service.status)
         service.bind(check=check)
     except ConfigError as error:
         refuse(error)
@@ -194,7 +196,6 @@ def makeService(options: Options) -> GreetingService:
         service.unbind()
         answer(*lines)
     service.observer = log.observer
-    service.manager = ServiceManager(os.environ, reactor, service.status)
     kept = [owner.give_socket(path) for path in service.socket_paths]
     service.warnings += filter(None, [*kept, log.file.kept if log.file is not None else ""])
     service.obstacles = partial(_obstacles, service, log)

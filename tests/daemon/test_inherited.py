@@ -283,6 +283,72 @@ def test_sockets_in_the_descriptor_store_survive_a_restart(installed: Installed,
     manager.close()
 
 
+HERE, EVERYWHERE = "tcp:{}:interface=127.0.0.1", "tcp:{}"
+UDP_HERE, UDP_EVERYWHERE = "udp:{}:interface=127.0.0.1", "udp:{}"
+SIX, ADMIN = r"tcp:{}:interface=\:\:", "--admin=tcp:{}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([HERE], [EVERYWHERE]),
+        ([EVERYWHERE], [HERE]),
+        ([UDP_HERE], [UDP_EVERYWHERE]),
+        ([UDP_EVERYWHERE], [UDP_HERE]),
+        ([SIX], [EVERYWHERE, SIX]),
+        ([EVERYWHERE, SIX], [SIX]),
+        ([ADMIN], [f"{ADMIN}:interface=0.0.0.0"]),
+        ([ADMIN, UDP_HERE], [EVERYWHERE]),
+        ([HERE, "--workers=2", UDP_HERE], [EVERYWHERE, UDP_EVERYWHERE]),
+    ],
+)
+def test_a_stored_socket_does_not_keep_the_next_service_from_another_address(
+    installed: Installed, tmp_path: Path, free_port: int, before: list[str], after: list[str]
+) -> None:
+    manager = Supervisor(tmp_path)
+    variables = installed.environment({"FDSTORE": "64"})
+
+    def started(endpoints: list[str]) -> Program:
+        options = [one if one.startswith("-") else f"--listen={one}" for one in endpoints]
+        filled = [option.format(free_port) for option in ("--listen=tcp:0:interface=127.0.0.1", *options)]
+        return installed.programs.add(manager.start(installed.command("greetsvc", *filled), variables))
+
+    server = started(before)
+    manager.wait_for("READY=1")
+    while manager.hear(0.2):
+        pass
+    assert len(manager.stored) > 1
+    assert server.stop() == 0
+    again = started(after)
+    manager.wait_for("READY=1")
+    while manager.hear(0.2):
+        pass
+    assert again.stop() == 0
+    assert again.ports()[0] == server.ports()[0], "what stayed lost its socket"
+    ports = [int(name.split(",")[2]) for name in manager.stored]
+    assert ports.count(free_port) == len([one for one in after if "--workers" not in one])
+    manager.close()
+
+
+def test_a_socket_of_the_service_itself_is_named_where_it_is_in_the_way(
+    installed: Installed, tmp_path: Path, free_port: int
+) -> None:
+    """A reload and an upgrade cannot give up what is served, before they know that all the rest is right."""
+    file = tmp_path / "greetsvc.toml"
+    file.write_text(f'listen = ["{HERE.format(free_port)}"]')
+    server = installed.start(tmp_path, "greetsvc", "--config", str(file), fresh=True)
+    assert server.ports() == [free_port]
+    file.write_text(f'listen = ["{EVERYWHERE.format(free_port)}"]')
+    why = "Address already in use, by this service itself: only a restart can replace that socket by another"
+    server.send_signal(signal.SIGHUP)
+    assert server.wait_for("The settings were not reloaded, and the old ones stay")[0].endswith(why)
+    server.send_signal(signal.SIGUSR2)
+    assert server.wait_for("No upgrade, this process goes on")[0].endswith(why)
+    with socket.create_connection(("127.0.0.1", free_port), PATIENCE) as peer:
+        assert peer.recv(100)
+    assert server.stop() == 0
+
+
 def test_the_manager_follows_an_upgrade(installed: Installed, tmp_path: Path) -> None:
     """It hears of the new process from the old one, which never says that it stops."""
     manager = Supervisor(tmp_path)
