@@ -153,6 +153,7 @@ class OwnLogFile(LogFile):
 
     def __init__(self, path: str, owner: Owner) -> None:
         folder, name = os.path.split(path)
+        self._was_full = False
         super().__init__(name, folder, rotateLength=LONGEST, maxRotatedFiles=ROTATED)
         self.kept = owner.give_file(self.path, self._file.fileno())
 
@@ -169,8 +170,15 @@ class OwnLogFile(LogFile):
         return self.size >= LONGEST
 
     def write(self, data: str | bytes) -> None:
-        """Write text or bytes."""
-        super().write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+        """Write text or bytes. After a full disk this begins a line, whatever was written of the last one."""
+        line = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+        if self._was_full and self._is_plain():
+            size = os.fstat(self._file.fileno()).st_size
+            if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
+                line = b"\n" + line
+        self._was_full = True
+        super().write(line)
+        self._was_full = False
 
     @property
     def obstacle(self) -> str:
@@ -205,12 +213,28 @@ class OwnLogFile(LogFile):
                 self.size = 0
             elif not obstacle:
                 self.defaultMode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode)
-                super().rotate()
+                self._rotate()
         except OSError as error:
             obstacle = self._cannot(error.strerror)
         if obstacle:
             self.size = 0
             _log.warn("{obstacle}", obstacle=obstacle)
+
+    def _rotate(self) -> None:
+        """Rotate as inherited, which closes the old file first; where no new one can be made, go on with the old."""
+        old = os.dup(self._file.fileno())
+        try:
+            super().rotate()
+        except OSError:
+            if self._file.closed:
+                with suppress(OSError):
+                    if not os.path.lexists(self.path):
+                        os.rename(f"{self.path}.1", self.path)  # noqa: PTH104
+                self._file = os.fdopen(old, "rb+", 0)
+            else:
+                os.close(old)
+            raise
+        os.close(old)
 
     def _cannot(self, why: str | None) -> str:
         return f"{escaped(self.path)} cannot be rotated: {why}"

@@ -11,11 +11,15 @@ from twisted.python.failure import Failure
 
 from greetsvc.greeters.registry import Greeter
 from greetsvc.ledger import DATAGRAMS, Ledger
+from greetsvc.printable import shortened
 from greetsvc.visit import NOBODY, Visit
 
 __all__ = ["FailureLog", "GreeterFailed", "Rendering"]
 
 _QUIET = 1.0
+_LONGEST = 300
+"""Characters of what a greeter returned that the log shows."""
+
 _log = Logger(namespace="greetsvc")
 
 
@@ -25,7 +29,7 @@ class FailureLog:
     def __init__(self) -> None:
         self._quiet_until = 0.0
 
-    def tell(self, text: str, error: Exception, **facts: Any) -> None:
+    def tell(self, text: str, error: BaseException, **facts: Any) -> None:
         """Log this failure with its traceback, unless there was another just now."""
         now = time.monotonic()
         if now >= self._quiet_until:
@@ -61,8 +65,8 @@ class Rendering:
             made = visit() if needs else Visit(self._transport, NOBODY, NOBODY)
             greeting = self.greeter.greet(made)
             if not isinstance(greeting, bytes):
-                raise TypeError(f"the greeter returned {greeting!r}, which is not bytes")
-        except Exception as error:
+                raise TypeError(f"the greeter returned {shortened(repr(greeting), _LONGEST)}, which is not bytes")
+        except (Exception, SystemExit) as error:  # sys.exit() in a greeter ends a visit, not the service
             if made is None or made.peer is NOBODY:
                 self._refuse("greeter")
             else:

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -213,6 +214,66 @@ def test_a_file_that_was_moved_or_removed_is_opened_again(tmp_path: Path) -> Non
     assert path.read_text() == "five\n"
     assert path.stat().st_mode & 0o777 == 0o640
     assert {each.name for each in tmp_path.iterdir()} == {"log", "log.1", "old"}
+
+
+def test_a_rotation_that_makes_no_new_file_goes_on_with_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
+) -> None:
+    """As on a disk without an inode for it. Later there is room again."""
+    log = OwnLogFile(str(tmp_path / "log"), Owner())
+    log.write("one\n")
+    full = True
+    real = open
+
+    def opened(path: Any, *arguments: Any, **options: Any) -> Any:
+        if full and str(path) == log.path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", opened)
+    descriptors = len([*Path("/dev/fd").iterdir()])
+    log.follow()
+    log.write("two\n")
+    assert log_lines == [f"{log.path} cannot be rotated: No space left on device"]
+    full = False
+    assert Path(log.path).read_text() == "one\ntwo\n"
+    assert len([*Path("/dev/fd").iterdir()]) == descriptors
+    log.follow()
+    log.write("three\n")
+    assert Path(log.path).read_text() == "three\n"
+    assert Path(f"{log.path}.1").read_text() == "one\ntwo\n"
+    log.close()
+
+
+def test_a_line_after_a_full_disk_is_a_line_of_its_own(tmp_path: Path) -> None:
+    log = OwnLogFile(str(tmp_path / "log"), Owner())
+    log.write("whole\n")
+    file = log._file
+
+    class Full:
+        """Takes three bytes, and then no more."""
+
+        room = 3
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(file, name)
+
+        def write(self, data: bytes) -> int:
+            if not self.room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken, self.room = data[: self.room], 0
+            return file.write(taken)
+
+    log._file = cast(Any, Full())
+    log.write("half a line\n")
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            log.write("lost\n")
+    log._file = file
+    log.write("again\n")
+    log.write("more\n")
+    assert Path(log.path).read_text() == "whole\nhal\nagain\nmore\n"
+    log.close()
 
 
 def test_a_file_that_was_cut_has_no_hole_and_is_not_rotated_early(tmp_path: Path, short: int) -> None:
