@@ -50,6 +50,9 @@ _FOREIGN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
 _LONGEST_TEXT = 65536
 """Bytes of standard error that are looked at together."""
 
+_NOTHING_SAID = "Please look at log file for more information."
+"""How twistd ends what it says of a start that failed: the line before says why."""
+
 _OF_MAIN = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
 """Variables that are for the main process only."""
 
@@ -149,15 +152,21 @@ class Command:
     def start(self, reactor: Any, role: str, protocol: IProcessProtocol, channel: Channel) -> IProcessTransport:
         """Start it once more as a worker or a successor, and connect ``channel`` with it.
 
-        ``protocol`` hears its standard error, and of a worker its standard output. Raises `OSError`.
+        ``protocol`` hears its standard error, and of a worker its standard output. Where the folder is gone it starts
+        in the root folder: only relative paths need it. Raises `OSError`.
         """
+        folder = self.folder if os.path.isdir(self.folder) else "/"  # noqa: PTH112
+        try:
+            os.getcwd()  # noqa: PTH109 - Twisted compares the two
+        except OSError:
+            os.chdir("/")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         files: dict[int, Any] = {0: 0, 1: "r", 2: "r", _CHANNEL: theirs.fileno()}
         if role == SUCCESSOR:
             files |= {1: 1, _STDERR: 2}
         with ours, theirs:
             process = reactor.spawnProcess(
-                protocol, self.words[0], self.words, _environment(role, os.environ), self.folder, childFDs=files
+                protocol, self.words[0], self.words, _environment(role, os.environ), folder, childFDs=files
             )
             channel.join(reactor, ours)
         return process  # type: ignore[no-any-return]
@@ -190,7 +199,7 @@ class ErrorLines:
             for line in lines
             if line.strip()
         ]
-        self.last = told[-1] if told else self.last
+        self.last = next((line for line in reversed(told) if line != _NOTHING_SAID), self.last)
         return told
 
 

@@ -9,7 +9,15 @@ from collections import Counter
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsJSON, eventFromJSON, globalLogPublisher
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    eventAsJSON,
+    eventAsText,
+    eventFromJSON,
+    globalLogPublisher,
+)
 from zope.interface import implementer
 
 from greetsvc.daemon.processes.channel import Channel, Message
@@ -38,7 +46,16 @@ class RelayObserver:
         """Send one event."""
         level = LogLevel.error if event.get("isError") else event.get("log_level", LogLevel.info)
         if level >= self.least:
-            self._channel.say({"log": eventAsJSON(event)}, may_wait=False)
+            self._channel.say({"log": eventAsJSON(_without_failure(event))}, may_wait=False)
+
+
+def _without_failure(event: LogEvent) -> LogEvent:
+    """The event with its failure as text: JSON would keep neither the exception nor what it says."""
+    if event.get("log_failure") is None:
+        return event
+    kept: dict[str, Any] = {name: event[name] for name in ("log_level", "log_namespace", "log_time") if name in event}
+    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    return {**kept, "log_format": "{text}", "text": text}
 
 
 class Forwarder:

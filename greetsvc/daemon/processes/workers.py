@@ -9,6 +9,7 @@ socket. Other datagram sockets cannot be multiplied: the first worker serves the
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -101,7 +102,16 @@ class Workers(GreetingService):
             generation.unbind()
             raise
         self._file = self._last_read()
+        generation.warnings += self._too_few(settings)
         return generation
+
+    def _too_few(self, settings: Settings) -> Iterator[str]:
+        """A warning for each limit that cannot be shared out."""
+        workers = len(self._slots)
+        limits = {"max-connections": settings.max_connections, "max-per-source": settings.max_per_source}
+        for name, limit in limits.items():
+            if limit is not None and limit < workers:
+                yield f"{name} is {limit}, but each of the {workers} workers allows 1, so {workers} in all"
 
     def _bind_siblings(self, generation: Generation) -> None:
         siblings = BoundSockets([*self._siblings.bound, *self.inherited.held])
@@ -157,6 +167,8 @@ class Workers(GreetingService):
 
     def worker_serves(self, slot: _Slot) -> None:
         """A worker has started."""
+        if self._gave_up:
+            return
         if not self.has_served and self._generation is not None:
             self.has_served = True
             self._generation.begin(announce, serve=False)
@@ -223,8 +235,7 @@ class Workers(GreetingService):
 
     def status(self) -> str:
         """See `GreetingService`."""
-        refused, held = self.ledger.refused.total(), sum(slot.open for slot in self._slots)
-        return f"{self.ledger.visits} greeted, {refused} refused, {held} connections open"
+        return self._status(sum(slot.open for slot in self._slots))
 
     async def _stop(self) -> None:
         # What comes now is refused at once, as by one process, and does not wait for workers that accept no more.
@@ -284,7 +295,7 @@ class _Slot(ProcessProtocol):
         try:
             self._process = parent.command.start(parent.reactor, WORKER, self, self._channel)
         except OSError as error:
-            self._again(reason_of(error))
+            self._again("could not be started", reason_of(error))
             return
         self._channel.say(*parent.message_for(self.number))
 
@@ -371,7 +382,7 @@ class _Slot(ProcessProtocol):
         if self._stopped is not None:
             self._gone()
         else:
-            self._again(f"{ending(reason)}{self._errors.last and ': '}{self._errors.last}")
+            self._again("ended", f"{ending(reason)}{self._errors.last and ': '}{self._errors.last}")
 
     def _gone(self) -> None:
         """Tell who waits, once the worker has ended and all that it said was heard."""
@@ -379,7 +390,7 @@ class _Slot(ProcessProtocol):
         if stopped is not None and not stopped.called and self._process is None and self._channel.is_over:
             stopped.callback(None)
 
-    def _again(self, why: str) -> None:
+    def _again(self, what: str, why: str) -> None:
         """Start another worker, after a pause if it is not the first one that ended early."""
         parent = self._parent
         delay = self._backoff.delay(parent.reactor.seconds() - self._since)
@@ -389,7 +400,11 @@ class _Slot(ProcessProtocol):
         self.restarts += 1
         when = f" in {delay:g} s" if delay else ""
         _log.warn(
-            "Worker {number} ended ({why}); another one starts{when}", number=self.number + 1, why=why, when=when
+            "Worker {number} {what} ({why}); another one starts{when}",
+            number=self.number + 1,
+            what=what,
+            why=why,
+            when=when,
         )
         self._timer = parent.reactor.callLater(delay, self.start)
 
@@ -455,7 +470,7 @@ class Worker(GreetingService):
             for _, sock in given.held:
                 sock.close()
             if not self.last_reload_ok:
-                self.reactor.stop()  # one that starts anew may fare better
+                self._stop_once()  # one that starts anew may fare better
 
         self._given = message
         self.inherited = evolve(self.inherited, held=given.held)
@@ -468,7 +483,12 @@ class Worker(GreetingService):
         self.relay.least = LogLevel.info
 
     def _alone(self) -> None:
-        self.reactor.callWhenRunning(lambda: self.running and self.reactor.stop())
+        self.reactor.callWhenRunning(self._stop_once)
+
+    def _stop_once(self) -> None:
+        """Stop as at SIGTERM, which may have come too: a service manager sends it to all processes at once."""
+        if self.running:
+            signal.raise_signal(signal.SIGTERM)
 
     def _tell_open(self, told: str, whose: str = "", **facts: object) -> None:
         self.relay.least = LogLevel.info

@@ -132,6 +132,8 @@ def test_the_last_line_of_standard_error_is_the_reason() -> None:
     assert lines.add(b"Traceback\n  File\x1b[1m\nImport") == ["Traceback", r"File\x1b[1m"]
     assert lines.add(b"Error: no\n\n") == ["ImportError: no"]
     assert lines.last == "ImportError: no"
+    lines.add(b"OSError: full\nPlease look at log file for more information.\n")
+    assert lines.last == "OSError: full"
 
 
 def test_the_pid_file_of_a_successor_has_a_name_of_its_own() -> None:

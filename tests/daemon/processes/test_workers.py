@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,12 @@ from urllib.request import urlopen
 import pytest
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
+from twisted.logger import Logger, eventAsText, eventFromJSON
 
 from greetsvc.daemon.defaults import limits_of
 from greetsvc.daemon.processes.backoff import Backoff
-from greetsvc.daemon.processes.relay import Forwarder, receive
+from greetsvc.daemon.processes.channel import Message
+from greetsvc.daemon.processes.relay import Forwarder, RelayObserver, receive
 from greetsvc.daemon.processes.workers import Workers
 from greetsvc.daemon.settings.config import settings
 from greetsvc.errors import ConfigError
@@ -132,6 +135,37 @@ def test_workers_end_with_their_parent(installed: Installed, tmp_path: Path) -> 
         wait_until(lambda pid=pid: _ended(pid), "an orphan goes on")  # type: ignore[misc]
 
 
+def test_a_signal_for_all_processes_at_once_is_a_clean_stop(installed: Installed, tmp_path: Path) -> None:
+    """As a service manager sends it. A worker hears of it, and of the end of its parent, in any order."""
+    command = installed.command("greetsvc", "--workers", "2", "--listen", f"tcp:0:{LOOPBACK}")
+    for _ in range(3):
+        log, environment = tmp_path / f"log-{time.monotonic_ns()}", installed.environment({})
+        server = Program.start(command, log, cwd=tmp_path, env=environment, start_new_session=True)
+        installed.programs.add(server)
+        _processes(server)
+        os.killpg(server.pid, signal.SIGTERM)
+        assert server.wait() == 0
+        assert "critical" not in server.said(), server.said()
+        assert "ended (" not in server.said()
+
+
+def test_workers_are_replaced_although_the_folder_of_the_start_is_gone(installed: Installed, tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    command = [sys.executable, "-m", "greetsvc", "--workers", "2", "--listen", f"tcp:0:{LOOPBACK}"]
+    server = installed.programs.add(
+        Program.start(command, tmp_path / "log", cwd=folder, env=installed.environment({}))
+    )
+    (port,) = server.ports()
+    processes = _processes(server)
+    folder.rmdir()
+    for number, pid in enumerate(processes, 1):
+        os.kill(pid, signal.SIGKILL)
+        server.wait_for(f"Worker {number} serves: process ")
+    assert _visit(socket.AF_INET, ("127.0.0.1", port))
+    assert server.stop() == 0
+
+
 def test_a_reload_reaches_every_worker(installed: Installed, tmp_path: Path) -> None:
     """A listener is added and one removed; a bad file changes nothing. Workers that start later have it too."""
     file = tmp_path / "greetsvc.toml"
@@ -205,7 +239,7 @@ class _Channel:
     def __init__(self, hear: Callable[[Any], object]) -> None:
         self.hear = hear
 
-    def say(self, message: Any) -> None:
+    def say(self, message: Any, *, may_wait: bool = True) -> None:
         self.hear(json.loads(json.dumps(message)))
 
 
@@ -299,3 +333,29 @@ def test_an_interpreter_out_of_reach_ends_the_service_with_one_line(log_lines: l
     assert failures == [1]
     assert sum("workers cannot start: Permission denied: '/no/python'" in line for line in log_lines) == 1
     assert not clock.getDelayedCalls()
+    service.worker_serves(service._slots[0])  # which it said before that
+    assert not [line for line in log_lines if line.startswith("Server start")]
+    told = "Worker 1 could not be started (Permission denied: '/no/python'); another one starts"
+    assert next(line for line in log_lines if line.startswith("Worker 1")) == told
+
+
+def test_limits_that_cannot_be_shared_out_are_told(free_port: int) -> None:
+    listen = [f"tcp:{free_port}:{LOOPBACK}"]
+    given = {"workers": 4, "max-connections": 2, "max-per-source": 4}
+    service = Workers(settings(given, listen), _Cannot(), dict)  # type: ignore[arg-type]
+    service.bind(check=True)
+    told = [line for line in service.describe() if "workers" in line]
+    service.unbind()
+    assert told == ["max-connections is 2, but each of the 4 workers allows 1, so 4 in all"]
+
+
+def test_a_failure_keeps_its_text_on_the_way_to_the_parent() -> None:
+    said: list[Message] = []
+    observer = RelayObserver(_Channel(said.append))  # type: ignore[arg-type]
+    try:
+        raise RuntimeError("what it says")
+    except RuntimeError:
+        Logger(namespace="here", observer=observer).failure("It {what} failed", what="quite")
+    told = eventAsText(eventFromJSON(said[0]["log"]))
+    assert "[here#critical] It quite failed" in told
+    assert "RuntimeError: what it says" in told
