@@ -37,6 +37,9 @@ _STOPPED = "the server was stopped"
 _UNSUPPORTED = "the server requires something that greet does not do: another protocol or a pre-shared key"
 _NO_TLS = "a listener without TLS, or one that expects a PROXY header first"
 _NO_SERVER = "a listener without TLS, or a load balancer with no live server"
+_OTHER_KEY = (
+    f"an authority of our certificate has got a new key, and the server knows it with the other one; or {_DAMAGED}"
+)
 _WEAK_SERVER = "an old or badly configured server: it needs longer keys and newer signatures"
 
 ALERTS = {
@@ -56,7 +59,7 @@ ALERTS = {
     "unknown ca": Reason("it does not know the authority of our certificate", _UNKNOWN_CA),
     "access denied": Reason("our certificate is valid but not allowed", _NOT_ALLOWED),
     "decode error": Reason("it cannot read what we sent", _DAMAGED),
-    "decrypt error": Reason("it could not verify our signature or key exchange", _DAMAGED),
+    "decrypt error": Reason("it could not verify our signature or key exchange", _OTHER_KEY),
     "export restriction": Reason("our keys are longer than it allows", _OLD_VERSION),
     "protocol version": Reason("it does not support our TLS versions, 1.2 and 1.3", _OLD_VERSION),
     "insufficient security": Reason("our ciphers are too weak for it", _NOTHING_SHARED),

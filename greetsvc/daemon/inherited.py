@@ -178,5 +178,8 @@ def _stored(name: str) -> BoundTo | None:
     """What a socket is bound to that this service stored; None for one that it did not store."""
     if not name.startswith(_STORED):
         return None
-    kind, port, v6only, host = name.removeprefix(_STORED).split(",", 3)
+    found = re.fullmatch(r"([a-z/0-9]+),([0-9]{1,5}),([01]),(.*)", name.removeprefix(_STORED))
+    if found is None:
+        raise ValueError(f"LISTEN_FDNAMES has {name!r}, which this version of greetsvc did not store")
+    kind, port, v6only, host = found.groups()
     return BoundTo(kind, os.fsdecode(unquote_to_bytes(host)), int(port), v6only == "1")

@@ -23,7 +23,7 @@ from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import INHERITED, NOTHING, Inherited, stored_name
 from greetsvc.daemon.listeners import DatagramListening, Premises, StreamListening, announce, expiries
 from greetsvc.daemon.settings.reload import differences, reloadable
-from greetsvc.daemon.settings.start_checks import descriptor_warnings
+from greetsvc.daemon.settings.start_checks import descriptor_warnings, without_effect
 from greetsvc.daemon.settings.table import Settings
 from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.daemon.systemd.notify import ServiceManager
@@ -214,6 +214,7 @@ class GreetingService(Service):
         generation.bind(late, check=check)
         generation.notes = notes + more_notes
         generation.warnings += self.inherited.unused((*listeners, *site))
+        generation.warnings += without_effect(settings, (*listeners, *site))
         self.admission.limit(**asdict(limits))
         self.policy.own_ports = generation.udp_ports
         return generation
@@ -351,7 +352,8 @@ class GreetingService(Service):
         """Serve. The log names each listener with its port, which matters for port 0."""
         super().startService()
         backlog, cut = kernel_backlog()
-        if cut:
+        bound = self._generation.bound if self._generation is not None else ()
+        if cut and any(where.kind != INHERITED for where, _ in bound):  # the manager chose that of the others
             _note(f"The backlog of listeners is {backlog}: net.core.somaxconn allows no more")
         self._visits = self._start_visit_log()
         if self.watch is not None:
@@ -393,8 +395,11 @@ class GreetingService(Service):
 
     def status(self) -> str:
         """What the service has done, in one line."""
-        refused = self.ledger.refused.total()
-        return f"{self.ledger.visits} greeted, {refused} refused, {self.admission.open} connections open"
+        return self._status(self.admission.open)
+
+    def _status(self, held: int) -> str:
+        failed = "" if self.last_reload_ok else "; the last reload failed, see the log"
+        return f"{self.ledger.visits} greeted, {self.ledger.refused.total()} refused, {held} connections open{failed}"
 
     def _start_visit_log(self) -> _Visits | None:
         if self.settings.log_visits == "off":

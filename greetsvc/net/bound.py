@@ -111,7 +111,9 @@ class BoundSockets:
             if self._clear is not None and self._clear(binding, self.inherited.values()):
                 return _patiently(make)
             if any(held.overlaps(binding) for held, _ in self._held):
-                raise HeldError(error.interface, error.port, error.socketError) from error
+                raise HeldError(  # type: ignore[no-untyped-call]
+                    error.interface, error.port, error.socketError
+                ) from error
             raise
 
 

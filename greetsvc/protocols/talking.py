@@ -337,7 +337,7 @@ class TalkingProtocol(GreetingProtocol):
                     answer = answer.encode(encoding, "replace")
                 elif not isinstance(answer, bytes):
                     raise _no_answer(answer)
-            except Exception as error:  # noqa: BLE001 - a subclass may raise anything, and only its connection ends
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a subclass may raise anything, and only its connection ends
                 fault = factory.failed(error)
                 break
             done += 1
@@ -466,7 +466,7 @@ class TalkingFactory(GreetingFactory):
         for protocol in tuple(self._deadlines):
             cast(TalkingProtocol, protocol).finish()
 
-    def failed(self, error: Exception) -> _Fault:
+    def failed(self, error: BaseException) -> _Fault:
         """What a connection ends with because `TalkingProtocol.reply` raised."""
         if isinstance(error, GreeterFailed):  # that is logged and counted already
             return "no greeting can be made", "greeter"

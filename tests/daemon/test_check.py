@@ -288,3 +288,19 @@ def test_a_greeter_that_raises_for_a_made_up_visit_is_a_warning(
     assert done.stdout.splitlines()[1] == (
         f"--listen tcp:0:{LOOPBACK}: the greeter failed for a made-up visit: no visit like that"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--client-ca", "ca.pem"), "client-ca has no effect: there is no TLS listener"),
+        (("--admin-host", "x.example"), "admin-host has no effect: there is no admin site (--admin)"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_told(
+    installed: Installed, tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    (tmp_path / "ca.pem").write_bytes(issue("ca.example", "ca.example").pem)
+    done = _check(installed, tmp_path, "--listen", f"tcp:0:{LOOPBACK}", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith(told)

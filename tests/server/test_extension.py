@@ -166,15 +166,18 @@ async def test_a_datagram_protocol_greets_on_a_stock_udp_port() -> None:
     assert protocol.ledger.greeted == {"udp": 1}
 
 
+@pytest.mark.parametrize("wrong", [RuntimeError("not now"), SystemExit("not now")])
 @pytest_twisted.ensureDeferred
-async def test_a_greeter_that_fails_ends_its_connection_and_no_other(logged_errors: Any) -> None:
+async def test_a_greeter_that_fails_ends_its_connection_and_no_other(
+    wrong: BaseException, logged_errors: Any
+) -> None:
     class Moody(Weather):
         turns = 0
 
         def greet(self, visit: Visit) -> bytes:
             self.turns += 1
             if self.turns == 1:
-                raise RuntimeError("not now")
+                raise wrong
             return super().greet(visit)
 
     factory = GreetingFactory(Moody())
@@ -183,7 +186,7 @@ async def test_a_greeter_that_fails_ends_its_connection_and_no_other(logged_erro
     assert await _thread(_reads, address) == b""
     assert factory.ledger.refused == {"greeter": 1}
     assert await _thread(_reads, address) == b"It is fine at 127.0.0.1\n"
-    assert [str(error) for error in logged_errors.flush(RuntimeError)] == ["not now"]
+    assert [str(error) for error in logged_errors.flush(type(wrong))] == ["not now"]
     await _until_empty(factory)
     await port.stopListening()
     factory.abort()

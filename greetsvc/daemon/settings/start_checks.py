@@ -12,14 +12,21 @@ from typing import Any, NamedTuple
 from attrs import evolve, fields
 
 from greetsvc.address import DEFAULT_PORT
-from greetsvc.daemon.settings.table import Listener, shown
+from greetsvc.daemon.settings.table import Listener, Settings, shown
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.descriptors import remaining
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.printable import escaped
 from greetsvc.visit import Address, PathFacts, Visit
 
-__all__ = ["GreeterRaised", "Sample", "certificate_warnings", "descriptor_warnings", "sample_greeting"]
+__all__ = [
+    "GreeterRaised",
+    "Sample",
+    "certificate_warnings",
+    "descriptor_warnings",
+    "sample_greeting",
+    "without_effect",
+]
 
 _MOST = 5
 """Certificates of one endpoint that are named; the others are counted."""
@@ -69,6 +76,14 @@ def sample_greeting(listener: Listener) -> Sample:
             f"{listener.where}: the greeter {listener.greeter_option!r} reads {read}, which its needs do not name"
         )
     return Sample(greeting, warning)
+
+
+def without_effect(settings: Settings, listeners: Collection[Listener]) -> Iterator[str]:
+    """A warning for each setting that does nothing with these listeners, among them that of the admin site."""
+    if settings.client_ca is not None and not any(one.endpoint.transport == "tls" for one in listeners):
+        yield "client-ca has no effect: there is no TLS listener, and the others ask for no certificate"
+    if settings.admin_host and settings.admin is None:
+        yield "admin-host has no effect: there is no admin site (--admin)"
 
 
 def _watched(visit: Visit, reads: set[str]) -> Visit:

@@ -11,6 +11,9 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from greetsvc.errors import reason_of
+from greetsvc.printable import escaped
+
 __all__ = ["ServiceManager", "watchdog_interval"]
 
 STATUS = 5.0
@@ -129,5 +132,11 @@ class ServiceManager:
 
     def _fail(self, error: Exception) -> None:
         if not self._failed:
-            _log.warn("The service manager cannot be told how the service is: {error}", error=str(error))
+            where = self._environment.get("NOTIFY_SOCKET", "")
+            why = reason_of(error)
+            _log.warn(
+                "The service manager cannot be told how the service is: NOTIFY_SOCKET={where}: {why}",
+                where=escaped(where),
+                why=why,
+            )
         self._failed = True
