@@ -15,6 +15,7 @@ from attrs import frozen
 
 from greetsvc._version import __version__
 from greetsvc.cli.command import _command as greet_command
+from greetsvc.client.talk.protocols import PROTOCOLS
 from greetsvc.daemon.settings.table import SETTINGS, Place
 
 __all__ = ["files", "main"]
@@ -59,8 +60,11 @@ class Command:
 
 
 def _greet() -> Command:
+    words = {"talk": tuple(PROTOCOLS)}
     options = tuple(
-        Option(tuple(one.opts), "" if one.is_flag else one.metavar or "", one.help or "")
+        Option(
+            tuple(one.opts), "" if one.is_flag else one.metavar or "", one.help or "", words.get(one.name or "", ())
+        )
         for one in greet_command.params
         if isinstance(one, click.Option)
     )

@@ -9,7 +9,8 @@ _greet() {
         --ca) _greet_from -f ;;
         --cert) _greet_from -f ;;
         --key) _greet_from -f ;;
-        -c|-i|-t|--expect|--warn|--size|--duration|--concurrency|--rate|--dscp|--source-port|--flows|--proxy-v1|--proxy-v2|--sni|--talk|--say|--hold|--encoding) ;;
+        --talk) _greet_from -W "lines netstring int32 websocket" ;;
+        -c|-i|-t|--expect|--warn|--size|--duration|--concurrency|--rate|--dscp|--source-port|--flows|--proxy-v1|--proxy-v2|--sni|--say|--hold|--encoding) ;;
         *) _greet_from -W "-c -i -t -4 -6 --expect --warn --json --nagios --healthcheck -v --size --duration --concurrency --rate --trace --mtu --dscp --source-port --flows --proxy-v1 --proxy-v2 --ca --insecure --cert --key --sni --talk --say --hold --encoding --version -h --help" ;;
     esac
 }

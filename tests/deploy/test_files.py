@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from greetsvc._version import __version__
 from greetsvc.cli.command import _command as greet_command
 from greetsvc.daemon.settings.config import settings
 from greetsvc.daemon.settings.memory import PER_CONNECTION, SHARE_OF_MEMORY
@@ -160,6 +161,12 @@ def test_the_health_check_of_the_image_is_one_of_greet() -> None:
     command = re.findall(r'"([^"]*)"', dict(_instructions())["HEALTHCHECK"])
     assert command[0] == "greet"
     assert {*command[1:]} <= {name for one in greet_command.params for name in one.opts}
+
+
+def test_the_image_that_is_built_is_the_one_that_the_pods_run() -> None:
+    built = re.findall(r"docker build .* -t (\S+)", (DEPLOY / "Containerfile").read_text("utf-8"))
+    run = re.findall(r"image: (\S+)", (DEPLOY / "kubernetes.yaml").read_text("utf-8"))
+    assert built == run == [f"greetsvc:{__version__}"]
 
 
 @pytest.mark.skipif(not shutil.which("haproxy"), reason="needs haproxy")
