@@ -34,9 +34,10 @@ class FastGreetingDatagramProtocol(GreetingDatagramProtocol):
         """The one greeting, once it was made and if it may be sent; None where each visit gets its own."""
         greeting = self.rendering.constant
         if self._free is None and greeting is not None and self.policy.unsendable(greeting) is None:
-            ours = self.sessions
-            own = () if ours is None else (ours.answer, wire.MARKED_MINIMUM, wire.PADDING[0])
-            self._free = FreeAnswer(greeting, self.policy.is_free, *own)
+            free = FreeAnswer(greeting, self.policy.is_free, covers_all=self.policy.are_free)
+            if (ours := self.sessions) is not None:
+                free = free._replace(own=ours.answer, own_at=wire.MARKED_MINIMUM, plain=wire.PADDING[0])
+            self._free = free
         if self.ledger.durations is not None:
             self._began = self.ledger.durations.now()
         return self._free

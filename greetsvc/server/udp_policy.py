@@ -15,8 +15,9 @@ No sockets here; the clock is passed in; the tables have a fixed size.
 
 from __future__ import annotations
 
+import sys
 from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from greetsvc.server.sources import Hasher, prefix
 from greetsvc.visit import Address
@@ -81,6 +82,7 @@ An entry that sees another source every few seconds is never silent, fills up, a
 _RECENT_WORDS = 1 << 18
 _ZEROS = array("Q", bytes(8 << 11))
 _LOWEST_PORT = 1024
+_MARK_AS_NUMBER = int.from_bytes(MARK, sys.byteorder)
 _NO_PORT = 65536  # stands for the port of a UNIX socket, which no rule about ports forbids
 
 
@@ -237,6 +239,21 @@ class UdpPolicy:
             and port >= _LOWEST_PORT
             and port not in self.own_ports
             and not group
+        )
+
+    def are_free(self, size: int, shortest: int, heads: Sequence[int], ports: Collection[int]) -> bool:
+        """Whether `is_free` is true of each request of a batch, none of which was sent to a group.
+
+        :param shortest: the length of the shortest request.
+        :param heads: the first 8 bytes of each, as an integer of this machine.
+        :param ports: the port of each.
+        """
+        return (
+            size < shortest
+            and len(MARK) <= shortest
+            and heads.count(_MARK_AS_NUMBER) == len(heads)
+            and min(ports) >= _LOWEST_PORT
+            and set(ports).isdisjoint(self.own_ports)
         )
 
     def refusal(self, request: bytes, answer: bytes, peer: Address, *, group: bool = False) -> str | None:

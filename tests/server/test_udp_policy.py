@@ -6,6 +6,7 @@ import heapq
 import itertools
 import random
 import socket
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -76,6 +77,31 @@ def test_any_other_request_is_paid_for(request_: bytes) -> None:
 def test_a_marked_request_is_free_from_one_byte_more_than_its_answer() -> None:
     policy = UdpPolicy(Time(), budget=0)
     assert policy.refusal(MARKED[: len(HELLO) + 1], HELLO, PEER) is None
+
+
+REQUESTS = st.builds(
+    lambda head, size: (head + b"." * size)[: max(size, 8)],
+    st.sampled_from([b"GREET/1 ", b"GREET/2 ", b"greet/1 ", b"", b"GREET/1 0123456789abcdef "]),
+    st.integers(8, 40),
+)
+
+
+@given(
+    st.lists(st.tuples(REQUESTS, st.sampled_from([0, 53, 1023, 1024, 8088, 8089, 40000, 65535])), min_size=1),
+    st.integers(0, 30),
+)
+def test_a_batch_is_free_where_each_of_its_requests_is(requests: list[tuple[bytes, int]], size: int) -> None:
+    """Those that are shorter than 8 bytes are not asked for at once."""
+    policy = UdpPolicy(Time(), own_ports={8088, 53})
+    padded = [(request.ljust(8, b"\0"), port) for request, port in requests]
+    heads = [int.from_bytes(request[:8], sys.byteorder) for request, _ in padded]
+    at_once = policy.are_free(size, min(len(one) for one, _ in padded), heads, [port for _, port in padded])
+    assert at_once == all(policy.is_free(size, one, 0, len(one), port, False) for one, port in padded)
+
+
+def test_a_batch_with_a_request_shorter_than_the_mark_is_not_free() -> None:
+    head = int.from_bytes(b"GREET/1 ", sys.byteorder)  # of which the last byte is of an earlier datagram
+    assert not UdpPolicy(Time()).are_free(0, 7, [head], [40000])
 
 
 def test_exactly_eight_paid_answers_go_to_one_address_and_port() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -20,7 +21,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from greetsvc.net.datagram.port import IP_PKTINFO, BatchAnswers, DatagramPort, FreeAnswer
-from greetsvc.net.linux.mmsg import CONTROL, NAME, OWN, Messages
+from greetsvc.net.linux.mmsg import CONTROL, MESSAGES, NAME, OWN, Messages
 from greetsvc.net.linux.packets import TIME_STAMP, Arrival
 from greetsvc.net.sockets import reason
 
@@ -35,6 +36,12 @@ _V4_INDEX, _V4_LOCAL, _V4_DESTINATION, _V4_END = _HEADER, _HEADER + 4, _HEADER +
 _V6_DESTINATION, _V6_INDEX, _V6_END = _HEADER, _HEADER + 16, _HEADER + 20
 _STAMP = socket.CMSG_SPACE(TIME_STAMP.size)
 _NO_INDEX = bytes(4)
+
+_MANY = 4
+"""Datagrams of a batch from which it pays to ask first whether one answer is that to all."""
+
+_FULL = 4
+"""Full batches that are read in one turn of the reactor if each had one answer to all, which takes 0.25 ms."""
 
 _ALONE = 16
 """After so many batches of one in a row, as many datagrams are read one by one before a batch is tried again."""
@@ -80,6 +87,26 @@ class _Peers(Sequence[Any]):
         return self._peer_of(self._names[at])
 
 
+class _Batch(Sequence[Any]):
+    """The peers of a whole batch; each can be looked at until the next batch is read."""
+
+    def __init__(
+        self, count: int, form: struct.Struct, names: bytearray, peer_of: Callable[[Any], tuple[Any, ...]]
+    ) -> None:
+        self._count = count
+        self._form = form
+        self._names = names
+        self._peer_of = peer_of
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, at: Any) -> Any:
+        if not 0 <= at < self._count:
+            raise IndexError(at)
+        return self._peer_of(self._form.unpack_from(self._names, at * NAME))
+
+
 def _facts(info: int, v6: bool) -> struct.Struct:
     """Reads time stamp (seconds, nanoseconds), TTL and traffic class; ``info`` is the space of the packet info."""
     skipped = socket.CMSG_SPACE(4) - socket.CMSG_LEN(4)
@@ -119,7 +146,7 @@ class BatchedPort(DatagramPort):
             control_start=self._info_at,
             answer_control=control,
         )
-        self._first_buffer = [self._messages.view[: self._messages.stride]]
+        self._first_buffer = [self._messages.view[: longest + 1]]
         self._ones = 0  # batches of one in a row
         self._alone = 0  # datagrams to read one by one before a batch is tried again
         self._is_alone = False  # whether the present one was read so
@@ -144,15 +171,24 @@ class BatchedPort(DatagramPort):
     def _read_batch(self) -> None:
         if self._peer is not None:
             return  # the protocol called drain() while it is handed a datagram: the rest of this batch comes first
+        for _ in range(_FULL):
+            if not (self._read_one_batch() and self._listening):
+                return
+
+    def _read_one_batch(self) -> bool:
+        """Read and answer a batch; whether it was full and took no time, so that another one may follow at once."""
         try:
             count = self._messages.receive()
         except OSError as error:
             self._nothing_left(error)
-            return
+            return False
         self._ones = self._ones + 1 if count == 1 else 0
         if self._ones >= _ALONE:
             self._alone, self.doRead = _ALONE, self._read_alone
         free = self._free_answer()
+        if free is not None and count >= _MANY and self._covers_all(count, free):
+            self._answer_all(count, free.answer)
+            return count == MESSAGES
         try:
             answered = self._take(count, free)
         finally:
@@ -160,6 +196,33 @@ class BatchedPort(DatagramPort):
         self._flush()
         if answered:
             self._count(_Peers(answered, self._peer_of))
+        return False
+
+    def _covers_all(self, count: int, free: FreeAnswer) -> bool:
+        """Whether the free answer is that to every datagram of this batch: asked once, it costs a quarter."""
+        messages = self._messages
+        if free.covers_all is None or self.tells_destination:
+            return False
+        lengths = messages.lengths[:count].tolist()
+        shortest = min(lengths)
+        if max(lengths) > self._longest or shortest <= free.own_at:
+            return False
+        if free.own is not None:
+            own = messages.view[free.own_at :: messages.stride][:count].tolist()
+            if own.count(free.plain) != count:
+                return False
+        ports = array("H", messages.ports[:count].tobytes())
+        if sys.byteorder == "little":
+            ports.byteswap()
+        return free.covers_all(len(free.answer), shortest, messages.heads[:count].tolist(), ports)
+
+    def _answer_all(self, count: int, answer: bytes) -> None:
+        """Answer every datagram of this batch."""
+        if answer is not self._answer:
+            self._use(answer)
+        self._first, self._next = 0, count
+        self._flush()
+        self._count(_Batch(count, self._names, self._messages.names, self._peer_of))
 
     def _read_alone(self) -> None:
         """Read and answer one datagram with the calls of Python's socket: where they come alone, that takes less."""
@@ -239,7 +302,7 @@ class BatchedPort(DatagramPort):
         data, view, controls, stride = messages.data, messages.view, messages.controls, messages.stride
         own_data, own_lengths, facts = messages.own, messages.own_lengths, self._facts
         v6, peer_of = self._is_v6, self._peer_of
-        answer, covers, own, own_at, plain = free or FreeAnswer(b"", None)  # type: ignore[arg-type]
+        answer, covers, own, own_at, plain, _ = free or FreeAnswer(b"", None)  # type: ignore[arg-type]
         size, group, start = len(answer), False, -stride
         answered: list[Any] = []
         lengths, names = messages.lengths[:count].tolist(), self._names.iter_unpack(messages.names)

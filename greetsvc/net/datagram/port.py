@@ -13,7 +13,7 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_address
 from typing import Any, NamedTuple, Protocol
 
@@ -31,7 +31,7 @@ from greetsvc.net.linux.fragments import kept_whole
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
 from greetsvc.net.sockets import UnixPath, reason
 
-__all__ = ["BATCH", "IP_PKTINFO", "BatchAnswers", "Covers", "DatagramPort", "FreeAnswer", "Own"]
+__all__ = ["BATCH", "IP_PKTINFO", "BatchAnswers", "Covers", "CoversAll", "DatagramPort", "FreeAnswer", "Own"]
 
 BATCH = 64
 """Datagrams read in one reactor turn."""
@@ -47,6 +47,7 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 _log = Logger()
 
+CoversAll = Callable[[int, int, Sequence[int], Collection[int]], bool]
 Covers = Callable[[int, bytes | bytearray, int, int, int, bool], bool]
 Own = Callable[[bytearray, int, int, int, int, int], bytes | None]
 
@@ -60,6 +61,10 @@ class FreeAnswer(NamedTuple):
     A request that it covers, and whose byte at ``own_at`` is not ``plain``, may get an answer of its own:
     ``own(data, start, end, time, ttl, tos)``, of at most `greetsvc.net.linux.mmsg.OWN` bytes; where it returns None,
     the protocol is called. ``time`` is when the kernel received the request, in nanoseconds (CLOCK_REALTIME).
+
+    ``covers_all(len(answer), shortest, heads, ports)`` decides at once for a batch of requests to one address: the
+    length of the shortest, the first 8 bytes of each as an integer of this machine, and their ports. It must be false
+    where ``covers`` is for any of them.
     """
 
     answer: bytes
@@ -67,6 +72,7 @@ class FreeAnswer(NamedTuple):
     own: Own | None = None
     own_at: int = 0
     plain: int = 0
+    covers_all: CoversAll | None = None
 
 
 class BatchAnswers(Protocol):

@@ -12,13 +12,16 @@ import socket
 import sys
 from typing import Any
 
-__all__ = ["AVAILABLE", "MESSAGES", "OWN", "Messages"]
+__all__ = ["AVAILABLE", "MESSAGES", "OWN", "WORD", "Messages"]
 
 MESSAGES = 64
 """Datagrams in one call."""
 
 NAME = 28
 """Bytes for each address: ``struct sockaddr_in6`` is the longest."""
+
+WORD = 8
+"""Bytes of a word, of which `Messages.heads` has the first of each datagram."""
 
 CONTROL = 128
 """Bytes for each datagram's ancillary data: a time stamp, a packet info of either family, TTL, traffic class."""
@@ -76,7 +79,8 @@ class Messages:
     """Buffers for a batch of datagrams up to ``longest`` bytes, and for one answer that goes to many sources.
 
     After `receive`, datagram ``i`` lies in ``data`` (and its ``view``) at ``i * stride`` and is ``lengths[i]`` bytes
-    long; its sender is in ``names`` at ``i * NAME``, and its ancillary data in ``controls`` at ``i * CONTROL``.
+    long; its sender is in ``names`` at ``i * NAME``, and its ancillary data in ``controls`` at ``i * CONTROL``. The
+    first `WORD` bytes of each are in ``heads``, and the port of its sender, in network byte order, in ``ports``.
     `send` answers a run of them with one answer, `send_own` each with its own, which lies in ``own`` at ``i * OWN``
     and is ``own_lengths[i]`` bytes long. An answer leaves with ``answer_control`` bytes of the ancillary data of its
     request, those from ``control_start``.
@@ -95,7 +99,8 @@ class Messages:
         self._receive, self._send = _CALLS
         # Asked at each call, as the number of a closed socket may belong to another one by then.
         self._fileno = sock.fileno
-        self.stride = longest + 1  # one byte more, to tell a datagram that is too long
+        room = longest + 1  # one byte more, to tell a datagram that is too long
+        self.stride = -(-room // WORD) * WORD  # so that each begins at a word
         data = bytearray(MESSAGES * self.stride)
         self.names = bytearray(MESSAGES * NAME)
         self.controls = bytearray(MESSAGES * CONTROL)
@@ -112,7 +117,7 @@ class Messages:
         self._own_out = (_Message * MESSAGES)()
         at_data, at_names, at_controls, at_own = (_address(each) for each in (data, self.names, self.controls, own))
         for i in range(MESSAGES):
-            self._parts[i] = _Part(at_data + i * self.stride, self.stride)
+            self._parts[i] = _Part(at_data + i * self.stride, room)
             name, control = at_names + i * NAME, at_controls + i * CONTROL
             self._in[i].header = _Header(name, NAME, ctypes.addressof(self._parts[i]), 1, control, CONTROL)
             self._own_parts[i] = _Part(at_own + i * OWN, 0)
@@ -132,6 +137,8 @@ class Messages:
         # A view of the msg_len of each message, which is cheaper to read than the attributes of the structures.
         words = memoryview(self._in).cast("B").cast("I")
         self.lengths = words[_Message.length.offset // 4 :: self._size // 4]
+        self.heads = self.view.cast("Q")[:: self.stride // WORD]
+        self.ports = memoryview(self.names).cast("H")[1 :: NAME // 2]
         sizes = memoryview(self._own_parts).cast("B").cast("L")  # size_t, on Linux
         self.own_lengths = sizes[_Part.length.offset // sizes.itemsize :: ctypes.sizeof(_Part) // sizes.itemsize]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import time
 from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -428,6 +429,96 @@ def test_free_requests_are_answered_without_the_protocol(
     assert [peer[:2] for peer in free.noted] == [
         client.getsockname()[:2] for number, client in enumerate(clients) if number % 3
     ]
+
+
+class Batchwise:
+    """Decides for a whole batch, and notes what it was asked."""
+
+    def __init__(self, *, all_free: bool = True, own: bool = False) -> None:
+        self.asked: list[tuple[int, int, list[bytes], list[int]]] = []
+        self.singly = 0
+        self._all_free = all_free
+        self.answer = FreeAnswer(SAME, self._covers, covers_all=self._covers_all)
+        if own:
+            self.answer = self.answer._replace(own=self._own, own_at=8, plain=b"."[0])
+
+    def _covers(self, *facts: Any) -> bool:
+        self.singly += 1
+        return covers(b"MARK")(*facts)
+
+    def _covers_all(self, size: int, shortest: int, heads: Sequence[int], ports: Collection[int]) -> bool:
+        self.asked.append((size, shortest, [head.to_bytes(8, sys.byteorder) for head in heads], [*ports]))
+        return self._all_free
+
+    def _own(self, *_: Any) -> bytes:
+        return b"its own"
+
+
+@needs_mmsg
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("host", "target"), [pair for pair in ADDRESSES if pair[0]])
+def test_a_batch_is_answered_at_once_where_one_answer_is_that_to_all(
+    freely: Freely, free: Free, host: str, target: str, own: bool
+) -> None:
+    rule = Batchwise(own=own)
+    free.answer = lambda: rule.answer
+    made = freely(host)
+    if made.port.tells_destination:
+        return  # to each of several addresses: the rule is asked for each
+    clients = [made.client(target) for _ in range(9)]
+    requests = [MARKED + bytes([number]) * number for number in range(9)]
+    made.take(clients, requests, alone=False)
+    assert [client.recv(100) for client in clients] == [SAME] * 9
+    ports = [client.getsockname()[1] for client in clients]
+    assert rule.asked == [(len(SAME), len(MARKED), [MARKED[:8]] * 9, ports)]
+    assert rule.singly == 0
+    assert not made.protocol.seen
+    assert [peer[1] for peer in free.noted] == ports
+
+
+@needs_mmsg
+@pytest.mark.parametrize("odd", [MARKED.ljust(1001, b"."), b"MARK", MARKED[:8] + b"=" + MARKED[9:], b""])
+def test_one_odd_request_has_each_of_its_batch_looked_at(freely: Freely, free: Free, odd: bytes) -> None:
+    """One that is too long, too short for what is looked at, or wants an answer of its own."""
+    rule = Batchwise(own=True)
+    free.answer = lambda: rule.answer
+    made = freely("127.0.0.1")
+    clients = [made.client("127.0.0.1") for _ in range(9)]
+    made.take(clients, [odd if number == 4 else MARKED for number in range(9)], alone=False)
+    assert not rule.asked
+    answers = [client.recv(100) for number, client in enumerate(clients) if number != 4]
+    assert answers == [SAME] * 8
+    assert len(free.noted) + len(made.protocol.seen) + made.dropped.total() == 9
+
+
+@needs_mmsg
+def test_a_batch_of_which_the_rule_says_no_is_looked_at_one_by_one(freely: Freely, free: Free) -> None:
+    rule = Batchwise(all_free=False)
+    free.answer = lambda: rule.answer
+    made = freely("127.0.0.1")
+    clients = [made.client("127.0.0.1") for _ in range(9)]
+    made.take(clients, [MARKED] * 9, alone=False)
+    assert [client.recv(100) for client in clients] == [SAME] * 9
+    assert (len(rule.asked), rule.singly) == (1, 9)
+
+
+@needs_mmsg
+def test_a_turn_reads_a_bounded_number_of_full_batches(freely: Freely, free: Free) -> None:
+    rule = Batchwise()
+    free.answer = lambda: rule.answer
+    made = freely("127.0.0.1")
+    made.port._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    client = made.client("127.0.0.1")
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    if made.port._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 6 * MESSAGES * 768:
+        pytest.skip("the kernel allows no receive buffer for so many datagrams")
+    for _ in range(6 * MESSAGES - 1):
+        client.send(MARKED)
+    made.port.doRead()
+    assert len(free.noted) == 4 * MESSAGES
+    made.port.doRead()
+    assert len(free.noted) == 6 * MESSAGES - 1, "a batch that is not full is the last of its turn"
+    assert rule.singly == 0
 
 
 @needs_mmsg
