@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from greetsvc.printable import escaped
 
-__all__ = ["ConfigError", "reason_of", "without_middle"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ConfigError", "nearest", "reason_of", "without_middle"]
 
 _LONGEST = 800
 """The characters of an error message: what it quotes may be a file or a command line of any length."""
@@ -28,6 +33,13 @@ class ConfigError(ValueError):
 def without_middle(text: str) -> str:
     """The text, with its middle left out where it is too long for an error message: both ends tell what is wrong."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[3 - _LONGEST // 2 :]}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of the known names that was probably meant; None where none is near."""
+    from difflib import get_close_matches  # only an error needs it
+
+    return next(iter(get_close_matches(name, [*known], 1)), None)
 
 
 def reason_of(error: BaseException) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Coroutine
-from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from greetsvc.errors import nearest
 from greetsvc.printable import one_line
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 __all__ = ["Door", "tell_failure"]
 
@@ -29,7 +31,7 @@ class Door(NamedTuple):
 
     def make(self, name: str, *arguments: str) -> Any:
         """What the plugin ``name`` makes of these arguments. Raises `ValueError` or `OSError`."""
-        points = entry_points(group=self.group)
+        points = self._points()
         found = [point for point in points if point.name == name]
         if not found:
             raise ValueError(self._unknown(name, points.names))
@@ -48,12 +50,17 @@ class Door(NamedTuple):
 
     def known(self) -> list[tuple[str, str]]:
         """The name of each plugin with the first line of its docstring, or why it cannot be used."""
-        points = entry_points(group=self.group)
+        points = self._points()
         return sorted((name, self._described([one for one in points if one.name == name])) for name in points.names)
 
+    def _points(self) -> EntryPoints:
+        from importlib.metadata import entry_points  # its 4 ms are for those who use a plugin
+
+        return entry_points(group=self.group)
+
     def _unknown(self, name: str, names: Collection[str]) -> str:
-        nearest = get_close_matches(name.casefold(), names, 1)
-        meant = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        near = nearest(name.casefold(), names)
+        meant = f"; did you mean {near!r}?" if near else ""
         return f"there is no {self.kind} {name!r}{meant or ';'} known are {', '.join(sorted(names))}"
 
     def _load(self, point: EntryPoint) -> Any:

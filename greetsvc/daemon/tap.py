@@ -14,7 +14,6 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import chdir, nullcontext
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,7 +31,7 @@ from greetsvc.daemon.settings.table import SETTINGS, Place, Setting, Settings
 from greetsvc.daemon.signals import handle_signals
 from greetsvc.daemon.systemd.notify import ServiceManager
 from greetsvc.daemon.systemd.unit import unit
-from greetsvc.errors import ConfigError, without_middle
+from greetsvc.errors import ConfigError, nearest, without_middle
 from greetsvc.greeters.registry import known_greeters
 from greetsvc.printable import escaped
 from greetsvc.protocols.registry import known_protocols
@@ -134,8 +133,8 @@ class Options(usage.Options):
 def _near(error: str) -> str:
     """The option that was probably meant, where the base class does not know one."""
     unknown = re.fullmatch("option --(.*) not recognized", error)
-    near = get_close_matches(unknown[1], [setting.name for setting in _OPTIONS], 1) if unknown else []
-    return f"; did you mean --{near[0]}?" if near else ""
+    near = nearest(unknown[1], [setting.name for setting in _OPTIONS]) if unknown else None
+    return f"; did you mean --{near}?" if near else ""
 
 
 def _read(setting: Setting, value: str) -> Any:

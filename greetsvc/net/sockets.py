@@ -214,7 +214,9 @@ def _inet_socket(
     try:
         if not 0 <= port <= 65535:  # getaddrinfo takes it modulo 65536
             raise ValueError("the port must be a number from 0 to 65535")
-        found = socket.getaddrinfo(host or "0.0.0.0", port, 0, kind, 0, socket.AI_PASSIVE)
+        where = host or "0.0.0.0"
+        # As bytes where that is the same: for text Python loads the tables of IDNA.
+        found = socket.getaddrinfo(where.encode() if where.isascii() else where, port, 0, kind, 0, socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         sock = socket.socket(family, kind)
     except (OSError, UnicodeError, ValueError) as error:

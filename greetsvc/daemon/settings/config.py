@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from greetsvc.daemon.settings.table import ONCE, SETTINGS, Listener, Place, Settings, serves, shown
-from greetsvc.errors import ConfigError, reason_of
+from greetsvc.errors import ConfigError, nearest, reason_of
 from greetsvc.files import read_plain
 from greetsvc.greeters.registry import Greeter, find_greeter
 from greetsvc.greeters.text import TextGreeter
@@ -35,6 +33,8 @@ def read_toml(path: str) -> dict[str, Any]:
     """The content of a TOML file. Raises `ConfigError` that names the file."""
     if not path:
         raise ConfigError("--config: must be a file, not ''")
+    import tomllib  # many services have no file
+
     try:
         data, _ = read_plain(path, _LONGEST_FILE)
         text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
@@ -121,8 +121,8 @@ def _level(prefix: str, given: Mapping[str, object], known: Collection[str], tab
     """The values that were given in one place. Raises `ConfigError` for those that have no meaning there."""
     for name, value in given.items():
         if name not in known:
-            near = get_close_matches(name.lower().replace("_", "-"), known, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(name.lower().replace("_", "-"), known)
+            meant = f"; did you mean {near}?" if near else ""
             raise ConfigError(f"{prefix}{name}: unknown setting{table} (value {shown(value)}){meant}")
     if "greeting" in given and "greeter" in given:
         raise ConfigError(f"{prefix}greeter: {shown(given['greeter'])} cannot be combined with {prefix}greeting")
