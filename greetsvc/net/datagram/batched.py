@@ -41,7 +41,7 @@ _MANY = 4
 """Datagrams of a batch from which it pays to ask first whether one answer is that to all."""
 
 _FULL = 4
-"""Full batches that are read in one turn of the reactor if each had one answer to all, which takes 0.25 ms."""
+"""Full batches that are read in one turn of the reactor if each was answered without the protocol: 0.3 ms each."""
 
 _ALONE = 16
 """After so many batches of one in a row, as many datagrams are read one by one before a batch is tried again."""
@@ -176,7 +176,7 @@ class BatchedPort(DatagramPort):
                 return
 
     def _read_one_batch(self) -> bool:
-        """Read and answer a batch; whether it was full and took no time, so that another one may follow at once."""
+        """Read and answer a batch; whether it was full and cost little, so that another one may follow at once."""
         try:
             count = self._messages.receive()
         except OSError as error:
@@ -186,35 +186,41 @@ class BatchedPort(DatagramPort):
         if self._ones >= _ALONE:
             self._alone, self.doRead = _ALONE, self._read_alone
         free = self._free_answer()
-        if free is not None and count >= _MANY and self._covers_all(count, free):
+        shortest = self._shortest_covered(count, free) if free is not None and count >= _MANY else 0
+        if free is not None and shortest > free.own_at and self._all_plain(count, free):
             self._answer_all(count, free.answer)
             return count == MESSAGES
         try:
-            answered = self._take(count, free)
+            answered = self._take(count, free, covered=shortest > 0)
         finally:
             self._peer = None
         self._flush()
         if answered:
             self._count(_Peers(answered, self._peer_of))
-        return False
+        return len(answered) == MESSAGES
 
-    def _covers_all(self, count: int, free: FreeAnswer) -> bool:
-        """Whether the free answer is that to every datagram of this batch: asked once, it costs a quarter."""
+    def _shortest_covered(self, count: int, free: FreeAnswer) -> int:
+        """The length of the shortest datagram of this batch if all are covered, else 0: one question for all."""
         messages = self._messages
         if free.covers_all is None or self.tells_destination:
-            return False
+            return 0
         lengths = messages.lengths[:count].tolist()
-        shortest = min(lengths)
-        if max(lengths) > self._longest or shortest <= free.own_at:
-            return False
-        if free.own is not None:
-            own = messages.view[free.own_at :: messages.stride][:count].tolist()
-            if own.count(free.plain) != count:
-                return False
+        if max(lengths) > self._longest:
+            return 0
         ports = array("H", messages.ports[:count].tobytes())
         if sys.byteorder == "little":
             ports.byteswap()
-        return free.covers_all(len(free.answer), shortest, messages.heads[:count].tolist(), ports)
+        shortest: int = min(lengths)
+        heads = messages.heads[:count].tolist()
+        return shortest if free.covers_all(len(free.answer), shortest, heads, ports) else 0
+
+    def _all_plain(self, count: int, free: FreeAnswer) -> bool:
+        """Whether no datagram of this batch may get an answer of its own."""
+        if free.own is None:
+            return True
+        messages = self._messages
+        kinds = messages.view[free.own_at :: messages.stride][:count].tolist()
+        return kinds.count(free.plain) == count
 
     def _answer_all(self, count: int, answer: bytes) -> None:
         """Answer every datagram of this batch."""
@@ -293,8 +299,10 @@ class BatchedPort(DatagramPort):
             _log.failure("The protocol failed to name its free answer")
             return None
 
-    def _take(self, count: int, free: FreeAnswer | None) -> list[Any]:
+    def _take(self, count: int, free: FreeAnswer | None, *, covered: bool) -> list[Any]:
         """Answer each datagram of a batch, or hand it to the protocol; returns the names of the answered ones.
+
+        With ``covered`` the free answer is known to cover each.
 
         The time of a free answer is spent in this loop, so it calls few functions of Python and looks things up once.
         """
@@ -312,7 +320,7 @@ class BatchedPort(DatagramPort):
             if covers is not None and length <= longest:
                 if tells_destination:
                     group = self._is_group(i)
-                if covers(size, data, start, end, name[0], group):
+                if covered or covers(size, data, start, end, name[0], group):
                     said: bytes | None = answer
                     if own is not None and data[start + own_at] != plain:
                         seconds, nanoseconds, ttl, tos = facts(controls, i * CONTROL)

@@ -485,7 +485,7 @@ def test_one_odd_request_has_each_of_its_batch_looked_at(freely: Freely, free: F
     made = freely("127.0.0.1")
     clients = [made.client("127.0.0.1") for _ in range(9)]
     made.take(clients, [odd if number == 4 else MARKED for number in range(9)], alone=False)
-    assert not rule.asked
+    assert bool(rule.asked) is (len(odd) <= 1000)
     answers = [client.recv(100) for number, client in enumerate(clients) if number != 4]
     assert answers == [SAME] * 8
     assert len(free.noted) + len(made.protocol.seen) + made.dropped.total() == 9
@@ -503,8 +503,9 @@ def test_a_batch_of_which_the_rule_says_no_is_looked_at_one_by_one(freely: Freel
 
 
 @needs_mmsg
-def test_a_turn_reads_a_bounded_number_of_full_batches(freely: Freely, free: Free) -> None:
-    rule = Batchwise()
+@pytest.mark.parametrize("all_free", [True, False])
+def test_a_turn_reads_a_bounded_number_of_full_batches(freely: Freely, free: Free, all_free: bool) -> None:
+    rule = Batchwise(all_free=all_free)
     free.answer = lambda: rule.answer
     made = freely("127.0.0.1")
     made.port._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -518,7 +519,18 @@ def test_a_turn_reads_a_bounded_number_of_full_batches(freely: Freely, free: Fre
     assert len(free.noted) == 4 * MESSAGES
     made.port.doRead()
     assert len(free.noted) == 6 * MESSAGES - 1, "a batch that is not full is the last of its turn"
-    assert rule.singly == 0
+    assert bool(rule.singly) is not all_free
+
+
+@needs_mmsg
+def test_one_batch_is_all_of_a_turn_where_the_protocol_has_to_be_called(freely: Freely, free: Free) -> None:
+    free.answer = lambda: None
+    made = freely("127.0.0.1")
+    client = made.client("127.0.0.1")
+    for _ in range(2 * MESSAGES):
+        client.send(MARKED)
+    made.port.doRead()
+    assert len(made.protocol.seen) == MESSAGES
 
 
 @needs_mmsg
