@@ -1,10 +1,81 @@
-"""What sockets are bound to, and which are in each other's way."""
+"""Sockets that a service has already are found by what they are bound to."""
 
 from __future__ import annotations
 
-import pytest
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from typing import NoReturn
 
-from greetsvc.net.bound import BoundTo
+import pytest
+from twisted.internet.error import CannotListenError
+
+from greetsvc.net.bound import BoundSockets, BoundTo
+
+TCP, UDP = BoundTo("tcp", "127.0.0.1", 8088), BoundTo("udp", "127.0.0.1", 8088)
+
+
+@pytest.fixture
+def made() -> Iterator[list[socket.socket]]:
+    """Sockets that are closed at the end."""
+    found: list[socket.socket] = []
+    yield found
+    for one in found:
+        one.close()
+
+
+def _sock(made: list[socket.socket]) -> socket.socket:
+    made.append(socket.socket())
+    made[-1].setblocking(False)
+    return made[-1]
+
+
+def _inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
+
+
+def test_a_held_socket_is_duplicated_once_and_another_is_made(made: list[socket.socket]) -> None:
+    held = _sock(made)
+    sockets = BoundSockets([(TCP, held)])
+    first = sockets.get(TCP, lambda: _sock(made))
+    second = sockets.get(TCP, lambda: _sock(made))
+    third = sockets.get(UDP, lambda: _sock(made))
+    made.append(first)
+    assert first is not held
+    assert _inode(first) == _inode(held)
+    assert first.gettimeout() == 0
+    assert len({_inode(one) for one in (first, second, third)}) == 3
+    assert sockets.inherited == {first: held}
+    assert sockets.bound == [(TCP, first), (TCP, second), (UDP, third)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [UDP, BoundTo("tcp", "127.0.0.2", 8088), BoundTo("tcp", "127.0.0.1", 1), BoundTo("tcp", "::", 8088, True)],
+)
+def test_a_socket_that_is_bound_to_something_else_is_not_taken(other: BoundTo, made: list[socket.socket]) -> None:
+    fresh = _sock(made)
+    assert BoundSockets([(TCP, _sock(made))]).get(other, lambda: fresh) is fresh
+
+
+def test_a_closed_socket_is_not_taken(made: list[socket.socket]) -> None:
+    held, fresh = _sock(made), _sock(made)
+    held.close()
+    assert BoundSockets([(TCP, held)]).get(TCP, lambda: fresh) is fresh
+
+
+def test_without_a_descriptor_it_is_as_if_the_address_could_not_be_bound(made: list[socket.socket]) -> None:
+    class Full(socket.socket):
+        def dup(self) -> NoReturn:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    made.append(Full())
+    sockets = BoundSockets([(TCP, made[0])])
+    with pytest.raises(CannotListenError, match="Too many open files"):
+        sockets.get(TCP, lambda: _sock(made))
+    assert not sockets.bound
+
 
 WILD, HERE, SIX, DUAL = ("", False), ("127.0.0.1", False), ("::", True), ("::", False)
 
