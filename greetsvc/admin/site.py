@@ -239,12 +239,15 @@ class _Request(Request):
         return None if value is None else value.decode("latin-1")
 
     def asked_host(self) -> str | None:
-        """Who is asked: the one in an absolute target, or else in the Host header; empty where there are several."""
+        """Who is asked: the one in an absolute target, or else in the Host header; empty where there are several.
+
+        None where a request lacks the header.
+        """
+        headers = self.requestHeaders.getRawHeaders(b"host", ())
+        if len(headers) != 1:
+            return "" if headers else None
         authority = _ABSOLUTE.match(self.path)
-        if authority is not None:
-            return authority[1].decode("latin-1")
-        several = len(self.requestHeaders.getRawHeaders(b"host", ())) > 1
-        return "" if several else self.header("host")
+        return self.header("host") if authority is None else authority[1].decode("latin-1")
 
     def target(self) -> bytes:
         """The path, also of an absolute target (RFC 9112 3.2.2)."""

@@ -12,7 +12,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from greetsvc.daemon.listeners import DatagramListening, Premises, Spot, StreamListening, TakenError, taken
+from greetsvc.daemon.listeners import DatagramListening, OwnError, Premises, Spot, StreamListening, TakenError, taken
 from greetsvc.daemon.settings.start_checks import GreeterRaised, sample_greeting
 from greetsvc.daemon.settings.table import ONCE, Listener
 from greetsvc.errors import ConfigError, reason_of
@@ -88,6 +88,8 @@ class Generation:
             self.listening.remove(one)  # another worker serves it
         except TakenError as error:
             others = [other.listener for other in self.listening[:-1]]
+            if isinstance(error, OwnError):  # of one that may come later
+                others = [other for other in self._listeners if other is not listener]
             self._taken[id(one)] = taken(error, listener, others, check=check)
 
     def unbind(self) -> None:

@@ -42,7 +42,17 @@ from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
 
-__all__ = ["DatagramListening", "Premises", "Spot", "StreamListening", "TakenError", "announce", "expiries", "taken"]
+__all__ = [
+    "DatagramListening",
+    "OwnError",
+    "Premises",
+    "Spot",
+    "StreamListening",
+    "TakenError",
+    "announce",
+    "expiries",
+    "taken",
+]
 
 _log = Logger(namespace="greetsvc")
 
@@ -59,6 +69,12 @@ class _NotPassedError(TakenError):
     """No service manager passed the socket."""
 
     means = "which is no fault in a check"
+
+
+class OwnError(TakenError):
+    """A socket that the service has is in its place, and may be that of another listener."""
+
+    means = "by this service itself: only a restart can replace that socket by another"
 
 
 class _LeftError(TakenError):
@@ -471,6 +487,8 @@ def taken(error: TakenError, listener: Listener, others: Iterable[Listener], *, 
     ours = next((other for other in others if listener.endpoint.overlaps(other.endpoint)), None)
     if ours is not None:
         raise ConfigError(f"{error}, by {ours.where}") from error
+    if isinstance(error, OwnError):
+        raise ConfigError(f"{error}, {error.means}") from error
     if not check:
         raise error
     return f"{error}, {error.means}"
@@ -485,11 +503,7 @@ def _config_error(listener: Listener, error: BaseException | None) -> ConfigErro
             where = str(error.port)
         kinds = {errno.EADDRINUSE: TakenError, errno.EEXIST: _LeftError}
         kind = kinds.get(getattr(error.socketError, "errno", 0), ConfigError)
-        why = reason_of(error.socketError)
         if isinstance(error, HeldError):
-            kind, why = (
-                ConfigError,
-                f"{why}, by this service itself: only a restart can replace that socket by another",
-            )
-        return kind(f"{listener.where}: cannot listen on {where}: {why}")
+            kind = OwnError
+        return kind(f"{listener.where}: cannot listen on {where}: {reason_of(error.socketError)}")
     return ConfigError(f"{listener.where}: {reason_of(error or ValueError())}")

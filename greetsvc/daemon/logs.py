@@ -172,13 +172,13 @@ class OwnLogFile(LogFile):
     def write(self, data: str | bytes) -> None:
         """Write text or bytes. After a full disk this begins a line, whatever was written of the last one."""
         line = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
-        if self._was_full and self._is_plain():
-            size = os.fstat(self._file.fileno()).st_size
-            if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
-                line = b"\n" + line
+        size = os.fstat(self._file.fileno()).st_size if self._is_plain() else 0
+        if self._was_full and size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
+            line = b"\n" + line
         self._was_full = True
         super().write(line)
-        self._was_full = False
+        # A disk that fills up in mid-line takes a part of it, and that is no error yet.
+        self._was_full = self._is_plain() and os.fstat(self._file.fileno()).st_size < size + len(line)
 
     @property
     def obstacle(self) -> str:

@@ -141,7 +141,7 @@ class GreetingService(Service):
         stale = [
             (bound, sock)
             for bound, sock in self.inherited.held
-            if sock.fileno() >= 0 and sock not in but and bound.overlaps(place)
+            if sock.fileno() >= 0 and sock not in but and bound.of(sock).overlaps(place)
         ]
         for bound, sock in stale:
             sock.close()

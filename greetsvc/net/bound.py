@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from ipaddress import ip_address
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.error import CannotListenError
 
 __all__ = ["BoundSockets", "BoundTo", "HeldError", "NotHeldError"]
@@ -43,11 +43,18 @@ class BoundTo:
         try:
             one, two = (ip_address(bound.host.partition("%")[0] or "0.0.0.0") for bound in (self, other))
         except ValueError:
-            return True  # a name: only a look-up could tell
+            return self.host == other.host  # names: see `of`
         if one.version == two.version:
             return one == two or one.is_unspecified or two.is_unspecified
-        six = self if one.version == 6 else other
-        return not six.v6only and ip_address(six.host).is_unspecified
+        six, bound = (one, self) if one.version == 6 else (two, other)
+        return not bound.v6only and six.is_unspecified
+
+    def of(self, sock: socket.socket) -> BoundTo:
+        """The same with the address and the port that ``sock``, which is bound to it, really has."""
+        if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+            return self
+        host, port, *_ = sock.getsockname()
+        return evolve(self, host=host, port=port)
 
     @property
     def _transport(self) -> str:
@@ -87,7 +94,7 @@ class BoundSockets:
 
         Raises `CannotListenError`, and `NotHeldError` where none is to be made.
         """
-        held = next((one for one in self._held if one[0] == binding), None)
+        held = next((one for one in self._held if one[0] == binding and one[1].fileno() >= 0), None)
         if held is None and not self._makes:
             raise NotHeldError(binding)
         if held is None:
@@ -110,7 +117,7 @@ class BoundSockets:
                 raise
             if self._clear is not None and self._clear(binding, self.inherited.values()):
                 return _patiently(make)
-            if any(held.overlaps(binding) for held, _ in self._held):
+            if any(bound.of(sock).overlaps(binding) for bound, sock in self._held if sock.fileno() >= 0):
                 raise HeldError(  # type: ignore[no-untyped-call]
                     error.interface, error.port, error.socketError
                 ) from error

@@ -283,6 +283,7 @@ async def test_what_it_answers_and_what_not(
         (b"GET / HTTP/1.1\r\nHost: evil.example\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
         (b"GET http://localhost/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200 OK"),
         (b"GET HTTP://127.0.0.1:9090 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"GET http://localhost/livez HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 Bad Request"),
         (b"GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 421 Misdirected"),
         (b"GET http://x@localhost/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 421 Misdirected"),
         (b"\x16\x03\x01\x02\x00", b""),

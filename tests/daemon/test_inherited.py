@@ -344,6 +344,10 @@ def test_a_socket_of_the_service_itself_is_named_where_it_is_in_the_way(
     assert server.wait_for("The settings were not reloaded, and the old ones stay")[0].endswith(why)
     server.send_signal(signal.SIGUSR2)
     assert server.wait_for("No upgrade, this process goes on")[0].endswith(why)
+    file.write_text(f'listen = ["{EVERYWHERE.format(free_port)}", "{HERE.format(free_port)}"]')
+    server.send_signal(signal.SIGHUP)
+    told = server.wait_for("The settings were not reloaded, and the old ones stay", 2)[1]
+    assert told.endswith(f"Address already in use, by {file}: listen 2"), "these two can never be bound at once"
     with socket.create_connection(("127.0.0.1", free_port), PATIENCE) as peer:
         assert peer.recv(100)
     assert server.stop() == 0

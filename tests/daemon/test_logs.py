@@ -276,6 +276,28 @@ def test_a_line_after_a_full_disk_is_a_line_of_its_own(tmp_path: Path) -> None:
     log.close()
 
 
+def test_a_line_that_was_cut_without_an_error_ends_there(tmp_path: Path) -> None:
+    """A disk that fills up in mid-line takes a part of the line, and has room again before the next."""
+    log = OwnLogFile(str(tmp_path / "log"), Owner())
+    log.write("whole\n")
+    file = log._file
+
+    class Short:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(file, name)
+
+        def write(self, data: bytes) -> int:
+            return file.write(data[:3])
+
+    log._file = cast(Any, Short())
+    log.write("half a line\n")
+    log._file = file
+    log.write("again\n")
+    log.write("more\n")
+    assert Path(log.path).read_text() == "whole\nhal\nagain\nmore\n"
+    log.close()
+
+
 def test_a_file_that_was_cut_has_no_hole_and_is_not_rotated_early(tmp_path: Path, short: int) -> None:
     """As logrotate does it with copytruncate."""
     path = tmp_path / "log"

@@ -95,12 +95,47 @@ WILD, HERE, SIX, DUAL = ("", False), ("127.0.0.1", False), ("::", True), ("::", 
         (DUAL, HERE, True),
         (DUAL, WILD, True),
         (("fe80::1%lo", True), ("::", True), True),
-        (("localhost", False), HERE, True),
+        (("fe80::1%", False), HERE, False),
+        (("localhost", False), HERE, False),
+        (("localhost", False), ("localhost", False), True),
     ],
 )
 def test_addresses_overlap(one: tuple[str, bool], other: tuple[str, bool], overlaps: bool) -> None:
     first, second = (BoundTo("tcp", host, 7, v6only) for host, v6only in (one, other))
     assert first.overlaps(second) is second.overlaps(first) is overlaps
+
+
+def test_a_held_socket_is_compared_by_the_address_that_it_really_has(made: list[socket.socket]) -> None:
+    sock = _sock(made)
+    sock.bind(("127.0.0.1", 0))
+    where = BoundTo("tcp", "localhost", 0).of(sock)
+    assert where == BoundTo("tcp", *sock.getsockname())
+    made.append(socket.socket(socket.AF_UNIX))
+    assert BoundTo("unix", "/x").of(made[-1]) == BoundTo("unix", "/x")
+
+
+def test_a_held_socket_that_was_cleared_is_not_taken(made: list[socket.socket]) -> None:
+    """It was in the way of another listener; the one that wanted it gets the error of a new one."""
+    held = _sock(made)
+    held.bind(("127.0.0.1", 0))
+    place = BoundTo("tcp", "", held.getsockname()[1])
+    tries = 0
+
+    def make() -> socket.socket:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise CannotListenError("", place.port, OSError(errno.EADDRINUSE, "in use"))
+        return _sock(made)
+
+    def clear(_place: BoundTo, _but: object) -> bool:
+        held.close()
+        return True
+
+    sockets = BoundSockets([(BoundTo("tcp", "127.0.0.1", place.port), held)], clear=clear)
+    first = sockets.get(place, make)
+    second = sockets.get(BoundTo("tcp", "127.0.0.1", place.port), make)
+    assert len({first, second, held}) == 3
 
 
 @pytest.mark.parametrize(

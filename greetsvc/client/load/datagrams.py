@@ -137,7 +137,7 @@ class Datagrams(Transport):
         except BlockingIOError:
             return
         except OSError:
-            pass
+            self._requests.refused(connection.nonce)
         else:
             self._requests.answers(connection.nonce, data, ancillary)
             self.strays.add(late=connection.session == _LATE)

@@ -470,7 +470,7 @@ class Worker(GreetingService):
             for _, sock in given.held:
                 sock.close()
             if not self.last_reload_ok:
-                self._stop_once()  # one that starts anew may fare better
+                self.reactor.stop()  # one that starts anew may fare better
 
         self._given = message
         self.inherited = evolve(self.inherited, held=given.held)
@@ -488,6 +488,7 @@ class Worker(GreetingService):
     def _stop_once(self) -> None:
         """Stop as at SIGTERM, which may have come too: a service manager sends it to all processes at once."""
         if self.running:
+            self.relay.least = LogLevel.warn  # Twisted logs that it received a signal
             signal.raise_signal(signal.SIGTERM)
 
     def _tell_open(self, told: str, whose: str = "", **facts: object) -> None:

@@ -276,10 +276,10 @@ class StreamPort:
         if now >= self._next_warning:
             self._next_warning = now + _LOG_INTERVAL
             _log.warn(
-                "Cannot accept connections on {host}: {error}; closed {closed} waiting connections",
+                "Cannot accept connections on {host}: {error}; closed {closed}",
                 host=self._host,
                 error=error.strerror,
-                closed=closed,
+                closed=f"{closed} waiting connection{'s' * (closed != 1)}",
             )
 
     def _end_pause(self) -> None:
