@@ -74,37 +74,24 @@ def _v6_peer(name: tuple[int, int, bytes, bytes]) -> tuple[str, int, int, int]:
 
 
 class _Peers(Sequence[Any]):
-    """The peers of a batch. As a rule they are only counted, so each is made when somebody looks at it."""
+    """The peers at these places of a batch. Mostly they are only counted, so each is made when somebody looks at it.
 
-    def __init__(self, names: list[Any], peer_of: Callable[[Any], tuple[Any, ...]]) -> None:
-        self._names = names
-        self._peer_of = peer_of
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, at: Any) -> Any:
-        return self._peer_of(self._names[at])
-
-
-class _Batch(Sequence[Any]):
-    """The peers of a whole batch; each can be looked at until the next batch is read."""
+    That can be done until the next batch is read. ``form`` reads an entry of ``names``, which is that of `Messages`.
+    """
 
     def __init__(
-        self, count: int, form: struct.Struct, names: bytearray, peer_of: Callable[[Any], tuple[Any, ...]]
+        self, places: Sequence[int], form: struct.Struct, names: bytearray, peer_of: Callable[[Any], tuple[Any, ...]]
     ) -> None:
-        self._count = count
+        self._places = places
         self._form = form
         self._names = names
         self._peer_of = peer_of
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._places)
 
     def __getitem__(self, at: Any) -> Any:
-        if not 0 <= at < self._count:
-            raise IndexError(at)
-        return self._peer_of(self._form.unpack_from(self._names, at * NAME))
+        return self._peer_of(self._form.unpack_from(self._names, self._places[at] * NAME))
 
 
 def _facts(info: int, v6: bool) -> struct.Struct:
@@ -196,7 +183,7 @@ class BatchedPort(DatagramPort):
             self._peer = None
         self._flush()
         if answered:
-            self._count(_Peers(answered, self._peer_of))
+            self._count_peers(answered)
         return len(answered) == MESSAGES
 
     def _shortest_covered(self, count: int, free: FreeAnswer) -> int:
@@ -228,7 +215,7 @@ class BatchedPort(DatagramPort):
             self._use(answer)
         self._first, self._next = 0, count
         self._flush()
-        self._count(_Batch(count, self._names, self._messages.names, self._peer_of))
+        self._count_peers(range(count))
 
     def _read_alone(self) -> None:
         """Read and answer one datagram with the calls of Python's socket: where they come alone, that takes less."""
@@ -284,6 +271,9 @@ class BatchedPort(DatagramPort):
             controls[at + _HEADER : at + _HEADER + len(value)] = value
             at += socket.CMSG_SPACE(len(value))
 
+    def _count_peers(self, places: Sequence[int]) -> None:
+        self._count(_Peers(places, self._names, self._messages.names, self._peer_of))
+
     def _count(self, peers: Sequence[tuple[Any, ...]]) -> None:
         try:
             self._batches.answered(peers)  # type: ignore[union-attr]  # where it is None, nothing is answered so
@@ -299,8 +289,8 @@ class BatchedPort(DatagramPort):
             _log.failure("The protocol failed to name its free answer")
             return None
 
-    def _take(self, count: int, free: FreeAnswer | None, *, covered: bool) -> list[Any]:
-        """Answer each datagram of a batch, or hand it to the protocol; returns the names of the answered ones.
+    def _take(self, count: int, free: FreeAnswer | None, *, covered: bool) -> list[int]:
+        """Answer each datagram of a batch, or hand it to the protocol; returns the places of the answered ones.
 
         With ``covered`` the free answer is known to cover each.
 
@@ -312,7 +302,7 @@ class BatchedPort(DatagramPort):
         v6, peer_of = self._is_v6, self._peer_of
         answer, covers, own, own_at, plain, _ = free or FreeAnswer(b"", None)  # type: ignore[arg-type]
         size, group, start = len(answer), False, -stride
-        answered: list[Any] = []
+        answered: list[int] = []
         lengths, names = messages.lengths[:count].tolist(), self._names.iter_unpack(messages.names)
         for i, (length, name) in enumerate(zip(lengths, names, strict=False)):
             start += stride
@@ -341,7 +331,7 @@ class BatchedPort(DatagramPort):
                             self._flush()
                             self._first = i
                         self._next = i + 1
-                        answered.append(name)
+                        answered.append(i)
                         continue
             self._current, self._peer = i, peer_of(name)
             self._deliver(view[start:end].tobytes(), self._peer)
