@@ -153,7 +153,7 @@ class OwnLogFile(LogFile):
 
     def __init__(self, path: str, owner: Owner) -> None:
         folder, name = os.path.split(path)
-        self._was_full = False
+        self._may_be_cut = False
         super().__init__(name, folder, rotateLength=LONGEST, maxRotatedFiles=ROTATED)
         self.kept = owner.give_file(self.path, self._file.fileno())
 
@@ -172,13 +172,13 @@ class OwnLogFile(LogFile):
     def write(self, data: str | bytes) -> None:
         """Write text or bytes. After a full disk this begins a line, whatever was written of the last one."""
         line = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
-        size = os.fstat(self._file.fileno()).st_size if self._is_plain() else 0
-        if self._was_full and size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
+        length = self._length()
+        if self._may_be_cut and length and os.pread(self._file.fileno(), 1, length - 1) != b"\n":
             line = b"\n" + line
-        self._was_full = True
+        self._may_be_cut = True
         super().write(line)
         # A disk that fills up in mid-line takes a part of it, and that is no error yet.
-        self._was_full = self._is_plain() and os.fstat(self._file.fileno()).st_size < size + len(line)
+        self._may_be_cut = self._length() < length + len(line)
 
     @property
     def obstacle(self) -> str:
@@ -238,6 +238,11 @@ class OwnLogFile(LogFile):
 
     def _cannot(self, why: str | None) -> str:
         return f"{escaped(self.path)} cannot be rotated: {why}"
+
+    def _length(self) -> int:
+        """The bytes that the file has; 0 where it is no plain file."""
+        found = os.fstat(self._file.fileno())
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def _is_plain(self) -> bool:
         return stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
