@@ -23,6 +23,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from greetsvc.admin.events import PERIOD
 from greetsvc.daemon.generation import Generation
 from greetsvc.daemon.inherited import NOTHING, Inherited
 from greetsvc.daemon.listeners import announce, expiries
@@ -50,14 +51,11 @@ _TRIES = 3
 _GRACE = 5.0
 """Seconds beyond ``drain`` after which a worker that shall stop is killed."""
 
-_PERIOD = 0.5
-"""Seconds between two messages of a worker about its figures: see `greetsvc.admin.events.PERIOD`."""
-
 _LOOK = 1.0
 """Seconds between two looks of the parent at whether a worker said something."""
 
 _SILENT = 10
-"""So many looks without a message, and a worker that serves hangs, and is killed.
+"""After this many looks without a message, a worker that serves hangs, and is killed.
 
 The parent counts its own turns, not seconds: after a pause of its own it first hears what the workers said meanwhile.
 """
@@ -458,7 +456,7 @@ class Worker(GreetingService):
         if self.settings.admin is not None:
             told["figures"] = self.figures().as_json()
         self._channel.say(told, may_wait=False)
-        self._timer = self.reactor.callLater(_PERIOD - self.reactor.seconds() % _PERIOD, self._tell_figures)
+        self._timer = self.reactor.callLater(PERIOD - self.reactor.seconds() % PERIOD, self._tell_figures)
 
     def _told_by_parent(self, message: Message, descriptors: list[int]) -> None:
         if "reload" in message:
