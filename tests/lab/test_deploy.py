@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.documents import ROOT
+from tests.support.haproxy import tell
 from tests.support.process import Program
-from tests.support.waiting import PATIENCE, wait_until
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.support.installed import Installed
@@ -28,16 +29,6 @@ CONFIG = ROOT / "deploy" / "haproxy.cfg"
 def _free() -> int:
     with socket.create_server(("127.0.0.1", 0)) as one:
         return int(one.getsockname()[1])
-
-
-def _tell(folder: Path, command: str) -> None:
-    """Tell HAProxy what docs/scaling.md shows; it answers nothing where nothing is wrong."""
-    assert command.partition("/")[0] in (ROOT / "docs" / "scaling.md").read_text("utf-8")
-    with socket.socket(socket.AF_UNIX) as admin:
-        admin.settimeout(PATIENCE)
-        admin.connect(str(folder / "admin.sock"))
-        admin.sendall(f"{command}\n".encode())
-        assert not admin.recv(1000).strip()
 
 
 def _differs(said: Callable[[], bytes], other: bytes) -> bool:
@@ -55,6 +46,7 @@ def test_a_service_that_restarts_behind_haproxy_loses_nobody(installed: Installe
             "--greeting", f"{{peer_host}} by {which}", "--log-visits", "off",
         )  # fmt: skip
 
+    documented = (ROOT / "docs" / "scaling.md").read_text("utf-8")
     services = [start(0), start(1)]
     text = CONFIG.read_text("utf-8").replace("bind :::8088 v4v6", f"bind 127.0.0.1:{front}")
     text = text.replace("stats socket /run/haproxy/admin.sock", f"stats socket {tmp_path}/admin.sock")
@@ -83,9 +75,11 @@ def test_a_service_that_restarts_behind_haproxy_loses_nobody(installed: Installe
         assert {said() for _ in range(20)} == {other}
         services[which] = start(which)
         wait_until(partial(_differs, said, other), "the other one does not come back")
-        _tell(tmp_path, f"set server greetsvc/{('one', 'two')[which]} state maint")
+        command = f"set server greetsvc/{('one', 'two')[which]} state"
+        assert command.partition("/")[0] in documented
+        tell(tmp_path / "admin.sock", f"{command} maint")
         assert {said() for _ in range(20)} == {other}
-        _tell(tmp_path, f"set server greetsvc/{('one', 'two')[which]} state ready")
+        tell(tmp_path / "admin.sock", f"{command} ready")
         wait_until(partial(_differs, said, other), "the other one is not used again")
     load.stop(signal.SIGINT)
     summary = json.loads(load.said().splitlines()[-1])["summary"]

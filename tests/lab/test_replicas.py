@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.haproxy import tell
 from tests.support.process import Program, Programs
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -69,15 +70,6 @@ class Visits:
         return sum(counted["greeted"].values()), counted["lost"]
 
 
-def _say(folder: Path, command: str) -> None:
-    """Tell HAProxy something."""
-    with socket.socket(socket.AF_UNIX) as admin:
-        admin.settimeout(PATIENCE)
-        admin.connect(str(folder / "admin"))
-        admin.sendall(f"{command}\n".encode())
-        assert not admin.recv(1000).strip()
-
-
 def test_replicas_behind_haproxy_are_restarted_in_turn_without_a_loss(programs: Programs, tmp_path: Path) -> None:
     """HAProxy is told before. Then one is killed: only the visits that it had in hand may be lost."""
     replicas = {name: _replica(programs, tmp_path) for name in ("one", "two")}
@@ -91,10 +83,10 @@ def test_replicas_behind_haproxy_are_restarted_in_turn_without_a_loss(programs: 
     visits = Visits(f"tcp 127.0.0.1 {port}")
     for _ in range(3):
         for name, port_of_replica in ports.items():
-            _say(tmp_path, f"set server greetings/{name} state maint")
+            tell(tmp_path / "admin", f"set server greetings/{name} state maint")
             assert replicas[name].stop() == 0
             replicas[name] = _replica(programs, tmp_path, port_of_replica)
-            _say(tmp_path, f"set server greetings/{name} state ready")
+            tell(tmp_path / "admin", f"set server greetings/{name} state ready")
     greeted, lost = visits.end()
     assert greeted > 100
     assert not lost
