@@ -34,7 +34,7 @@ class AdminSite:
     """Serves what is ``shown`` where ``listener`` says. Call `bind` before a fork, and `begin` after it.
 
     ``premises`` are those of the service, of which the site uses the reactor and the settings: it has counters and
-    limits of its own.
+    limits of its own. ``listening`` is its listener.
     """
 
     def __init__(self, premises: Premises, listener: Listener, shown: Shown) -> None:
@@ -55,16 +55,16 @@ class AdminSite:
             lingerers=lingerers,
             sockets=BoundSockets(held, clear=premises.clear),
         )
-        self._listening = _Listening(own, listener, self._factory)
+        self.listening = _Listening(own, listener, self._factory)
         self._taken = ""
         self._begun = False
 
     def bind(self, late: Callable[[ConfigError], object], others: Collection[Listener], *, check: bool) -> None:
         """See `StreamListening.bind`. With ``check`` a socket that another than ``others`` has bound is no error."""
         try:
-            self._listening.bind(late)
+            self.listening.bind(late)
         except TakenError as error:
-            self._taken = taken(error, self._listening.listener, others, check=check)
+            self._taken = taken(error, self.listening.listener, others, check=check)
 
     def begin(self) -> None:
         """Answer from now on, and log where."""
@@ -73,37 +73,32 @@ class AdminSite:
         self._begun = True
         spots = self.spots()
         self._factory.private = bool(spots) and all(not spot.port or is_loopback(spot.host) for spot in spots)
-        self._listening.begin(partial(announce, what="Admin site"))
+        self.listening.begin(partial(announce, what="Admin site"))
 
     async def stop(self) -> None:
         """Listen no longer, and abort what is open."""
-        await self._listening.stop()
-        self._listening.abort()
+        await self.listening.stop()
+        self.listening.abort()
         self._lingerers.stop()
 
     def leave(self) -> None:
         """Leave the socket, and its file, to a successor: what comes now is for that one."""
-        self._listening.release()
+        self.listening.release()
 
     @property
     def bound(self) -> list[tuple[BoundTo, socket.socket]]:
         """Its socket, unless the service manager passed it."""
-        bound = self._listening.premises.sockets.bound
+        bound = self.listening.premises.sockets.bound
         return [(evolve(each, kind=f"{_KIND}{each.kind}"), sock) for each, sock in bound if each.kind != INHERITED]
-
-    @property
-    def listening(self) -> StreamListening:
-        """What listens."""
-        return self._listening
 
     @property
     def path(self) -> str | None:
         """The file of its UNIX socket."""
-        return self._listening.listener.endpoint.path
+        return self.listening.listener.endpoint.path
 
     def spots(self) -> list[Spot]:
         """Where it can be reached."""
-        return self._listening.spots()
+        return self.listening.spots()
 
     def describe(self) -> str:
         """One line with where it is."""

@@ -49,7 +49,7 @@ class Inherited:
 
     ``passed`` are those of the service manager, which listeners find by name and index. ``held`` are those that an
     earlier process of this service bound. If they are ``complete``, this process is to bind no others. If they are
-    ``stored``, that process is gone: the service manager kept them, and nobody serves them.
+    ``stored``, that process is gone: the service manager kept them, and no process serves them.
     """
 
     passed: tuple[Passed, ...] = ()

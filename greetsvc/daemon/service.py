@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from greetsvc.admin.watch import Watch
     from greetsvc.daemon.admin import AdminSite
 
-__all__ = ["GreetingService", "announce"]
+__all__ = ["GreetingService"]
+
+_NO_FILE = "there is no settings file; the files that options name were read again"
 
 _log = Logger(namespace="greetsvc")
 
@@ -472,9 +474,6 @@ class GreetingService(Service):
         _log.critical("greetsvc: {error}", error=str(error))
         self.on_failure()
         self.reactor.callLater(0, self.reactor.stop)
-
-
-_NO_FILE = "there is no settings file; the files that options name were read again"
 
 
 def _note(*lines: str) -> None:

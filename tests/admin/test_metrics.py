@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -14,6 +13,7 @@ from greetsvc.admin.figures import Figures, Histogram
 from greetsvc.admin.metrics import REASONS, exposed, wants_open_metrics
 from greetsvc.ledger import BOUNDS
 from greetsvc.net.tls.transport import TlsFailure
+from tests.support.documents import ROOT
 
 # What Prometheus 2.42 sends.
 ACCEPT = (
@@ -76,12 +76,7 @@ def test_what_can_happen_begins_with_zero() -> None:
 
 
 def test_the_reasons_are_those_of_the_document() -> None:
-    table = (
-        (Path(__file__).parents[2] / "docs" / "deploy.md")
-        .read_text()
-        .partition("| reason | ")[2]
-        .partition("\n\n")[0]
-    )
+    table = (ROOT / "docs" / "deploy.md").read_text().partition("| reason | ")[2].partition("\n\n")[0]
     told = {
         name
         for line in table.splitlines()

@@ -66,10 +66,10 @@ def direction_lines(found: Direction | None, unmeasured: str) -> list[str]:
         f"back: {_way(found.back, found.back.sent)}" + (f", {found.back.late} late" if found.back.late else ""),
     ]
     if found.unknown:
-        number, verb = ("", "was") if found.unknown == 1 else (f"{found.unknown} ", "were")
-        which = f"the last {number}request{'s' * (found.unknown > 1)}"
+        number, verb = found.unknown, "was" if found.unknown == 1 else "were"
+        which = "the last request" if number == 1 else f"the last {number} requests"
         if found.refused:
-            which = f"{found.unknown} of the last {found.unknown + found.refused} requests"
+            which = f"{number} of the last {number + found.refused} requests"
         lines.append(f"{which} {verb} not answered: lost there or back, that is not known")
     return lines
 

@@ -309,8 +309,8 @@ async def test_what_the_host_refuses_at_the_end_was_lost_on_the_way_there(peers:
     assert [isinstance(result, Greeting) for result in found] == [True] * 4 + [False] * 4
     direction = probe.direction
     assert direction is not None, probe.unmeasured
-    asked_in_the_end = 1  # it was refused, too: nobody asks again
-    assert (direction.there.sent, direction.back.sent, direction.back.lost) == (7 + asked_in_the_end, 3, 0)
+    closing = 1  # it was refused too, so it was the last
+    assert (direction.there.sent, direction.back.sent, direction.back.lost) == (7 + closing, 3, 0)
     assert (direction.there.lost, direction.refused, direction.unknown) == (5, 5, 0)
 
 
