@@ -45,10 +45,20 @@ def begin(
 
 
 def main(path: str) -> None:
+    # The program may have done what a test waits for, and the signal come, before its pid is known here.
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, PASSED_ON)
     server, pid = begin(path, sys.argv, dict(os.environ), os.getcwd(), [0, 1, 2])  # noqa: PTH109
+
+    def pass_on(number: int, _: object) -> None:
+        try:  # noqa: SIM105 (contextlib takes time to import)
+            os.kill(pid, number)
+        except ProcessLookupError:  # it has ended, and its status is on the way
+            pass
+
     for number in PASSED_ON:
         if _signal.getsignal(number) != _signal.SIG_IGN:
-            _signal.signal(number, lambda number, _: os.kill(pid, number))
+            _signal.signal(number, pass_on)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, PASSED_ON)
     status = int.from_bytes(server.recv(4), "big", signed=True)
     if status < 0:
         _signal.signal(-status, _signal.SIG_DFL)
