@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,6 +26,7 @@ from greetsvc.client.target import Target
 from greetsvc.client.words import STOPPED
 from greetsvc.console import Lines, Output, ReaderGone
 from greetsvc.interrupts import raise_interrupts
+from greetsvc.net.descriptors import require
 from greetsvc.printable import one_line
 
 __all__ = ["Plan", "ProbePlan", "drive", "failure"]
@@ -214,8 +214,7 @@ def drive(plan: Plan, output: Output, reactor: Any = None, now: Callable[[], flo
 
     reactor.addSystemEventTrigger("before", "shutdown", lambda: stopping.append(True))
     reactor.callWhenRunning(start)
-    for end in socket.socketpair():  # the reactor needs one for signals, and where there is none it logs a traceback
-        end.close()
+    require(2)  # the reactor needs a pair for signals, and where there is none it logs a traceback
     raise_interrupts()
     reactor.run()
     for failure in failures:

@@ -33,6 +33,7 @@ from greetsvc.daemon.systemd.notify import ServiceManager
 from greetsvc.daemon.systemd.unit import unit
 from greetsvc.errors import ConfigError, nearest, without_middle
 from greetsvc.greeters.registry import known_greeters
+from greetsvc.net.descriptors import require
 from greetsvc.printable import escaped
 from greetsvc.protocols.registry import known_protocols
 
@@ -44,6 +45,9 @@ __all__ = ["Options", "answer", "makeService", "refuse"]
 _OPTIONS = [setting for setting in SETTINGS if Place.COMMAND_LINE in setting.places]
 _MARGIN = 26
 """The column in which the help has the meaning of an option."""
+
+_NEEDED = 4
+"""Descriptors: two for the reactor's signals, one that the listener keeps in reserve, and one for a visitor."""
 
 
 def refuse(error: object) -> NoReturn:
@@ -185,6 +189,13 @@ def makeService(options: Options) -> GreetingService:
         service.bind(check=check)
     except ConfigError as error:
         refuse(error)
+    except MemoryError:
+        refuse("this host: out of memory")
+    try:
+        require(_NEEDED)
+    except OSError as error:
+        service.unbind()
+        refuse(f"this host: {error.strerror}: nobody could be greeted")
     try:
         log = open_log(options.parent, service.settings.log_format, owner, check=check)
     except ConfigError as error:

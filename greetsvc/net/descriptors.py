@@ -6,10 +6,10 @@ import errno
 import os
 import resource
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-__all__ = ["SpareDescriptor", "raise_limit", "remaining"]
+__all__ = ["SpareDescriptor", "raise_limit", "remaining", "require"]
 
 _RESERVE = 16
 """Descriptors that `remaining` leaves to the rest of the program."""
@@ -36,6 +36,13 @@ def remaining() -> float:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return 0
         raise
+
+
+def require(count: int) -> None:
+    """Raise `OSError` (EMFILE or ENFILE) unless ``count`` more descriptors can be opened."""
+    with ExitStack() as opened:
+        for _ in range(count):
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 class SpareDescriptor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -21,6 +22,9 @@ STATUS = 5.0
 
 MARGIN = 5.0
 """Seconds that the service manager grants beyond the drain, before it kills."""
+
+_GONE = (errno.ECONNREFUSED, errno.ENOTCONN)
+"""The socket that we are connected to is closed: a service manager that was started anew has made another one."""
 
 _log = Logger(namespace="greetsvc")
 
@@ -56,11 +60,12 @@ class ServiceManager:
         self._failed = False
         self._socket: socket.socket | None = None
         address = environment.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
             try:
-                self._socket.connect("\0" + address[1:] if address.startswith("@") else address)
+                self._socket.connect(self._address)
             except (OSError, ValueError) as error:
                 self._fail(error)
 
@@ -114,8 +119,14 @@ class ServiceManager:
         if self._socket is None:
             return
         try:
-            send(self._socket)
-        except OSError as error:
+            try:
+                send(self._socket)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+                self._socket.connect(self._address)
+                send(self._socket)
+        except (OSError, ValueError) as error:
             self._fail(error)
         else:
             self._failed = False

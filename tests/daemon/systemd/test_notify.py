@@ -118,6 +118,22 @@ def test_a_manager_that_went_away_is_one_line_each_time(tmp_path: Path, log_line
     manager.close()
 
 
+@pytest.mark.parametrize("times", [0, 1, 2], ids=["in between nothing was said", "once", "twice"])
+def test_a_manager_that_comes_back_is_told_again(tmp_path: Path, log_lines: list[str], times: int) -> None:
+    supervisor = Supervisor(tmp_path)
+    manager = ServiceManager(supervisor.environment(), Clock(), str)
+    supervisor.close()
+    (tmp_path / "notify").unlink()
+    for _ in range(times):
+        manager.reloading()
+    supervisor = Supervisor(tmp_path)
+    manager.stopping(1)
+    assert "STOPPING" in (supervisor.hear() or {})
+    supervisor.close()
+    assert len(log_lines) == min(times, 1)
+    manager.close()
+
+
 def _visit(port: int) -> bytes:
     with socket.create_connection(("127.0.0.1", port), 10) as peer, peer.makefile("rb") as stream:
         return stream.read()
