@@ -30,12 +30,14 @@ __all__ = [
     "NO_THREAD",
     "OTHER_ADDRESS",
     "OTHER_REQUEST",
+    "PERHAPS_EARLIER",
     "REFUSED",
     "RESET_ERRNOS",
     "SELF_CONNECTED",
     "STILL_COMING",
     "STOPPED",
     "TLS_RECORD",
+    "TOO_LATE",
     "TWO_ANSWERS",
     "UNASKED",
     "Closed",
@@ -74,6 +76,8 @@ OTHER_ADDRESS = "an answer came from another address"
 NOT_MEASURED = "an answer was not measured"
 NONE_MEASURED = "the far end gives no measured answers"
 LATE_ANSWER = "an answer to an earlier request came late"
+TOO_LATE = "an answer came after the time-out"
+PERHAPS_EARLIER = "an answer came that may be to an earlier request: asked again from another port"
 OTHER_REQUEST = "an answer to another request came"
 TWO_ANSWERS = "an answer came twice"
 ECHO = "our own request came back"

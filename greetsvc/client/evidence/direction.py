@@ -311,6 +311,13 @@ class Session:
         request = self._known.get(nonce)
         return request is not None and not request.answered
 
+    def awaits_earlier(self, nonce: str | None) -> bool:
+        """Whether a request that left before this one, which was measured too, is still without an answer."""
+        request = self._known.get(nonce or "")
+        return request is not None and any(
+            not earlier.answered for earlier in takewhile(lambda one: one is not request, self._known.values())
+        )
+
     def refused(self, nonce: str | None) -> None:
         """ICMP reported that this request did not arrive."""
         request = self._known.get(nonce or "")

@@ -63,9 +63,14 @@ class Steps:
         """The time-out in words."""
         return f"within {self.options.timeout:g} s"
 
+    @property
+    def deadline(self) -> float:
+        """When the time-out is over, on our clock."""
+        return self._start + self.options.timeout
+
     def remaining(self) -> float:
         """Seconds left of the time-out; never negative."""
-        return max(0.0, self._start + self.options.timeout - self.now())
+        return max(0.0, self.deadline - self.now())
 
     def in_phase(self) -> float:
         """Seconds since the present step began."""

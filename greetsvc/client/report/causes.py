@@ -24,6 +24,7 @@ from greetsvc.client.words import (
     REFUSED,
     STILL_COMING,
     TLS_RECORD,
+    TOO_LATE,
     Closed,
 )
 from greetsvc.visit import Address
@@ -179,9 +180,12 @@ _LONG_PACKETS = (
     "sends no ICMP, or a firewall drops it (greet --mtu)"
 )
 
+_TOO_SLOW = "the answers come, but later than the time-out (-t): the path is slow, or the server is busy"
+
 _BY_NOTE = {
     OTHER_ADDRESS: "the server answers from another of its addresses, or NAT on the way back is wrong",
-    LATE_ANSWER: "the answers come, but later than the time-out (-t): the path is slow, or the server is busy",
+    LATE_ANSWER: _TOO_SLOW,
+    TOO_LATE: _TOO_SLOW,
 }
 
 _CUT_SHORT = {

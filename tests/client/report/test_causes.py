@@ -342,10 +342,11 @@ def test_a_cause_that_greetings_refute_is_not_told(number: int, phase: Phase, tr
     assert explain(failed, said, earlier)[0].startswith("likely: it was greeted before: ")
 
 
-def test_late_answers_are_a_cause_of_their_own() -> None:
-    failed = GreetFailed(
-        errno.ETIMEDOUT, "late", "greet", target=parse("udp:h"), notes=("an answer to an earlier request came late",)
-    )
+@pytest.mark.parametrize(
+    "note", ["an answer to an earlier request came late, after 2 s", "an answer came after the time-out"]
+)
+def test_late_answers_are_a_cause_of_their_own(note: str) -> None:
+    failed = GreetFailed(errno.ETIMEDOUT, "late", "greet", target=parse("udp:h"), notes=(note,))
     assert "later than the time-out (-t)" in likely_cause(failed)[0]
     assert "later than the time-out (-t)" in likely_cause(failed, 3)[0]
 

@@ -49,7 +49,15 @@ from greetsvc.client.probe.sockets import prepare, read_datagram
 from greetsvc.client.probe.system import first_icmp, system_failed
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.result import Exchange
-from greetsvc.client.words import LATE_ANSWER, NO_BUFFER_ERRNOS, OTHER_REQUEST, TWO_ANSWERS, decimal
+from greetsvc.client.words import (
+    LATE_ANSWER,
+    NO_BUFFER_ERRNOS,
+    OTHER_REQUEST,
+    PERHAPS_EARLIER,
+    TOO_LATE,
+    TWO_ANSWERS,
+    decimal,
+)
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.packets import Arrival, ask_for_headers, read_header
 from greetsvc.printable import one_line
@@ -136,10 +144,11 @@ class _DatagramProbe:
         """An answer that counts when no other one comes."""
         self._timer = reactor.callLater(timeline.remaining(), self._time_out)
 
-    def send(self, wait: float = FIRST_REPEAT) -> None:
-        """Send the request now, and again after ``wait`` seconds."""
-        timeline, session = self._timeline, self._history.session
-        shared = self._attempts[0].sock if self._attempts and self._history.measures_one_flow else None
+    def send(self, wait: float = FIRST_REPEAT, *, alone: bool = False) -> None:
+        """Send the request now, and again after ``wait`` seconds. ``alone``: from a port that sent nothing yet."""
+        timeline, session, shared = self._timeline, self._history.session, None
+        if self._attempts and self._history.measures_one_flow and not alone:
+            shared = self._attempts[0].sock
         try:
             sock = shared or self._open_socket()
         except OSError as error:
@@ -194,24 +203,61 @@ class _DatagramProbe:
         except OSError as error:
             self.read_errors(attempt, error.errno or errno.EIO)
             return
+        arrival = read_header(ancillary)
+        late = self._unsure is None and self._is_late(arrival)
         if self._expected is not None and not same(sender, self._expected):
             timeline.note(other_sender(sender))
-        elif fault := fault_of(data, limit, cut=bool(flags & socket.MSG_TRUNC)):
+        elif not late and (fault := fault_of(data, limit, cut=bool(flags & socket.MSG_TRUNC))):
             self._finish(timeline.failed(*fault))
         elif self._asks and (measured := measured_in(data)) is not None:
-            self._take_measured(attempt, data, measured, read_header(ancillary))
+            self._take_measured(attempt, data, measured, arrival, late=late)
+        elif late:
+            timeline.note(TOO_LATE)
         elif not answers_request(data, attempt.nonce):
             timeline.note(OTHER_REQUEST)
+        elif self._may_be_earlier(attempt, data):
+            self._ask_again(attempt, data)
         elif self._unsure is not None:
             self._second_answer()
         else:
             self._take(attempt, data)
 
-    def _take_measured(self, attempt: _Attempt, data: bytes, measured: Measured, arrival: Arrival) -> None:
+    def _is_late(self, arrival: Arrival) -> bool:
+        """Whether an answer came when the time was over, which this process was too busy to notice."""
+        if arrival.time is None:
+            return False
+        waited = (time.time_ns() - arrival.time) / 1e9
+        return self._timeline.now() - waited > self._timeline.deadline
+
+    def _may_be_earlier(self, attempt: _Attempt, data: bytes) -> bool:
+        """Whether this answer, which names no request, may be to an earlier one from the same port.
+
+        Where the port is fixed there is no better way to find out than `PortHistory.doubt`.
+        """
+        session = self._history.session
+        if session is None or not (self._repeats and self._asks) or decode_record(data) is not None:
+            return False
+        return session.awaits_earlier(attempt.nonce)
+
+    def _ask_again(self, attempt: _Attempt, data: bytes) -> None:
+        """Only the answer to a request from a port of its own tells, so send one, once."""
+        if attempt is not self._attempts[-1]:
+            return
+        self._timeline.note(PERHAPS_EARLIER)
+        self._history.learn(data, None)
+        if self._repeat is not None and self._repeat.active():
+            self._repeat.cancel()
+        self.send(alone=True)
+
+    def _take_measured(
+        self, attempt: _Attempt, data: bytes, measured: Measured, arrival: Arrival, *, late: bool
+    ) -> None:
         """Count a measured answer, and take it when it is the first to this request."""
         session = self._history.session
         assert session is not None
         came = arrival.time or time.time_ns()
+        if late:
+            session.over(measured.nonce)
         what = session.received(measured, came, arrival)
         asked = next((one for one in self._attempts if one.nonce == measured.nonce), None)
         if what != "answer" or asked is None or asked.sock is not attempt.sock:
@@ -342,8 +388,7 @@ async def probe_udp(
 
     def set_options(sock: socket.socket) -> None:
         prepare(sock, timeline.options)
-        if history is not None and history.session is not None:
-            ask_for_headers(sock)
+        ask_for_headers(sock)
 
     def open_socket() -> socket.socket:
         if history is not None and history.fixed is not None:

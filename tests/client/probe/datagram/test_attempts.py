@@ -8,6 +8,7 @@ import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Timer
 from typing import Any, cast
 
 import pytest
@@ -29,6 +30,7 @@ from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.target import parse
+from greetsvc.client.words import LATE_ANSWER, PERHAPS_EARLIER, TOO_LATE
 from greetsvc.net.linux import error_queue
 from greetsvc.server.sessions import Sessions
 from greetsvc.visit import Address
@@ -352,6 +354,49 @@ async def test_a_far_end_that_does_not_measure_is_greeted_all_the_same(peers: An
     assert [result.text for result in found] == ["hello\r\n"] * 4
     assert probe.direction is None
     assert probe.unmeasured == "the far end gives no measured answers"
+
+
+@pytest.mark.parametrize(
+    ("third", "greeted"), [(0.0, True), (None, False), (0.35, False)], ids=["answered", "lost", "late"]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_late_answer_on_the_port_of_measured_requests_counts_for_no_probe(
+    peers: Any, third: float | None, greeted: bool
+) -> None:
+    """The far end does not measure, so that nothing but the port tells which request it answers."""
+    delays = [0.0, 0.35, third]
+    ports: list[int] = []
+
+    def far(sock: socket.socket, data: bytes, sender: Any) -> None:
+        delay = delays[min(len(ports), 2)]
+        ports.append(sender[1])
+        if delay is not None:
+            peers.later(delay)(sock, data, sender)
+
+    _, found = await measured(peers.datagram(far), 3, timeout=0.3)
+    assert [isinstance(result, Greeting) for result in found] == [True, False, greeted]
+    assert ports[1] == ports[2] != ports[3], "only a request from a port of its own tells"
+    assert len(ports) == 4, "it is sent once"
+    assert found[2].notes == (PERHAPS_EARLIER,)
+    assert found[2].requests_lost == (1 if greeted else 2)
+
+
+@pytest.mark.parametrize("measure", [False, True])
+@pytest.mark.parametrize(("delay", "greeted"), [(0.1, True), (0.35, False)], ids=["in time", "too late"])
+@pytest_twisted.ensureDeferred
+async def test_when_an_answer_came_counts_and_not_when_a_busy_process_sees_it(
+    peers: Any, delay: float, greeted: bool, measure: bool
+) -> None:
+    far = Measuring()
+    slow = peers.datagram(lambda sock, data, sender: Timer(delay, far, (sock, data, sender)).start())
+    probe = Probe(parse(slow), ProbeOptions(timeout=0.3)).from_port(None, measure=measure)
+    if measure and probe.history is not None:
+        probe.history.asks = True
+    reactor.callLater(0.05, time.sleep, 0.5)
+    result = await result_of(probe.run())
+    probe.close()
+    assert isinstance(result, Greeting) is greeted
+    assert result.notes == (() if greeted else (LATE_ANSWER if measure else TOO_LATE,))
 
 
 @pytest_twisted.ensureDeferred
