@@ -42,7 +42,7 @@ class AdminSite:
         lingerers = Lingerers(reactor, silence=settings.linger, lifetime=DEADLINE, max_sockets=MAX_CONNECTIONS)
         # Its sockets have a kind of their own, so that one with port 0 is not mixed up with that of a listener.
         held = [
-            (evolve(bound, kind=bound.kind.removeprefix(_KIND)), sock)
+            (bound._replace(kind=bound.kind.removeprefix(_KIND)), sock)
             for bound, sock in premises.inherited.held
             if bound.kind.startswith(_KIND)
         ]
@@ -89,7 +89,7 @@ class AdminSite:
     def bound(self) -> list[tuple[BoundTo, socket.socket]]:
         """Its socket, unless the service manager passed it."""
         bound = self.listening.premises.sockets.bound
-        return [(evolve(each, kind=f"{_KIND}{each.kind}"), sock) for each, sock in bound if each.kind != INHERITED]
+        return [(each._replace(kind=f"{_KIND}{each.kind}"), sock) for each, sock in bound if each.kind != INHERITED]
 
     @property
     def path(self) -> str | None:

@@ -10,8 +10,18 @@ from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
 from greetsvc.daemon.tap import refuse
 from greetsvc.interrupts import raise_interrupts
+from twisted.plugins.greetsvc_plugin import greetsvc as plugin
 
 __all__ = ["main"]
+
+
+class _Options(ServerOptions):
+    """Those of twistd with one command. For the others, twistd reads all plugins and what these import."""
+
+    @property
+    def subCommands(self) -> list[tuple[str, None, Any, str]]:
+        self.loadedPlugins = {plugin.tapname: plugin}
+        return [(plugin.tapname, None, plugin.options, plugin.description)]
 
 
 class _Runner(UnixApplicationRunner):
@@ -25,7 +35,7 @@ def main() -> None:
 
     The runner is used without `twistd`'s own ``main``, which would raise SIGTERM again at exit: status 143.
     """
-    config = ServerOptions()
+    config: Any = _Options()  # type: ignore[no-untyped-call]
     try:
         config.parseOptions(["--nodaemon", "--pidfile=", "greetsvc", *sys.argv[1:]])
     except usage.UsageError as error:

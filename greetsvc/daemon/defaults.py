@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from greetsvc.address import DEFAULT_PORT
 from greetsvc.daemon.inherited import Inherited
@@ -29,8 +30,7 @@ _ENDPOINTS = (f"tcp:{DEFAULT_PORT}", f"udp:{DEFAULT_PORT}")
 _IPV6_ENDPOINTS = tuple(rf"{endpoint}:interface=\:\:" for endpoint in _ENDPOINTS)
 
 
-@frozen
-class AdmissionLimits:
+class AdmissionLimits(NamedTuple):
     """Limits of open connections, as `greetsvc.server.admission.Admission` takes them."""
 
     max_connections: int

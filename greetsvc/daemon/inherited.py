@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from greetsvc.daemon import LISTEN_VARIABLES
 from greetsvc.daemon.settings.table import Listener
@@ -43,8 +43,7 @@ class Passed(NamedTuple):
     name: str = "unknown"
 
 
-@frozen
-class Inherited:
+class Inherited(NamedTuple):
     """Sockets that were open before this process began.
 
     ``passed`` are those of the service manager, which listeners find by name and index. ``held`` are those that an

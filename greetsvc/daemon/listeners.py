@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, execute, maybeDeferred
@@ -30,7 +30,6 @@ from greetsvc.net.datagram.port import DatagramPort
 from greetsvc.net.endpoint import Endpoint, check_kind
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.linux.packets import keep_syn
-from greetsvc.net.proxy.wrapper import ProxiedFactory, Refusal
 from greetsvc.net.sockets import MAX_BACKLOG, UnixPath, datagram_socket, unix_datagram_socket
 from greetsvc.net.stream.facade import ListeningReactor
 from greetsvc.net.stream.listener import StreamPort
@@ -41,6 +40,9 @@ from greetsvc.server.sessions import Sessions
 from greetsvc.server.stream import address_of
 from greetsvc.server.udp_policy import UdpPolicy
 from greetsvc.visit import Address
+
+if TYPE_CHECKING:
+    from greetsvc.net.proxy.wrapper import ProxiedFactory
 
 __all__ = [
     "DatagramListening",
@@ -120,16 +122,6 @@ def announce(spot: Spot, what: str = "Server start") -> None:
     _log.info("{what} at {place} ({apart})", what=what, place=place, apart=apart, transport=transport, **facts)
 
 
-class _CountedProxiedFactory(ProxiedFactory):
-    """Counts refusals in ``ledger`` with the peer."""
-
-    ledger: Ledger
-    transport: str
-
-    def refuse(self, reason: Refusal, peer: IAddress | None) -> None:
-        self.ledger.refuse_peer(reason, peer, self.transport)
-
-
 @frozen(eq=False)
 class Premises:
     """What all listeners of one service share."""
@@ -174,11 +166,11 @@ class Premises:
 
 
 @implementer(IStreamServerEndpoint)
-@frozen
 class _Endpoint:
     """Listens by one call. The module of Twisted's own endpoints imports all of TLS, a tenth of a start."""
 
-    call: Callable[[IProtocolFactory], IListeningPort]
+    def __init__(self, call: Callable[[IProtocolFactory], IListeningPort]) -> None:
+        self.call = call
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """See `IStreamServerEndpoint`."""
@@ -266,8 +258,10 @@ class StreamListening:
 
     def _behind_proxy(self, factory: IProtocolFactory) -> ProxiedFactory:
         """The factory behind PROXY headers, which count when trusted networks send them."""
+        from greetsvc.daemon.proxied import CountedFactory  # few services need it
+
         premises = self.premises
-        proxied = _CountedProxiedFactory(
+        proxied = CountedFactory(
             factory,
             trusted=self._trusts,
             refused=premises.ledger.refuse,

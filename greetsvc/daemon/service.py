@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from attrs import asdict
 from twisted.application.service import Service
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
@@ -217,7 +216,7 @@ class GreetingService(Service):
         generation.notes = notes + more_notes
         generation.warnings += self.inherited.unused((*listeners, *site))
         generation.warnings += without_effect(settings, (*listeners, *site))
-        self.admission.limit(**asdict(limits))
+        self.admission.limit(**limits._asdict())
         self.policy.own_ports = generation.udp_ports
         return generation
 

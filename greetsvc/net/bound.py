@@ -7,8 +7,8 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterable
 from ipaddress import ip_address
+from typing import NamedTuple
 
-from attrs import evolve, frozen
 from twisted.internet.error import CannotListenError
 
 __all__ = ["BoundSockets", "BoundTo", "HeldError", "NotHeldError"]
@@ -24,8 +24,7 @@ class NotHeldError(Exception):
     """Another process has this socket, and this one is not to make a second one."""
 
 
-@frozen
-class BoundTo:
+class BoundTo(NamedTuple):
     """What a socket is bound to, as the settings name it: ``tcp``, ``udp`` and an address, or a UNIX kind and a path.
 
     Socket options do not count, except that an IPv6 socket that takes IPv4 too is another one than one for IPv6 only.
@@ -54,7 +53,7 @@ class BoundTo:
         if sock.family not in {socket.AF_INET, socket.AF_INET6}:
             return self
         host, port, *_ = sock.getsockname()
-        return evolve(self, host=host, port=port)
+        return self._replace(host=host, port=port)
 
     @property
     def _transport(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from mmap import MAP_PRIVATE, mmap
 from typing import Any
 
 from greetsvc.server.sources import Hasher
@@ -48,10 +49,10 @@ class Sessions:
         self._now = now
         self._hasher = Hasher(1 << 64)
         self._sets = entries // WAYS
-        # The pages of these zeros become resident only when they are written to.
-        self._names = bytearray(entries * _NAME)
-        self._counts = memoryview(bytearray(entries * 4)).cast("I")
-        self._latest = memoryview(bytearray(entries * 8)).cast("Q")
+        # The kernel gives pages of zeros only when they are used. A bytearray would write its zeros at once: 5 MB.
+        self._names = mmap(-1, entries * _NAME, MAP_PRIVATE)
+        self._counts = memoryview(mmap(-1, entries * 4, MAP_PRIVATE)).cast("I")
+        self._latest = memoryview(mmap(-1, entries * 8, MAP_PRIVATE)).cast("Q")
         # The entries of the sessions of the present second, as to look for one costs as much as all the rest.
         self._known: dict[bytes, int] = {}
         self._from = self._until = 0

@@ -193,7 +193,7 @@ class UdpPolicy:
         # The tables are indexed by a keyed hash and nothing is ever evicted: forged sources can neither grow them nor
         # push out another source, and without the key nobody can choose to share the entry of another.
         self._hasher = Hasher(1 << 42)
-        self._count = array("B", bytes(LOOP_ENTRIES))
+        self._count = array("B", [0]) * LOOP_ENTRIES
         self._last = array("I", [0]) * LOOP_ENTRIES  # in milliseconds, modulo 2**32
         self._run = array("B", bytes(ENTRIES))
         self._run_as_of = array("d", [now]) * ENTRIES

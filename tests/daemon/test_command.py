@@ -53,10 +53,10 @@ def test_twistd_is_run_in_the_foreground_without_a_pid_file(monkeypatch: pytest.
 
 
 def test_a_usage_error_of_twistd_itself_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refuses(_twistd_unix.ServerOptions):
+    class Refuses(command._Options):
         def parseOptions(self, options: Any = None) -> None:
             raise usage.UsageError("option --what not recognized")
 
-    monkeypatch.setattr(command, "ServerOptions", Refuses)
+    monkeypatch.setattr(command, "_Options", Refuses)
     with pytest.raises(SystemExit, match=r"^greetsvc: option --what not recognized$"):
         command.main()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
+import sys
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from greetsvc import wire
 from greetsvc.server.sessions import IDLE, WAYS, Sessions
@@ -104,3 +109,14 @@ def test_counts_wrap() -> None:
     table._counts[table._known[session.encode()]] = wire.WRAP - 2
     found = [table.measured(_request(session)) for _ in range(3)]
     assert [one and (one.seen, one.seq) for one in found] == [(wire.WRAP - 1, wire.WRAP - 1), (0, 0), (1, 1)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_table_that_is_not_used_takes_no_memory() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    table = Sessions(entries=1 << 22)
+    assert resident() - before < 1 << 20, "of 80 MiB"
+    assert table.answer(_request("0" * 16), 0, 1200, None, None, None)

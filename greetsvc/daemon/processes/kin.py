@@ -15,7 +15,7 @@ from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from attrs import astuple, define, frozen
+from attrs import define, frozen
 from twisted.internet.interfaces import IProcessProtocol, IProcessTransport
 from twisted.python.failure import Failure
 
@@ -122,7 +122,7 @@ class Origin:
 
 def message_of(inherited: Inherited, message: Message) -> tuple[Message, list[int]]:
     """The message with what is inherited, and the descriptors that belong to it."""
-    told = [astuple(bound) for bound, _ in inherited.held]
+    told = [tuple(bound) for bound, _ in inherited.held]
     descriptors = [*(one.descriptor for one in inherited.passed), *(sock.fileno() for _, sock in inherited.held)]
     return {**message, "passed": [one.name for one in inherited.passed], "held": told}, descriptors
 

@@ -131,7 +131,7 @@ class Workers(GreetingService):
     def estate(self) -> Inherited:
         """See `GreetingService`."""
         estate = super().estate()
-        return evolve(estate, held=(*estate.held, *self._siblings.bound))
+        return estate._replace(held=(*estate.held, *self._siblings.bound))
 
     def message_for(self, number: int, leave_out: Counter[BoundTo] | None = None) -> tuple[Message, list[int]]:
         """What a worker is told at its start; or at a reload, with the sockets that it has already left out."""
@@ -417,7 +417,7 @@ class Worker(GreetingService):
 
     def __init__(self, origin: Origin, settings_of: Callable[[_File], Settings], reactor: Any = None) -> None:
         self._given = origin.given
-        inherited = evolve(origin.inherited, complete=True)
+        inherited = origin.inherited._replace(complete=True)
         super().__init__(settings_of(origin.given["file"]), reactor, inherited=inherited, workers=origin.given["of"])
         self.reread = lambda: settings_of(self._given["file"])
         self.on_serving = self._tell
@@ -471,7 +471,7 @@ class Worker(GreetingService):
                 self.reactor.stop()  # one that starts anew may fare better
 
         self._given = message
-        self.inherited = evolve(self.inherited, held=given.held)
+        self.inherited = self.inherited._replace(held=given.held)
         return self._read_and_reload().addCallback(reloaded)
 
     def reload(self) -> None:
@@ -511,7 +511,7 @@ def _is_for(number: int, bound: BoundTo, sock: socket.socket) -> bool:
 
 def _sibling(bound: BoundTo, sock: socket.socket, number: int) -> BoundTo:
     """What the UDP socket of a worker is known by: that of the first one, with the port that it really has."""
-    return evolve(bound, kind=f"{bound.kind}/{number}", port=sock.getsockname()[1])
+    return bound._replace(kind=f"{bound.kind}/{number}", port=sock.getsockname()[1])
 
 
 def _took(counted: Counter[BoundTo] | None, bound: BoundTo) -> bool:

@@ -80,14 +80,14 @@ def _text(value: object) -> str:
     return value
 
 
-@frozen
 class _Number:
     """Reads a number within bounds."""
 
-    kind: type[int] | type[float]
-    lowest: float
-    highest: float
-    allowed: str
+    def __init__(self, kind: type[int] | type[float], lowest: float, highest: float, allowed: str) -> None:
+        self.kind = kind
+        self.lowest = lowest
+        self.highest = highest
+        self.allowed = allowed
 
     def __call__(self, value: Any) -> float:
         # A boolean is not a number in TOML, though it is an int in Python. NaN is within no bounds.
@@ -97,7 +97,6 @@ class _Number:
         return self.kind(value)
 
 
-@frozen
 class _Workers(_Number):
     """Reads a number of processes, or ``auto``: as many as cores that this process may use."""
 
@@ -115,11 +114,11 @@ def _whole(lowest: int, highest: int) -> _Number:
     return _Number(int, lowest, highest, f"a whole number from {lowest} to {highest}")
 
 
-@frozen
 class _OneOf:
     """Reads one of ``words``."""
 
-    words: tuple[str, ...]
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
 
     def __call__(self, value: object) -> object:
         if value not in self.words:

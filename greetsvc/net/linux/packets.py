@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from typing import NamedTuple
 
 from attrs import frozen
 
@@ -60,8 +61,7 @@ class Syn:
     tsval: int | None = None
 
 
-@frozen
-class Arrival:
+class Arrival(NamedTuple):
     """The header of a datagram: TTL or hop limit, DSCP and ECN; and when the kernel received it.
 
     ``time`` is CLOCK_REALTIME in nanoseconds.
