@@ -397,6 +397,7 @@ class DatagramListening:
 
     def begin(self, announce: Callable[[Spot], object]) -> None:
         """Answer from now on, and ``announce`` the spot."""
+        self.premises.policy.prepare()
         if self._port is not None:
             self._port.startListening()
         for spot in self.spots():

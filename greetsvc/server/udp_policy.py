@@ -189,23 +189,35 @@ class UdpPolicy:
         self.own_ports = own_ports
         self._clock = clock
         self._sendable: bytes | None = None
-        now = clock()
-        # The tables are indexed by a keyed hash and nothing is ever evicted: forged sources can neither grow them nor
-        # push out another source, and without the key nobody can choose to share the entry of another.
         self._hasher = Hasher(1 << 42)
-        self._count = array("B", [0]) * LOOP_ENTRIES
-        self._last = array("I", [0]) * LOOP_ENTRIES  # in milliseconds, modulo 2**32
-        self._run = array("B", bytes(ENTRIES))
-        self._run_as_of = array("d", [now]) * ENTRIES
-        self._recent = _Recent(now)
+        self._is_prepared = False
         self.set_budget(budget)
 
     def set_budget(self, budget: float) -> None:
         """Begin with a new budget, of which nothing is spent. The counts that end loops go on."""
-        now = self._clock()
-        self._prefixes = _Budgets(now, budget, ENTRIES)
-        self._networks = _Budgets(now, budget * PREFIXES_IN_NETWORK, ENTRIES)
+        now, self._budget = self._clock(), budget
         self._total = _Total(now, budget * PREFIXES_IN_TOTAL)
+        if self._is_prepared:
+            self._prefixes = _Budgets(now, budget, ENTRIES)
+            self._networks = _Budgets(now, budget * PREFIXES_IN_NETWORK, ENTRIES)
+
+    def prepare(self) -> None:
+        """Make the tables, unless they are made: 12 MB, which a service without datagrams does without.
+
+        Otherwise the first answer that is paid for waits for them.
+        """
+        if self._is_prepared:
+            return
+        # They are indexed by a keyed hash and nothing is ever evicted: forged sources can neither grow them nor push
+        # out another source, and without the key nobody can choose to share the entry of another.
+        now = self._clock()
+        self._count = array("B", [0]) * LOOP_ENTRIES
+        self._last = array("I", [0]) * LOOP_ENTRIES  # in milliseconds, modulo 2**32
+        self._run = array("B", [0]) * ENTRIES
+        self._run_as_of = array("d", [now]) * ENTRIES
+        self._recent = _Recent(now)
+        self._is_prepared = True
+        self.set_budget(self._budget)
 
     def never(self, port: int, *, group: bool = False) -> str | None:
         """Why a request is not answered whatever it says: ``port``, ``own-port`` or ``group``; None if it may be.
@@ -284,6 +296,7 @@ class UdpPolicy:
         """
         if self.is_free(len(answer), request, 0, len(request), _NO_PORT, group=False):
             return None
+        self.prepare()
         loop = self._hasher.index(name) % LOOP_ENTRIES
         if self._loops(loop, self._clock()):
             return "loop"
@@ -316,6 +329,7 @@ class UdpPolicy:
 
     def _charge(self, cost: int, host: str, port: int) -> str | None:
         """Take ``cost`` bytes from what this source may be sent; why that is not possible, or None."""
+        self.prepare()
         now, index = self._clock(), self._hasher.index
         address = prefix(host, 32, 128)
         loop = index(b"%b %d" % (address, port)) % LOOP_ENTRIES

@@ -277,6 +277,15 @@ async def test_our_own_ports_are_not_answered_whatever_their_address(services: S
     assert service.ledger.refused == {"own-port": 2}
 
 
+@pytest.mark.parametrize(("listen", "prepared"), [("tcp:0", False), ("udp:0", True)])
+@pytest_twisted.ensureDeferred
+async def test_the_tables_of_the_udp_rule_are_made_at_the_start_where_datagrams_are_served(
+    services: Services, listen: str, prepared: bool
+) -> None:
+    service = services.started(listen)
+    assert service.policy._is_prepared is prepared
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_listener_measures_unless_it_is_told_not_to(services: Services) -> None:
     request = wire.request("0123456789abcdef", 1200, {"s": "fedcba9876543210", "n": 0, "a": 0, "w": "count"})
