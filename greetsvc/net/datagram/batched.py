@@ -13,6 +13,7 @@ import sys
 from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from time import perf_counter
 from typing import Any, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -45,6 +46,12 @@ _FULL = 4
 
 _ALONE = 16
 """After so many batches of one in a row, as many datagrams are read one by one before a batch is tried again."""
+
+_SOON = 50e-6
+"""Seconds in which a fast peer sends its next datagram."""
+
+_LOOKS = 3
+"""How often one looks for it in vain: 1 µs each."""
 
 _Ancillary: TypeAlias = "list[tuple[int, int, bytes]]"
 
@@ -136,6 +143,7 @@ class BatchedPort(DatagramPort):
         self._first_buffer = [self._messages.view[: longest + 1]]
         self._ones = 0  # batches of one in a row
         self._alone = 0  # datagrams to read one by one before a batch is tried again
+        self._latest_alone = 0.0  # when the latest of these was read
         self._is_alone = False  # whether the present one was read so
         self._current = 0
         self._peer: Any = None
@@ -154,6 +162,12 @@ class BatchedPort(DatagramPort):
         self._flush()
         self._peer = None  # so that a later write goes to the closed socket, which raises
         return super().stopListening()
+
+    def drain(self) -> None:
+        """As in `DatagramPort`. In batches: datagrams that came alone so far may be many now."""
+        if self._listening:
+            self.doRead = self._read_batch
+        super().drain()
 
     def _read_batch(self) -> None:
         if self._peer is not None:
@@ -218,21 +232,32 @@ class BatchedPort(DatagramPort):
         self._count_peers(range(count))
 
     def _read_alone(self) -> None:
-        """Read and answer one datagram with the calls of Python's socket: where they come alone, that takes less."""
+        """Read and answer one datagram with the calls of Python's socket: where they come alone, that takes less.
+
+        A peer that sends the next request at once is waited for, as to sleep and to be woken takes both much longer.
+        """
         if self._peer is not None:
             return  # as above
-        self._alone -= 1
-        if not self._alone:
+        now = perf_counter()
+        looks = _LOOKS if now - self._latest_alone < _SOON else 0
+        while self._alone and (self._read_one() or any(self._read_one() for _ in range(looks))):
+            self._alone -= 1
+            if not looks:
+                break
+        if self._listening and not self._alone:
             self.doRead = self._read_batch
+        self._latest_alone = perf_counter() if looks else now
+
+    def _read_one(self) -> bool:
+        """Whether there was a datagram, and the port goes on."""
+        if not self._listening:
+            return False
         try:
             length, ancillary, _flags, peer = self._sock.recvmsg_into(self._first_buffer, CONTROL)
         except OSError as error:
-            self._nothing_left(error)
-            return
+            return not self._nothing_left(error)
         free, self._current = self._free_answer(), 0
-        said = None
-        if free is not None and length <= self._longest:
-            said = self._said(free, length, ancillary, peer)
+        said = self._said(free, length, ancillary, peer) if free is not None and length <= self._longest else None
         if said is None:
             self._put(ancillary)
             self._peer, self._is_alone = peer, True
@@ -240,12 +265,13 @@ class BatchedPort(DatagramPort):
                 self._deliver(self._messages.view[:length].tobytes(), peer)
             finally:
                 self._peer, self._is_alone = None, False
-            return
+            return self._listening
         try:
             self._answer_now(said, peer)
         except OSError as error:
             self._drop(reason("send", error))
         self._count((peer,))
+        return self._listening
 
     def _said(self, free: FreeAnswer, length: int, ancillary: _Ancillary, peer: tuple[Any, ...]) -> bytes | None:
         """The free answer to the datagram that came alone; None to call the protocol."""

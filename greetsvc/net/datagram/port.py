@@ -128,6 +128,7 @@ class DatagramPort:
         dropped: Callable[[str], object] | None = None,
     ) -> None:
         self.protocol = protocol
+        self._prefix = f"{type(protocol).__name__} (datagram)"
         self._dropped = dropped
         self._sock = sock
         self._reactor = reactor
@@ -220,7 +221,7 @@ class DatagramPort:
 
     def logPrefix(self) -> str:
         """What Twisted's log calls this port."""
-        return f"{type(self.protocol).__name__} (datagram)"
+        return self._prefix
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor gave up this descriptor, as it does when the program ends."""

@@ -10,6 +10,7 @@ from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.protocol import DatagramProtocol
 
-from greetsvc.net.datagram import choice
+from greetsvc.net.datagram import batched, choice
 from greetsvc.net.datagram.batched import BatchedPort
 from greetsvc.net.datagram.port import Covers, DatagramPort, FreeAnswer
 from greetsvc.net.linux.mmsg import AVAILABLE, MESSAGES
@@ -333,6 +334,59 @@ def test_a_crowd_is_read_in_batches_again_soon_after_datagrams_came_alone(freely
         reads += 1
     assert reads <= 16 + 2
     assert [client.recv(100) for _ in range(140)] == [SAME] * 140
+
+
+@needs_mmsg
+@pytest.mark.parametrize(("pause", "reads"), [(0.0, 3), (1.0, 18)], ids=["fast", "slow"])
+def test_the_next_datagram_is_looked_for_only_where_it_comes_soon(
+    freely: Freely, free: Free, monkeypatch: pytest.MonkeyPatch, pause: float, reads: int
+) -> None:
+    made, now = freely("127.0.0.1"), 100.0
+    monkeypatch.setattr(batched, "perf_counter", lambda: now)
+    client = made.client("127.0.0.1")
+    for _ in range(30):
+        client.send(MARKED)
+    made.port._alone, made.port.doRead = 30, made.port._read_alone  # type: ignore[attr-defined]
+    turns = 0
+    while len(free.noted) < 30:
+        made.port.doRead()
+        now += pause
+        turns += 1
+        if turns == 1:
+            assert len(free.noted) == 1, "the first datagram shows nothing"
+            made.port._alone = 16  # type: ignore[attr-defined]  # as many as one turn may have
+        assert turns <= reads
+    assert turns == reads
+    assert [client.recv(100) for _ in range(30)] == [SAME] * 30
+    assert not made.dropped
+
+
+@needs_mmsg
+def test_a_protocol_that_stops_at_a_datagram_of_a_fast_peer_sees_no_other() -> None:
+    def stop(*_: object) -> None:
+        made.port.stopListening()
+
+    made = Rig("batched", "127.0.0.1", stop)
+    client = made.client("127.0.0.1")
+    for _ in range(3):
+        client.send(b"stop")
+    made.port._latest_alone = perf_counter()  # type: ignore[attr-defined]
+    made.port._alone = 16  # type: ignore[attr-defined]
+    made.port._read_alone()  # type: ignore[attr-defined]
+    assert len(made.protocol.seen) == 1
+    assert not made.dropped
+    made.close()
+
+
+@needs_mmsg
+def test_at_a_stop_all_that_waits_is_answered_also_where_datagrams_came_alone(freely: Freely) -> None:
+    made = freely("127.0.0.1")
+    client = made.client("127.0.0.1")
+    made.port._alone, made.port.doRead = 16, made.port._read_alone  # type: ignore[attr-defined]
+    for _ in range(100):
+        client.send(MARKED)
+    made.port.drain()
+    assert [client.recv(100) for _ in range(100)] == [SAME] * 100
 
 
 @needs_mmsg
