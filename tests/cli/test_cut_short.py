@@ -60,7 +60,7 @@ def test_a_part_of_a_greeting_is_status_1_and_says_how_much_came(
     peers: Peers, reset: Says, tmp_path: Path, kind: str, options: list[str]
 ) -> None:
     make, number, why = CUT[kind]
-    done = greet("-t", "0.4", *options, make(peers, reset, tmp_path))
+    done = greet("-t", "1.5", *options, make(peers, reset, tmp_path))
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
     assert re.search(rf"cut short after [1-9][0-9]* bytes {why}", said)
