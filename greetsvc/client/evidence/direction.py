@@ -312,10 +312,11 @@ class Session:
         return request is not None and not request.answered
 
     def awaits_earlier(self, nonce: str | None) -> bool:
-        """Whether a request that left before this one, which was measured too, is still without an answer."""
+        """Whether a request that left before this one, which was measured too, may still be answered."""
         request = self._known.get(nonce or "")
         return request is not None and any(
-            not earlier.answered for earlier in takewhile(lambda one: one is not request, self._known.values())
+            not (earlier.answered or earlier.refused)
+            for earlier in takewhile(lambda one: one is not request, self._known.values())
         )
 
     def refused(self, nonce: str | None) -> None:

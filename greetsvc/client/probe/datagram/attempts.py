@@ -142,12 +142,15 @@ class _DatagramProbe:
         self._attempts: list[_Attempt] = []
         self._unsure: bytes | None = None
         """An answer that counts when no other one comes."""
+        self._is_reused = history is not None and history.fixed is not None
+        """Whether the first request leaves from a port that earlier probes used."""
+        self._asked_alone = False
         self._timer = reactor.callLater(timeline.remaining(), self._time_out)
 
-    def send(self, wait: float = FIRST_REPEAT, *, alone: bool = False) -> None:
-        """Send the request now, and again after ``wait`` seconds. ``alone``: from a port that sent nothing yet."""
+    def send(self, wait: float = FIRST_REPEAT) -> None:
+        """Send the request now, and again after ``wait`` seconds."""
         timeline, session, shared = self._timeline, self._history.session, None
-        if self._attempts and self._history.measures_one_flow and not alone:
+        if self._attempts and self._history.measures_one_flow and not self._asked_alone:
             shared = self._attempts[0].sock
         try:
             sock = shared or self._open_socket()
@@ -164,7 +167,7 @@ class _DatagramProbe:
             if session is not None:
                 session.unsent(nonce)
             if number in NO_BUFFER_ERRNOS:
-                self._repeat = self._reactor.callLater(NO_BUFFER_REPEAT, self.send, wait)
+                self._repeat = self._reactor.callLater(NO_BUFFER_REPEAT, self._send_again, wait)
             else:
                 self._fail(number)
             return
@@ -176,8 +179,13 @@ class _DatagramProbe:
         if shared is None:
             self._reactor.addReader(attempt)
         if self._repeats:
-            self._repeat = self._reactor.callLater(wait, self.send, 2 * wait)
+            self._repeat = self._reactor.callLater(wait, self._send_again, 2 * wait)
         self._note_sent(attempt)
+
+    def _send_again(self, wait: float) -> None:
+        """Send the request again, unless there is an answer that nobody has read yet, or the time is over."""
+        if not self._look() and self._timeline.remaining():
+            self.send(wait)
 
     def _note_sent(self, attempt: _Attempt) -> None:
         """Keep what our own side knows of a request."""
@@ -205,22 +213,31 @@ class _DatagramProbe:
             return
         arrival = read_header(ancillary)
         late = self._unsure is None and self._is_late(arrival)
+        fault = fault_of(data, limit, cut=bool(flags & socket.MSG_TRUNC))
+        measured = measured_in(data) if self._asks and self._history.session is not None and not fault else None
         if self._expected is not None and not same(sender, self._expected):
             timeline.note(other_sender(sender))
-        elif not late and (fault := fault_of(data, limit, cut=bool(flags & socket.MSG_TRUNC))):
-            self._finish(timeline.failed(*fault))
-        elif self._asks and (measured := measured_in(data)) is not None:
+        elif measured is not None:
             self._take_measured(attempt, data, measured, arrival, late=late)
         elif late:
             timeline.note(TOO_LATE)
+        elif self._may_be_earlier(attempt, data):
+            self._ask_alone()
+        elif fault:
+            self._finish(timeline.failed(*fault))
         elif not answers_request(data, attempt.nonce):
             timeline.note(OTHER_REQUEST)
-        elif self._may_be_earlier(attempt, data):
-            self._ask_again(attempt, data)
         elif self._unsure is not None:
             self._second_answer()
         else:
             self._take(attempt, data)
+
+    def _look(self) -> bool:
+        """Read what came while this process was too busy to notice; whether the probe has an answer now."""
+        for attempt in tuple(self._attempts):
+            if attempt in self._attempts:
+                self.read(attempt)
+        return self.answer.called or self._unsure is not None
 
     def _is_late(self, arrival: Arrival) -> bool:
         """Whether an answer came when the time was over, which this process was too busy to notice."""
@@ -230,24 +247,24 @@ class _DatagramProbe:
         return self._timeline.now() - waited > self._timeline.deadline
 
     def _may_be_earlier(self, attempt: _Attempt, data: bytes) -> bool:
-        """Whether this answer, which names no request, may be to an earlier one from the same port.
+        """Whether this answer, which names no request, may be to one that an earlier probe sent from the same port.
 
         Where the port is fixed there is no better way to find out than `PortHistory.doubt`.
         """
-        session = self._history.session
-        if session is None or not (self._repeats and self._asks) or decode_record(data) is not None:
+        session, first = self._history.session, self._attempts[0]
+        if session is None or not (self._repeats and self._is_reused) or attempt.sock is not first.sock:
             return False
-        return session.awaits_earlier(attempt.nonce)
+        return session.awaits_earlier(first.nonce) and decode_record(data) is None
 
-    def _ask_again(self, attempt: _Attempt, data: bytes) -> None:
-        """Only the answer to a request from a port of its own tells, so send one, once."""
-        if attempt is not self._attempts[-1]:
+    def _ask_alone(self) -> None:
+        """Only the answer to a request from a port of its own tells: send one, once."""
+        if self._asked_alone or not self._timeline.remaining():
             return
+        self._asked_alone = True
         self._timeline.note(PERHAPS_EARLIER)
-        self._history.learn(data, None)
         if self._repeat is not None and self._repeat.active():
             self._repeat.cancel()
-        self.send(alone=True)
+        self.send()
 
     def _take_measured(
         self, attempt: _Attempt, data: bytes, measured: Measured, arrival: Arrival, *, late: bool
@@ -261,7 +278,7 @@ class _DatagramProbe:
         what = session.received(measured, came, arrival)
         asked = next((one for one in self._attempts if one.nonce == measured.nonce), None)
         if what != "answer" or asked is None or asked.sock is not attempt.sock:
-            self._timeline.note(_STRAYS.get(what, OTHER_REQUEST))
+            self._timeline.note(TOO_LATE if late and asked is not None else _STRAYS.get(what, OTHER_REQUEST))
             return
         attempt, one = asked, measured
         times = (attempt.stamp, one.rx, one.tx, came, one.seen, one.seq, one.ttl, one.tos, one.size)
@@ -282,7 +299,8 @@ class _DatagramProbe:
             self._finish(data)
             return
         self._unsure = data
-        self._timer.cancel()
+        if self._timer.active():
+            self._timer.cancel()
         self._timer = self._reactor.callLater(sent + doubt - now, self._believe)
 
     def _believe(self) -> None:
@@ -325,6 +343,8 @@ class _DatagramProbe:
         self._finish(system_failed(self._timeline, number, icmp))
 
     def _time_out(self) -> None:
+        if self._look():
+            return
         timeline = self._timeline
         count = len(timeline.attempts)
         if not self._repeats:

@@ -200,7 +200,7 @@ class PortHistory:
             self.longest = max(self.longest, took)
             return
         if self.measures:
-            session.trouble = session.trouble or NOT_MEASURED
+            self._measure_nothing(session.trouble or NOT_MEASURED)
         elif self.asks:
             self._measure_nothing(NONE_MEASURED)
         else:

@@ -6,6 +6,7 @@ import errno
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Timer
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
@@ -30,7 +32,7 @@ from greetsvc.client.probe.probe import Probe
 from greetsvc.client.probe.series import repeat, result_of
 from greetsvc.client.probe.timeline import Timeline
 from greetsvc.client.target import parse
-from greetsvc.client.words import LATE_ANSWER, PERHAPS_EARLIER, TOO_LATE
+from greetsvc.client.words import PERHAPS_EARLIER, TOO_LATE
 from greetsvc.net.linux import error_queue
 from greetsvc.server.sessions import Sessions
 from greetsvc.visit import Address
@@ -376,22 +378,110 @@ async def test_a_late_answer_on_the_port_of_measured_requests_counts_for_no_prob
     assert found[2].requests_lost == (1 if greeted else 2)
 
 
+@pytest.mark.parametrize("answers", [b"hello\r\n", b"", b"x" * 300], ids=["plain", "empty", "too long"])
+@pytest_twisted.ensureDeferred
+async def test_a_far_end_that_measures_no_longer_is_asked_once_more_and_not_without_end(
+    peers: Any, answers: bytes
+) -> None:
+    """One request was lost before, so that its port tells nothing; that answers of old are faulty tells nothing too."""
+    far, ports = Measuring("", "there"), []
+
+    def changed(sock: socket.socket, data: bytes, sender: Any) -> None:
+        ports.append(sender[1])
+        if len(ports) < 4:
+            far(sock, data, sender)
+        else:
+            sock.sendto(answers if len(ports) == 4 else b"hello\r\n", sender)
+
+    probe, found = await measured(peers.datagram(changed), 5, timeout=0.45, limit=200)
+    assert [isinstance(result, Greeting) for result in found] == [True, True, False, True, True]
+    assert (found[3].notes, found[4].notes) == ((PERHAPS_EARLIER,), ())
+    assert [len(result.attempts) for result in found] == [1, 1, 1, 2, 1]
+    assert len(ports) < 6 + 9, "of which the last are those that ask for the end of the series"
+    assert probe.direction is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_plain_answer_to_a_request_that_was_repeated_has_one_asked_alone(peers: Any) -> None:
+    """Plain, measured, one that is lost; of the last probe the first request is lost, and the second is answered."""
+    far, seen = Measuring("", "there"), []
+
+    def changed(sock: socket.socket, data: bytes, sender: Any) -> None:
+        seen.append(sender[1])
+        if len(seen) < 3:
+            far(sock, data, sender)
+        elif len(seen) > 4:
+            hello(sock, data, sender)
+
+    probe = Probe(parse(peers.datagram(changed)), ProbeOptions(timeout=0.45)).from_port(None, measure=True)
+    found = [await result_of(probe.run()) for _ in range(3)]
+    probe = evolve(probe, options=evolve(probe.options, timeout=5.0))
+    result = await result_of(probe.run())
+    probe.close()
+    assert [isinstance(each, Greeting) for each in (*found, result)] == [True, True, False, True]
+    assert result.notes == (PERHAPS_EARLIER,)
+    assert seen[2] == seen[3] == seen[4] != seen[5]
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_plain_answer_that_may_be_to_an_earlier_request_the_measured_one_counts(peers: Any) -> None:
+    sessions, seen = Sessions(), []
+
+    def far(sock: socket.socket, data: bytes, sender: Any) -> None:
+        seen.append(data)
+        if len(seen) in {1, 3}:
+            hello(sock, data, sender)
+        if len(seen) == 3:
+            answer = sessions.answer(data, 0, len(data), None, 61, 0)
+            assert answer is not None
+            sock.sendto(answer, sender)
+
+    _, found = await measured(peers.datagram(far), 3, timeout=0.45)
+    assert [isinstance(result, Greeting) for result in found] == [True, False, True]
+    assert found[2].notes == (PERHAPS_EARLIER,)
+
+
+def hold_up_by_timer() -> None:
+    """After this the reactor reads before it looks at its timers."""
+    reactor.callLater(0.02, time.sleep, 0.7)
+
+
+def hold_up_before_timers() -> None:
+    """After this the timers of that time are run first."""
+    reactor.callLater(0.02, reactor.callFromThread, time.sleep, 0.7)
+
+
 @pytest.mark.parametrize("measure", [False, True])
+@pytest.mark.parametrize("hold_up", [hold_up_by_timer, hold_up_before_timers])
 @pytest.mark.parametrize(("delay", "greeted"), [(0.05, True), (0.5, False)], ids=["in time", "too late"])
 @pytest_twisted.ensureDeferred
 async def test_when_an_answer_came_counts_and_not_when_a_busy_process_sees_it(
-    peers: Any, delay: float, greeted: bool, measure: bool
+    peers: Any, delay: float, greeted: bool, hold_up: Callable[[], None], measure: bool
 ) -> None:
-    far = Measuring()
-    slow = peers.datagram(lambda sock, data, sender: Timer(delay, far, (sock, data, sender)).start())
-    probe = Probe(parse(slow), ProbeOptions(timeout=0.45)).from_port(None, measure=measure)
+    far, asked = Measuring(), []
+
+    def slow(sock: socket.socket, data: bytes, sender: Any) -> None:
+        asked.append(data)
+        Timer(delay, far, (sock, data, sender)).start()
+
+    probe = Probe(parse(peers.datagram(slow)), ProbeOptions(timeout=0.45)).from_port(None, measure=measure)
     if measure and probe.history is not None:
         probe.history.asks = True
-    reactor.callLater(0.02, time.sleep, 0.7)
+    hold_up()
     result = await result_of(probe.run())
     probe.close()
     assert isinstance(result, Greeting) is greeted
-    assert result.notes == (() if greeted else (LATE_ANSWER if measure else TOO_LATE,))
+    assert result.notes == (() if greeted else (TOO_LATE,))
+    assert len(asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_request_is_sent_after_the_time(peers: Any) -> None:
+    asked: list[bytes] = []
+    target = peers.datagram(lambda _, data, __: asked.append(data))
+    reactor.callLater(0.02, reactor.callFromThread, time.sleep, 0.7)
+    assert isinstance(await failure(target, timeout=0.6), GreetFailed)
+    assert len(asked) == 1
 
 
 @pytest_twisted.ensureDeferred
