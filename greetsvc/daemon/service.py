@@ -29,6 +29,7 @@ from greetsvc.daemon.systemd.notify import ServiceManager
 from greetsvc.errors import ConfigError
 from greetsvc.ledger import Ledger
 from greetsvc.net.bound import BoundTo
+from greetsvc.net.descriptors import require
 from greetsvc.net.endpoint import Endpoint
 from greetsvc.net.linger.sweep import Lingerers
 from greetsvc.net.sockets import kernel_backlog
@@ -136,6 +137,18 @@ class GreetingService(Service):
                     raise
         for _, sock in self.inherited.held:
             sock.close()  # the listeners have duplicates
+
+    def prepare(self) -> None:
+        """Take what serving needs, or see that it is there, so that a lack of it is told before the start.
+
+        :raises MemoryError: if there is no memory for the tables of the UDP rule.
+        :raises OSError: if there are too few descriptors.
+        """
+        if any(isinstance(one, DatagramListening) for one in self._listening):
+            self.policy.prepare()
+        listening = (*self._listening, *self._site_listening)
+        # Two for the reactor's signals, one that each listener keeps in reserve, and one for a visitor.
+        require(2 + sum(isinstance(one, StreamListening) for one in listening) + 1)
 
     def _clear(self, place: BoundTo, but: Collection[socket.socket]) -> bool:
         """Close what a service manager kept where another socket is to be bound; whether there was anything."""

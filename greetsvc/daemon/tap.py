@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 import re
@@ -13,8 +14,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import chdir, nullcontext
+from contextlib import chdir, nullcontext, suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -33,7 +35,6 @@ from greetsvc.daemon.systemd.notify import ServiceManager
 from greetsvc.daemon.systemd.unit import unit
 from greetsvc.errors import ConfigError, nearest, without_middle
 from greetsvc.greeters.registry import known_greeters
-from greetsvc.net.descriptors import require
 from greetsvc.printable import escaped
 from greetsvc.protocols.registry import known_protocols
 
@@ -46,8 +47,22 @@ _OPTIONS = [setting for setting in SETTINGS if Place.COMMAND_LINE in setting.pla
 _MARGIN = 26
 """The column in which the help has the meaning of an option."""
 
-_NEEDED = 4
-"""Descriptors: two for the reactor's signals, one that the listener keeps in reserve, and one for a visitor."""
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+_FOR_UPGRADE = "greetsvc.daemon.processes.upgrade"
+"""What an upgrade needs. It is loaded at the start: later it might be that of a version installed over this one."""
+
+_LATER = (
+    _FOR_UPGRADE,
+    "encodings.idna",
+    "greetsvc.daemon.proxied",
+    "greetsvc.net.tls.endpoint",
+    "greetsvc.net.tls.pem",
+    "tomllib",
+    "twisted.internet.endpoints",
+    "twisted.protocols.tls",
+)
+"""What visits, reloads and upgrades may need. After --chroot no module can be loaded any more."""
 
 
 def refuse(error: object) -> NoReturn:
@@ -172,35 +187,40 @@ Options.opt_h = Options.opt_help  # type: ignore[attr-defined]
 
 
 def makeService(options: Options) -> GreetingService:
-    """The service, with every socket bound. A `ConfigError` ends the program with one line and exit status 1."""
-    from twisted.internet import reactor
-
-    _use_monotonic_timers()
-    check = "check" in options.given
+    """The service, with every socket bound. What is wrong with settings or host is one line, and exit status 1."""
     try:
-        owner = Owner.of(options.parent)
-        origin = _origin()
-        inherited = from_manager() if origin is None else origin.inherited
-        if origin is not None and origin.is_worker:
-            return _worker(options, origin)
-        service = _service(options, inherited)
-        if not check:
-            service.manager = ServiceManager(os.environ, reactor, service.status)
-        service.bind(check=check)
+        return _made(options)
     except ConfigError as error:
         refuse(error)
     except MemoryError:
         refuse("this host: out of memory")
-    try:
-        require(_NEEDED)
     except OSError as error:
-        service.unbind()
-        refuse(f"this host: {error.strerror}: nobody could be greeted")
+        if error.errno not in _SHORTAGES:
+            raise
+        refuse(f"this host: {error.strerror}")
+
+
+def _made(options: Options) -> GreetingService:
+    from twisted.internet import reactor
+
+    _use_monotonic_timers()
+    check = "check" in options.given
+    owner = Owner.of(options.parent)
+    origin = _origin()
+    inherited = from_manager() if origin is None else origin.inherited
+    if origin is not None and origin.is_worker:
+        return _worker(options, origin)
+    service = _service(options, inherited)
+    if not check:
+        service.manager = ServiceManager(os.environ, reactor, service.status)
+    service.bind(check=check)
     try:
+        if not check:
+            service.prepare()
         log = open_log(options.parent, service.settings.log_format, owner, check=check)
-    except ConfigError as error:
+    except BaseException:
         service.unbind()
-        refuse(error)
+        raise
     if check:
         lines = service.describe()
         service.unbind()
@@ -222,6 +242,10 @@ def makeService(options: Options) -> GreetingService:
         reactor.callWhenRunning(succession.join)
         service.on_serving = succession.begin
         service.start_one_by_one(succession.tell_of_worker)
+    if twistd.get("chroot"):
+        _load(*_LATER)
+    else:
+        reactor.callWhenRunning(_load, _FOR_UPGRADE)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     gc.freeze()  # what exists now stays: a full collection need not look at it, which took 27 ms
@@ -267,6 +291,12 @@ def _origin() -> Origin | None:
     from greetsvc.daemon.processes.kin import Origin  # as below: few processes need it
 
     return Origin.of_this_process()
+
+
+def _load(*modules: str) -> None:
+    for name in modules:
+        with suppress(ImportError):  # what needs it tells
+            import_module(name)
 
 
 def _upgrade(service: GreetingService, folder: str, twistd: MutableMapping[str, Any]) -> None:

@@ -53,6 +53,7 @@ def then_reset(data: bytes) -> Make:
         def say(connection: socket.socket) -> None:
             connection.sendall(data)
             until_read(connection)
+            peers.over.wait(0.2)  # the kernel of a busy client has read it sooner than the client
             reset(connection)
 
         return peers.stream(say)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from attrs import evolve
 
 from greetsvc.daemon.owner import Owner
 from greetsvc.errors import ConfigError
+from tests.support.greet import GREET
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -122,6 +124,42 @@ def test_behind_chroot_what_is_out_of_reach_is_kept_and_told(installed: Installe
     (why,) = server.wait_for(f"{stream} will be left behind when the service stops: ")
     assert why == "No such file or directory"
     assert log.stat().st_uid == stream.stat().st_uid == NOBODY.pw_uid
+    assert server.stop() == -signal.SIGTERM
+
+
+@needs_root
+def test_behind_chroot_visits_need_no_module_that_is_not_loaded(installed: Installed, place: Path) -> None:
+    root = place / "root"
+    root.mkdir()
+    listen = "[[listen]]\nendpoint = 'tcp:0:interface=127.0.0.1'\n{}"
+    text = listen.format("greeter = 'path'\n") + listen.format("protocol = 'websocket'\n")
+    (place / "greetsvc.toml").write_text(text)
+    command = ("twistd", "-n", "--pidfile=", "--chroot", str(root), "--rundir", "/", "greetsvc", "--config")
+    server = installed.start(place, *command, "greetsvc.toml", fresh=True)
+    ports = server.ports(2)
+    for options, port in zip([["--json"], ["--talk", "websocket"]], ports, strict=True):
+        found = subprocess.run([GREET, *options, f"127.0.0.1:{port}"], capture_output=True, check=False)
+        assert found.returncode == 0, (found, server.said())
+    assert server.stop() == -signal.SIGTERM
+
+
+@needs_root
+def test_behind_chroot_a_reload_adds_a_listener_and_an_upgrade_is_refused(installed: Installed, place: Path) -> None:
+    root = place / "root"
+    within = root / str(place).lstrip("/")  # the folder of the same name behind chroot
+    within.mkdir(parents=True)
+    listen = "[[listen]]\nendpoint = '{}:interface=127.0.0.1'\n"
+    (place / "greetsvc.toml").write_text(listen.format("tcp:0"))
+    command = ("twistd", "-n", "--pidfile=", "--chroot", str(root), "--rundir", "/", "greetsvc", "--config")
+    server = installed.start(place, *command, "greetsvc.toml", fresh=True)
+    server.ports()
+    (within / "greetsvc.toml").write_text(listen.format("tcp:0") + listen.format("proxy:tcp:0"))
+    server.send_signal(signal.SIGHUP)
+    server.wait_for("The settings were reloaded")
+    server.ports(2)
+    server.send_signal(signal.SIGUSR2)
+    server.wait_for("No upgrade: no program can be started in the folder of --chroot")
+    assert "Traceback" not in server.said()
     assert server.stop() == -signal.SIGTERM
 
 

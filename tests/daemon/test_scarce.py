@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import signal
+import socket
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -12,33 +18,83 @@ from tests.support.process import STARTED, Program
 from tests.support.service import Visitor
 from tests.support.waiting import wait_until
 
+LOCAL = "interface=127.0.0.1"
+TCP, UDP = f"tcp:0:{LOCAL}", f"udp:0:{LOCAL}"
 
-@pytest.mark.parametrize("files", [*range(6, 14), 20])
-def test_with_few_descriptors_it_greets_or_ends_with_one_line(
-    child: Callable[..., Program], visitor: Visitor, files: int
-) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
-    program = child("--listen", "tcp:0:interface=127.0.0.1", preexec_fn=limit)
+def started(child: Callable[..., Program], *options: str, limit: int, most: int, **variables: str) -> Program | None:
+    """A service with this limit, or None if it ended with one line about that."""
+    program = child(
+        *options,
+        preexec_fn=partial(resource.setrlimit, limit, (most, most)),
+        env={**os.environ, **variables},
+    )
     wait_until(lambda: STARTED in program.said() or not program.alive(), program.said)
     if program.alive():
+        return program
+    assert program.wait() == 1
+    (line,) = program.said().splitlines()
+    assert line.startswith("greetsvc: ")
+    return None
+
+
+@pytest.mark.parametrize("files", [*range(6, 17), 30])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--listen", TCP],
+        ["--listen", TCP] * 3,
+        ["--listen", UDP],
+        ["--listen", TCP, "--listen", UDP, "--admin", TCP],
+    ],
+    ids=["TCP", "three TCP", "UDP", "with a site"],
+)
+def test_with_few_descriptors_it_greets_or_ends_with_one_line(
+    child: Callable[..., Program], visitor: Visitor, options: list[str], files: int
+) -> None:
+    program = started(child, *options, limit=resource.RLIMIT_NOFILE, most=files)
+    if program is None:
+        assert files < 30
+        return
+    if TCP in options:
         assert visitor.visit(program.ports()[0]) == b"Thank you for connecting\r\n"
-        assert program.stop() == 0
-    else:
-        assert files < 20
-        assert program.wait() == 1
-        (line,) = program.said().splitlines()
-        assert line.startswith("greetsvc: ")
-        assert "Too many open files" in line
+    assert program.stop() == 0
 
 
-def test_with_too_little_memory_for_its_tables_it_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_too_few_descriptors_for_its_service_manager_it_ends_with_one_line(
+    child: Callable[..., Program], tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        for files in (6, 7):
+            limited = partial(started, child, "--listen", TCP, limit=resource.RLIMIT_NOFILE, most=files)
+            assert limited(NOTIFY_SOCKET=str(tmp_path / "notify")) is None
+
+
+@pytest.mark.parametrize("megabytes", [58, 62, 66, 70, 74, 78, 200])
+def test_with_little_memory_it_greets_or_ends_with_one_line(child: Callable[..., Program], megabytes: int) -> None:
+    program = started(child, "--listen", UDP, limit=resource.RLIMIT_AS, most=megabytes << 20)
+    if program is None:
+        assert megabytes < 200
+        return
+    assert program.stop(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "out of memory"),
+        (OSError(errno.ENFILE, "Too many open files in system"), "Too many open files in system"),
+    ],
+)
+def test_a_lack_of_anything_at_the_start_is_one_line(
+    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def too_little(*_: object, **__: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(tap, "GreetingService", too_little)
     options = tap.Options()
     options.parseOptions(["--listen", "tcp:0"])
-    with pytest.raises(SystemExit, match=r"^greetsvc: this host: out of memory$"):
+    with pytest.raises(SystemExit, match=f"^greetsvc: this host: {says}$"):
         tap.makeService(options)

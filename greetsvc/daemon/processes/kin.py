@@ -122,7 +122,8 @@ class Origin:
 
 def message_of(inherited: Inherited, message: Message) -> tuple[Message, list[int]]:
     """The message with what is inherited, and the descriptors that belong to it."""
-    told = [tuple(bound) for bound, _ in inherited.held]
+    # Field by field: a process that was installed over imports this beside classes of its own version.
+    told = [(bound.kind, bound.host, bound.port, bound.v6only) for bound, _ in inherited.held]
     descriptors = [*(one.descriptor for one in inherited.passed), *(sock.fileno() for _, sock in inherited.held)]
     return {**message, "passed": [one.name for one in inherited.passed], "held": told}, descriptors
 

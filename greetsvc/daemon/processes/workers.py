@@ -36,6 +36,7 @@ from greetsvc.daemon.settings.table import Settings
 from greetsvc.daemon.signals import taking_stop_signals
 from greetsvc.errors import ConfigError, reason_of
 from greetsvc.net.bound import BoundSockets, BoundTo
+from greetsvc.net.descriptors import require
 from greetsvc.net.sockets import udp_sibling
 
 if TYPE_CHECKING:
@@ -127,6 +128,10 @@ class Workers(GreetingService):
         """See `GreetingService`."""
         super().unbind()
         _close(self._siblings)
+
+    def prepare(self) -> None:
+        """As inherited, for a parent: each worker has a channel and two pipes, and as many while it is started."""
+        require(3 * self.settings.workers + 8)
 
     def estate(self) -> Inherited:
         """See `GreetingService`."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 from pathlib import Path
+from shutil import ignore_patterns
 from typing import TYPE_CHECKING
 
 import pytest
 
+import greetsvc
 from greetsvc.daemon.processes.kin import ErrorLines, real_pidfile
 from tests.support.process import Program
 from tests.support.service import ask
@@ -103,6 +106,26 @@ def test_a_successor_that_cannot_start_leaves_the_old_one_serving(
         assert int((tmp_path / "pid").read_text()) == server.pid
     settings.write_text("deadline = 6")
     installed.programs.add(_upgrade(server)).stop()
+
+
+def test_what_was_installed_over_a_running_service_is_not_mixed_with_it(installed: Installed, tmp_path: Path) -> None:
+    """A broken new version: the old one says that it did not start, in one line, and needs nothing of its files."""
+    shutil.copytree(
+        Path(greetsvc.__file__).parent, tmp_path / "lib" / "greetsvc", ignore=ignore_patterns("__pycache__")
+    )
+    server = installed.start(
+        tmp_path, "greetsvc", "--listen", f"tcp:0:{LOOPBACK}", fresh=True, PYTHONPATH=str(tmp_path / "lib")
+    )
+    (port,) = server.ports()
+    wait_until(server.asleep, server.said)
+    for module in (tmp_path / "lib").rglob("*.py"):
+        module.write_text("raise SystemExit('this is broken')\n")
+    server.send_signal(signal.SIGUSR2)
+    (why,) = server.wait_for("No upgrade, this process goes on: ")
+    assert why == "the new one ended (exit status 1): this is broken"
+    assert "Traceback" not in server.said()
+    assert _visit(socket.AF_INET, ("127.0.0.1", port))
+    assert server.stop() == 0
 
 
 def test_a_stop_during_an_upgrade_stops_both(installed: Installed, tmp_path: Path) -> None:

@@ -383,7 +383,7 @@ async def test_a_late_answer_on_the_port_of_measured_requests_counts_for_no_prob
 async def test_a_far_end_that_measures_no_longer_is_asked_once_more_and_not_without_end(
     peers: Any, answers: bytes
 ) -> None:
-    """One request was lost before, so that its port tells nothing; that answers of old are faulty tells nothing too."""
+    """One request was lost before. So what comes to its port, be it faulty or not, may be an answer to that one."""
     far, ports = Measuring("", "there"), []
 
     def changed(sock: socket.socket, data: bytes, sender: Any) -> None:
