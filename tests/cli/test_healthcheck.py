@@ -300,3 +300,26 @@ def signalled(pid: int, number: signal.Signals) -> None:
 def test_a_closed_standard_error_does_not_change_the_status() -> None:
     done = subprocess.run(["sh", "-c", '"$0" --healthcheck 127.0.0.1:1 2>&-', GREET], timeout=30, check=False)
     assert done.returncode == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when it received a datagram")
+@pytest.mark.parametrize("in_time", [True, False])
+@pytest.mark.parametrize("options", [["--healthcheck"], []], ids=["health check", "ordinary"])
+def test_what_came_in_time_counts_also_if_the_command_did_not_run_then(options: list[str], in_time: bool) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(20)
+        command = [GREET, *options, "-t", "0.45", f"udp:127.0.0.1:{server.getsockname()[1]}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            _, sender = server.recvfrom(9000)
+            running.send_signal(signal.SIGSTOP)
+            if in_time:
+                server.sendto(b"hello\r\n", sender)
+            time.sleep(0.6)
+            if not in_time:
+                server.sendto(b"hello\r\n", sender)
+                time.sleep(0.1)
+            running.send_signal(signal.SIGCONT)
+            _, complained = running.communicate(timeout=20)
+    assert running.returncode == (0 if in_time else 2)
+    assert ("an answer came after the time-out" in complained) is not in_time

@@ -38,16 +38,11 @@ def started(child: Callable[..., Program], *options: str, limit: int, most: int,
     return None
 
 
-@pytest.mark.parametrize("files", [*range(6, 17), 30])
+@pytest.mark.parametrize("files", [6, 7, 8, 11, 12, 13, 14, 15, 30])
 @pytest.mark.parametrize(
     "options",
-    [
-        ["--listen", TCP],
-        ["--listen", TCP] * 3,
-        ["--listen", UDP],
-        ["--listen", TCP, "--listen", UDP, "--admin", TCP],
-    ],
-    ids=["TCP", "three TCP", "UDP", "with a site"],
+    [["--listen", TCP] * 3, ["--listen", UDP], ["--listen", TCP, "--listen", UDP, "--admin", TCP]],
+    ids=["three TCP", "UDP", "with a site"],
 )
 def test_with_few_descriptors_it_greets_or_ends_with_one_line(
     child: Callable[..., Program], visitor: Visitor, options: list[str], files: int
@@ -71,7 +66,7 @@ def test_with_too_few_descriptors_for_its_service_manager_it_ends_with_one_line(
             assert limited(NOTIFY_SOCKET=str(tmp_path / "notify")) is None
 
 
-@pytest.mark.parametrize("megabytes", [58, 62, 66, 70, 74, 78, 200])
+@pytest.mark.parametrize("megabytes", [58, 66, 74, 200])
 def test_with_little_memory_it_greets_or_ends_with_one_line(child: Callable[..., Program], megabytes: int) -> None:
     program = started(child, "--listen", UDP, limit=resource.RLIMIT_AS, most=megabytes << 20)
     if program is None:

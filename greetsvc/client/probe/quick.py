@@ -36,12 +36,14 @@ from greetsvc.client.words import (
     NO_RESOLVER,
     NO_THREAD,
     OTHER_REQUEST,
+    TOO_LATE,
     Closed,
     failed_words,
 )
 from greetsvc.marked import nonce_of, request
 from greetsvc.net.linux import error_queue
 from greetsvc.net.linux.tcp_info import read_tcp_info
+from greetsvc.net.linux.time_stamps import ANCILLARY, ask_for_time, time_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,14 +229,16 @@ class _Requests:
             wait = FIRST_REPEAT
             pause: float | None = self._send(wait)
             due = steps.now()
-            while left := steps.remaining():
-                if pause is not None and steps.now() >= due + pause:
-                    due, wait = steps.now(), 2 * wait if pause == wait else wait
-                    pause = self._send(wait)
+            left = steps.options.timeout
+            while left:
+                left = steps.remaining()
                 until = left if pause is None else min(left, max(0.0, due + pause - steps.now()))
-                for fd, _ in self._poll.poll(1000 * until):
+                for fd, _ in self._poll.poll(1000 * until):  # also when the time is over: we may not have run before
                     if self._read(self._sockets[fd]):
                         return
+                if pause is not None and steps.remaining() and steps.now() >= due + pause:
+                    due, wait = steps.now(), 2 * wait if pause == wait else wait
+                    pause = self._send(wait)
             raise steps.failed(errno.ETIMEDOUT, no_answer(len(self._sockets), steps.within))
         finally:
             for sock in self._sockets.values():
@@ -250,6 +254,7 @@ class _Requests:
                 raise
             steps.note(not_sent_again(error))
             return None
+        ask_for_time(sock)
         number = send_request(sock, self._request, self._remote)
         if number in NO_BUFFER_ERRNOS:
             return NO_BUFFER_REPEAT
@@ -263,13 +268,16 @@ class _Requests:
         """Read one datagram, or the error, of a socket; whether it is the greeting."""
         steps, limit = self._steps, self._steps.options.limit
         try:
-            data, _, flags, sender = sock.recvmsg(limit + 1)
+            data, ancillary, flags, sender = sock.recvmsg(limit + 1, ANCILLARY)
         except OSError as error:
             would_block = isinstance(error, BlockingIOError)
             self._check(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if would_block else error.errno)
             return False
         if self._expected is not None and not same(sender, self._expected):
             steps.note(other_sender(sender))
+            return False
+        if steps.is_late(time_in(ancillary)):
+            steps.note(TOO_LATE)
             return False
         if fault := fault_of(data, limit, cut=bool(flags & socket.MSG_TRUNC)):
             raise steps.failed(*fault)

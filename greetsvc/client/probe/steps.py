@@ -30,6 +30,9 @@ _MAX_NOTES = 8
 LONGEST = 600
 """Remarks about one probe, and characters of a remark, of an error and of a greeting in the trace."""
 
+_NOW = 0.005
+"""Seconds."""
+
 _TOLD = 3
 """Addresses of a name that are told as not asked."""
 
@@ -71,6 +74,15 @@ class Steps:
     def remaining(self) -> float:
         """Seconds left of the time-out; never negative."""
         return max(0.0, self.deadline - self.now())
+
+    def is_late(self, came: int | None) -> bool:
+        """Whether something that ``came`` (CLOCK_REALTIME in ns; None: not known) did so when the time was over.
+
+        This process may have been too busy to notice that it was. A time of just now is not known either: the kernel
+        stamps packets only some time after the first socket asked for that, and gives the present time until then.
+        """
+        age = 0.0 if came is None else (time.time_ns() - came) / 1e9
+        return age > _NOW and self.now() - age > self.deadline
 
     def in_phase(self) -> float:
         """Seconds since the present step began."""

@@ -23,7 +23,8 @@ from twisted.logger import Logger
 
 from greetsvc.net.datagram.port import IP_PKTINFO, BatchAnswers, DatagramPort, FreeAnswer
 from greetsvc.net.linux.mmsg import CONTROL, MESSAGES, NAME, OWN, Messages
-from greetsvc.net.linux.packets import TIME_STAMP, Arrival
+from greetsvc.net.linux.packets import Arrival
+from greetsvc.net.linux.time_stamps import ANCILLARY
 from greetsvc.net.sockets import reason
 
 __all__ = ["BatchedPort"]
@@ -35,7 +36,7 @@ __all__ = ["BatchedPort"]
 _HEADER = struct.calcsize("Nii")
 _V4_INDEX, _V4_LOCAL, _V4_DESTINATION, _V4_END = _HEADER, _HEADER + 4, _HEADER + 8, _HEADER + 12
 _V6_DESTINATION, _V6_INDEX, _V6_END = _HEADER, _HEADER + 16, _HEADER + 20
-_STAMP = socket.CMSG_SPACE(TIME_STAMP.size)
+_STAMP = ANCILLARY
 _NO_INDEX = bytes(4)
 
 _MANY = 4
@@ -51,7 +52,7 @@ _SOON = 50e-6
 """Seconds in which a fast peer sends its next datagram."""
 
 _LOOKS = 3
-"""How often one looks for it in vain: 1 µs each."""
+"""Reads that find nothing before the port gives back the turn: about 1 µs each."""
 
 _Ancillary: TypeAlias = "list[tuple[int, int, bytes]]"
 
@@ -232,9 +233,10 @@ class BatchedPort(DatagramPort):
         self._count_peers(range(count))
 
     def _read_alone(self) -> None:
-        """Read and answer one datagram with the calls of Python's socket: where they come alone, that takes less.
+        """Read and answer with the calls of Python's socket: for a datagram that comes alone, these take less time.
 
-        A peer that sends the next request at once is waited for, as to sleep and to be woken takes both much longer.
+        As a rule it is one in a turn. A peer that sends the next request at once is waited for, a few microseconds:
+        to sleep and to be woken takes both ends much longer.
         """
         if self._peer is not None:
             return  # as above

@@ -14,10 +14,9 @@ from typing import NamedTuple
 from attrs import frozen
 
 from greetsvc.net.linux.tcp_info import tcp_option
+from greetsvc.net.linux.time_stamps import ask_for_time, time_in
 
 __all__ = [
-    "SO_TIMESTAMPNS",
-    "TIME_STAMP",
     "Arrival",
     "Syn",
     "ask_for_headers",
@@ -33,10 +32,6 @@ _TCP_SAVE_SYN = 27
 _TCP_SAVED_SYN = 28
 _IP_RECVTOS = 13
 _IP_RECVTTL = 12
-SO_TIMESTAMPNS = 35  # asm-generic/socket.h, as on x86 and arm; also the kind of the message that it gives
-
-TIME_STAMP = struct.Struct("@ll")
-"""``struct timespec``: seconds and nanoseconds."""
 
 _IPV6_BASE = 40  # bytes of the IPv6 header
 _EXTENSIONS = {0, 43, 60}  # hop-by-hop options, routing, destination options (RFC 8200 4)
@@ -140,19 +135,16 @@ def ask_for_headers(sock: socket.SocketType, *, wanted: bool = True) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, wanted)
     sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, wanted)
     sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, wanted)
-    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, wanted)
+    ask_for_time(sock, wanted=wanted)
 
 
 def read_header(ancillary: list[tuple[int, int, bytes]]) -> Arrival:
     """The header fields and the time stamp among a datagram's ancillary data."""
-    ttl = tos = when = None
+    ttl = tos = None
     for level, kind, value in ancillary:
         if (level, kind) in {(socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)}:
             ttl = int.from_bytes(value[:4], sys.byteorder)
         elif (level, kind) in {(socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}:
             # IPv4 delivers one byte, IPv6 an int whose low byte counts.
             tos = value[0 if sys.byteorder == "little" else -1]
-        elif (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(value) == TIME_STAMP.size:
-            seconds, nanoseconds = TIME_STAMP.unpack(value)
-            when = seconds * 10**9 + nanoseconds
-    return Arrival(ttl, None if tos is None else tos >> 2, None if tos is None else tos & 3, when)
+    return Arrival(ttl, None if tos is None else tos >> 2, None if tos is None else tos & 3, time_in(ancillary))

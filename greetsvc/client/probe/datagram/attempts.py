@@ -212,7 +212,7 @@ class _DatagramProbe:
             self.read_errors(attempt, error.errno or errno.EIO)
             return
         arrival = read_header(ancillary)
-        late = self._unsure is None and self._is_late(arrival)
+        late = self._unsure is None and timeline.is_late(arrival.time)
         fault = fault_of(data, limit, cut=bool(flags & socket.MSG_TRUNC))
         measured = measured_in(data) if self._asks and self._history.session is not None and not fault else None
         if self._expected is not None and not same(sender, self._expected):
@@ -238,13 +238,6 @@ class _DatagramProbe:
             if attempt in self._attempts:
                 self.read(attempt)
         return self.answer.called or self._unsure is not None
-
-    def _is_late(self, arrival: Arrival) -> bool:
-        """Whether an answer came when the time was over, which this process was too busy to notice."""
-        if arrival.time is None:
-            return False
-        waited = (time.time_ns() - arrival.time) / 1e9
-        return self._timeline.now() - waited > self._timeline.deadline
 
     def _may_be_earlier(self, attempt: _Attempt, data: bytes) -> bool:
         """Whether this answer, which names no request, may be to one that an earlier probe sent from the same port.
