@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 from typing import Any, cast
 
 import pytest
@@ -36,6 +36,7 @@ from greetsvc.client.words import PERHAPS_EARLIER, TOO_LATE
 from greetsvc.net.linux import error_queue
 from greetsvc.server.sessions import Sessions
 from greetsvc.visit import Address
+from tests.support.waiting import until
 
 reactor: Any = global_reactor
 OPTIONS = ProbeOptions(limit=100)
@@ -302,14 +303,20 @@ async def test_a_measured_series_says_which_way_requests_were_lost(peers: Any, f
 
 @pytest_twisted.ensureDeferred
 async def test_what_the_host_refuses_at_the_end_was_lost_on_the_way_there(peers: Any) -> None:
-    far = Measuring()
+    far, closed = Measuring(), Event()
 
     def leaving(sock: socket.socket, data: bytes, sender: Any) -> None:
         far(sock, data, sender)
         if len(far.seen) == 4:
             sock.close()
+            closed.set()
 
-    probe, found = await measured(peers.datagram(leaving), 8)
+    probe = Probe(parse(peers.datagram(leaving)), ProbeOptions()).from_port(None, measure=True)
+    found = [await result_of(probe.run()) for _ in range(4)]
+    await until(closed.is_set)
+    found += [await result_of(probe.run()) for _ in range(4)]
+    await probe.settle()
+    probe.close()
     assert [isinstance(result, Greeting) for result in found] == [True] * 4 + [False] * 4
     direction = probe.direction
     assert direction is not None, probe.unmeasured
