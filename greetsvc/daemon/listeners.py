@@ -379,7 +379,9 @@ class DatagramListening:
                     dropped=dropped,
                     batches=self._datagrams.batches,
                 )
-        except CannotListenError as error:
+        except (CannotListenError, OSError) as error:  # the port may open a descriptor of its own
+            if self._socket is not None:
+                self._socket.close()
             raise _config_error(self.listener, error) from error
 
     def _binding(self) -> tuple[BoundTo, Callable[[], socket.socket]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 from functools import partial
@@ -25,6 +26,7 @@ from greetsvc.daemon.settings.config import settings
 from greetsvc.daemon.settings.start_checks import sample_greeting
 from greetsvc.daemon.tap import Options, makeService
 from greetsvc.errors import ConfigError, reason_of
+from greetsvc.net.datagram import port
 from greetsvc.visit import Visit
 
 real_reactor: Any = global_reactor
@@ -445,3 +447,17 @@ async def test_datagram_listeners_that_never_start_leave_no_socket_and_no_file(t
     assert not path.exists()
     assert [port.fileno() for port in ports] == [-1, -1]
     assert all(port.protocol.transport is None for port in ports)
+
+
+def test_a_datagram_port_that_cannot_open_what_it_needs_is_one_line_and_leaves_nothing_bound(
+    free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> bool:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(port, "_is_one_host", none_left)
+    service = GreetingService(settings({}, [f"udp:{free_port}:interface=127.0.0.1"]))
+    with pytest.raises(ConfigError, match=f"^--listen udp:{free_port}:interface=127.0.0.1: Too many open files$"):
+        service.bind()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", free_port))
