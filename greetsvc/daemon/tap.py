@@ -242,10 +242,9 @@ def _made(options: Options) -> GreetingService:
         reactor.callWhenRunning(succession.join)
         service.on_serving = succession.begin
         service.start_one_by_one(succession.tell_of_worker)
-    if twistd.get("chroot"):
-        _load(*_LATER)
-    else:
-        reactor.callWhenRunning(_load, _FOR_UPGRADE)
+    for name in _LATER if twistd.get("chroot") else (_FOR_UPGRADE,):
+        with suppress(ImportError):  # what needs it tells
+            import_module(name)
     # An exit handler ends the process with status 1, because twistd would exit with 0 and has no hook.
     service.on_failure = lambda: atexit.register(os._exit, 1)
     gc.freeze()  # what exists now stays: a full collection need not look at it, which took 27 ms
@@ -291,12 +290,6 @@ def _origin() -> Origin | None:
     from greetsvc.daemon.processes.kin import Origin  # as below: few processes need it
 
     return Origin.of_this_process()
-
-
-def _load(*modules: str) -> None:
-    for name in modules:
-        with suppress(ImportError):  # what needs it tells
-            import_module(name)
 
 
 def _upgrade(service: GreetingService, folder: str, twistd: MutableMapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 CHECKOUT = os.environ.get("GREETSVC_TESTS_COVERAGE")
 FEW_FILES = 64  # a test that wants to run out of file descriptors leaves no room for another file
 
-if CHECKOUT is not None and os.sysconf("SC_OPEN_MAX") > FEW_FILES:
+if CHECKOUT and os.sysconf("SC_OPEN_MAX") > FEW_FILES:
     import coverage
 
     if coverage.Coverage.current() is None:  # `site` may read a .pth file twice

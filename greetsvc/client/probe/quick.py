@@ -16,6 +16,7 @@ from greetsvc.address import Address
 from greetsvc.client.probe.addresses import FAMILIES, SocketAddress, addresses, ask_resolver, bad_literal, failure_of
 from greetsvc.client.probe.datagram.requests import (
     FIRST_REPEAT,
+    MAX_WAITING,
     NO_BUFFER_REPEAT,
     UnixSockets,
     answering,
@@ -229,11 +230,14 @@ class _Requests:
             wait = FIRST_REPEAT
             pause: float | None = self._send(wait)
             due = steps.now()
-            left = steps.options.timeout
-            while left:
+            looks = MAX_WAITING  # when the time is over: this process may not have run before
+            while looks:
                 left = steps.remaining()
                 until = left if pause is None else min(left, max(0.0, due + pause - steps.now()))
-                for fd, _ in self._poll.poll(1000 * until):  # also when the time is over: we may not have run before
+                ready = self._poll.poll(1000 * until)
+                if not left:
+                    looks = looks - 1 if ready else 0
+                for fd, _ in ready:
                     if self._read(self._sockets[fd]):
                         return
                 if pause is not None and steps.remaining() and steps.now() >= due + pause:
@@ -256,6 +260,8 @@ class _Requests:
             return None
         ask_for_time(sock)
         number = send_request(sock, self._request, self._remote)
+        if number:
+            sock.close()
         if number in NO_BUFFER_ERRNOS:
             return NO_BUFFER_REPEAT
         if number:

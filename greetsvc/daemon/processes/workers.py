@@ -131,7 +131,7 @@ class Workers(GreetingService):
 
     def prepare(self) -> None:
         """As inherited, for a parent: each worker has a channel and two pipes, and as many while it is started."""
-        require(3 * self.settings.workers + 8)
+        require(3 * self.settings.workers + 6)
 
     def estate(self) -> Inherited:
         """See `GreetingService`."""

@@ -114,7 +114,13 @@ def test_what_was_installed_over_a_running_service_is_not_mixed_with_it(installe
         Path(greetsvc.__file__).parent, tmp_path / "lib" / "greetsvc", ignore=ignore_patterns("__pycache__")
     )
     server = installed.start(
-        tmp_path, "greetsvc", "--listen", f"tcp:0:{LOOPBACK}", fresh=True, PYTHONPATH=str(tmp_path / "lib")
+        tmp_path,
+        "greetsvc",
+        "--listen",
+        f"tcp:0:{LOOPBACK}",
+        fresh=True,
+        PYTHONPATH=str(tmp_path / "lib"),
+        GREETSVC_TESTS_COVERAGE="",
     )
     (port,) = server.ports()
     wait_until(server.asleep, server.said)

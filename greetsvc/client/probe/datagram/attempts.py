@@ -33,6 +33,7 @@ from greetsvc.client.probe.datagram.history import (
 )
 from greetsvc.client.probe.datagram.requests import (
     FIRST_REPEAT,
+    MAX_WAITING,
     NO_BUFFER_REPEAT,
     UnixSockets,
     answering,
@@ -164,6 +165,8 @@ class _DatagramProbe:
         request = self._request(len(timeline.attempts), stamp)
         nonce = nonce_of(request)
         if number := send_request(sock, request, self._remote):
+            if shared is None:
+                sock.close()
             if session is not None:
                 session.unsent(nonce)
             if number in NO_BUFFER_ERRNOS:
@@ -184,7 +187,8 @@ class _DatagramProbe:
 
     def _send_again(self, wait: float) -> None:
         """Send the request again, unless there is an answer that nobody has read yet, or the time is over."""
-        if not self._look() and self._timeline.remaining():
+        asked_alone = self._asked_alone
+        if not self._look() and self._asked_alone is asked_alone and self._timeline.remaining():
             self.send(wait)
 
     def _note_sent(self, attempt: _Attempt) -> None:
@@ -201,16 +205,16 @@ class _DatagramProbe:
         if not self.answer.called and attempt in self._attempts:
             self._reactor.addReader(attempt)
 
-    def read(self, attempt: _Attempt) -> None:
-        """Take what came on the socket of one request."""
+    def read(self, attempt: _Attempt) -> bool:
+        """Take what came on the socket of one request; whether there was a datagram."""
         timeline, limit = self._timeline, self._timeline.options.limit
         try:
             data, ancillary, flags, sender = attempt.sock.recvmsg(limit + 1, ANCILLARY)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self.read_errors(attempt, error.errno or errno.EIO)
-            return
+            return False
         arrival = read_header(ancillary)
         late = self._unsure is None and timeline.is_late(arrival.time)
         fault = fault_of(data, limit, cut=bool(flags & socket.MSG_TRUNC))
@@ -231,12 +235,14 @@ class _DatagramProbe:
             self._second_answer()
         else:
             self._take(attempt, data)
+        return True
 
     def _look(self) -> bool:
         """Read what came while this process was too busy to notice; whether the probe has an answer now."""
         for attempt in tuple(self._attempts):
-            if attempt in self._attempts:
-                self.read(attempt)
+            for _ in range(MAX_WAITING):
+                if attempt not in self._attempts or not self.read(attempt):
+                    break
         return self.answer.called or self._unsure is not None
 
     def _may_be_earlier(self, attempt: _Attempt, data: bytes) -> bool:

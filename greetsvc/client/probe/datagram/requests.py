@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIRST_REPEAT",
+    "MAX_WAITING",
     "NO_BUFFER_REPEAT",
     "UnixSockets",
     "answering",
@@ -44,6 +45,9 @@ __all__ = [
 
 FIRST_REPEAT = 0.5
 """Seconds until the request is sent again; each further wait is twice as long (RFC 8085 3.1.1 begins at 1 s)."""
+
+MAX_WAITING = 64
+"""Datagrams that are read of a socket when the time is over, in case the answer is among them."""
 
 NO_BUFFER_REPEAT = 0.05
 """Seconds until a request is sent again for which the system had no buffer."""
@@ -103,16 +107,14 @@ def answering(remote: SocketAddress) -> tuple[Any, ...]:
 
 
 def send_request(sock: socket.socket, request: bytes, remote: SocketAddress | None) -> int:
-    """Send a request, to ``remote`` where the socket is not connected; 0, or the errno, and the socket is closed."""
+    """Send a request, to ``remote`` where the socket is not connected; 0, or the errno."""
     try:
         if remote is None:
             sock.send(request)
         else:
             sock.sendto(request, remote.sockaddr)
     except OSError as error:
-        number = errno.EADDRNOTAVAIL if no_port(sock, error.errno or 0) else error.errno or errno.EIO
-        sock.close()
-        return number
+        return errno.EADDRNOTAVAIL if no_port(sock, error.errno or 0) else error.errno or errno.EIO
     return 0
 
 

@@ -483,6 +483,68 @@ async def test_when_an_answer_came_counts_and_not_when_a_busy_process_sees_it(
 
 
 @pytest_twisted.ensureDeferred
+async def test_strays_before_the_answer_do_not_hide_it_when_the_time_is_over(peers: Any) -> None:
+    def crowded(sock: socket.socket, data: bytes, sender: Any) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            for _ in range(20):
+                other.sendto(b"somebody else", sender)
+        hello(sock, data, sender)
+
+    hold_up_before_timers()
+    result = await result_of(Probe(parse(peers.datagram(crowded)), ProbeOptions(timeout=0.45)).run())
+    assert isinstance(result, Greeting)
+    assert len(result.attempts) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_makes_a_request_doubtful_just_before_it_is_repeated_has_it_sent_once(peers: Any) -> None:
+    """The plain answer is there, and the process wakes when the request is to be repeated."""
+    far, seen = Measuring("", "there"), []
+
+    def changed(sock: socket.socket, data: bytes, sender: Any) -> None:
+        seen.append(sender[1])
+        if len(seen) < 4:
+            far(sock, data, sender)
+        elif len(seen) == 4:
+            hello(sock, data, sender)
+        else:
+            Timer(0.05, hello, (sock, data, sender)).start()
+
+    probe = Probe(parse(peers.datagram(changed)), ProbeOptions(timeout=0.45)).from_port(None, measure=True)
+    found = [await result_of(probe.run()) for _ in range(3)]
+    probe = evolve(probe, options=evolve(probe.options, timeout=5.0))
+    hold_up_before_timers()
+    result = await result_of(probe.run())
+    probe.close()
+    assert [isinstance(each, Greeting) for each in (*found, result)] == [True, True, False, True]
+    assert len(seen) == 5
+    assert not [call for call in reactor.getDelayedCalls() if "_DatagramProbe" in str(call)]
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EPERM, errno.ENOBUFS])
+@pytest_twisted.ensureDeferred
+async def test_a_repeat_that_cannot_be_sent_ends_no_series(
+    peers: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """All measured requests leave from one socket, which stays open."""
+    far, sent = Measuring("", "there"), 0
+
+    def fails_once(*arguments: Any) -> int:
+        nonlocal sent
+        sent += 1
+        return number if sent == 4 else send_request(*arguments)
+
+    monkeypatch.setattr(attempts, "send_request", fails_once)
+    probe, found = await measured(peers.datagram(far), 5, timeout=2.0)
+    assert [isinstance(result, Greeting) for result in found] == [True, True, number == errno.ENOBUFS, True, True]
+    if number != errno.ENOBUFS:
+        assert found[2].errno == number
+    direction = probe.direction
+    assert direction is not None, probe.unmeasured
+    assert direction.there.lost == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_no_request_is_sent_after_the_time(peers: Any) -> None:
     asked: list[bytes] = []
     target = peers.datagram(lambda _, data, __: asked.append(data))
