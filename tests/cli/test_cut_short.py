@@ -35,7 +35,7 @@ def still_coming(peers: Peers, _: Says, __: Path) -> str:
 def then_reset(peers: Peers, reset: Says, _: Path) -> str:
     def say(connection: socket.socket) -> None:
         connection.sendall(b"Thank you ")
-        peers.over.wait(0.2)
+        peers.over.wait(0.05)
         reset(connection)
 
     return peers.stream(say)
