@@ -31,7 +31,7 @@ LONGEST = 600
 """Remarks about one probe, and characters of a remark, of an error and of a greeting in the trace."""
 
 _NOW = 0.005
-"""Seconds."""
+"""Seconds. A time stamp that is younger may be that of the read, and not that of the arrival."""
 
 _TOLD = 3
 """Addresses of a name that are told as not asked."""

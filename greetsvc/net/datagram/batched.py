@@ -36,7 +36,6 @@ __all__ = ["BatchedPort"]
 _HEADER = struct.calcsize("Nii")
 _V4_INDEX, _V4_LOCAL, _V4_DESTINATION, _V4_END = _HEADER, _HEADER + 4, _HEADER + 8, _HEADER + 12
 _V6_DESTINATION, _V6_INDEX, _V6_END = _HEADER, _HEADER + 16, _HEADER + 20
-_STAMP = ANCILLARY
 _NO_INDEX = bytes(4)
 
 _MANY = 4
@@ -131,7 +130,7 @@ class BatchedPort(DatagramPort):
         self._batches = batches
         self._names, index, end = (_V6_NAME, _V6_INDEX, _V6_END) if self._is_v6 else (_V4_NAME, _V4_INDEX, _V4_END)
         control = socket.CMSG_SPACE(end - _HEADER) if self.tells_destination else 0
-        self._info_at = _STAMP if headers else 0
+        self._info_at = ANCILLARY if headers else 0
         self._index, self._end = self._info_at + index, end
         self._facts = _facts(control, self._is_v6).unpack_from
         self._messages = Messages(

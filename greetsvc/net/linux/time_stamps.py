@@ -6,14 +6,14 @@ import socket
 import struct
 import sys
 
-__all__ = ["ANCILLARY", "TIME_STAMP", "ask_for_time", "time_in"]
+__all__ = ["ANCILLARY", "ask_for_time", "time_in"]
 
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h, as on x86 and arm; also the kind of the message that it gives
 
-TIME_STAMP = struct.Struct("@ll")
+_TIME_STAMP = struct.Struct("@ll")
 """Seconds and nanoseconds of CLOCK_REALTIME: struct timespec."""
 
-ANCILLARY = socket.CMSG_SPACE(TIME_STAMP.size)
+ANCILLARY = socket.CMSG_SPACE(_TIME_STAMP.size)
 """Room for the message, in bytes."""
 
 
@@ -26,7 +26,7 @@ def ask_for_time(sock: socket.SocketType, *, wanted: bool = True) -> None:
 def time_in(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     """The time stamp among a datagram's ancillary data, in nanoseconds; None where there is none."""
     for level, kind, value in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(value) == TIME_STAMP.size:
-            seconds, nanoseconds = TIME_STAMP.unpack(value)
+        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(value) == _TIME_STAMP.size:
+            seconds, nanoseconds = _TIME_STAMP.unpack(value)
             return int(seconds) * 10**9 + int(nanoseconds)
     return None

@@ -408,6 +408,19 @@ async def test_a_far_end_that_measures_no_longer_is_asked_once_more_and_not_with
     assert probe.direction is None
 
 
+async def after_a_loss(target: str, hold_up: Callable[[], None] = lambda: None) -> Greeting:
+    """The fourth probe of a measured series, which has time to repeat its request; the third was lost."""
+    probe = Probe(parse(target), ProbeOptions(timeout=0.45)).from_port(None, measure=True)
+    found = [await result_of(probe.run()) for _ in range(3)]
+    probe = evolve(probe, options=evolve(probe.options, timeout=5.0))
+    hold_up()
+    result = await result_of(probe.run())
+    probe.close()
+    assert [isinstance(each, Greeting) for each in (*found, result)] == [True, True, False, True]
+    assert isinstance(result, Greeting)
+    return result
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_plain_answer_to_a_request_that_was_repeated_has_one_asked_alone(peers: Any) -> None:
     """Plain, measured, one that is lost; of the last probe the first request is lost, and the second is answered."""
@@ -420,12 +433,7 @@ async def test_a_plain_answer_to_a_request_that_was_repeated_has_one_asked_alone
         elif len(seen) > 4:
             hello(sock, data, sender)
 
-    probe = Probe(parse(peers.datagram(changed)), ProbeOptions(timeout=0.45)).from_port(None, measure=True)
-    found = [await result_of(probe.run()) for _ in range(3)]
-    probe = evolve(probe, options=evolve(probe.options, timeout=5.0))
-    result = await result_of(probe.run())
-    probe.close()
-    assert [isinstance(each, Greeting) for each in (*found, result)] == [True, True, False, True]
+    result = await after_a_loss(peers.datagram(changed))
     assert result.notes == (PERHAPS_EARLIER,)
     assert seen[2] == seen[3] == seen[4] != seen[5]
 
@@ -510,13 +518,7 @@ async def test_what_makes_a_request_doubtful_just_before_it_is_repeated_has_it_s
         else:
             Timer(0.05, hello, (sock, data, sender)).start()
 
-    probe = Probe(parse(peers.datagram(changed)), ProbeOptions(timeout=0.45)).from_port(None, measure=True)
-    found = [await result_of(probe.run()) for _ in range(3)]
-    probe = evolve(probe, options=evolve(probe.options, timeout=5.0))
-    hold_up_before_timers()
-    result = await result_of(probe.run())
-    probe.close()
-    assert [isinstance(each, Greeting) for each in (*found, result)] == [True, True, False, True]
+    await after_a_loss(peers.datagram(changed), hold_up_before_timers)
     assert len(seen) == 5
     assert not [call for call in reactor.getDelayedCalls() if "_DatagramProbe" in str(call)]
 
@@ -548,7 +550,7 @@ async def test_a_repeat_that_cannot_be_sent_ends_no_series(
 async def test_no_request_is_sent_after_the_time(peers: Any) -> None:
     asked: list[bytes] = []
     target = peers.datagram(lambda _, data, __: asked.append(data))
-    reactor.callLater(0.02, reactor.callFromThread, time.sleep, 0.7)
+    hold_up_before_timers()
     assert isinstance(await failure(target, timeout=0.6), GreetFailed)
     assert len(asked) == 1
 
